@@ -109,7 +109,9 @@ impl IdPopularity {
     fn worth(&self, now: Instant, until: Instant) -> Option<f64> {
         let is_free = self.under_way_until.is_none_or(|until| until <= now);
         let stale_from = self.fresh_until.filter(|_| is_free)?.max(now);
-        let worth = if let Some((earliest, latest)) = self.expected(now) {
+        // Further ahead it may be asked for several times.
+        let is_near = |(earliest, _): &(Instant, Instant)| until <= *earliest + self.interval.mul_f64(1.0 - TOLERANCE);
+        let worth = if let Some((earliest, latest)) = self.expected(now).filter(is_near) {
             let stale_for = until.min(latest).saturating_duration_since(stale_from.max(earliest));
             DECAY.as_secs_f64() * stale_for.as_secs_f64() / (latest - earliest).as_secs_f64()
         } else if now.saturating_duration_since(self.asked) <= RECENT {
@@ -278,6 +280,19 @@ mod tests {
         // Nobody comes: it is as popular as any other, until nobody has come for two minutes.
         refresh(299);
         assert_eq!([335, 364].map(worth), [1, 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_id_that_is_asked_for_again_and_again_before_the_next_call_is_prefetched() {
+        let popularity = Popularity::default();
+        let start = Instant::now();
+        for n in 0..10 {
+            popularity.record(&request(&["a"]), start + n * 2 * SECOND);
+        }
+        let now = start + 19 * SECOND;
+        popularity.record_refresh(&request(&["a"]), now, &[SECOND * 5 / 2]);
+        let worth = popularity.worth_prefetching(&request(&["x"]), 10, now, now + 5 * SECOND);
+        assert_eq!(worth.len(), 1, "fresh when it is asked for next, but not after that");
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
 use super::breaker::Breaker;
-use super::config::Config;
+use super::config::{Config, MOST_PATIENT};
 use super::connection::{Connection, within};
 use super::error::Error;
 use super::script::Script;
@@ -64,9 +64,6 @@ struct Timeouts {
 
 /// After so many timeouts in a row a connection is taken to be broken.
 const MOST_TIMEOUTS: u32 = 3;
-
-/// How many times the configured timeout a slow store may take in the end.
-const MOST_PATIENT: u32 = 4;
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -158,10 +155,10 @@ impl Client {
     }
 
     /// Runs `script` with `keys` and one argument; returns its text. Waits for longer than the
-    /// timeout where the store is slow, as in [`Client::step_among`]. After a timeout the store first has to answer a command that
-    /// costs it next to nothing, so that no scripts pile up in front of one that stands still. After
-    /// any other failure, or three timeouts, the next command goes to a new connection, and looks
-    /// for the master again.
+    /// timeout where the store is slow. After a timeout the store first has to answer a command that
+    /// costs it next to nothing, as patiently, so that no scripts pile up in front of one that
+    /// stands still. After any other failure, or three timeouts, the next command goes to a new
+    /// connection, and looks for the master again.
     ///
     /// # Errors
     /// [`Error`] when no answer came in time. The step may have been taken, or may still be taken
@@ -192,13 +189,16 @@ impl Client {
         let was_late = state.timeouts.count > 0;
         drop(state);
         let asked = Instant::now();
-        let answer = within(limit, async {
+        let sign_of_life = async {
             if was_late {
                 let _exists: u8 = cmd("EXISTS").arg(keys.first()).query_async(&mut connection).await?;
             }
-            script.run(&mut connection, keys, &[argument.as_bytes()]).await
-        });
-        let answer = answer.await;
+            Ok(())
+        };
+        let answer = match within(limit, sign_of_life).await {
+            Ok(()) => within(limit, script.run(&mut connection, keys, &[argument.as_bytes()])).await,
+            Err(error) => Err(error),
+        };
         let mut state = self.0.state.lock().await;
         state.patience = match &answer {
             Ok(_) => state.patience / 8 * 7,

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use super::address::Address;
 
+/// How many times the configured timeout a slow store may take in the end.
+pub(super) const MOST_PATIENT: u32 = 4;
+
 /// Where the store is, and how to be let in. Files are read at every connection, so that what they
 /// hold may change.
 #[derive(Clone, Debug)]

@@ -17,7 +17,7 @@ use rustls::ClientConfig;
 use tokio_util::sync::DropGuard;
 
 use super::address::Kind;
-use super::config::Config;
+use super::config::{Config, MOST_PATIENT};
 use super::error::Error;
 use super::limited_stream::{Unheard, Wire};
 use super::sentinel;
@@ -72,7 +72,8 @@ impl Connection {
                 .min_retry_wait(1)
                 .max_retry_wait(10)
                 .connection_timeout(config.timeout)
-                .response_timeout(config.timeout);
+                // Shorter waits end by themselves, see `within`.
+                .response_timeout(config.timeout * MOST_PATIENT);
             if let Some(pem) = access.pem {
                 cluster = cluster.certs(TlsCertificates {
                     client_tls: pem.own.map(|own| ClientTlsConfig {

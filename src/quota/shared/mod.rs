@@ -36,7 +36,8 @@
 //! that would make its own copy name members whose charges it does not hold.
 //!
 //! Replicas whose copies name the members after the same change of the membership know each other.
-//! When all copies do, they need not say so again before they are granted slots in the new epoch.
+//! When a merge is complete and all copies do, they need not say so again before they are granted
+//! slots in the new epoch.
 //! And hundreds that are woken at once come one after another, each at its own moment: a store
 //! that cannot answer all of them in time would be asked again by those who gave up.
 //!

@@ -91,7 +91,8 @@ impl Protocol {
     pub(in crate::quota::shared) fn wake_all(&mut self, now: Instant) {
         let mut hasher = DefaultHasher::new();
         self.terms.me.hash(&mut hasher);
-        let at = now + self.steps_of_others() * u32::from(hasher.finish().to_le_bytes()[0]) / u32::from(u8::MAX);
+        let within = self.steps_of_others().min(self.timing.merge / 3);
+        let at = now + within * u32::from(hasher.finish().to_le_bytes()[0]) / u32::from(u8::MAX);
         self.called = Some(self.called.map_or(at, |called| called.min(at)));
     }
 }

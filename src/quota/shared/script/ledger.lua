@@ -126,6 +126,7 @@ local function merge(copy)
     if is_wanted then state.asked_for, state.asked_of = math.max(at, state.asked_for or 0), step.me end
     return is_wanted
   end
+  if state.asked_of == step.me then state.asked_of = nil end
   if not state.best or at > state.best.at then
     state.best = { at = at, level = copy.level }
     redis.call('DEL', AWAITED)
@@ -137,8 +138,9 @@ local function merge(copy)
 end
 
 -- Every charge was granted before the freshest copy was taken, and is in it, or to a replica that this copy names: see shared/mod.rs.
+-- A copy that was asked for is fresher than any before it.
 local function is_complete()
-  return state.best and state.best.at >= now - step.lease and redis.call('SCARD', AWAITED) == 0
+  return state.best and not state.asked_of and state.best.at >= now - step.lease and redis.call('SCARD', AWAITED) == 0
 end
 
 -- Whether the bucket was never filled anew since the freshest copy was taken: that takes an epoch in which nobody brought one.
@@ -195,8 +197,8 @@ local function end_merge()
   if not complete and now < merge_ends() then return end
   restore_level()
   if not complete then assume() end
-  -- When all copies name the same members, each of these is known to all who could bring a copy.
-  state.agreed = state.copies == state.same and state.of or nil
+  -- When all who can have a copy have come, and their copies name the same members, each of these is known to all.
+  state.agreed = complete and state.copies == state.same and state.of or nil
   state.merging, state.best, state.asked_for, state.asked_of, state.copied, state.of, state.same = nil, nil, nil, nil, nil, nil, nil
   redis.call('DEL', AWAITED)
   upset()

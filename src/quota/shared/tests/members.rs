@@ -143,7 +143,10 @@ fn who_is_not_known_to_all_is_granted_nothing_after_a_flush_before_all_have_said
     };
     assert!(!granted(None));
     assert!(
-        granted(Some(("state.copies == state.same and state.of or nil", "state.of"))),
+        granted(Some((
+            "complete and state.copies == state.same and state.of or nil",
+            "state.of"
+        ))),
         "a planted mistake"
     );
 }
