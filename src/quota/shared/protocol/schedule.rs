@@ -16,9 +16,9 @@ const COLLECT: Duration = Duration::from_millis(5);
 const BEAT_OF_EACH: Duration = Duration::from_millis(4);
 const TELL_OF_EACH: Duration = Duration::from_millis(1);
 
-/// More replicas than these that have to look at once come within this time for each further one:
-/// together they ask as much of the store as it can answer in time.
-const FEW: u32 = 16;
+/// So many replicas may look at the same moment. More come one after another, within this time for
+/// each further one: together they ask as much of the store as it can answer in time.
+const MOST_AT_ONCE: u32 = 16;
 const COME_OF_EACH: Duration = Duration::from_millis(1);
 
 /// A first retry comes after this, each further one after twice the time, up to the heartbeat.
@@ -84,7 +84,7 @@ impl Protocol {
     /// How long the store may be busy with the others when all ask at once; nothing worth speaking
     /// of among few.
     pub(in crate::quota::shared) fn steps_of_others(&self) -> Duration {
-        COME_OF_EACH * self.members().saturating_sub(FEW)
+        COME_OF_EACH * self.members().saturating_sub(MOST_AT_ONCE)
     }
 
     /// All replicas have to look: of many, each at its own moment, soon.
