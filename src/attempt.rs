@@ -20,7 +20,7 @@ use url::Url;
 
 use crate::BoxError;
 use crate::caller::{Caller, Name, Urgency};
-use crate::scan::{Answer, Payer, Request};
+use crate::scan::{Payer, Request, UpstreamResponse};
 use crate::secret::Secret;
 use crate::telemetry::trace;
 
@@ -318,7 +318,7 @@ pub struct Failure {
     /// For the retry layer.
     pub again: RetryHint,
     /// The upstream's answer, if there was one; it passes through when there is no further attempt.
-    pub answer: Option<Answer>,
+    pub answer: Option<UpstreamResponse>,
     /// The cause, for people and for `response`.
     pub source: BoxError,
 }

@@ -145,7 +145,8 @@ pub fn build(
         .service(forwarding);
 
     ServiceBuilder::new()
-        // Outside of everything that takes time; above `access_log`, whose log lines contain the trace.
+        // Outside of everything that takes time; above `access_log`, whose log lines contain the
+        // trace.
         .layer(parts.trace)
         // Outside of `response`, to count the responses that callers really get.
         .layer(parts.access_log)

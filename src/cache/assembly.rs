@@ -8,13 +8,13 @@ use http::{StatusCode, header};
 use tokio::time::Instant;
 
 use crate::cache::fragment::{Fragment, Origin, RowRef, Spacing};
-use crate::scan::{Answer, Ordering, Request, SplitError, UpstreamProfile};
+use crate::scan::{Ordering, Request, SplitError, UpstreamProfile, UpstreamResponse};
 
 /// An answer joined from fragments. It is as old as its oldest fragment, and fresh until the first
 /// fragment is stale.
 #[derive(Debug)]
 pub(super) struct Assembled {
-    pub(super) answer: Answer,
+    pub(super) answer: UpstreamResponse,
     pub(super) asked: Instant,
     pub(super) stored: Instant,
     pub(super) ttl: Duration,
@@ -63,7 +63,7 @@ impl Assembled {
         let stored = sources().map(|source| source.stored).min().unwrap_or(newest.stored);
         let fresh_until = fragments.iter().map(|fragment| fragment.fresh_until()).min();
         Ok(Self {
-            answer: Answer {
+            answer: UpstreamResponse {
                 status: StatusCode::OK,
                 headers: newest.headers.clone(),
                 body: body(newest, spacing, &between, &rows),

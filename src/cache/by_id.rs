@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::cache::Prefetch;
 use crate::cache::fragment::Fragment;
 use crate::cache::memory_store::{Cache, Stored};
-use crate::scan::{Answer, Endpoint, Key, Request, Rows, UpstreamProfile};
+use crate::scan::{Endpoint, Key, Request, Rows, UpstreamProfile, UpstreamResponse};
 
 impl Cache {
     /// Whether calls with spare room refresh ids that are often asked for.
@@ -34,7 +34,7 @@ impl Cache {
 
     /// The rows of an answer, if answers are stored by id and it is certain which row belongs to
     /// which id.
-    pub(super) fn rows(&self, request: &Request, answer: &Answer) -> Option<Rows> {
+    pub(super) fn rows(&self, request: &Request, answer: &UpstreamResponse) -> Option<Rows> {
         let may_be_cut = self.upstream_profile.is_some() && request.is_whole() && answer.status == StatusCode::OK;
         may_be_cut.then(|| Rows::split(request, &answer.body).ok()).flatten()
     }
@@ -43,7 +43,7 @@ impl Cache {
     pub(super) fn insert_fragments(
         &self,
         request: &Request,
-        answer: &Answer,
+        answer: &UpstreamResponse,
         rows: Option<&Rows>,
         (asked, stored): (Instant, Instant),
         ttls: &[Duration],
@@ -90,7 +90,7 @@ impl Cache {
         &self,
         request: &Request,
         prefetched: Option<&Request>,
-        answer: &Answer,
+        answer: &UpstreamResponse,
         asked: Instant,
     ) {
         if self.is_off() {

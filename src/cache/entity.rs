@@ -12,7 +12,7 @@ use crate::cache::freshness::{Evaluation, RefreshHealth, evaluate};
 use crate::cache::memory_store::Cache;
 use crate::caller::CacheDirectives;
 use crate::operation::Kept;
-use crate::scan::{Answer, Endpoint, EntityForm, Request, Target};
+use crate::scan::{Endpoint, EntityForm, Request, Target, UpstreamResponse};
 
 impl Cache {
     /// The answer to a request for one entity, taken from a fresh list that contains it, and the
@@ -22,14 +22,14 @@ impl Cache {
         request: &Request,
         directives: &CacheDirectives,
         now: Instant,
-    ) -> Option<(Answer, Arc<Entry>)> {
+    ) -> Option<(UpstreamResponse, Arc<Entry>)> {
         let list = list_with(request)?;
         let entry = self.find(list.key(), now).filter(|entry| !entry.is_negative())?;
         if evaluate(&self.config, directives, entry.age(now), RefreshHealth::Good) != Evaluation::Fresh {
             return None;
         }
         let body = self.entity_in(request, &entry.answer().body)?;
-        let answer = Answer {
+        let answer = UpstreamResponse {
             body,
             ..entry.answer().clone()
         };
@@ -48,7 +48,7 @@ impl Cache {
     }
 
     /// Learns from an upstream answer in which form the upstream answers requests for one entity.
-    pub(super) fn learn_form(&self, request: &Request, answer: &Answer) {
+    pub(super) fn learn_form(&self, request: &Request, answer: &UpstreamResponse) {
         let declared = request.endpoint().operation.declaration();
         if answer.status == StatusCode::OK && matches!(declared.kept, Kept::InList(_)) {
             let is_wrapped = EntityForm::of(&answer.body) == EntityForm::Wrapped;

@@ -12,7 +12,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::memory::Reservation;
-use crate::scan::{self, Answer, Key};
+use crate::scan::{self, Key, UpstreamResponse};
 
 /// What the allocator adds to an allocation on average: its header and rounding.
 pub(super) const ALLOCATION_BYTES: usize = 16;
@@ -39,7 +39,7 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// A stored answer and the state of its refreshes.
 #[derive(Debug)]
 pub(super) struct Entry {
-    answer: Answer,
+    answer: UpstreamResponse,
     /// When the call left.
     asked: Instant,
     /// When the answer was given.
@@ -55,7 +55,7 @@ impl Entry {
     /// An answer that was made at `stored`, by the host or by a cache in front of it. The body gets
     /// a buffer of its own: a slice of a read buffer would keep the whole buffer alive, which the
     /// memory bound would not see.
-    pub(super) fn at(key: &Key, answer: &Answer, (asked, stored): (Instant, Instant), ttl: Duration) -> Self {
+    pub(super) fn at(key: &Key, answer: &UpstreamResponse, (asked, stored): (Instant, Instant), ttl: Duration) -> Self {
         let answer = answer.without_passing_fields();
         let may_link = scan::next_links(&answer.body).next().is_some();
         // The entry itself, its header fields with their texts, and its body.
@@ -76,15 +76,15 @@ impl Entry {
     /// Attaches the memory reservation of the body, which lasts until the last reader drops the
     /// body.
     pub(super) fn with_memory(self, reservation: Reservation) -> Self {
-        let Answer { status, headers, body } = self.answer;
+        let UpstreamResponse { status, headers, body } = self.answer;
         let body = reservation.hold(body);
         Self {
-            answer: Answer { status, headers, body },
+            answer: UpstreamResponse { status, headers, body },
             ..self
         }
     }
 
-    pub(super) fn answer(&self) -> &Answer {
+    pub(super) fn answer(&self) -> &UpstreamResponse {
         &self.answer
     }
 

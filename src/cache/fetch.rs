@@ -10,7 +10,7 @@ use crate::BoxError;
 use crate::cache::layer::{assembled, is_answer};
 use crate::cache::memory_store::Cache;
 use crate::cache::partial_hit::PartialHit;
-use crate::scan::{Answer, Call, ForwardReason, Outcome, Request, ServedResponse, Status};
+use crate::scan::{Call, ForwardReason, Outcome, Request, ServedResponse, Status, UpstreamResponse};
 
 pub(super) async fn ask<S>(inner: S, call: Call, forward: ForwardReason) -> Result<ServedResponse, BoxError>
 where
@@ -90,7 +90,7 @@ where
     let listed = listed.filter(|served| served.answer.status == StatusCode::OK);
     let entity = listed.and_then(|served| {
         let body = cache.entity_in(&call.request, &served.answer.body)?;
-        let answer = Answer { body, ..served.answer };
+        let answer = UpstreamResponse { body, ..served.answer };
         Some(ServedResponse { answer, ..served })
     });
     match entity {

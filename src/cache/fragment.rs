@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::cache::entry::Age;
 use crate::cache::entry::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
 use crate::cache::metrics::Prefetched;
-use crate::scan::{Answer, Fields, Key, Layout, Request, Rows};
+use crate::scan::{Headers, Key, Layout, Request, Rows, UpstreamResponse};
 
 /// The rows of one id in one answer. An id without rows has a fragment too, because the upstream
 /// said that there are none.
@@ -46,7 +46,7 @@ pub(super) struct Origin {
     number: u64,
     pub(super) asked: Instant,
     pub(super) stored: Instant,
-    pub(super) headers: Fields,
+    pub(super) headers: Headers,
     /// The text before the rows, with the opening bracket, and the one after them.
     pub(super) before: Bytes,
     pub(super) after: Bytes,
@@ -108,7 +108,7 @@ impl Fragment {
     /// with its own freshness from `ttls`. The fragments keep nothing of the answer's own buffer.
     pub(super) fn cut(
         request: &Request,
-        answer: &Answer,
+        answer: &UpstreamResponse,
         rows: &Rows,
         (asked, stored): (Instant, Instant),
         ttls: &[Duration],

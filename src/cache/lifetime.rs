@@ -7,7 +7,7 @@ use http::{StatusCode, header};
 use crate::cache::Config;
 use crate::cache::memory_store::Cache;
 use crate::operation::Lifetime;
-use crate::scan::{Answer, Fields, Request, Rows, finished};
+use crate::scan::{Headers, Request, Rows, UpstreamResponse, finished};
 
 /// How long an answer is fresh.
 #[derive(Debug)]
@@ -36,7 +36,12 @@ impl Lifetimes {
 
 impl Cache {
     /// How long an answer is fresh; `None` when it must not be stored.
-    pub(super) fn freshness(&self, request: &Request, answer: &Answer, rows: Option<&Rows>) -> Option<Lifetimes> {
+    pub(super) fn freshness(
+        &self,
+        request: &Request,
+        answer: &UpstreamResponse,
+        rows: Option<&Rows>,
+    ) -> Option<Lifetimes> {
         let longest = match answer.status {
             StatusCode::OK => Duration::MAX,
             StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => Config::NEGATIVE_TTL,
@@ -77,7 +82,7 @@ impl Cache {
 /// Only `no-store` is obeyed. Web frameworks send `no-cache` or `private` with every answer by
 /// default, meant for browsers and shared proxies. This cache serves one application's own
 /// requests, and the operator decides how long they are fresh.
-fn forbids_storing(headers: &Fields) -> bool {
+fn forbids_storing(headers: &Headers) -> bool {
     headers
         .get_all(header::CACHE_CONTROL)
         .filter_map(|value| value.to_str().ok())

@@ -17,7 +17,7 @@ use crate::cache::metrics::Lookup;
 use crate::cache::popularity::Popularity;
 use crate::cache::{Config, Metrics};
 use crate::memory::{MemoryBudget, Reservation};
-use crate::scan::{Answer, CacheSink, Endpoint, Key, Request, ResponseKind, StoredRows, UpstreamProfile};
+use crate::scan::{CacheSink, Endpoint, Key, Request, ResponseKind, StoredRows, UpstreamProfile, UpstreamResponse};
 
 /// Bodies up to this size are not counted after they leave the cache.
 const SMALL: usize = 4 * 1024;
@@ -168,7 +168,7 @@ impl Cache {
     pub fn insert_remote(
         &self,
         request: &Request,
-        answer: &Answer,
+        answer: &UpstreamResponse,
         (asked, stored): (Instant, Instant),
         ttl: Duration,
     ) {
@@ -283,7 +283,7 @@ fn entries(config: &Config) -> Entries {
 }
 
 impl CacheSink for Cache {
-    fn keep(&self, request: &Request, answer: &Answer, asked: Instant) -> Option<Duration> {
+    fn keep(&self, request: &Request, answer: &UpstreamResponse, asked: Instant) -> Option<Duration> {
         if self.is_off() {
             return None;
         }
@@ -317,7 +317,7 @@ impl CacheSink for Cache {
             self.remove(request);
         }
         self.insert_fragments(request, answer, rows.as_ref(), (asked, stored), &lifetimes.ids, None);
-        let own = Answer {
+        let own = UpstreamResponse {
             body: Bytes::copy_from_slice(&answer.body),
             ..answer.clone()
         };
@@ -336,7 +336,7 @@ impl CacheSink for Cache {
         self.find_rows_since(request, since)
     }
 
-    fn keep_rows(&self, request: &Request, prefetched: Option<&Request>, answer: &Answer, asked: Instant) {
+    fn keep_rows(&self, request: &Request, prefetched: Option<&Request>, answer: &UpstreamResponse, asked: Instant) {
         self.insert_batch(request, prefetched, answer, asked);
     }
 }

@@ -11,7 +11,7 @@ use crate::cache::fragment::Fragment;
 use crate::cache::freshness::{Evaluation, RefreshHealth, evaluate};
 use crate::cache::memory_store::Cache;
 use crate::caller::CacheDirectives;
-use crate::scan::{Answer, Request, Rows, ServedResponse, SplitError, UpstreamProfile};
+use crate::scan::{Request, Rows, ServedResponse, SplitError, UpstreamProfile, UpstreamResponse};
 
 /// The fragments of a request, one place for each of its ids. At least one is there.
 #[derive(Clone, Debug)]
@@ -110,7 +110,7 @@ impl PartialHit {
     pub(super) fn with_rows(
         mut self,
         missing: &Request,
-        answer: &Answer,
+        answer: &UpstreamResponse,
         stored: Instant,
         ttls: impl FnOnce(&Rows) -> Vec<Duration>,
     ) -> Result<Assembled, SplitError> {

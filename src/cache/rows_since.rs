@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::cache::memory_store::Cache;
 use crate::cache::partial_hit::PartialHit;
-use crate::scan::{Answer, Request, Rows, StoredRows};
+use crate::scan::{Request, Rows, StoredRows, UpstreamResponse};
 
 /// Fragments that came while a request waited, and a request for the rest.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl StoredRows for RowsSince {
         self.missing.as_ref()
     }
 
-    fn complete(&self, rest: Option<&Answer>) -> Option<(Answer, Instant)> {
+    fn complete(&self, rest: Option<&UpstreamResponse>) -> Option<(UpstreamResponse, Instant)> {
         let now = Instant::now();
         let assembled = match (&self.missing, rest) {
             (None, _) => self.partial_hit.whole()?,
@@ -58,7 +58,7 @@ impl StoredRows for RowsSince {
         let seconds = age.as_secs() + u64::from(age.subsec_nanos() > 0);
         let fields = assembled.answer.headers.iter();
         let fields = fields.map(|(name, value)| (name.clone(), value.clone()));
-        let answer = Answer {
+        let answer = UpstreamResponse {
             headers: fields.chain([(header::AGE, HeaderValue::from(seconds))]).collect(),
             ..assembled.answer
         };

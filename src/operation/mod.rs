@@ -2,8 +2,8 @@
 //!
 //! Each operation is declared once, in a file beside this one. Routing, the request to the
 //! upstream, the key, how answers are kept and merged, metric labels, the `OpenAPI` document, the
-//! table in `deploy/api.md`, the simulator and the tests that run over every operation follow from the
-//! declaration. A new operation is a declaration and its line in the list below.
+//! table in `deploy/api.md`, the simulator and the tests that run over every operation follow from
+//! the declaration. A new operation is a declaration and its line in the list below.
 //!
 //! Pure: no I/O, no clock. Invariant: the path of a request to the upstream is written from a
 //! declaration, never copied from a caller.

@@ -8,7 +8,7 @@ use tower::ServiceExt as _;
 use super::fair_queue::{PermitSource, Queue};
 use super::refused::{Reason, Refused};
 use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint};
-use crate::scan::Answer;
+use crate::scan::UpstreamResponse;
 
 /// Wraps a service that needs a slot into one that waits for it.
 #[derive(Debug)]
@@ -65,12 +65,12 @@ fn failure(refused: Refused) -> Failure {
 impl<Q, S> tower::Service<Attempt> for Service<Q, S>
 where
     Q: PermitSource,
-    S: tower::Service<Admitted<Q::Permit>, Response = Answer, Error = Failure> + Clone + Send + 'static,
+    S: tower::Service<Admitted<Q::Permit>, Response = UpstreamResponse, Error = Failure> + Clone + Send + 'static,
     S::Future: Send,
 {
-    type Response = Answer;
+    type Response = UpstreamResponse;
     type Error = Failure;
-    type Future = BoxFuture<'static, Result<Answer, Failure>>;
+    type Future = BoxFuture<'static, Result<UpstreamResponse, Failure>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         // Readiness below is awaited after the turn has come: an early answer could be outdated by

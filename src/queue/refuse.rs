@@ -26,8 +26,9 @@ impl<P> State<P> {
     pub(super) fn refuse(&mut self, reason: Reason, request: Request<'_>, arrival: Arrival, now: Instant) -> Refused {
         let (name, urgency) = (request.name, request.urgency);
         let own = self.expectations.returns_before_refused(name, urgency, arrival);
-        // It comes back when a slot is free, or is refused again: so it is told no slot that another
-        // request of its caller was told, however few of those who are told to come back do.
+        // It comes back when a slot is free, or is refused again: so it is told no slot that
+        // another request of its caller was told, however few of those who are told to come back
+        // do.
         let own_slot = (request.allowed < INSTANT).then(|| self.slots.start(own.len(), now));
         let place = self.order.position_for(name, urgency, None, own);
         let (_, start) = self.turn_at(&place, now);

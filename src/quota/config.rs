@@ -14,18 +14,19 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// Our clock and the upstream's may run at different speeds: 100 ppm is ten times what a disciplined clock is off, and costs
-    /// 0.01 % of the quota. The millisecond covers rounding on both sides.
+    /// Our clock and the upstream's may run at different speeds: 100 ppm is ten times what a
+    /// disciplined clock is off, and costs 0.01 % of the quota. The millisecond covers rounding on
+    /// both sides.
     const DRIFT_PPM: u32 = 100;
 
     /// A limit of `calls` per `window`. The name is how people write the window: `1m`, `1h`, `90s`.
     ///
     /// # Errors
-    /// [`Invalid::Window`] when the window is shorter than 100 ms or longer than 24 h: shorter ones drown in network jitter, longer
-    /// ones in memory.
-    pub fn try_new(calls: NonZeroU32, window: Duration) -> Result<Self, Invalid> {
+    /// [`InvalidLimits::Window`] when the window is shorter than 100 ms or longer than 24 h:
+    /// shorter ones drown in network jitter, longer ones in memory.
+    pub fn try_new(calls: NonZeroU32, window: Duration) -> Result<Self, InvalidLimits> {
         if window < Duration::from_millis(100) || window > Duration::from_hours(24) {
-            return Err(Invalid::Window(window));
+            return Err(InvalidLimits::Window(window));
         }
         Ok(Self {
             calls,
@@ -81,7 +82,8 @@ pub enum UnknownPast {
     /// None were made.
     #[default]
     Empty,
-    /// Some may have been: a tenth of the burst, then the sustained rate, until one long window has been watched.
+    /// Some may have been: a tenth of the burst, then the sustained rate, until one long window has
+    /// been watched.
     Paced,
     /// All were: no call until that is provably over.
     Full,
@@ -111,19 +113,25 @@ pub struct Config {
 }
 
 impl Config {
-    /// `limits` hold at the same time; `burst` calls may leave back to back after a quiet time; `attempt` is the longest that a
-    /// call can take, after which an unanswered one counts as arrived.
+    /// `limits` hold at the same time; `burst` calls may leave back to back after a quiet time;
+    /// `attempt` is the longest that a call can take, after which an unanswered one counts as
+    /// arrived.
     ///
     /// # Errors
-    /// [`Invalid`] when there is no limit, two limits share a window, or `burst` is above the smallest limit (it could never be used).
-    pub fn try_new(mut limits: Vec<Limit>, burst: NonZeroU32, attempt: Duration) -> Result<Self, Invalid> {
+    /// [`InvalidLimits`] when there is no limit, two limits share a window, or `burst` is above the
+    /// smallest limit (it could never be used).
+    pub fn try_new(mut limits: Vec<Limit>, burst: NonZeroU32, attempt: Duration) -> Result<Self, InvalidLimits> {
         limits.sort_by_key(Limit::window);
         if limits.windows(2).any(|pair| pair[0].window == pair[1].window) {
-            return Err(Invalid::SameWindow);
+            return Err(InvalidLimits::SameWindow);
         }
-        let smallest = limits.iter().map(|limit| limit.calls).min().ok_or(Invalid::NoLimit)?;
+        let smallest = limits
+            .iter()
+            .map(|limit| limit.calls)
+            .min()
+            .ok_or(InvalidLimits::NoLimit)?;
         if burst > smallest {
-            return Err(Invalid::Burst { burst, smallest });
+            return Err(InvalidLimits::Burst { burst, smallest });
         }
         Ok(Self {
             limits,
@@ -157,8 +165,8 @@ impl Config {
         self
     }
 
-    /// Sets the files whose charges count here too if they were written to after the state file: those of a quota that
-    /// was divided otherwise.
+    /// Sets the files whose charges count here too if they were written to after the state file:
+    /// those of a quota that was divided otherwise.
     #[must_use]
     pub fn predecessors(mut self, paths: Vec<PathBuf>) -> Self {
         self.predecessors = paths;
@@ -174,7 +182,7 @@ impl Config {
 
 /// Why quota settings cannot be used; the operator's mistake.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
+pub enum InvalidLimits {
     /// No limit at all would be no guarantee.
     #[error("there is no limit")]
     NoLimit,
@@ -213,7 +221,7 @@ mod tests {
     fn a_burst_above_the_smallest_limit_is_refused() {
         let burst = NonZeroU32::new(101).unwrap();
         let result = Config::try_new(vec![limit(1500, 3600), limit(100, 60)], burst, Duration::from_mins(1));
-        assert!(matches!(result, Err(Invalid::Burst { .. })));
+        assert!(matches!(result, Err(InvalidLimits::Burst { .. })));
     }
 
     #[test]

@@ -6,8 +6,9 @@ use tokio::time::Instant;
 
 use super::state::{QuotaState, ThrottleState};
 
-/// The starts of the next slots, computed from a copy of the account by the very code that will grant them, on the assumption that
-/// every slot is used as soon as it comes and every call takes about as long as calls have taken.
+/// The starts of the next slots, computed from a copy of the account by the very code that will
+/// grant them, on the assumption that every slot is used as soon as it comes and every call takes
+/// about as long as calls have taken.
 #[derive(Debug)]
 pub struct Forecast {
     account: QuotaState,
@@ -57,7 +58,8 @@ impl Forecast {
                 Err(Some(at)) if at >= horizon => return horizon,
                 // Rounding must not make the loop stand still.
                 Err(Some(at)) => self.at = at.max(self.at + Duration::from_micros(1)),
-                // Every call is landed here, so there is always a moment; this arm keeps a mistake from looping.
+                // Every call is landed here, so there is always a moment; this arm keeps a mistake
+                // from looping.
                 Err(None) => return horizon,
             }
         }

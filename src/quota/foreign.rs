@@ -1,14 +1,18 @@
-//! What others use of the same quota, estimated from answers of 429, and how long to wait after one.
+//! What others use of the same quota, estimated from answers of 429, and how long to wait after
+//! one.
 //!
-//! The ledger knows our own calls only. A 429 while it has room says that others use the same app registration, or that the upstream is
-//! short of something else. When it was the long window that was full, n of our own calls in it mean that the others have L - n: that is
-//! the estimate. It slows the pace and never closes the gate, and it is adjusted as congestion control does (AIMD, RFC 5681): each
-//! refusal at the estimate raises it a little, each stretch without one lowers it, slowly at first and then twice as fast every twelfth of
-//! the window. An accepted call while it says that the window is full refutes it, and it shrinks at once.
+//! The ledger knows our own calls only. A 429 while it has room says that others use the same app
+//! registration, or that the upstream is short of something else. When it was the long window that
+//! was full, n of our own calls in it mean that the others have L - n: that is the estimate. It
+//! slows the pace and never closes the gate, and it is adjusted as congestion control does (AIMD,
+//! RFC 5681): each refusal at the estimate raises it a little, each stretch without one lowers it,
+//! slowly at first and then twice as fast every twelfth of the window. An accepted call while it
+//! says that the window is full refutes it, and it shrinks at once.
 //!
-//! A refusal is taken for the long window's when it says so itself, when the estimate foresaw it, when its end coincides with our own
-//! earliest call leaving the window, or when it comes again at about the same n. Anything else only pauses: two refusals at random must not
-//! leave a trace. What is believed without proof is tried, see [`super::trial`].
+//! A refusal is taken for the long window's when it says so itself, when the estimate foresaw it,
+//! when its end coincides with our own earliest call leaving the window, or when it comes again at
+//! about the same n. Anything else only pauses: two refusals at random must not leave a trace. What
+//! is believed without proof is tried, see [`super::trial`].
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -36,7 +40,8 @@ mod share {
     pub(super) const DECAY: f64 = 1.0 / 300.0;
 }
 
-/// A refusal that names no window and is foreseen moves the estimate by this share of the difference: it may have another cause.
+/// A refusal that names no window and is foreseen moves the estimate by this share of the
+/// difference: it may have another cause.
 const GAIN: f64 = 0.5;
 
 /// Without a refusal, the estimate falls twice as fast after every such part of the long window.
@@ -50,7 +55,8 @@ const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// While named waits turn out to be too short, this part of the time since then is waited.
 const STRETCH: u32 = 8;
 
-/// A wait of more than so many short windows that coincides with a return of ours is no coincidence.
+/// A wait of more than so many short windows that coincides with a return of ours is no
+/// coincidence.
 const LONG: u32 = 5;
 
 /// Most pauses and refusals that are remembered.
@@ -81,10 +87,12 @@ pub(super) struct Foreign {
     calm: Duration,
     /// The rate that was last planned with.
     planned: f64,
-    /// Times in which others made no calls, or none are known of, by when those calls would leave the window: ascending.
+    /// Times in which others made no calls, or none are known of, by when those calls would leave
+    /// the window: ascending.
     holes: VecDeque<(Instant, Instant)>,
-    /// Refusals that may have been the long window's: when, and at how many answered calls. Refused calls are among those, so one that was
-    /// in flight when another was refused raises the number: it is the accepted calls that tell how many fit.
+    /// Refusals that may have been the long window's: when, and at how many answered calls. Refused
+    /// calls are among those, so one that was in flight when another was refused raises the number:
+    /// it is the accepted calls that tell how many fit.
     claims: VecDeque<(Instant, usize)>,
     run: Option<Run>,
     seen: Option<Instant>,
@@ -100,7 +108,8 @@ struct Run {
     /// Those of them that were answered by then, or later.
     answered: usize,
     refusals: usize,
-    /// How many of our own calls had left the window at the latest refusal, and when the next one was to leave.
+    /// How many of our own calls had left the window at the latest refusal, and when the next one
+    /// was to leave.
     left: usize,
     next: Option<Instant>,
     /// When a probe was first refused.
@@ -276,7 +285,8 @@ impl Foreign {
         foreseen || answer.wait.filter(is_long).is_some_and(coincides) || self.is_known(span, own, now)
     }
 
-    /// Whether calls were refused before at about so many of our own, and never accepted at more since.
+    /// Whether calls were refused before at about so many of our own, and never accepted at more
+    /// since.
     fn is_known(&self, span: &Span, own: &impl Own, now: Instant) -> bool {
         let answered = own.answered();
         let asked = if own.count() as f64 >= share::NEARLY_FULL * span.calls {
@@ -290,8 +300,9 @@ impl Foreign {
         self.claims.iter().filter(near).count() >= asked + self.trials.refuted()
     }
 
-    /// `own` of our calls fit beside those of the others. With a long wait until room is made, the earliest call in the window was made
-    /// one window before its end, and nothing is known of others before that.
+    /// `own` of our calls fit beside those of the others. With a long wait until room is made, the
+    /// earliest call in the window was made one window before its end, and nothing is known of
+    /// others before that.
     fn measure(&mut self, span: &Span, own: usize, wait: Option<Duration>, is_sure: bool, now: Instant) {
         if let Some(wait) = wait {
             self.holes.clear();
@@ -353,7 +364,8 @@ impl Foreign {
         Change::Resumed { gently }
     }
 
-    /// Nothing is refused: the estimate shrinks while the window is as good as full, and at once when it should be over.
+    /// Nothing is refused: the estimate shrinks while the window is as good as full, and at once
+    /// when it should be over.
     fn go_on(&mut self, span: &Span, count: usize, seen: Option<Instant>, now: Instant) {
         let margin = share::MARGIN * span.calls;
         let room = self.room(span, count, now);
@@ -371,7 +383,8 @@ impl Foreign {
         }
     }
 
-    /// A long refusal that named no window, and ended just when our own earliest call left: then the window was full.
+    /// A long refusal that named no window, and ended just when our own earliest call left: then
+    /// the window was full.
     fn explain(&mut self, span: &Span, run: Run, now: Instant) {
         let few = share::MARGIN * span.calls;
         if run.elsewhere || run.refusals == 1 || run.left as f64 > few || run.own as f64 >= span.calls - 2.0 * few {

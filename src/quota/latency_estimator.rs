@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::config::Limit;
 use super::pacer::WindowBudget;
 
-/// How long calls take, as a bound that most keep: a smoothed mean and four mean deviations, as TCP estimates its round trip.
+/// How long calls take, as a bound that most keep: a smoothed mean and four mean deviations, as TCP
+/// estimates its round trip.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Latency {
     mean: f64,
@@ -23,8 +24,8 @@ impl Latency {
         self.mean += 0.125 * (seconds - self.mean);
     }
 
-    /// When a call in flight is planned to count, after it was issued. In a small window each moment by which most calls are faster would be
-    /// lost again and again.
+    /// When a call in flight is planned to count, after it was issued. In a small window each
+    /// moment by which most calls are faster would be lost again and again.
     pub(super) fn landing(self, longest: &Limit) -> Duration {
         if longest.calls() > WindowBudget::SMALL {
             return self.bound();

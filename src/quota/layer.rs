@@ -13,7 +13,7 @@ use super::permit::Permit;
 use super::throttle_hint::ThrottleHint;
 use crate::attempt::{Admitted, Charged, Delivery, Failure, RetryHint};
 use crate::clock::Wall;
-use crate::scan::{Answer, Fields};
+use crate::scan::{Headers, UpstreamResponse};
 
 /// Wraps a service that makes calls into one that makes paid calls.
 #[derive(Clone, Debug)]
@@ -49,9 +49,9 @@ pub struct Service<S> {
 
 impl<S> tower::Service<Admitted<Permit>> for Service<S>
 where
-    S: tower::Service<Charged, Response = Answer, Error = Failure>,
+    S: tower::Service<Charged, Response = UpstreamResponse, Error = Failure>,
 {
-    type Response = Answer;
+    type Response = UpstreamResponse;
     type Error = Failure;
     type Future = Paying<S::Future>;
 
@@ -89,9 +89,9 @@ pin_project! {
 
 impl<F> Future for Paying<F>
 where
-    F: Future<Output = Result<Answer, Failure>>,
+    F: Future<Output = Result<UpstreamResponse, Failure>>,
 {
-    type Output = Result<Answer, Failure>;
+    type Output = Result<UpstreamResponse, Failure>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
@@ -107,7 +107,7 @@ where
 }
 
 /// Ends the charge of a call that has ended.
-fn end(permit: Permit, result: Result<Answer, Failure>, wall: &Wall) -> Result<Answer, Failure> {
+fn end(permit: Permit, result: Result<UpstreamResponse, Failure>, wall: &Wall) -> Result<UpstreamResponse, Failure> {
     match result {
         Ok(mut answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
             let pause = permit.throttled(ThrottleHint::read(answer.headers.iter(), &answer.body, wall.now()));
@@ -136,8 +136,9 @@ fn end(permit: Permit, result: Result<Answer, Failure>, wall: &Wall) -> Result<A
     }
 }
 
-/// Should the answer pass through to the caller, it says how long everybody waits, in whole seconds, and says nothing else about it.
-fn with_retry_after(fields: &Fields, pause: Duration) -> Fields {
+/// Should the answer pass through to the caller, it says how long everybody waits, in whole
+/// seconds, and says nothing else about it.
+fn with_retry_after(fields: &Headers, pause: Duration) -> Headers {
     let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
     let others = fields.iter().filter(|(name, _)| !ThrottleHint::is_told_by(name));
     others

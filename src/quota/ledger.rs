@@ -22,10 +22,12 @@ pub enum Availability {
 
 /// Every call of the longest window, and the rule that lets another go.
 ///
-/// A call in flight counts in every window. Once it is answered it counts as made at that moment, which is never before it reached the
-/// upstream. Memory is bounded by the largest limit there ever was: the rule for a limit of L looks at the L latest calls only.
+/// A call in flight counts in every window. Once it is answered it counts as made at that moment,
+/// which is never before it reached the upstream. Memory is bounded by the largest limit there ever
+/// was: the rule for a limit of L looks at the L latest calls only.
 ///
-/// A decision costs a look-up per window; ending a charge a binary search and a shift among calls answered about the same time.
+/// A decision costs a look-up per window; ending a charge a binary search and a shift among calls
+/// answered about the same time.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     limits: Vec<Limit>,
@@ -44,11 +46,13 @@ pub struct Ledger {
     earlier: Vec<Limit>,
 }
 
-/// Limits are changed by hand; after more changes than that, a forgotten past is taken to have been full.
+/// Limits are changed by hand; after more changes than that, a forgotten past is taken to have been
+/// full.
 const MOST_EARLIER: usize = 16;
 
 impl Ledger {
-    /// An empty ledger for `limits`; an unanswered call counts as arrived `attempt` after its issue.
+    /// An empty ledger for `limits`; an unanswered call counts as arrived `attempt` after its
+    /// issue.
     #[must_use]
     pub fn new(limits: Vec<Limit>, attempt: Duration) -> Self {
         let most = limits.iter().map(Limit::calls).max().unwrap_or(0);
@@ -85,7 +89,8 @@ impl Ledger {
         Availability::At(at)
     }
 
-    /// Records a call that leaves now. The caller has seen [`Availability::At`] a moment that is not after `now`.
+    /// Records a call that leaves now. The caller has seen [`Availability::At`] a moment that is
+    /// not after `now`.
     pub fn issue(&mut self, now: Instant) -> Charge {
         let charge = Charge(self.issued);
         self.issued += 1;
@@ -93,7 +98,8 @@ impl Ledger {
         charge
     }
 
-    /// The call was answered, or is known to have arrived, by `at`. Ending a charge twice does nothing.
+    /// The call was answered, or is known to have arrived, by `at`. Ending a charge twice does
+    /// nothing.
     pub fn settle(&mut self, charge: Charge, at: Instant) {
         if self.pending_calls.remove(&charge).is_some() {
             self.record(at);
@@ -127,11 +133,12 @@ impl Ledger {
         self.forgotten = self.forgotten.max(Some(at));
     }
 
-    /// Goes on with other limits. Nothing that is remembered is forgotten, so tighter limits hold at once, and wider ones give no more
-    /// than they allow.
+    /// Goes on with other limits. Nothing that is remembered is forgotten, so tighter limits hold
+    /// at once, and wider ones give no more than they allow.
     ///
-    /// A window that reaches further back than memory is taken to hold the most that the limits before can have let go. Calls in flight
-    /// may have been promised the earlier `attempt`, so a shorter one is not taken over.
+    /// A window that reaches further back than memory is taken to hold the most that the limits
+    /// before can have let go. Calls in flight may have been promised the earlier `attempt`, so a
+    /// shorter one is not taken over.
     pub fn reconfigure(&mut self, limits: Vec<Limit>, attempt: Duration, now: Instant) {
         self.sweep(now);
         let most = limits.iter().map(Limit::calls).max().unwrap_or(0);
@@ -176,7 +183,8 @@ impl Ledger {
         }
     }
 
-    /// Ends the charges whose fate stayed unknown past their timeout, and forgets what is outside every window.
+    /// Ends the charges whose fate stayed unknown past their timeout, and forgets what is outside
+    /// every window.
     pub fn sweep(&mut self, now: Instant) {
         while let Some((&charge, &issued)) = self.pending_calls.first_key_value() {
             let latest = issued + self.attempt;
@@ -198,7 +206,8 @@ impl Ledger {
             .map(|(_, &issued)| issued + self.attempt)
     }
 
-    /// When nothing counts any more, if no further call is made. Calls in flight are taken to end as late as they can.
+    /// When nothing counts any more, if no further call is made. Calls in flight are taken to end
+    /// as late as they can.
     #[must_use]
     pub fn empty_at(&self, now: Instant) -> Instant {
         let longest = self.limits.last().map_or(Duration::ZERO, Limit::hold);
@@ -221,7 +230,8 @@ impl Ledger {
         self.pending_calls.len() + self.past.len() - self.past.partition_point(|&at| at <= from)
     }
 
-    /// How many calls count in `limit`'s window now, and when their number next falls; `None` when no ended call is inside.
+    /// How many calls count in `limit`'s window now, and when their number next falls; `None` when
+    /// no ended call is inside.
     #[must_use]
     pub fn usage(&self, limit: &Limit, now: Instant) -> (usize, Option<Instant>) {
         let first = self.first_inside(limit, now);
@@ -261,7 +271,8 @@ impl Ledger {
         self.pending_calls.len()
     }
 
-    /// Ends every call in flight as of `landing` after its issue, but not before `now`: for a forecast.
+    /// Ends every call in flight as of `landing` after its issue, but not before `now`: for a
+    /// forecast.
     pub(super) fn land_all(&mut self, landing: Duration, now: Instant) {
         for (_, issued) in std::mem::take(&mut self.pending_calls) {
             self.record((issued + landing).max(now));

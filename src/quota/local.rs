@@ -46,7 +46,8 @@ struct State {
 }
 
 impl Quota {
-    /// Opens the quota and, when a state file is configured, remembers the calls of earlier processes.
+    /// Opens the quota and, when a state file is configured, remembers the calls of earlier
+    /// processes.
     ///
     /// # Errors
     /// When the state file cannot be used.
@@ -62,14 +63,16 @@ impl Quota {
                     StateFile::open(path, &config.predecessors, most, window, config.attempt, &wall.read())?;
                 tracing::info!(calls = past.charges.len(), path = %path.display(), "remembered the calls of the last window");
                 if !past.charges.is_empty() {
-                    // Calls are remembered: the past is known, whatever an unknown one would have meant.
+                    // Calls are remembered: the past is known, whatever an unknown one would have
+                    // meant.
                     let bucket = past.bucket.map(|(ago, filling)| (moment(ago, now), filling));
                     let mut past: Vec<Instant> = past.charges.into_iter().map(|ago| moment(ago, now)).collect();
                     past.sort();
                     account = QuotaState::resume(config, &past, bucket, now);
                 }
                 if let Some(at) = now.checked_sub(window) {
-                    // Those processes may have made calls before the ones that were worth remembering.
+                    // Those processes may have made calls before the ones that were worth
+                    // remembering.
                     account.ledger.forget_until(at);
                 }
                 Some(state_file)
@@ -103,7 +106,8 @@ impl Quota {
         }))
     }
 
-    /// Goes on with other limits, burst and attempt, without forgetting a call: see [`QuotaState::reconfigure`]. The state file stays the one it is.
+    /// Goes on with other limits, burst and attempt, without forgetting a call: see
+    /// [`QuotaState::reconfigure`]. The state file stays the one it is.
     pub fn reconfigure(&self, config: &Config) {
         let mut state = self.0.lock();
         state.account.reconfigure(config, Instant::now());
@@ -119,10 +123,12 @@ impl Quota {
         self.0.changed();
     }
 
-    /// Takes the slot that is free now. That is no change of [`Quota::version`]: the rest of a forecast counts on it.
+    /// Takes the slot that is free now. That is no change of [`Quota::version`]: the rest of a
+    /// forecast counts on it.
     ///
     /// # Errors
-    /// When there is none: the moment to ask again, or `None` when only [`Quota::changed`] can tell.
+    /// When there is none: the moment to ask again, or `None` when only [`Quota::changed`] can
+    /// tell.
     pub fn take(&self, now: Instant) -> Result<Permit, Option<Instant>> {
         let mut state = self.0.lock();
         let charge = state.account.take(now)?;
@@ -158,7 +164,8 @@ impl Quota {
         self.0.version.load(Ordering::Relaxed)
     }
 
-    /// Resolves when a slot may have become free earlier than last said. For one waiter; changes while nobody waits are not lost.
+    /// Resolves when a slot may have become free earlier than last said. For one waiter; changes
+    /// while nobody waits are not lost.
     ///
     /// # Cancel safety
     /// Safe.
@@ -166,7 +173,8 @@ impl Quota {
         self.0.changed.notified().await;
     }
 
-    /// When a call of unknown fate ends by itself, which is no change that [`Quota::changed`] tells.
+    /// When a call of unknown fate ends by itself, which is no change that [`Quota::changed`]
+    /// tells.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         self.0.look().account.next_timeout()
@@ -245,8 +253,9 @@ impl Shared {
     }
 }
 
-/// The right to make one call, charged when it was issued. Dropped before [`Permit::leave`], the slot goes back; dropped after it, the
-/// charge stays until the call's timeout, because the call may have arrived.
+/// The right to make one call, charged when it was issued. Dropped before [`Permit::leave`], the
+/// slot goes back; dropped after it, the charge stays until the call's timeout, because the call
+/// may have arrived.
 #[derive(Debug)]
 pub struct Permit {
     shared: Arc<Shared>,
@@ -364,7 +373,8 @@ impl Drop for Permit {
     }
 }
 
-/// The moment that long ago. A machine that has just booted has no moment that long ago; now is the careful choice.
+/// The moment that long ago. A machine that has just booted has no moment that long ago; now is the
+/// careful choice.
 fn moment(ago: SignedDuration, now: Instant) -> Instant {
     match Duration::try_from(ago) {
         Ok(ago) => now.checked_sub(ago).unwrap_or(now),

@@ -1,4 +1,5 @@
-//! What the estimate of others' calls needs to know of the longest window, and of our own calls in it.
+//! What the estimate of others' calls needs to know of the longest window, and of our own calls in
+//! it.
 
 use std::time::Duration;
 

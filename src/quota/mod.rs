@@ -1,16 +1,19 @@
 //! The upstream's quota: never exceeded as the upstream counts, and all of it usable.
 //!
-//! Two things decide when a call may leave. The [`Ledger`] is the guarantee: it remembers every call of the longest window and
-//! lets another go only while each window has room, counting a call until one window after it was *answered*. The [`Pacer`] is what
-//! callers feel: a bucket that lets a burst go at once and then spreads what is left of the long window evenly, so that the hour
-//! is not gone after 15 minutes. [`QuotaState`] joins the two, and also forecasts: the same state, run ahead, says when each of the
-//! next slots comes.
+//! Two things decide when a call may leave. The [`Ledger`] is the guarantee: it remembers every
+//! call of the longest window and lets another go only while each window has room, counting a call
+//! until one window after it was *answered*. The [`Pacer`] is what callers feel: a bucket that lets
+//! a burst go at once and then spreads what is left of the long window evenly, so that the hour is
+//! not gone after 15 minutes. [`QuotaState`] joins the two, and also forecasts: the same state, run
+//! ahead, says when each of the next slots comes.
 //!
-//! Why the windows hold: were L + 1 calls to arrive at the upstream within one window W, the earliest of them was answered at or
-//! after its arrival, so its charge was still inside W when the last of them was let go; but then L charges were inside, and the
-//! ledger would not have let it go. Latency, jitter and reordering do not enter the argument.
+//! Why the windows hold: were L + 1 calls to arrive at the upstream within one window W, the
+//! earliest of them was answered at or after its arrival, so its charge was still inside W when the
+//! last of them was let go; but then L charges were inside, and the ledger would not have let it
+//! go. Latency, jitter and reordering do not enter the argument.
 //!
-//! Not here: who gets a slot (`queue`), and per-caller limits, which are a courtesy, not a guarantee.
+//! Not here: who gets a slot (`queue`), and per-caller limits, which are a courtesy, not a
+//! guarantee.
 
 mod config;
 mod forecast;
@@ -36,7 +39,7 @@ mod throttle_hint;
 mod trial;
 mod window;
 
-pub use config::{Config, Invalid, Limit, Pacing, UnknownPast};
+pub use config::{Config, InvalidLimits, Limit, Pacing, UnknownPast};
 pub use forecast::Forecast;
 pub use layer::{Layer, Overdue, Refused, Service};
 pub use ledger::{Availability, Charge, Ledger};

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use super::throttle::Held;
 use super::{Pacer, QuotaState};
 
-/// The bucket that spreads the longest window, at one moment. Callers feel it long before a window is full, so it is shown.
+/// The bucket that spreads the longest window, at one moment. Callers feel it long before a window
+/// is full, so it is shown.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PaceState {
     /// Calls that it holds when it is full: so many may leave back to back.

@@ -20,8 +20,9 @@ pub struct WindowBudget<'a> {
 }
 
 impl WindowBudget<'_> {
-    /// Of so few calls in a window, one that waits for the return after its own would be a notable share. In a larger window that one is the
-    /// slack by which forecasts hold, and beside others it is part of the distance to what fits.
+    /// Of so few calls in a window, one that waits for the return after its own would be a notable
+    /// share. In a larger window that one is the slack by which forecasts hold, and beside others
+    /// it is part of the distance to what fits.
     pub(super) const SMALL: usize = 100;
 
     fn is_small(&self) -> bool {
@@ -29,14 +30,16 @@ impl WindowBudget<'_> {
     }
 }
 
-/// Others who use the same window. Their calls come and leave evenly, but for holes from times without calls.
+/// Others who use the same window. Their calls come and leave evenly, but for holes from times
+/// without calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Others<'a> {
     /// Their calls in a window.
     pub calls: f64,
     /// Everybody's calls in a window.
     pub most: f64,
-    /// However full the estimate takes the window to be, so many calls a second find out, unless a share of what is left is less.
+    /// However full the estimate takes the window to be, so many calls a second find out, unless a
+    /// share of what is left is less.
     pub least: f64,
     /// From when to when none of their calls leave, while they make new ones.
     pub holes: &'a VecDeque<(Instant, Instant)>,
@@ -57,11 +60,14 @@ pub(super) fn overlap(holes: &VecDeque<(Instant, Instant)>, now: Instant, until:
 
 /// A bucket of at most `burst` calls, filled at the largest constant rate that can never run dry.
 ///
-/// With `spare` calls free beyond what the bucket already promises, and the k-th counted call (k = 1, 2, ...) leaving the window at `x_k`,
-/// the rate is the least of `(spare + k - 1) / (x_k - now)` over all k, and `(spare + n) / window` when all n have left. A limit of L loses
-/// one call in L + 1 by that, so in a small window the call that a return makes room for is in the bucket when it comes, not only after:
-/// `(spare + k) / (x_k - now)`, and, since the next return is that of a call which leaves now, `(spare + n + 1) / window`. Spent at that rate, the window is just used up at the `x_k` that gave the minimum; until then the plan
-/// stays right, so it is made again only at that moment, or when calls were left unused.
+/// With `spare` calls free beyond what the bucket already promises, and the k-th counted call (k =
+/// 1, 2, ...) leaving the window at `x_k`, the rate is the least of `(spare + k - 1) / (x_k - now)`
+/// over all k, and `(spare + n) / window` when all n have left. A limit of L loses one call in L +
+/// 1 by that, so in a small window the call that a return makes room for is in the bucket when it
+/// comes, not only after: `(spare + k) / (x_k - now)`, and, since the next return is that of a call
+/// which leaves now, `(spare + n + 1) / window`. Spent at that rate, the window is just used up at
+/// the `x_k` that gave the minimum; until then the plan stays right, so it is made again only at
+/// that moment, or when calls were left unused.
 #[derive(Clone, Debug)]
 pub struct Pacer {
     burst: f64,
@@ -77,8 +83,8 @@ pub struct Pacer {
 fn sustainable(now: Instant, supply: &WindowBudget<'_>, spare: f64, mut rate: f64) -> (f64, Instant) {
     let window = supply.window.as_secs_f64();
     let mut end = now + supply.window;
-    // The call that a return makes room for may be ready when it comes: the ledger lets none go before.
-    // Beside others it waits one return longer, which keeps the distance to what fits.
+    // The call that a return makes room for may be ready when it comes: the ledger lets none go
+    // before. Beside others it waits one return longer, which keeps the distance to what fits.
     let ready = f64::from(u8::from(supply.is_small()));
     let taken_until = |until| {
         let others = supply.others.filter(|others| !others.holes.is_empty());
@@ -86,7 +92,8 @@ fn sustainable(now: Instant, supply: &WindowBudget<'_>, spare: f64, mut rate: f6
             others.calls / window * others.hole(now, until).as_secs_f64()
         })
     };
-    // A call in flight may come back after the window's length. Alone, a plan is made anew before that matters.
+    // A call in flight may come back after the window's length. Alone, a plan is made anew before
+    // that matters.
     let last = supply.returns.last().filter(|_| supply.others.is_some());
     let last = last.map_or(end, |last| end.max(*last));
     let (longest, most_taken) = ((last - now).as_secs_f64(), taken_until(last));
@@ -127,7 +134,8 @@ enum Plan {
 }
 
 impl Pacer {
-    /// Of the rate that an estimate of others leaves, at least this share is used, however full it takes the window to be.
+    /// Of the rate that an estimate of others leaves, at least this share is used, however full it
+    /// takes the window to be.
     const LEAST: f64 = 0.25;
 
     /// Rounding of the level must not cost a wait.
@@ -168,12 +176,13 @@ impl Pacer {
         }
     }
 
-    /// Fills the bucket up to `now` and computes the rate anew. Costs a pass over the supply's returns.
+    /// Fills the bucket up to `now` and computes the rate anew. Costs a pass over the supply's
+    /// returns.
     pub fn plan(&mut self, now: Instant, supply: WindowBudget<'_>) {
         self.fill(now);
         let free = supply.free;
-        // What the ledger cannot give, the bucket cannot promise; but a call that is nearly due stays nearly due, or slots would shift
-        // with the moment at which a plan is made.
+        // What the ledger cannot give, the bucket cannot promise; but a call that is nearly due
+        // stays nearly due, or slots would shift with the moment at which a plan is made.
         self.level = self.level.min(free.max(1.0));
         let spare = free - self.level;
         let window = supply.window.as_secs_f64();
@@ -189,12 +198,14 @@ impl Pacer {
         };
         let fair = even.min((others.most - others.calls) / window);
         let (rate, end) = sustainable(now, &supply, spare, fair);
-        // An estimate slows down, it does not stop: calls find out whether it is right. It is soon another one.
+        // An estimate slows down, it does not stop: calls find out whether it is right. It is soon
+        // another one.
         self.rate = rate.max((fair * Self::LEAST).min(others.least));
         self.plan = Plan::Until(end.min(now + supply.window / 60));
     }
 
-    /// Makes the next look compute the rate anew: the ledger changed in a way that the plan did not foresee.
+    /// Makes the next look compute the rate anew: the ledger changed in a way that the plan did not
+    /// foresee.
     pub fn invalidate(&mut self) {
         self.plan = Plan::Due;
     }
@@ -207,7 +218,8 @@ impl Pacer {
         self.invalidate();
     }
 
-    /// When the bucket holds a call, if nothing else happens; may lie past the plan's end, see [`Pacer::plan_end`].
+    /// When the bucket holds a call, if nothing else happens; may lie past the plan's end, see
+    /// [`Pacer::plan_end`].
     #[must_use]
     pub fn opens_at(&self, now: Instant) -> Option<Instant> {
         let missing = 1.0 - Self::EPSILON - self.level_at(now);

@@ -1,4 +1,5 @@
-//! The quota as the rest of the gateway knows it: of this process alone, or shared with other replicas.
+//! The quota as the rest of the gateway knows it: of this process alone, or shared with other
+//! replicas.
 
 use std::collections::VecDeque;
 use std::io;
@@ -35,7 +36,8 @@ pub struct Snapshot {
     pub windows: Vec<Window>,
     /// The bucket that spreads the longest window; `None` when calls are not spread.
     pub pace: Option<PaceState>,
-    /// Until when the windows and the bucket, told in whole seconds and calls, stay as they are unless [`Quota::revision`] changes.
+    /// Until when the windows and the bucket, told in whole seconds and calls, stay as they are
+    /// unless [`Quota::revision`] changes.
     pub steady_until: Instant,
     /// How long everybody still waits because the upstream said 429.
     pub paused: Option<Duration>,
@@ -47,12 +49,14 @@ pub struct Snapshot {
     pub calls: u64,
     /// The replicas that share the quota, this one included; `None` when it is not shared.
     pub replicas: Option<usize>,
-    /// What the store does when its memory is full; `None` without a store, and while it has not said.
+    /// What the store does when its memory is full; `None` without a store, and while it has not
+    /// said.
     pub eviction: Option<Eviction>,
 }
 
 impl Quota {
-    /// Opens the quota of this process and, when a state file is configured, remembers the calls of earlier processes.
+    /// Opens the quota of this process and, when a state file is configured, remembers the calls of
+    /// earlier processes.
     ///
     /// # Errors
     /// When the state file cannot be used.
@@ -66,14 +70,15 @@ impl Quota {
         Self::Local(local::Quota::ephemeral(config, wall, metrics))
     }
 
-    /// Joins the replicas that share the quota through a store. No call goes before the store has answered.
+    /// Joins the replicas that share the quota through a store. No call goes before the store has
+    /// answered.
     #[must_use]
     pub fn join(config: &Config, sharing: &shared::Config, tasks: &Tasks, metrics: shared::Metrics) -> Self {
         Self::Shared(shared::Quota::join(config, sharing, tasks, metrics))
     }
 
-    /// Goes on with other limits, burst and attempt, without forgetting a call. What replicas share, they have agreed on: a shared quota stays
-    /// as it is.
+    /// Goes on with other limits, burst and attempt, without forgetting a call. What replicas
+    /// share, they have agreed on: a shared quota stays as it is.
     pub fn reconfigure(&self, config: &Config) {
         if let Self::Local(quota) = self {
             quota.reconfigure(config);
@@ -83,7 +88,8 @@ impl Quota {
     /// Takes the slot that is free now.
     ///
     /// # Errors
-    /// When there is none: the moment to ask again, or `None` when only [`Quota::changed`] can tell.
+    /// When there is none: the moment to ask again, or `None` when only [`Quota::changed`] can
+    /// tell.
     pub fn take(&self, now: Instant) -> Result<Permit, Option<Instant>> {
         match self {
             Self::Local(quota) => quota.take(now).map(Permit::Local),
@@ -161,7 +167,8 @@ impl Quota {
         }
     }
 
-    /// Resolves when a slot may have become free earlier than last said. For one waiter; changes while nobody waits are not lost.
+    /// Resolves when a slot may have become free earlier than last said. For one waiter; changes
+    /// while nobody waits are not lost.
     ///
     /// # Cancel safety
     /// Safe.
@@ -172,7 +179,8 @@ impl Quota {
         }
     }
 
-    /// When a call of unknown fate ends by itself, which is no change that [`Quota::changed`] tells.
+    /// When a call of unknown fate ends by itself, which is no change that [`Quota::changed`]
+    /// tells.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         match self {
@@ -200,7 +208,8 @@ impl Quota {
         }
     }
 
-    /// From when on no call of this process counts in any window. For one that is shared, others' calls may: never within a day.
+    /// From when on no call of this process counts in any window. For one that is shared, others'
+    /// calls may: never within a day.
     #[must_use]
     pub fn empty_at(&self, now: Instant) -> Instant {
         match self {
@@ -227,8 +236,9 @@ impl Quota {
     }
 }
 
-/// The right to make one call, charged when it was issued. Dropped before [`Permit::leave`], the slot goes back; dropped after it, the
-/// charge stays until the call's timeout, because the call may have arrived.
+/// The right to make one call, charged when it was issued. Dropped before [`Permit::leave`], the
+/// slot goes back; dropped after it, the charge stays until the call's timeout, because the call
+/// may have arrived.
 #[derive(Debug)]
 pub enum Permit {
     /// From this process's quota.
@@ -281,7 +291,8 @@ impl Permit {
         }
     }
 
-    /// The call was answered with a 429: everybody pauses. Returns for how long, as far as this process knows.
+    /// The call was answered with a 429: everybody pauses. Returns for how long, as far as this
+    /// process knows.
     #[expect(
         clippy::must_use_candidate,
         reason = "the pause holds whether or not anybody is told of it"

@@ -1,4 +1,5 @@
-//! How scarce slots are, for calls that could leave and may be worth a wait for others to share them.
+//! How scarce slots are, for calls that could leave and may be worth a wait for others to share
+//! them.
 
 use std::time::Duration;
 
@@ -8,8 +9,9 @@ use super::{Limit, QuotaState};
 use crate::attempt::Scarcity;
 
 impl QuotaState {
-    /// As the bucket drains, a call is worth a longer wait: nothing while the bucket is full, up to the distance of two slots when it is
-    /// empty. Without a slot nothing more has to wait, as calls share a slot in the queue anyway.
+    /// As the bucket drains, a call is worth a longer wait: nothing while the bucket is full, up to
+    /// the distance of two slots when it is empty. Without a slot nothing more has to wait, as
+    /// calls share a slot in the queue anyway.
     pub fn scarcity(&mut self, now: Instant) -> Scarcity {
         let interval = self.ledger.limits().last().map_or(Duration::ZERO, |longest| {
             longest.window().div_f64(longest.calls().max(1) as f64)

@@ -1,8 +1,10 @@
-//! The first calls after refusals: few, and more with each that is accepted (slow start, RFC 5681 §3.1).
+//! The first calls after refusals: few, and more with each that is accepted (slow start, RFC 5681
+//! §3.1).
 //!
-//! When a window turns out to be full again, all calls in flight are refused. So no more of them are in flight than were accepted before, and
-//! never more than a tenth of the burst, however many requests wait and however full the bucket is. A second after each call another may go
-//! all the same: answers that take long, or never come, must not stop the rest.
+//! When a window turns out to be full again, all calls in flight are refused. So no more of them
+//! are in flight than were accepted before, and never more than a tenth of the burst, however many
+//! requests wait and however full the bucket is. A second after each call another may go all the
+//! same: answers that take long, or never come, must not stop the rest.
 
 use std::time::Duration;
 

@@ -12,7 +12,8 @@ use super::long_window::Span;
 use super::pacer::{BucketState, Others, Pacer, WindowBudget};
 use super::slow_start::SlowStart;
 
-/// The state of the quota. Driven by explicit moments, never by a clock of its own; moments must not go backwards.
+/// The state of the quota. Driven by explicit moments, never by a clock of its own; moments must
+/// not go backwards.
 #[derive(Clone, Debug)]
 pub struct QuotaState {
     pub(super) ledger: Ledger,
@@ -35,14 +36,17 @@ pub(super) enum ThrottleState {
     Open,
     /// No call before that moment.
     Paused { until: Instant },
-    /// The pause is over; one call finds out whether the upstream agrees, the others wait for its answer.
+    /// The pause is over; one call finds out whether the upstream agrees, the others wait for its
+    /// answer.
     Probing { probe: Charge },
 }
 
-/// The calls of so long tell how many to expect: callers that poll come back at least that often, and those who wait show in them.
+/// The calls of so long tell how many to expect: callers that poll come back at least that often,
+/// and those who wait show in them.
 const DEMAND: Duration = Duration::from_secs(10);
 
-/// Most plans that are made up for at one look. A plan mostly lasts for many returns; the bound keeps the look short.
+/// Most plans that are made up for at one look. A plan mostly lasts for many returns; the bound
+/// keeps the look short.
 const MISSED_PLANS: usize = 64;
 
 impl QuotaState {
@@ -58,7 +62,8 @@ impl QuotaState {
             UnknownPast::Paced => config.burst.get() / 10,
             UnknownPast::Full => {
                 let most = config.limits.iter().map(Limit::calls).max().unwrap_or(0);
-                // An earlier process's last call may still be on its way for as long as an attempt takes.
+                // An earlier process's last call may still be on its way for as long as an attempt
+                // takes.
                 (0..most).for_each(|_| ledger.record(now + config.attempt));
                 ledger.forget_until(now + config.attempt);
                 0
@@ -92,7 +97,8 @@ impl QuotaState {
         }
     }
 
-    /// Goes on with other limits, burst and attempt; see [`Ledger::reconfigure`]. What a cold start assumes is no question any more.
+    /// Goes on with other limits, burst and attempt; see [`Ledger::reconfigure`]. What a cold start
+    /// assumes is no question any more.
     pub fn reconfigure(&mut self, config: &Config, now: Instant) {
         self.catch_up(now);
         if self.ledger.limits().last() != config.limits.last() {
@@ -112,7 +118,8 @@ impl QuotaState {
     /// Takes the slot that is free now.
     ///
     /// # Errors
-    /// When there is none: the moment to ask again, or `None` when only the end of a call in flight can help.
+    /// When there is none: the moment to ask again, or `None` when only the end of a call in flight
+    /// can help.
     pub fn take(&mut self, now: Instant) -> Result<Charge, Option<Instant>> {
         match self.opens_at(now) {
             Some(at) if at <= now => {
@@ -132,7 +139,8 @@ impl QuotaState {
         }
     }
 
-    /// When the next call may go, as far as known now; `None` when only the end of a call in flight can tell.
+    /// When the next call may go, as far as known now; `None` when only the end of a call in flight
+    /// can tell.
     pub fn opens_at(&mut self, now: Instant) -> Option<Instant> {
         // Before the sweep, which forgets the returns that these plans are made of.
         self.catch_up(now);
@@ -162,9 +170,10 @@ impl QuotaState {
         Some(at.max(gate).max(bucket))
     }
 
-    /// The call was answered at `now`, and not with a 429. Returns whether slots may come later or sooner than forecast: the answer
-    /// took longer than the forecast allows for, a pause is over, or others use less than was thought. An early answer changes nothing until
-    /// its window is over.
+    /// The call was answered at `now`, and not with a 429. Returns whether slots may come later or
+    /// sooner than forecast: the answer took longer than the forecast allows for, a pause is over,
+    /// or others use less than was thought. An early answer changes nothing until its window is
+    /// over.
     pub fn settle(&mut self, charge: Charge, now: Instant) -> bool {
         let mut upsets = self.gate != ThrottleState::Open;
         if let Some(issued) = self.ledger.issued_at(charge) {
@@ -203,8 +212,9 @@ impl QuotaState {
         self.pace.invalidate();
     }
 
-    /// An account that knows the calls of earlier processes, `past` in ascending order, and goes on as they would have: with the bucket as it
-    /// was last written down. What an hour of calls leaves in the bucket depends on the hour before, so it cannot be computed from `past`.
+    /// An account that knows the calls of earlier processes, `past` in ascending order, and goes on
+    /// as they would have: with the bucket as it was last written down. What an hour of calls
+    /// leaves in the bucket depends on the hour before, so it cannot be computed from `past`.
     /// Without a bucket it starts empty.
     #[must_use]
     pub fn resume(config: &Config, past: &[Instant], bucket: Option<(Instant, BucketState)>, now: Instant) -> Self {
@@ -232,7 +242,8 @@ impl QuotaState {
         }
     }
 
-    /// When this account, if no further call is made, is as good as a fresh one: no call counts any more and no pause is ordered.
+    /// When this account, if no further call is made, is as good as a fresh one: no call counts any
+    /// more and no pause is ordered.
     #[must_use]
     pub fn empty_at(&self, now: Instant) -> Instant {
         self.paused_until()
@@ -246,9 +257,10 @@ impl QuotaState {
         self.calls
     }
 
-    /// Whether calls that nobody waits for may be made: half of every window is unused, and the bucket holds half of what it can hold, or
-    /// more than what was called for lately. A bucket that starts low after a restart fills slowly; as long as few callers come, that is
-    /// no reason to leave the windows unused.
+    /// Whether calls that nobody waits for may be made: half of every window is unused, and the
+    /// bucket holds half of what it can hold, or more than what was called for lately. A bucket
+    /// that starts low after a restart fills slowly; as long as few callers come, that is no reason
+    /// to leave the windows unused.
     pub fn has_surplus(&mut self, now: Instant) -> bool {
         let is_open = self.opens_at(now).is_some_and(|at| at <= now);
         let limits = self.ledger.limits();
@@ -258,14 +270,16 @@ impl QuotaState {
         is_open && has_more && limits.iter().all(unused)
     }
 
-    /// Calls in flight end by themselves at that moment; whoever waits for a slot should look again then.
+    /// Calls in flight end by themselves at that moment; whoever waits for a slot should look again
+    /// then.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         self.ledger.next_timeout()
     }
 
-    /// Whether calls leave as long as the windows have room, however little the bucket holds. What others are estimated to use is no room:
-    /// without what is left beside them, the bucket finds out whether they still do.
+    /// Whether calls leave as long as the windows have room, however little the bucket holds. What
+    /// others are estimated to use is no room: without what is left beside them, the bucket finds
+    /// out whether they still do.
     #[must_use]
     pub fn is_unpaced(&self, now: Instant) -> bool {
         self.unpaced_from.is_some_and(|from| from <= now) && self.is_room_beside_others(now)
@@ -282,8 +296,8 @@ impl QuotaState {
         self.pace.plan_end().filter(|end| *end > now)
     }
 
-    /// Makes the plans that were due while nobody looked, each for its own moment: whoever was told to come back finds what was
-    /// forecast, whether or not others asked in between.
+    /// Makes the plans that were due while nobody looked, each for its own moment: whoever was told
+    /// to come back finds what was forecast, whether or not others asked in between.
     fn catch_up(&mut self, now: Instant) {
         for _ in 0..MISSED_PLANS {
             match self.pace.plan_end() {
@@ -334,7 +348,8 @@ impl QuotaState {
         self.pace.plan(now, supply);
     }
 
-    /// Probing → Paused, but for no longer: the probe brought no answer, so another call has to find out.
+    /// Probing → Paused, but for no longer: the probe brought no answer, so another call has to
+    /// find out.
     fn again_probe(&mut self, charge: Charge, now: Instant) {
         if self.gate == (ThrottleState::Probing { probe: charge }) {
             self.gate = ThrottleState::Paused { until: now };
@@ -349,8 +364,8 @@ impl QuotaState {
     }
 }
 
-/// From when on the bucket does not hold calls back. A slow start, whose bucket stands in for calls that nobody remembers, lasts for
-/// as long as one of them may count.
+/// From when on the bucket does not hold calls back. A slow start, whose bucket stands in for calls
+/// that nobody remembers, lasts for as long as one of them may count.
 fn unpaced_from(config: &Config, now: Instant) -> Option<Instant> {
     let longest = config.limits.last().map_or(Duration::ZERO, Limit::hold);
     match (config.pacing, config.unknown_past) {

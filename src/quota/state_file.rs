@@ -1,14 +1,16 @@
 //! The charges of earlier processes, on disk.
 //!
-//! A line is a fact, appended when it happens: `i 17 1790000000123456` (charge 17 was issued at that Unix time in microseconds),
-//! `s` (it settled), `r` (it was refunded), `b` (what the bucket held then), `c` (which boot the lines below were written in, and
-//! which time since that boot was which Unix time). A process that dies leaves at worst a torn last line, which is skipped. The
-//! data reaches the operating system before the call leaves, so it survives `kill -9`; it is not forced to the disk, so a power
-//! cut may lose the last few seconds.
+//! A line is a fact, appended when it happens: `i 17 1790000000123456` (charge 17 was issued at
+//! that Unix time in microseconds), `s` (it settled), `r` (it was refunded), `b` (what the bucket
+//! held then), `c` (which boot the lines below were written in, and which time since that boot was
+//! which Unix time). A process that dies leaves at worst a torn last line, which is skipped. The
+//! data reaches the operating system before the call leaves, so it survives `kill -9`; it is not
+//! forced to the disk, so a power cut may lose the last few seconds.
 //!
-//! Wall clocks are stepped. So the age of a charge that was made since this machine booted is measured with the time since boot:
-//! the Unix times below a `c` line are that time, only written as if the wall clock had never been stepped since. For a charge of
-//! an earlier boot, or of another machine, there is nothing better than the wall clock.
+//! Wall clocks are stepped. So the age of a charge that was made since this machine booted is
+//! measured with the time since boot: the Unix times below a `c` line are that time, only written
+//! as if the wall clock had never been stepped since. For a charge of an earlier boot, or of
+//! another machine, there is nothing better than the wall clock.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -33,8 +35,8 @@ pub struct StateFile {
     torn: bool,
     /// Facts written since the file was last made compact.
     facts: usize,
-    /// After so many facts the file is made compact: about ten lines a charge of the longest window, so it stays below a few
-    /// hundred kB.
+    /// After so many facts the file is made compact: about ten lines a charge of the longest
+    /// window, so it stays below a few hundred kB.
     compact_after: usize,
     /// Distinguishes this process's charges from those of the processes before it.
     next: u64,
@@ -48,13 +50,15 @@ pub struct StateFile {
 /// What is read back.
 #[derive(Debug)]
 pub struct RestoredState {
-    /// How long ago each charge that still counts was made, as far as the ledger is concerned. At most a second ahead.
+    /// How long ago each charge that still counts was made, as far as the ledger is concerned. At
+    /// most a second ahead.
     pub charges: Vec<SignedDuration>,
     /// The bucket as it was last written down, and how long ago that was.
     pub bucket: Option<(SignedDuration, BucketState)>,
 }
 
-/// The clock that this process keeps its facts on, in microseconds: since boot where the system tells that, else of the wall.
+/// The clock that this process keeps its facts on, in microseconds: since boot where the system
+/// tells that, else of the wall.
 #[derive(Clone, Debug)]
 struct Clock {
     boot_id: Option<Arc<str>>,
@@ -127,7 +131,8 @@ impl Clock {
     }
 }
 
-/// The bucket at a moment, all in whole numbers: microseconds, millionths of a call, billionths of a call per second.
+/// The bucket at a moment, all in whole numbers: microseconds, millionths of a call, billionths of
+/// a call per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Bucket {
     at: i64,
@@ -175,7 +180,8 @@ impl Bucket {
     }
 }
 
-/// A process that dies takes its connections with it; what it had written may still arrive for this long.
+/// A process that dies takes its connections with it; what it had written may still arrive for this
+/// long.
 const LANDING: Duration = Duration::from_secs(1);
 
 /// A file larger than this is not ours.
@@ -184,11 +190,13 @@ const LARGEST: u64 = 64 << 20;
 impl StateFile {
     /// Opens or creates the file and reads back what still counts.
     ///
-    /// A charge that never settled counts as made `attempt` after its issue; none later than a second from now (its process is
-    /// gone, or the clock was set back). Lines that cannot be read are skipped.
+    /// A charge that never settled counts as made `attempt` after its issue; none later than a
+    /// second from now (its process is gone, or the clock was set back). Lines that cannot be read
+    /// are skipped.
     ///
-    /// `predecessors` may hold calls that count here too, because they were made while the quota was divided otherwise.
-    /// Those that were written to after this file are read; what they hold is part of this file from then on.
+    /// `predecessors` may hold calls that count here too, because they were made while the quota
+    /// was divided otherwise. Those that were written to after this file are read; what they hold
+    /// is part of this file from then on.
     ///
     /// # Errors
     /// When a file cannot be read or written, or is larger than 64 MiB.
@@ -234,15 +242,16 @@ impl StateFile {
         Ok((state_file, restored))
     }
 
-    /// Remembers further back from now on, never less far: limits may be widened again. See [`StateFile::open`] for what the
-    /// values mean.
+    /// Remembers further back from now on, never less far: limits may be widened again. See
+    /// [`StateFile::open`] for what the values mean.
     pub fn extend(&mut self, most: usize, window: Duration, attempt: Duration) {
         self.compact_after = self.compact_after.max(most.saturating_mul(10));
         self.window = self.window.max(window);
         self.attempt = self.attempt.max(attempt);
     }
 
-    /// Remembers that a call is about to leave, and what it leaves in the bucket; returns its name for the later facts.
+    /// Remembers that a call is about to leave, and what it leaves in the bucket; returns its name
+    /// for the later facts.
     ///
     /// # Errors
     /// When the file cannot be written. The call may still go: the loss is a less complete memory.
@@ -282,7 +291,8 @@ impl StateFile {
     fn append(&mut self, reading: &Reading, facts: impl FnOnce(&Clock) -> String) -> io::Result<()> {
         let now = self.clock.now(reading);
         if self.clock.follow(reading) {
-            // Everything is written anew, because the lines above mean the clock as it was. The facts are already in memory.
+            // Everything is written anew, because the lines above mean the clock as it was. The
+            // facts are already in memory.
             return self.compact(now);
         }
         if self.torn {
@@ -300,7 +310,8 @@ impl StateFile {
         }
     }
 
-    /// Writes what still counts to a new file and puts it in the old one's place, so that a crash leaves one or the other.
+    /// Writes what still counts to a new file and puts it in the old one's place, so that a crash
+    /// leaves one or the other.
     fn compact(&mut self, now: i64) -> io::Result<()> {
         let oldest = now.saturating_sub(micros(self.window));
         self.live.retain(|_, at| *at > oldest);
@@ -322,8 +333,8 @@ fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// All charges of two files. Both may have the same one, which one of them took over from the other, and with it its time
-/// in microseconds; it counts once.
+/// All charges of two files. Both may have the same one, which one of them took over from the
+/// other, and with it its time in microseconds; it counts once.
 fn united(mut charges: Vec<i64>, mut others: Vec<i64>) -> Vec<i64> {
     let mut known = BTreeMap::<i64, usize>::new();
     for at in &charges {
@@ -337,7 +348,8 @@ fn united(mut charges: Vec<i64>, mut others: Vec<i64>) -> Vec<i64> {
     charges
 }
 
-/// Those of `others` that exist and were written to after `path`; all that exist where there is no `path` yet.
+/// Those of `others` that exist and were written to after `path`; all that exist where there is no
+/// `path` yet.
 fn written_after<'a>(path: &Path, others: &'a [PathBuf]) -> impl Iterator<Item = &'a PathBuf> {
     let written = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     let own = written(path);

@@ -1,4 +1,5 @@
-//! What the upstream's answers tell the account of others who use the same quota: see [`super::foreign`].
+//! What the upstream's answers tell the account of others who use the same quota: see
+//! [`super::foreign`].
 
 use std::time::Duration;
 
@@ -47,10 +48,12 @@ impl QuotaState {
         }
     }
 
-    /// The upstream answered 429: everybody pauses, for as long as it says; when it does not say, until a probe, the next ones ever later.
-    /// Returns until when. The ledger holds our own calls only: what others use is an estimate that slows the pace.
+    /// The upstream answered 429: everybody pauses, for as long as it says; when it does not say,
+    /// until a probe, the next ones ever later. Returns until when. The ledger holds our own calls
+    /// only: what others use is an estimate that slows the pace.
     ///
-    /// A call that had left before the pause was ordered tells nothing new, but a wait that it names is kept.
+    /// A call that had left before the pause was ordered tells nothing new, but a wait that it
+    /// names is kept.
     pub fn throttled(&mut self, charge: Charge, answer: ThrottleHint, now: Instant) -> Instant {
         let is_news = self.gate == ThrottleState::Open || self.gate == (ThrottleState::Probing { probe: charge });
         self.ledger.settle(charge, now);
@@ -136,7 +139,8 @@ impl QuotaState {
         self.foreign.room(&span, self.ledger.used(&longest, now), now) >= 1.0
     }
 
-    /// What a 429 says. One that names neither a window nor a long wait is taken for that of the window which our own calls fill most.
+    /// What a 429 says. One that names neither a window nor a long wait is taken for that of the
+    /// window which our own calls fill most.
     fn read(&self, answer: ThrottleHint, now: Instant) -> Named {
         let mut named = Named::read(answer, self.ledger.limits());
         let filled = |limit: &Limit| self.ledger.used(limit, now) as f64 / limit.calls() as f64;

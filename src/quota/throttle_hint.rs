@@ -24,8 +24,9 @@ impl ThrottleHint {
     /// How much of a body is looked at; the known messages have about 150 bytes.
     const MESSAGE_BYTES: usize = 4096;
 
-    /// Reads what the fields say about a wait, and the message, which says "Maximum allowed 30 per 00:01:00" and "again in 8 seconds" (seen
-    /// 2021 and 2022). A whole second is added to the message's wait, because it may have been rounded down.
+    /// Reads what the fields say about a wait, and the message, which says "Maximum allowed 30 per
+    /// 00:01:00" and "again in 8 seconds" (seen 2021 and 2022). A whole second is added to the
+    /// message's wait, because it may have been rounded down.
     #[must_use]
     pub fn read<'a>(
         fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
@@ -42,7 +43,8 @@ impl ThrottleHint {
         }
     }
 
-    /// Whether the field says how long to wait: `Retry-After`, or one of the two that services of Azure send beside it, in milliseconds.
+    /// Whether the field says how long to wait: `Retry-After`, or one of the two that services of
+    /// Azure send beside it, in milliseconds.
     pub(super) fn is_told_by(name: &HeaderName) -> bool {
         *name == RETRY_AFTER || IN_MILLIS.contains(&name.as_str())
     }
@@ -64,8 +66,8 @@ fn field(name: &HeaderName, value: &HeaderValue, wall: Timestamp) -> Option<Dura
     millis.max().map(Duration::from_millis)
 }
 
-/// The longest of `Retry-After` values. The field has one value (RFC 9110 §10.2.3), but a proxy may have added its own, in a field of its own
-/// or behind a comma; and a date has a comma inside.
+/// The longest of `Retry-After` values. The field has one value (RFC 9110 §10.2.3), but a proxy may
+/// have added its own, in a field of its own or behind a comma; and a date has a comma inside.
 fn longest(text: &str, wall: Timestamp) -> Option<Duration> {
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
     let alone = parts.iter().filter_map(|part| wait(part, wall));
@@ -94,7 +96,8 @@ fn date(text: &str) -> Option<Timestamp> {
         .and_then(|date| jiff::tz::TimeZone::UTC.to_timestamp(date).ok())
 }
 
-/// A number of units, perhaps with a fraction, which is rounded up; one that is too large is as large as can be.
+/// A number of units, perhaps with a fraction, which is rounded up; one that is too large is as
+/// large as can be.
 fn units(text: &str) -> Option<u64> {
     let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
     let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,17 +1,21 @@
 //! Tells a full window from refusals at random.
 //!
-//! A refusal that names no window may be the long window's, or come from an upstream that is short of something else and refuses a share
-//! of all calls. Believing the latter would lower the pace step by step although nobody else uses the quota. So after a refusal that was
-//! believed without proof, calls are let go one after the other as if there were no others. In a full window the first few of them are
-//! refused again; when as many are accepted as the pace keeps its distance, the window had room, and the estimate was wrong.
+//! A refusal that names no window may be the long window's, or come from an upstream that is short
+//! of something else and refuses a share of all calls. Believing the latter would lower the pace
+//! step by step although nobody else uses the quota. So after a refusal that was believed without
+//! proof, calls are let go one after the other as if there were no others. In a full window the
+//! first few of them are refused again; when as many are accepted as the pace keeps its distance,
+//! the window had room, and the estimate was wrong.
 //!
-//! Trials that find the window full become rarer, twice each time, since each costs a refusal; one that finds room starts anew.
+//! Trials that find the window full become rarer, twice each time, since each costs a refusal; one
+//! that finds room starts anew.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// After each trial that found the window full, twice as many refusals are believed until the next one, up to this power of two.
+/// After each trial that found the window full, twice as many refusals are believed until the next
+/// one, up to this power of two.
 const MOST_CONFIRMED: u32 = 3;
 /// After so many trials that found the window full, a refusal is taken at its word.
 const SURE: u32 = 2;
@@ -71,7 +75,8 @@ impl Trials {
         self.refuted
     }
 
-    /// A call was refused, which ends a trial; `believed` says whether the long window is taken to be full.
+    /// A call was refused, which ends a trial; `believed` says whether the long window is taken to
+    /// be full.
     pub(super) fn refused(&mut self, believed: bool) {
         let Some(trial) = self.present.take().filter(|trial| trial.since.is_some()) else {
             return;
@@ -108,8 +113,9 @@ impl Trials {
         self.present = None;
     }
 
-    /// A call was accepted. `answered` of our calls are in the window, `is_all` says whether there is room for another one by our own
-    /// count; `climb` more than before the refusal are proof, within so much time.
+    /// A call was accepted. `answered` of our calls are in the window, `is_all` says whether there
+    /// is room for another one by our own count; `climb` more than before the refusal are proof,
+    /// within so much time.
     pub(super) fn accepted(
         &mut self,
         answered: usize,

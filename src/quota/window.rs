@@ -52,11 +52,12 @@ impl QuotaState {
         windows.collect()
     }
 
-    /// Until when these windows and this bucket, told in whole seconds and calls, stay as they are if nothing happens but that time
-    /// passes.
+    /// Until when these windows and this bucket, told in whole seconds and calls, stay as they are
+    /// if nothing happens but that time passes.
     #[must_use]
     pub fn steady_until(&self, windows: &[Window], pace: Option<&PaceState>, now: Instant) -> Instant {
-        /// Nothing is said about more than this: when nothing counts down there is nothing to look at.
+        /// Nothing is said about more than this: when nothing counts down there is nothing to look
+        /// at.
         const LONGEST: Duration = Duration::from_hours(1);
         let paused = self.pause(now).is_some();
         let counting = self

@@ -9,7 +9,7 @@ use tower::{Layer, Service, ServiceExt as _};
 use crate::attempt::{Charged, Delivery, Failure, RetryHint, Routed};
 use crate::region::outlier::{CallOutcome, ProgressMonitor};
 use crate::region::{Classify, Error, HostSelector, SelectedHost, classify};
-use crate::scan::{Answer, Endpoint, ResponseFault, ResponseKind};
+use crate::scan::{Endpoint, ResponseFault, ResponseKind, UpstreamResponse};
 
 /// Puts [`Region`] in front of a service.
 #[derive(Clone, Debug)]
@@ -54,12 +54,12 @@ pub struct Region<S> {
 
 impl<S> Service<Charged> for Region<S>
 where
-    S: Service<Routed, Response = Answer, Error = Failure> + Clone + Send + 'static,
+    S: Service<Routed, Response = UpstreamResponse, Error = Failure> + Clone + Send + 'static,
     S::Future: Send,
 {
-    type Response = Answer;
+    type Response = UpstreamResponse;
     type Error = Failure;
-    type Future = BoxFuture<'static, Result<Answer, Failure>>;
+    type Future = BoxFuture<'static, Result<UpstreamResponse, Failure>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         // Each attempt waits for readiness itself.
@@ -71,9 +71,9 @@ where
     }
 }
 
-async fn run<S>(mut inner: S, layer: RegionLayer, charged: Charged) -> Result<Answer, Failure>
+async fn run<S>(mut inner: S, layer: RegionLayer, charged: Charged) -> Result<UpstreamResponse, Failure>
 where
-    S: Service<Routed, Response = Answer, Error = Failure>,
+    S: Service<Routed, Response = UpstreamResponse, Error = Failure>,
 {
     let selector = &layer.selector;
     selector.measured().await;
@@ -121,7 +121,7 @@ where
 struct NoHost;
 
 enum Next {
-    Return(Result<Answer, Failure>),
+    Return(Result<UpstreamResponse, Failure>),
     OtherHost(Failure),
 }
 
@@ -131,7 +131,7 @@ fn report(
     choice: &SelectedHost,
     monitor: &ProgressMonitor,
     endpoint: Endpoint,
-    result: Result<Answer, Failure>,
+    result: Result<UpstreamResponse, Failure>,
 ) -> Next {
     let failure = match result {
         Ok(answer) => {
@@ -173,7 +173,12 @@ fn report(
 }
 
 /// The failure of a call whose response is no answer. Another host, if there is one, may have one.
-fn invalid_response(layer: &RegionLayer, choice: &SelectedHost, answer: &Answer, fault: ResponseFault) -> Failure {
+fn invalid_response(
+    layer: &RegionLayer,
+    choice: &SelectedHost,
+    answer: &UpstreamResponse,
+    fault: ResponseFault,
+) -> Failure {
     let again = if layer.selector.has_other_good(choice) {
         RetryHint::Once
     } else {

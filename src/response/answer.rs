@@ -18,7 +18,7 @@ use crate::BoxError;
 use crate::attempt::Failure;
 use crate::caller::RequestId;
 use crate::memory::{Exhausted, LARGE_ANSWER, MemoryBudget};
-use crate::scan::{self, Answer, ForwardReason, Operation, ServedResponse, Status};
+use crate::scan::{self, ForwardReason, Operation, ServedResponse, Status, UpstreamResponse};
 
 /// The body of every response: complete, and shared with the cache.
 pub type Body = Full<Bytes>;
@@ -263,21 +263,21 @@ pub(super) fn options(operation: Option<Operation>, id: &RequestId, at: Instant)
 }
 
 /// The upstream's answer, if it is in the chain before any error that the table knows.
-fn passed_through(error: &BoxError) -> Option<&Answer> {
+fn passed_through(error: &BoxError) -> Option<&UpstreamResponse> {
     causes(error)
         .take_while(|cause| !table::is_known(*cause))
         .find_map(|cause| cause.downcast_ref::<Failure>()?.answer.as_ref())
 }
 
 /// The answer with its links rewritten to lead back here.
-fn with_rewritten_links(config: &Config, answer: Answer, origin: impl Fn() -> String) -> Answer {
+fn with_rewritten_links(config: &Config, answer: UpstreamResponse, origin: impl Fn() -> String) -> UpstreamResponse {
     let body = next_link::rewrite(&answer.body, &config.upstream_hosts, origin).unwrap_or(answer.body);
-    Answer { body, ..answer }
+    UpstreamResponse { body, ..answer }
 }
 
 /// The answer with memory reserved for its body, if the body is large, was made for this caller
 /// only, and has no reservation yet. Bodies in the cache are counted there.
-fn with_reserved_memory(config: &Config, answer: Answer) -> Result<Answer, Exhausted> {
+fn with_reserved_memory(config: &Config, answer: UpstreamResponse) -> Result<UpstreamResponse, Exhausted> {
     let Some(memory) = config
         .large_answers
         .as_ref()
@@ -291,7 +291,7 @@ fn with_reserved_memory(config: &Config, answer: Answer) -> Result<Answer, Exhau
     let reservation = memory.try_reserve(answer.body.len());
     let reservation = reservation.ok_or(Exhausted { of: "large answers" })?;
     let body = reservation.hold(answer.body);
-    Ok(Answer { body, ..answer })
+    Ok(UpstreamResponse { body, ..answer })
 }
 
 /// The header fields that the gateway may add to an upstream answer.
@@ -314,7 +314,13 @@ struct ResponseMeta<'a> {
     tag: Option<HeaderValue>,
 }
 
-fn upstream(config: &Config, answer: Answer, meta: &ResponseMeta<'_>, id: &RequestId, at: Instant) -> Response<Body> {
+fn upstream(
+    config: &Config,
+    answer: UpstreamResponse,
+    meta: &ResponseMeta<'_>,
+    id: &RequestId,
+    at: Instant,
+) -> Response<Body> {
     let failed = answer.status.is_client_error() || answer.status.is_server_error();
     let (mut policy, mut left) = (None, None);
     (config.rate_limit)(at, &mut |windows| {

@@ -8,11 +8,11 @@ use http::{HeaderValue, StatusCode};
 use ring::digest;
 
 use super::layer::Tag;
-use crate::scan::{Answer, Fields};
+use crate::scan::{Headers, UpstreamResponse};
 
 /// The answer with its tag; for a caller that has the same tag, a 304 without body. Only successful
 /// answers have a tag.
-pub(super) fn tagged(answer: Answer, wanted: &Tag) -> (Answer, Option<HeaderValue>) {
+pub(super) fn tagged(answer: UpstreamResponse, wanted: &Tag) -> (UpstreamResponse, Option<HeaderValue>) {
     if *wanted == Tag::None || answer.status != StatusCode::OK {
         return (answer, None);
     }
@@ -22,9 +22,9 @@ pub(super) fn tagged(answer: Answer, wanted: &Tag) -> (Answer, Option<HeaderValu
     if !is_known {
         return (answer, value);
     }
-    let unchanged = Answer {
+    let unchanged = UpstreamResponse {
         status: StatusCode::NOT_MODIFIED,
-        headers: Fields::default(),
+        headers: Headers::default(),
         body: Bytes::new(),
     };
     (unchanged, value)
@@ -50,10 +50,10 @@ fn matches(known: &str, tag: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn answer(status: u16, body: &'static str) -> Answer {
-        Answer {
+    fn answer(status: u16, body: &'static str) -> UpstreamResponse {
+        UpstreamResponse {
             status: StatusCode::from_u16(status).unwrap(),
-            headers: Fields::default(),
+            headers: Headers::default(),
             body: Bytes::from_static(body.as_bytes()),
         }
     }

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::scan::Fields;
+use crate::scan::Headers;
 
 /// The most templates of each thread: for hits, misses, and either with a field more or less.
 const TEMPLATES: usize = 8;
@@ -26,7 +26,7 @@ struct HeaderTemplate {
 /// The upstream's header fields and those of the gateway that have a value. `names` is the same for
 /// every call.
 pub(super) fn build<const N: usize>(
-    stored: &Fields,
+    stored: &Headers,
     names: &[HeaderName; N],
     own: [Option<HeaderValue>; N],
 ) -> HeaderMap {
@@ -59,11 +59,11 @@ pub(super) fn build<const N: usize>(
 
 /// The upstream's fields that pass. hyper computes the content length itself; the upstream's could
 /// contradict a rewritten link.
-fn passed(stored: &Fields) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+fn passed(stored: &Headers) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     stored.iter().filter(|(name, _)| *name != header::CONTENT_LENGTH)
 }
 
-fn put<const N: usize>(stored: &Fields, names: &[HeaderName; N], own: [Option<HeaderValue>; N]) -> HeaderMap {
+fn put<const N: usize>(stored: &Headers, names: &[HeaderName; N], own: [Option<HeaderValue>; N]) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(stored.len() + N);
     for (name, value) in passed(stored) {
         map.append(name, value.clone());
@@ -78,7 +78,7 @@ fn put<const N: usize>(stored: &Fields, names: &[HeaderName; N], own: [Option<He
 
 impl HeaderTemplate {
     /// `None` when two fields share a name, because their values have no fixed position then.
-    fn of(map: &HeaderMap, stored: &Fields, own: u32) -> Option<Self> {
+    fn of(map: &HeaderMap, stored: &Headers, own: u32) -> Option<Self> {
         let stored: Vec<_> = passed(stored).map(|(name, _)| name.clone()).collect();
         let count = stored.len() + own.count_ones() as usize;
         let in_order = map.len() == count && map.keys().zip(&stored).all(|(one, other)| one == other);
@@ -93,7 +93,7 @@ impl HeaderTemplate {
         })
     }
 
-    fn fits(&self, stored: &Fields, own: u32) -> bool {
+    fn fits(&self, stored: &Headers, own: u32) -> bool {
         self.own == own && passed(stored).map(|(name, _)| name).eq(&self.stored)
     }
 }
@@ -108,7 +108,7 @@ mod tests {
         HeaderValue::from_str(text).unwrap()
     }
 
-    fn fields(list: &[(&'static str, &str)]) -> Fields {
+    fn fields(list: &[(&'static str, &str)]) -> Headers {
         let field = |(name, text): &(&'static str, &str)| (HeaderName::from_static(name), value(text));
         list.iter().map(field).collect()
     }
@@ -144,7 +144,7 @@ mod tests {
     fn templates_are_few() {
         for name in 0..100 {
             let name = HeaderName::from_bytes(format!("x-{name}").as_bytes()).unwrap();
-            let stored: Fields = [(name, value("y"))].into_iter().collect();
+            let stored: Headers = [(name, value("y"))].into_iter().collect();
             assert_eq!(build(&stored, &OWN, own([None, None, Some("id")])).len(), 2);
         }
         let stored = TEMPLATES_OF_THIS_THREAD.with_borrow(|templates| {

@@ -7,7 +7,7 @@ use super::{ErrorCode, Panicked, Policies, Problem, ProxyStatusError, RequestErr
 use crate::BoxError;
 use crate::memory::Exhausted;
 use crate::operation::Input;
-use crate::scan::{Invalid, Operation};
+use crate::scan::{Operation, ParseError};
 use crate::telemetry::log;
 use crate::{cache, queue, quota, region, single_flight, token, upstream};
 
@@ -153,7 +153,7 @@ fn timeout(detail: String) -> Problem {
     Problem::new(ErrorCode::UpstreamTimeout, detail).with_proxy_status(ProxyStatusError::ResponseTimeout)
 }
 
-fn invalid(invalid: &Invalid) -> Problem {
+fn invalid(invalid: &ParseError) -> Problem {
     let kind = if invalid.is_about_options() {
         ErrorCode::ODataError
     } else {
@@ -182,16 +182,16 @@ pub(super) fn is_known(cause: &(dyn Error + 'static)) -> bool {
     known(cause).is_some()
 }
 
-type Fields = &'static [(&'static str, &'static str)];
+type Headers = &'static [(&'static str, &'static str)];
 
-const ALLOW_ALL: Fields = &[("allow", "GET, OPTIONS, POST, QUERY")];
-const ALLOW_GET: Fields = &[("allow", "GET, OPTIONS")];
-const ALLOW_POST: Fields = &[("allow", "OPTIONS, POST, QUERY")];
-const ACCEPT_QUERY: Fields = &[("accept-query", "\"application/json\"")];
-const ACCEPT_ENCODING: Fields = &[("accept-encoding", "identity")];
+const ALLOW_ALL: Headers = &[("allow", "GET, OPTIONS, POST, QUERY")];
+const ALLOW_GET: Headers = &[("allow", "GET, OPTIONS")];
+const ALLOW_POST: Headers = &[("allow", "OPTIONS, POST, QUERY")];
+const ACCEPT_QUERY: Headers = &[("accept-query", "\"application/json\"")];
+const ACCEPT_ENCODING: Headers = &[("accept-encoding", "identity")];
 
 /// The methods of an operation, for `Allow`.
-fn allow(operation: Operation) -> Fields {
+fn allow(operation: Operation) -> Headers {
     match operation.declaration().input {
         Input::Path => ALLOW_GET,
         Input::Ids { .. } => ALLOW_POST,
@@ -199,7 +199,7 @@ fn allow(operation: Operation) -> Fields {
 }
 
 /// The header fields of the response to `OPTIONS` about an operation, or about the whole server.
-pub(super) fn options(operation: Option<Operation>) -> [Fields; 2] {
+pub(super) fn options(operation: Option<Operation>) -> [Headers; 2] {
     match operation {
         Some(operation) if operation.declaration().input == Input::Path => [allow(operation), &[]],
         Some(operation) => [allow(operation), ACCEPT_QUERY],

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::caller::Caller;
-use crate::scan::{Answer, Request};
+use crate::scan::{Request, UpstreamResponse};
 
 /// A request of a caller.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub struct Call {
 #[derive(Clone, Debug)]
 pub struct ServedResponse {
     /// The answer.
-    pub answer: Answer,
+    pub answer: UpstreamResponse,
     /// Whether its body may contain a link to a next page. `false` saves the search for links.
     pub may_link: bool,
     /// The outcome, for metrics and logs.
@@ -119,7 +119,7 @@ impl ForwardReason {
 pub trait CacheSink: Send + Sync + fmt::Debug {
     /// Stores the answer to a call that left at `asked`. Returns how long it is fresh; `None` when
     /// it was not stored.
-    fn keep(&self, request: &Request, answer: &Answer, asked: Instant) -> Option<Duration>;
+    fn keep(&self, request: &Request, answer: &UpstreamResponse, asked: Instant) -> Option<Duration>;
 
     /// Ids worth prefetching by a call that leaves at `now` for `asked` and has room for `most`
     /// more: those that were often asked for recently, and whose rows will be stale at `until`,
@@ -137,7 +137,7 @@ pub trait CacheSink: Send + Sync + fmt::Debug {
     }
 
     /// Stores the rows of a batch by id; no flight waited for those of `prefetched`.
-    fn keep_rows(&self, request: &Request, prefetched: Option<&Request>, answer: &Answer, asked: Instant) {
+    fn keep_rows(&self, request: &Request, prefetched: Option<&Request>, answer: &UpstreamResponse, asked: Instant) {
         let _ = (request, prefetched, answer, asked);
     }
 }
@@ -150,5 +150,5 @@ pub trait StoredRows: Send + Sync + fmt::Debug {
     /// The answer to the whole request, and when the oldest of its rows were asked for; `rest` is
     /// the answer to [`StoredRows::missing`]. `None` when it is not certain that the upstream would
     /// give the same answer.
-    fn complete(&self, rest: Option<&Answer>) -> Option<(Answer, Instant)>;
+    fn complete(&self, rest: Option<&UpstreamResponse>) -> Option<(UpstreamResponse, Instant)>;
 }

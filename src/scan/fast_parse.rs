@@ -1,8 +1,8 @@
 //! Parses bodies in the usual form in one pass, reading every byte once.
 //!
 //! It decides nothing: a body that does not have exactly this form is left to
-//! [`body`](super::body), so that only one module decides what is wrong with it. Invariant: what is
-//! accepted here is accepted there with the same result.
+//! [`parse`](super::parse), so that only one module decides what is wrong with it. Invariant: what
+//! is accepted here is accepted there with the same result.
 
 use crate::scan::ids::{Guid, IdSet};
 use crate::scan::key::KeyPrefix;

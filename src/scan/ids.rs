@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::scan::key::{Delimited, KeyPrefix};
-use crate::scan::{Invalid, Request};
+use crate::scan::{ParseError, Request};
 
 /// Canonical ids, as a key contains them: trimmed, GUIDs in lower case, sorted, without duplicates,
 /// each after its length.
@@ -44,7 +44,7 @@ impl IdSet {
     }
 
     /// The set of `ids`, each checked.
-    pub(super) fn from_ids<'a>(head: &KeyPrefix, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
+    pub(super) fn from_ids<'a>(head: &KeyPrefix, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, ParseError> {
         let mut set = Self::with_room(head, 0);
         for id in ids {
             set.push(id)?;
@@ -53,7 +53,7 @@ impl IdSet {
     }
 
     /// The id in a path, if there is one.
-    pub(super) fn from_path(head: &KeyPrefix, id: Option<&str>) -> Result<Self, Invalid> {
+    pub(super) fn from_path(head: &KeyPrefix, id: Option<&str>) -> Result<Self, ParseError> {
         let mut set = Self::with_room(head, 0);
         if let Some(id) = id {
             set.push(id)?;
@@ -74,20 +74,20 @@ impl IdSet {
     /// # Errors
     ///
     /// None: only text was added. One check at the end costs less than one for each id.
-    pub(super) fn into_text(self) -> Result<String, Invalid> {
-        String::from_utf8(self.text).map_err(|error| Invalid::NotUtf8 {
+    pub(super) fn into_text(self) -> Result<String, ParseError> {
+        String::from_utf8(self.text).map_err(|error| ParseError::NotUtf8 {
             valid_bytes: error.utf8_error().valid_up_to(),
         })
     }
 
     /// Checks one more id and adds it in canonical form.
-    pub(super) fn push(&mut self, raw: &str) -> Result<(), Invalid> {
+    pub(super) fn push(&mut self, raw: &str) -> Result<(), ParseError> {
         let id = raw.trim();
         if id.is_empty() {
-            return Err(Invalid::EmptyId(self.member));
+            return Err(ParseError::EmptyId(self.member));
         }
         if id.len() > Request::MAX_ID_BYTES {
-            return Err(Invalid::LongId {
+            return Err(ParseError::LongId {
                 member: self.member,
                 bytes: id.len(),
             });
@@ -100,14 +100,14 @@ impl IdSet {
 
     /// Adds one more id that is known to be a GUID.
     #[inline]
-    pub(super) fn push_guid(&mut self, guid: &Guid) -> Result<(), Invalid> {
+    pub(super) fn push_guid(&mut self, guid: &Guid) -> Result<(), ParseError> {
         self.add(&guid.0, |text| Delimited::push_guid(text, &guid.0))
     }
 
     #[inline]
-    fn add(&mut self, canonical: &[u8], push: impl FnOnce(&mut Vec<u8>)) -> Result<(), Invalid> {
+    fn add(&mut self, canonical: &[u8], push: impl FnOnce(&mut Vec<u8>)) -> Result<(), ParseError> {
         if self.count == Request::MAX_IDS {
-            return Err(Invalid::TooManyIds(self.member));
+            return Err(ParseError::TooManyIds(self.member));
         }
         let head = head(canonical);
         if self.count > 0 {
@@ -125,9 +125,9 @@ impl IdSet {
     }
 
     /// Sorts the ids and drops duplicates.
-    pub(super) fn canonical(mut self) -> Result<Self, Invalid> {
+    pub(super) fn canonical(mut self) -> Result<Self, ParseError> {
         if self.count == 0 {
-            return Err(Invalid::NoIds(self.member));
+            return Err(ParseError::NoIds(self.member));
         }
         if !self.ascending {
             self.sort();

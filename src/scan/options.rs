@@ -6,7 +6,7 @@ use std::sync::Arc;
 use url::form_urlencoded;
 
 use crate::operation::Query;
-use crate::scan::{Endpoint, Excerpt, Invalid};
+use crate::scan::{Endpoint, Excerpt, ParseError};
 
 /// `$top` and `$skip`, checked; or the query of a link to a next page, which only the upstream
 /// understands.
@@ -44,7 +44,7 @@ impl Options {
     /// # Errors
     ///
     /// The operation does not accept it.
-    pub fn of(endpoint: Endpoint, query: Option<&str>) -> Result<Self, Invalid> {
+    pub fn of(endpoint: Endpoint, query: Option<&str>) -> Result<Self, ParseError> {
         match endpoint.operation.declaration().query {
             Query::Paging => Self::parse(query),
             Query::Any => refuse_secrets(endpoint, query).map(|()| Self {
@@ -63,7 +63,7 @@ impl Options {
     ///
     /// In any other query, everything but one `$top` from 1 to 10,000 and one `$skip` from 0 on is
     /// rejected, so that a misspelt option is not silently ignored.
-    pub fn parse(query: Option<&str>) -> Result<Self, Invalid> {
+    pub fn parse(query: Option<&str>) -> Result<Self, ParseError> {
         let mut options = Self::default();
         let Some(query) = query.filter(|query| !query.is_empty()) else {
             return Ok(options);
@@ -76,11 +76,11 @@ impl Options {
         }
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
-                "$top" if options.top.is_some() => return Err(Invalid::DoubleOption("$top")),
-                "$top" => options.top = Some(top(&value).ok_or(Invalid::Top)?),
-                "$skip" if options.skip.is_some() => return Err(Invalid::DoubleOption("$skip")),
-                "$skip" => options.skip = Some(whole(&value, Self::MAX_SKIP).ok_or(Invalid::Skip)?),
-                other => return Err(Invalid::UnknownOption(Excerpt::new(other))),
+                "$top" if options.top.is_some() => return Err(ParseError::DoubleOption("$top")),
+                "$top" => options.top = Some(top(&value).ok_or(ParseError::Top)?),
+                "$skip" if options.skip.is_some() => return Err(ParseError::DoubleOption("$skip")),
+                "$skip" => options.skip = Some(whole(&value, Self::MAX_SKIP).ok_or(ParseError::Skip)?),
+                other => return Err(ParseError::UnknownOption(Excerpt::new(other))),
             }
         }
         Ok(options)
@@ -114,14 +114,14 @@ fn link(query: &str) -> Option<Arc<str>> {
 
 /// Rejects a query that could return credentials under another name, or reveal something about
 /// them. Selecting them is allowed, because their values are replaced.
-fn refuse_secrets(endpoint: Endpoint, query: Option<&str>) -> Result<(), Invalid> {
+fn refuse_secrets(endpoint: Endpoint, query: Option<&str>) -> Result<(), ParseError> {
     let secrets = endpoint.operation.declaration().secrets;
     let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
     for (name, value) in pairs {
         let text = value.to_ascii_lowercase();
         let mentions = |secret: &&str| text.contains(&secret.to_ascii_lowercase());
         if name != "$select" && secrets.iter().any(mentions) {
-            return Err(Invalid::SecretOption(Excerpt::new(&name)));
+            return Err(ParseError::SecretOption(Excerpt::new(&name)));
         }
     }
     Ok(())
@@ -151,7 +151,7 @@ fn whole(text: &str, max: u64) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn parsed(query: &str) -> Result<(Option<u32>, Option<u64>), Invalid> {
+    fn parsed(query: &str) -> Result<(Option<u32>, Option<u64>), ParseError> {
         Options::parse(Some(query)).map(|o| (o.top.map(NonZeroU32::get), o.skip))
     }
 
@@ -179,7 +179,7 @@ mod tests {
             "$top=1.0",
             "$top=1e3",
         ] {
-            assert_eq!(parsed(query), Err(Invalid::Top), "{query}");
+            assert_eq!(parsed(query), Err(ParseError::Top), "{query}");
         }
         for query in [
             "$skip=-1",
@@ -188,18 +188,18 @@ mod tests {
             "$skip=99999999999999999999",
             "$skip=٣",
         ] {
-            assert_eq!(parsed(query), Err(Invalid::Skip), "{query}");
+            assert_eq!(parsed(query), Err(ParseError::Skip), "{query}");
         }
     }
 
     #[test]
     fn doubled_and_unknown_options_are_refused() {
-        assert_eq!(parsed("$top=1&%24top=1"), Err(Invalid::DoubleOption("$top")));
-        assert_eq!(parsed("$skip=1&$skip=2"), Err(Invalid::DoubleOption("$skip")));
+        assert_eq!(parsed("$top=1&%24top=1"), Err(ParseError::DoubleOption("$top")));
+        assert_eq!(parsed("$skip=1&$skip=2"), Err(ParseError::DoubleOption("$skip")));
         for name in ["$Top", "top", "$filter", "$count", "", "%zz"] {
             assert_eq!(
                 parsed(&format!("{name}=1")),
-                Err(Invalid::UnknownOption(Excerpt::new(name)))
+                Err(ParseError::UnknownOption(Excerpt::new(name)))
             );
         }
     }
@@ -256,7 +256,7 @@ mod tests {
             "a=1&$filter=startswith(scanAuthenticationParams/username,'a')",
         ] {
             assert!(
-                matches!(of(Operation::Definition, query), Err(Invalid::SecretOption(_))),
+                matches!(of(Operation::Definition, query), Err(ParseError::SecretOption(_))),
                 "{query}"
             );
             assert!(of(Operation::Agents, query).is_ok(), "{query}");

@@ -7,14 +7,14 @@ use bytes::Bytes;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::scan::response_kind::without_mark;
 use crate::scan::row::Text;
-use crate::scan::upstream_response::without_mark;
-use crate::scan::{Answer, Endpoint};
+use crate::scan::{Endpoint, UpstreamResponse};
 
 /// The replacement of a value that may contain credentials.
 const NOTHING: &[u8] = b"null";
 
-impl Answer {
+impl UpstreamResponse {
     /// The answer to a request to `endpoint` with null in place of every value that may contain
     /// credentials; no other byte changes.
     ///
@@ -159,16 +159,16 @@ impl<'de> Visitor<'de> for Looking<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::{Fields, Operation};
+    use crate::scan::{Headers, Operation};
     use http::StatusCode;
     use proptest::prelude::*;
 
     const DEFINITIONS: Endpoint = Endpoint::latest(Operation::Definitions);
 
     fn redacted(body: impl Into<Bytes>) -> String {
-        let answer = Answer {
+        let answer = UpstreamResponse {
             status: StatusCode::OK,
-            headers: Fields::default(),
+            headers: Headers::default(),
             body: body.into(),
         };
         let answer = answer.without_secrets(DEFINITIONS);
@@ -250,9 +250,9 @@ mod tests {
 
     #[test]
     fn answers_of_other_operations_are_left_alone() {
-        let answer = Answer {
+        let answer = UpstreamResponse {
             status: StatusCode::OK,
-            headers: Fields::default(),
+            headers: Headers::default(),
             body: Bytes::from_static(br#"{"scanAuthenticationParams":1}"#),
         };
         let agents = Endpoint::latest(Operation::Agents);
@@ -263,7 +263,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_makes_it_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let answer = Answer { status: StatusCode::OK, headers: Fields::default(), body: body.into() };
+            let answer = UpstreamResponse { status: StatusCode::OK, headers: Headers::default(), body: body.into() };
             prop_assert!(!answer.without_secrets(DEFINITIONS).may_hold_secrets(DEFINITIONS));
         }
     }

@@ -6,11 +6,11 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::operation::Input;
-use crate::scan::body::read_ids;
 use crate::scan::id_class::are_distinct;
 use crate::scan::ids::IdSet;
 use crate::scan::key::KeyPrefix;
-use crate::scan::{CallerToken, Endpoint, EntityId, Ids, Invalid, Key, Options, Payer, Target, TokenId};
+use crate::scan::parse::read_ids;
+use crate::scan::{CallerToken, Endpoint, EntityId, Ids, Key, Options, ParseError, Payer, Target, TokenId};
 
 /// A request to one of the operations: checked, and canonical, so that equal requests are equal
 /// values.
@@ -23,7 +23,7 @@ use crate::scan::{CallerToken, Endpoint, EntityId, Ids, Invalid, Key, Options, P
 /// assert_eq!(one, other);
 /// assert_eq!(one.ids().collect::<Vec<_>>(), ["a", "b"]);
 /// assert_eq!(&one.body()[..], br#"{"ScanDefinitionIds":["a","b"]}"#);
-/// # Ok::<(), defender_gateway::scan::Invalid>(())
+/// # Ok::<(), defender_gateway::scan::ParseError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -53,8 +53,8 @@ impl Request {
     ///
     /// # Errors
     ///
-    /// [`Invalid`] says what is wrong, for the caller to read.
-    pub fn parse(endpoint: Endpoint, query: Option<&str>, body: &[u8]) -> Result<Self, Invalid> {
+    /// [`ParseError`] says what is wrong, for the caller to read.
+    pub fn parse(endpoint: Endpoint, query: Option<&str>, body: &[u8]) -> Result<Self, ParseError> {
         let options = Options::of(endpoint, query)?;
         let head = KeyPrefix { endpoint, options };
         let ids = read_ids(&head, body)?;
@@ -66,14 +66,14 @@ impl Request {
     /// # Errors
     ///
     /// The operation needs a body, or does not accept this query.
-    pub fn get(target: &Target, query: Option<&str>) -> Result<Self, Invalid> {
+    pub fn get(target: &Target, query: Option<&str>) -> Result<Self, ParseError> {
         let endpoint = target.endpoint;
         let head = KeyPrefix {
             endpoint,
             options: Options::of(endpoint, query)?,
         };
         match endpoint.operation.declaration().input {
-            Input::Ids { member, .. } => Err(Invalid::Empty(member)),
+            Input::Ids { member, .. } => Err(ParseError::Empty(member)),
             Input::Path => {
                 let ids = IdSet::from_path(&head, target.id.as_ref().map(EntityId::as_str))?;
                 Self::new(head, ids)
@@ -86,7 +86,7 @@ impl Request {
     /// # Errors
     ///
     /// As for the ids of a body.
-    pub fn plain<'a>(endpoint: Endpoint, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
+    pub fn plain<'a>(endpoint: Endpoint, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, ParseError> {
         let head = KeyPrefix {
             endpoint,
             options: Options::default(),
@@ -101,7 +101,7 @@ impl Request {
     /// # Errors
     ///
     /// As for the ids of a body.
-    pub fn all<'a>(endpoint: Endpoint, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
+    pub fn all<'a>(endpoint: Endpoint, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, ParseError> {
         let head = KeyPrefix {
             endpoint,
             options: Options::ALL,
@@ -110,7 +110,7 @@ impl Request {
         Self::new(head, ids)
     }
 
-    fn new(head: KeyPrefix, ids: IdSet) -> Result<Self, Invalid> {
+    fn new(head: KeyPrefix, ids: IdSet) -> Result<Self, ParseError> {
         Ok(Self {
             ids_at: ids.ids_at(),
             count: ids.len(),

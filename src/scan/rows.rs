@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 
 use crate::scan::envelope::Envelope;
 use crate::scan::id_class::Asked;
+use crate::scan::response_kind::without_mark;
 use crate::scan::row::row_info;
-use crate::scan::upstream_response::without_mark;
 use crate::scan::walk::{Found, Stop, walk};
 use crate::scan::{Request, SplitError};
 

@@ -1,287 +1,193 @@
-//! Classifies responses of upstream hosts: whether they are Defender's answers.
-//!
-//! Between the gateway and Defender there are front ends, proxies and portals that respond in its
-//! place: with an HTML page and 200, with an empty body, with a status of their own. Such a
-//! response says nothing about the request. A response counts as an answer only if it has the shape
-//! of Defender's answers.
-//!
-//! Pure: the consequences (another region, a stale answer, nothing stored) are decided by the
-//! callers.
+//! An answer of the upstream.
 
-use std::fmt;
+use std::sync::LazyLock;
+use std::time::Duration;
 
+use bytes::Bytes;
 use http::{StatusCode, header};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use memchr::memmem::Finder;
 
-use crate::operation::Shape;
-use crate::scan::{Answer, Endpoint};
+use crate::scan::Headers;
 
-/// The class of a response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResponseKind {
-    /// Defender's answer: rows, or a rejection of the request in Defender's format (such as 400,
-    /// 401, 403, 404).
-    Answer,
-    /// 429, in whatever format: it must reach the ledger even if a front end sent it.
-    Throttled,
-    /// No answer: the host, or something in front of it, could not give one.
-    Fault(ResponseFault),
+/// An upstream answer, completely read. Clones share its data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamResponse {
+    /// The upstream's status.
+    pub status: StatusCode,
+    /// `Content-Type` and the few other header fields that callers may see; nothing hop-by-hop.
+    pub headers: Headers,
+    /// The body, byte for byte.
+    pub body: Bytes,
 }
 
-/// Why a response is no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum ResponseFault {
-    /// The status says so, in whatever format: 5xx, 408 (it did not get the request in time), 421
-    /// (the request was for another host), 425.
-    #[error("the status says that the upstream could not answer")]
-    Unavailable,
-    /// A status that Defender does not use: 1xx, 2xx other than 200, 3xx, or above 599.
-    #[error("Defender does not answer with this status")]
-    Status,
-    /// The content type is not JSON. If it is missing, the body decides.
-    #[error("the content type is not JSON")]
-    ContentType,
-    /// There is no body.
-    #[error("the body is empty")]
-    Empty,
-    /// The body is not one whole JSON object: it was cut off, or is something else.
-    #[error("the body is not a whole JSON object")]
-    NotJson,
-    /// 200 without an array `value` (for an entity: or an `id`), or with an `error` besides;
-    /// another status without an object `error`.
-    #[error("the body is not of the shape of Defender's answers")]
-    Shape,
+impl UpstreamResponse {
+    /// Its age when it arrived (RFC 9111 §5.1), because a cache between Defender and the gateway
+    /// may have stored it. Zero when it does not say, or says nothing valid.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        let age = self.headers.get(header::AGE).and_then(|age| age.to_str().ok());
+        let seconds = age.map(str::trim).filter(|age| !age.is_empty());
+        let digits = seconds.filter(|age| age.bytes().all(|byte| byte.is_ascii_digit()));
+        // A number that does not fit counts as infinite (RFC 9111 §1.2.2).
+        digits.map_or(Duration::ZERO, |age| {
+            Duration::from_secs(age.parse().unwrap_or(OLDEST_S).min(OLDEST_S))
+        })
+    }
+
+    /// The answer as it is stored: without the header fields that were valid only when it arrived.
+    #[must_use]
+    pub fn without_passing_fields(&self) -> Self {
+        if !self.headers.iter().any(|(name, _)| is_passing(name.as_str())) {
+            return self.clone();
+        }
+        let lasting = self.headers.iter().filter(|(name, _)| !is_passing(name.as_str()));
+        Self {
+            headers: lasting.map(|(name, value)| (name.clone(), value)).collect(),
+            ..self.clone()
+        }
+    }
 }
 
-impl ResponseFault {
-    /// All reasons.
-    pub const ALL: [Self; 6] = [
-        Self::Unavailable,
-        Self::Status,
-        Self::ContentType,
-        Self::Empty,
-        Self::NotJson,
-        Self::Shape,
+/// Larger ages are not distinguished (RFC 9111 §1.2.2).
+const OLDEST_S: u64 = 1 << 31;
+
+/// Whether a header field belongs to a moment (when to come back, how much of a limit is left, how
+/// old the answer is), to one exchange or to one connection, and not to the answer.
+fn is_passing(name: &str) -> bool {
+    const NAMES: [&str; 16] = [
+        "age",
+        "retry-after",
+        "retry-after-ms",
+        "x-ms-retry-after-ms",
+        "warning",
+        "set-cookie",
+        "www-authenticate",
+        "content-length",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "alt-svc",
     ];
-
-    /// The name in logs.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unavailable => "unavailable",
-            Self::Status => "status",
-            Self::ContentType => "content_type",
-            Self::Empty => "empty",
-            Self::NotJson => "not_json",
-            Self::Shape => "shape",
-        }
-    }
-
-    /// Whether the response may be passed on when there is nothing better: its status alone says
-    /// that it is no answer. The status of everything else would mislead, such as the 200 of a
-    /// portal, or the 404 of a front end that knows no such site.
-    #[must_use]
-    pub fn may_pass(self) -> bool {
-        self == Self::Unavailable
-    }
+    const BEGINNINGS: [&str; 5] = [
+        "ratelimit",
+        "x-ratelimit",
+        "x-rate-limit",
+        "x-ms-ratelimit",
+        "x-ms-throttle",
+    ];
+    NAMES.contains(&name) || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
 }
 
-impl ResponseKind {
-    /// The class of a response to a request to `endpoint`. Of a 200 the whole body is checked.
-    #[must_use]
-    pub fn of(endpoint: Endpoint, response: &Answer) -> Self {
-        let status = response.status;
-        let expected = match status.as_u16() {
-            429 => return Self::Throttled,
-            408 | 421 | 425 | 500..=599 => return Self::Fault(ResponseFault::Unavailable),
-            200 => match endpoint.operation.declaration().shape {
-                Shape::List => Expected::Rows,
-                Shape::Entity => Expected::Entity,
-            },
-            400..=499 => Expected::Error,
-            _ => return Self::Fault(ResponseFault::Status),
-        };
-        match check(response, expected) {
-            Ok(()) => Self::Answer,
-            Err(fault) => Self::Fault(fault),
-        }
-    }
+static NEXT_LINK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("ink\""));
 
-    /// Whether it is an answer to the request, rows or a rejection.
-    #[must_use]
-    pub fn is_answer(self) -> bool {
-        self == Self::Answer
-    }
+/// The ends of all names of next-page links in `body`, closing quote included: `@odata.nextLink`
+/// and its variants, in any case. Their values are not looked at.
+pub fn next_links(body: &[u8]) -> impl Iterator<Item = usize> {
+    let finder = &*NEXT_LINK;
+    let ends = finder.find_iter(body).map(|at| at + finder.needle().len());
+    ends.filter(|end| is_next_link(&body[..end - 1]))
 }
 
-impl Answer {
-    /// Whether its content type is JSON or missing.
-    #[must_use]
-    pub fn may_be_json(&self) -> bool {
-        let mut types = self.headers.get_all(header::CONTENT_TYPE);
-        types.all(|value| value.to_str().is_ok_and(is_json))
-    }
-}
-
-/// Whether a status says that the upstream could not answer now.
-#[must_use]
-pub fn is_unavailable(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 421 | 425 | 429 | 500..=599)
-}
-
-/// The member that the body must have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Expected {
-    /// An array `value`, and no `error`.
-    Rows,
-    /// An `id` that is no object, or an array `value`; and no `error`.
-    Entity,
-    /// An object `error`.
-    Error,
-}
-
-fn check(response: &Answer, expected: Expected) -> Result<(), ResponseFault> {
-    if !response.may_be_json() {
-        return Err(ResponseFault::ContentType);
-    }
-    let body = without_mark(&response.body);
-    if body.trim_ascii().is_empty() {
-        return Err(ResponseFault::Empty);
-    }
-    // The parser checks strings only as far as it must.
-    if std::str::from_utf8(body).is_err() {
-        return Err(ResponseFault::NotJson);
-    }
-    let members: Members = serde_json::from_slice(body).map_err(|_| ResponseFault::NotJson)?;
-    let fits = match expected {
-        Expected::Rows => members.value == Some(Kind::Array) && members.has_no_error(),
-        Expected::Entity => {
-            (members.value == Some(Kind::Array) || members.id == Some(Kind::Scalar)) && members.has_no_error()
-        }
-        Expected::Error => members.error == Some(Kind::Object),
+/// Whether the text ends with the name of a link, up to its last letter: `nextLink` or
+/// `odata.nextLink`, alone or after a property name and an at sign.
+fn is_next_link(text: &[u8]) -> bool {
+    let without = |text: &[u8], end: &[u8]| {
+        let start = text.len().checked_sub(end.len())?;
+        text[start..].eq_ignore_ascii_case(end).then_some(start)
     };
-    if fits { Ok(()) } else { Err(ResponseFault::Shape) }
-}
-
-/// `body` without a byte order mark, which parsers may ignore (RFC 8259 §8.1).
-pub(super) fn without_mark(body: &[u8]) -> &[u8] {
-    body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body)
-}
-
-/// Whether a media type is JSON, or a type based on it (RFC 6839 §3.1), with any parameters.
-fn is_json(media: &str) -> bool {
-    let essence = media.split(';').next().unwrap_or_default().trim();
-    let Some((kind, name)) = essence.split_once('/') else {
+    let Some(start) = without(text, b"nextlink") else {
         return false;
     };
-    let ends_with = |suffix: &str| {
-        name.len()
-            .checked_sub(suffix.len())
-            .and_then(|start| name.get(start..))
-            .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
-    };
-    (kind.eq_ignore_ascii_case("application") || kind.eq_ignore_ascii_case("text"))
-        && (name.eq_ignore_ascii_case("json") || ends_with("+json"))
-}
-
-/// The members that tell what an answer is. Of doubled members the last one counts, as for most
-/// parsers.
-#[derive(Default)]
-struct Members {
-    value: Option<Kind>,
-    error: Option<Kind>,
-    id: Option<Kind>,
-}
-
-impl Members {
-    fn has_no_error(&self) -> bool {
-        matches!(self.error, None | Some(Kind::Null))
+    let start = without(&text[..start], b"odata.").unwrap_or(start);
+    match text[..start] {
+        // An escaped quote does not begin the name.
+        [.., before, b'"'] => before != b'\\',
+        [.., b'"' | b'@'] => true,
+        _ => false,
     }
 }
 
-/// The type of a JSON value, as far as it matters here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Null,
-    Scalar,
-    Array,
-    Object,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, HeaderValue};
 
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Members;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members = Members::default();
-                while let Some(name) = map.next_key::<super::row::Text<'de>>()? {
-                    match &*name.0 {
-                        "value" => members.value = Some(map.next_value()?),
-                        "error" => members.error = Some(map.next_value()?),
-                        // Some of the documentation's examples are in Pascal case.
-                        "id" | "Id" => members.id = Some(map.next_value()?),
-                        _ => {
-                            map.next_value::<IgnoredAny>()?;
-                        }
-                    }
-                }
-                Ok(members)
-            }
+    fn answer(fields: &[(&'static str, &'static str)]) -> UpstreamResponse {
+        let field = |&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        UpstreamResponse {
+            status: StatusCode::OK,
+            headers: fields.iter().map(field).collect(),
+            body: Bytes::new(),
         }
-        json.deserialize_map(Reader)
     }
-}
 
-impl<'de> Deserialize<'de> for Kind {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Kind;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON value")
-            }
-
-            fn visit_unit<E>(self) -> Result<Kind, E> {
-                Ok(Kind::Null)
-            }
-
-            fn visit_bool<E>(self, _: bool) -> Result<Kind, E> {
-                Ok(Kind::Scalar)
-            }
-
-            fn visit_i64<E>(self, _: i64) -> Result<Kind, E> {
-                Ok(Kind::Scalar)
-            }
-
-            fn visit_u64<E>(self, _: u64) -> Result<Kind, E> {
-                Ok(Kind::Scalar)
-            }
-
-            fn visit_f64<E>(self, _: f64) -> Result<Kind, E> {
-                Ok(Kind::Scalar)
-            }
-
-            fn visit_str<E>(self, _: &str) -> Result<Kind, E> {
-                Ok(Kind::Scalar)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Kind, A::Error> {
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Kind::Array)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Kind, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Kind::Object)
-            }
+    #[test]
+    fn an_age_is_a_number_of_seconds_and_anything_else_is_none() {
+        for (text, seconds) in [
+            ("0", 0),
+            ("25", 25),
+            (" 7 ", 7),
+            ("2147483648", 1 << 31),
+            ("99999999999999999999999", 1 << 31),
+            ("", 0),
+            ("-5", 0),
+            ("+5", 0),
+            ("1.5", 0),
+            ("5, 6", 0),
+            ("old", 0),
+        ] {
+            assert_eq!(answer(&[("age", text)]).age(), Duration::from_secs(seconds), "{text:?}");
         }
-        json.deserialize_any(Reader)
+        assert_eq!(answer(&[]).age(), Duration::ZERO);
+    }
+
+    #[test]
+    fn header_fields_about_a_moment_are_dropped() {
+        let kept = answer(&[
+            ("content-type", "application/json"),
+            ("age", "7"),
+            ("retry-after", "8"),
+            ("x-ms-retry-after-ms", "8000"),
+            ("x-ms-ratelimit-remaining-tenant-reads", "3"),
+            ("x-ms-request-id", "a"),
+            ("date", "Sat, 28 Nov 2026 22:00:00 GMT"),
+            ("ratelimit", "x"),
+            ("set-cookie", "a=b"),
+            ("connection", "close"),
+            ("odata-version", "4.0"),
+        ]);
+        let kept = kept.without_passing_fields();
+        let names: Vec<_> = kept.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["content-type", "x-ms-request-id", "date", "odata-version"]);
+    }
+
+    #[test]
+    fn links_are_found_in_every_casing_and_by_name_only() {
+        let found = |text: &str| next_links(text.as_bytes()).count();
+        for name in [
+            "@odata.nextLink",
+            "@odata.nextlink",
+            "odata.nextLink",
+            "@nextLink",
+            "nextLink",
+            "value@odata.nextLink",
+        ] {
+            assert_eq!(found(&format!(r#"{{"{name}":"x"}}"#)), 1, "{name}");
+        }
+        for name in [
+            "@odata.deltaLink",
+            "link",
+            "mynextLink",
+            "ink",
+            "nextLinks",
+            "@data.nextLink",
+            "x.odata.nextLink",
+        ] {
+            assert_eq!(found(&format!(r#"{{"{name}":"x"}}"#)), 0, "{name}");
+        }
     }
 }

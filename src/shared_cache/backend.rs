@@ -10,7 +10,7 @@ use super::codec::StoredResponse;
 use super::config::{Config, Name};
 use super::metrics::Metrics;
 use crate::BoxError;
-use crate::scan::{Answer, Endpoint, ResponseFault, ResponseKind};
+use crate::scan::{Endpoint, ResponseFault, ResponseKind, UpstreamResponse};
 use crate::store::Script;
 use crate::task::Tasks;
 
@@ -58,7 +58,7 @@ pub(super) enum LookupReply {
 /// An answer from the store, with times of this process's clock.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
-    pub(super) answer: Answer,
+    pub(super) answer: UpstreamResponse,
     pub(super) asked: Instant,
     pub(super) stored: Instant,
     pub(super) ttl: Duration,

@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::StoreTime;
 use super::config::Name;
-use crate::scan::{Answer, Fields};
+use crate::scan::{Headers, UpstreamResponse};
 
 /// An answer, with times of the store's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredResponse {
     /// The upstream's answer.
-    pub answer: Answer,
+    pub answer: UpstreamResponse,
     /// When the upstream was asked.
     pub asked: StoreTime,
     /// When the answer came.
@@ -141,7 +141,7 @@ impl StoredResponse {
             return Err(DecodeError::Future);
         }
         Ok(Self {
-            answer: Answer {
+            answer: UpstreamResponse {
                 status: StatusCode::from_u16(meta.status).map_err(|_| DecodeError::Shape)?,
                 headers: fields(&meta.fields).ok_or(DecodeError::Shape)?,
                 body: Bytes::from(open).slice(end + 1..),
@@ -153,7 +153,7 @@ impl StoredResponse {
     }
 }
 
-fn fields(fields: &[(String, String)]) -> Option<Fields> {
+fn fields(fields: &[(String, String)]) -> Option<Headers> {
     let field = |(name, value): &(String, String)| {
         Some((
             HeaderName::from_bytes(name.as_bytes()).ok()?,
@@ -190,7 +190,7 @@ mod tests {
             field("x-twice", "2"),
         ];
         StoredResponse {
-            answer: Answer {
+            answer: UpstreamResponse {
                 status: StatusCode::OK,
                 headers: headers.into_iter().collect(),
                 body: body.into(),

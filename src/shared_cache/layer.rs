@@ -18,7 +18,7 @@ use super::waiters::{LeaseEvent, Waiters, listen};
 use super::write_queue::{WriteQueue, run_writer};
 use super::{Config, Metrics};
 use crate::BoxError;
-use crate::scan::{self, Answer, Call, Request, ResponseKind, ServedResponse, Status};
+use crate::scan::{self, Call, Request, ResponseKind, ServedResponse, Status, UpstreamResponse};
 use crate::task::Tasks;
 
 /// The times of an answer by this process's clock, and how long it is fresh.
@@ -33,7 +33,7 @@ pub struct Freshness {
 }
 
 /// Inserts another replica's answer into this replica's memory.
-pub type InsertLocal = Arc<dyn Fn(&Request, &Freshness, &Answer) + Send + Sync>;
+pub type InsertLocal = Arc<dyn Fn(&Request, &Freshness, &UpstreamResponse) + Send + Sync>;
 
 /// This replica's part of the shared cache. Clones are the same part.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::codec::StoredResponse;
 use super::layer::SharedCache;
 use super::write_queue::WriteJob;
-use crate::scan::{Answer, CacheSink, Request, StoredRows};
+use crate::scan::{CacheSink, Request, StoredRows, UpstreamResponse};
 
 /// Stores answers in memory and writes those that were stored to the store as well.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl Publisher {
 }
 
 impl CacheSink for Publisher {
-    fn keep(&self, request: &Request, answer: &Answer, asked: Instant) -> Option<Duration> {
+    fn keep(&self, request: &Request, answer: &UpstreamResponse, asked: Instant) -> Option<Duration> {
         // What must not be stored in memory must not be stored anywhere.
         let left = self.memory.keep(request, answer, asked)?;
         if !left.is_zero() {
@@ -43,14 +43,14 @@ impl CacheSink for Publisher {
         self.memory.rows_since(request, since)
     }
 
-    fn keep_rows(&self, request: &Request, prefetched: Option<&Request>, answer: &Answer, asked: Instant) {
+    fn keep_rows(&self, request: &Request, prefetched: Option<&Request>, answer: &UpstreamResponse, asked: Instant) {
         self.memory.keep_rows(request, prefetched, answer, asked);
     }
 }
 
 impl SharedCache {
     /// Writes an answer that has just arrived and is fresh for another `left`.
-    fn publish(&self, request: &Request, answer: &Answer, asked: Instant, left: Duration) {
+    fn publish(&self, request: &Request, answer: &UpstreamResponse, asked: Instant, left: Duration) {
         // The token's holder may see rows that other callers may not.
         if request.token_id().is_some() {
             return;

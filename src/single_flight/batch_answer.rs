@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::BoxError;
-use crate::scan::{Answer, Request, Rows, SplitError, StoredRows};
+use crate::scan::{Request, Rows, SplitError, StoredRows, UpstreamResponse};
 use crate::single_flight::batch_split::{count_rows, split_for};
 use crate::single_flight::batcher::{Batch, BatchMember, Batcher, MemberOutcome, MemberResponse, lacking};
 use crate::single_flight::driver::FlightDriver;
@@ -17,7 +17,7 @@ use crate::single_flight::waiter::Leader;
 struct BatchAnswer<'a> {
     whole: &'a Request,
     rows: &'a Rows,
-    answer: &'a Answer,
+    answer: &'a UpstreamResponse,
     asked: Instant,
 }
 
@@ -81,7 +81,7 @@ impl BatchAnswer<'_> {
 impl FlightDriver {
     /// Splits the answer to a batch among its members. If the answer may have been cut off, all of
     /// them join another, smaller batch; if it cannot be split for any other reason, all ask alone.
-    pub(super) fn split(&self, batch: Batch, result: &Result<Answer, BoxError>) -> Option<Leader> {
+    pub(super) fn split(&self, batch: Batch, result: &Result<UpstreamResponse, BoxError>) -> Option<Leader> {
         let Some(batcher) = self.flight.batcher() else {
             return self.request_alone();
         };

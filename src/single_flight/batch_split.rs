@@ -8,7 +8,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::BoxError;
-use crate::scan::{Answer, Endpoint, Request, ResponseKind, Rows, SplitError};
+use crate::scan::{Endpoint, Request, ResponseKind, Rows, SplitError, UpstreamResponse};
 use crate::single_flight::batcher::{Batch, BatchWhen, Batcher, State};
 
 /// After this many failed splits in a row batching is paused: the upstream does not answer in the
@@ -25,7 +25,7 @@ impl Batcher {
     /// # Errors
     ///
     /// The reason why the members have to ask again.
-    pub(super) fn split(&self, batch: &Batch, result: &Result<Answer, BoxError>) -> Result<Rows, SplitError> {
+    pub(super) fn split(&self, batch: &Batch, result: &Result<UpstreamResponse, BoxError>) -> Result<Rows, SplitError> {
         let rows = self.rows_of(&batch.request, result);
         // What was proven when the call left may have been contradicted since.
         let endpoint = batch.request.endpoint();
@@ -83,7 +83,7 @@ impl Batcher {
         }
     }
 
-    fn rows_of(&self, request: &Request, result: &Result<Answer, BoxError>) -> Result<Rows, SplitError> {
+    fn rows_of(&self, request: &Request, result: &Result<UpstreamResponse, BoxError>) -> Result<Rows, SplitError> {
         let rows = attributed_rows(request, result)?;
         let complete = self.upstream_profile.complete(request.endpoint(), &rows);
         self.upstream_profile.learn_all(request.endpoint(), &rows);
@@ -98,7 +98,10 @@ impl Batcher {
 }
 
 /// The rows of an answer, each with its id. Whether the answer may be cut off is not decided here.
-pub(super) fn attributed_rows(request: &Request, result: &Result<Answer, BoxError>) -> Result<Rows, SplitError> {
+pub(super) fn attributed_rows(
+    request: &Request,
+    result: &Result<UpstreamResponse, BoxError>,
+) -> Result<Rows, SplitError> {
     let answer = result.as_ref().map_err(|_| SplitError::Failed)?;
     // A response that is no answer of the API, such as a proxy's error page, does not speak
     // against batching.
@@ -120,10 +123,10 @@ pub(super) fn count_rows(whole: &Request, part: &Request, rows: &Rows) -> usize 
 }
 
 /// The part of the answer to `whole` that answers `part`, whose ids are all among those of `whole`.
-pub(super) fn split_for(whole: &Request, part: &Request, rows: &Rows, answer: &Answer) -> Answer {
+pub(super) fn split_for(whole: &Request, part: &Request, rows: &Rows, answer: &UpstreamResponse) -> UpstreamResponse {
     let part: HashSet<&str> = part.ids().collect();
     let wanted: Vec<bool> = whole.ids().map(|id| part.contains(id)).collect();
-    Answer {
+    UpstreamResponse {
         status: answer.status,
         headers: answer.headers.clone(),
         body: rows.only(|id| wanted.get(id).copied().unwrap_or(false)),

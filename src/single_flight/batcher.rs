@@ -21,7 +21,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::attempt::QueuePosition;
-use crate::scan::{Answer, CacheSink, Endpoint, Request, SharedIds, StoredRows, UpstreamProfile};
+use crate::scan::{CacheSink, Endpoint, Request, SharedIds, StoredRows, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::batch_size::BatchSizer;
 use crate::single_flight::flight::Flight;
 use crate::single_flight::pending::PendingFlights;
@@ -114,7 +114,7 @@ pub(super) enum MemberOutcome {
 /// A member's part of an answer.
 #[derive(Debug)]
 pub(super) struct MemberResponse {
-    pub(super) answer: Answer,
+    pub(super) answer: UpstreamResponse,
     /// When the batch's call left.
     pub(super) asked: Instant,
 }

@@ -11,7 +11,7 @@ use tower::{Service, ServiceExt as _};
 use crate::BoxError;
 use crate::attempt::{Attempt, LateBoundRequest, QueuePosition, Retries};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use crate::scan::{Answer, Comparison, Payer, Request, Rows, UpstreamProfile};
+use crate::scan::{Comparison, Payer, Request, Rows, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::batch_split::attributed_rows;
 use crate::single_flight::batcher::{BatchWhen, Batcher};
 use crate::telemetry::trace::Trace;
@@ -64,7 +64,7 @@ impl Batcher {
     /// Makes a comparison call. It has no time to wait for a slot.
     pub(super) async fn compare<S>(&self, comparison: Comparison, inner: S)
     where
-        S: Service<Attempt, Response = Answer, Error = BoxError>,
+        S: Service<Attempt, Response = UpstreamResponse, Error = BoxError>,
     {
         let now = Instant::now();
         let attempt = Attempt {

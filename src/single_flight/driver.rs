@@ -11,7 +11,7 @@ use tower::{Service, ServiceExt as _};
 
 use crate::BoxError;
 use crate::attempt::{Attempt, Failure, LateBoundRequest, Retries, RetryHint};
-use crate::scan::{Answer, CacheSink, ResponseKind, Rows, UpstreamProfile};
+use crate::scan::{CacheSink, ResponseKind, Rows, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::Shared;
 use crate::single_flight::batcher::{Batch, Batcher, MemberOutcome};
 use crate::single_flight::flight::{Flight, Next, Stage};
@@ -33,7 +33,7 @@ pub(super) struct FlightDriver {
 /// How one attempt ended.
 enum StepResult {
     /// The call was made, for this flight alone or as the carrier of a batch.
-    Completed(Result<Answer, BoxError>),
+    Completed(Result<UpstreamResponse, BoxError>),
     /// The flight was a member of another flight's batch, with this outcome; `None` when it has to
     /// ask alone.
     Batched(Option<MemberOutcome>),
@@ -59,7 +59,7 @@ impl FlightDriver {
 
     pub(super) async fn run<S>(self, inner: S)
     where
-        S: Service<Attempt, Response = Answer, Error = BoxError> + Clone + Send + 'static,
+        S: Service<Attempt, Response = UpstreamResponse, Error = BoxError> + Clone + Send + 'static,
         S::Future: Send,
     {
         let mut next = self.flight.leader();
@@ -103,7 +103,7 @@ impl FlightDriver {
     /// before that.
     async fn attempt<S>(&self, leader: &Leader, inner: S) -> StepResult
     where
-        S: Service<Attempt, Response = Answer, Error = BoxError> + Clone,
+        S: Service<Attempt, Response = UpstreamResponse, Error = BoxError> + Clone,
     {
         let batcher = self.flight.batcher().filter(|_| self.flight.can_batch());
         let attempt = Attempt {
@@ -148,9 +148,14 @@ impl FlightDriver {
     }
 
     /// Queues for a slot and, when the queue has none in time, waits to join a batch instead.
-    async fn queue_for_batch<S>(&self, batcher: &Batcher, inner: S, attempt: Attempt) -> Result<Answer, BoxError>
+    async fn queue_for_batch<S>(
+        &self,
+        batcher: &Batcher,
+        inner: S,
+        attempt: Attempt,
+    ) -> Result<UpstreamResponse, BoxError>
     where
-        S: Service<Attempt, Response = Answer, Error = BoxError> + Clone,
+        S: Service<Attempt, Response = UpstreamResponse, Error = BoxError> + Clone,
     {
         let (place, deadline) = (attempt.position, attempt.caller.deadline);
         let mut is_refused = false;
@@ -182,7 +187,7 @@ impl FlightDriver {
 
     /// Completes the flight with the answer to its own request, or decides how to go on after a
     /// failure.
-    fn handle_result(&self, result: Result<Answer, BoxError>, leader: &Leader) -> Option<Leader> {
+    fn handle_result(&self, result: Result<UpstreamResponse, BoxError>, leader: &Leader) -> Option<Leader> {
         match result {
             Ok(answer) => {
                 let asked = match self.flight.stage() {
@@ -218,7 +223,7 @@ impl FlightDriver {
     }
 
     /// Tells the batcher how a request fared that was asked alone.
-    fn record_status(&self, answer: &Answer) {
+    fn record_status(&self, answer: &UpstreamResponse) {
         let Some(batcher) = self.flight.batcher() else { return };
         match answer.status {
             // Only Defender's own error counts: an error page of a proxy in front of it says
@@ -236,7 +241,7 @@ impl FlightDriver {
     }
 
     /// Learns from the answer to a request that was asked alone.
-    fn learn(&self, answer: &Answer, asked: Option<Instant>) {
+    fn learn(&self, answer: &UpstreamResponse, asked: Option<Instant>) {
         let request = self.flight.request();
         if answer.status == StatusCode::OK
             && answer.may_be_json()
@@ -257,7 +262,7 @@ impl FlightDriver {
         }
     }
 
-    pub(super) fn complete(&self, answer: Answer, asked: Option<Instant>, batch_kind: BatchKind) {
+    pub(super) fn complete(&self, answer: UpstreamResponse, asked: Option<Instant>, batch_kind: BatchKind) {
         let kept = asked
             .filter(|_| self.flight.is_storable())
             .and_then(|asked| self.cache_sink.keep(self.flight.request(), &answer, asked));

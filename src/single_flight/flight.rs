@@ -128,8 +128,8 @@ impl Flight {
         (flight, id, receiver)
     }
 
-    /// Adds a waiter. `None` if the waiter needs an answer that is younger than this call's, or than
-    /// the rows that its answer will also be made of.
+    /// Adds a waiter. `None` if the waiter needs an answer that is younger than this call's, or
+    /// than the rows that its answer will also be made of.
     pub(super) fn join(&self, caller: &Arc<Caller>, now: Instant) -> Option<(u64, ResultReceiver)> {
         let mut state = self.state();
         let late = match state.stage {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::scan::Answer;
+use crate::scan::UpstreamResponse;
 use crate::single_flight::Shared;
 
 /// What a waiter gets.
@@ -24,7 +24,7 @@ pub(super) struct WaiterResponse {
 /// What all waiters of a flight share.
 #[derive(Debug)]
 pub(super) struct FlightResponse {
-    pub(super) answer: Answer,
+    pub(super) answer: UpstreamResponse,
     /// How long the answer is cached, if it is.
     pub(super) kept: Option<Duration>,
     /// Whether the call was a batch.

@@ -12,7 +12,7 @@ use tower::Service;
 use crate::BoxError;
 use crate::attempt::{Attempt, Scarcity};
 use crate::caller::Caller;
-use crate::scan::{Answer, CacheSink, Call, Outcome, Payer, ServedResponse, Status, UpstreamProfile};
+use crate::scan::{CacheSink, Call, Outcome, Payer, ServedResponse, Status, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::batcher::Batcher;
 use crate::single_flight::driver::FlightDriver;
 use crate::single_flight::flight::Stage;
@@ -203,7 +203,7 @@ impl<S> fmt::Debug for SingleFlight<S> {
 
 impl<S> Service<Call> for SingleFlight<S>
 where
-    S: Service<Attempt, Response = Answer, Error = BoxError> + Clone + Send + 'static,
+    S: Service<Attempt, Response = UpstreamResponse, Error = BoxError> + Clone + Send + 'static,
     S::Future: Send,
 {
     type Response = ServedResponse;

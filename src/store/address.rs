@@ -3,7 +3,7 @@
 use redis::{ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo};
 use url::Url;
 
-use super::error::Invalid;
+use super::error::InvalidAddress;
 
 /// Where a store is, and as whom to sign in there. Its `Debug` form shows no password.
 #[derive(Clone, Debug)]
@@ -40,18 +40,18 @@ impl Address {
     /// `redis+unix:///PATH`.
     ///
     /// # Errors
-    /// [`Invalid`], which does not hold the address: it may contain a password.
-    pub fn parse(text: &str) -> Result<Self, Invalid> {
-        let (scheme, rest) = text.split_once(':').ok_or(Invalid::Address)?;
+    /// [`InvalidAddress`], which does not hold the address: it may contain a password.
+    pub fn parse(text: &str) -> Result<Self, InvalidAddress> {
+        let (scheme, rest) = text.split_once(':').ok_or(InvalidAddress::Address)?;
         let (base, kind) = scheme.split_once('+').unwrap_or((scheme, "single"));
         let is_tls = base == "rediss";
         if !is_tls && base != "redis" {
-            return Err(Invalid::Scheme);
+            return Err(InvalidAddress::Scheme);
         }
         match kind {
             "unix" if !is_tls => socket(text, rest),
             "single" | "sentinel" | "cluster" => Parts::split(rest)?.read(scheme, kind, is_tls),
-            _ => Err(Invalid::Scheme),
+            _ => Err(InvalidAddress::Scheme),
         }
     }
 
@@ -62,9 +62,11 @@ impl Address {
     }
 }
 
-fn socket(text: &str, rest: &str) -> Result<Address, Invalid> {
+fn socket(text: &str, rest: &str) -> Result<Address, InvalidAddress> {
     let path = rest.strip_prefix("//").filter(|path| path.starts_with('/'));
-    let path = path.and_then(|path| path.split('?').next()).ok_or(Invalid::Socket)?;
+    let path = path
+        .and_then(|path| path.split('?').next())
+        .ok_or(InvalidAddress::Socket)?;
     let server = connection(text)?;
     Ok(Address {
         kind: Kind::Single,
@@ -85,18 +87,18 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    fn split(rest: &'a str) -> Result<Self, Invalid> {
-        let rest = rest.strip_prefix("//").ok_or(Invalid::Host)?;
+    fn split(rest: &'a str) -> Result<Self, InvalidAddress> {
+        let rest = rest.strip_prefix("//").ok_or(InvalidAddress::Host)?;
         let (rest, options) = rest.split_once('?').unwrap_or((rest, ""));
         if rest.contains('#') || options.contains('#') {
-            return Err(Invalid::Choice);
+            return Err(InvalidAddress::Choice);
         }
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let hosts_from = authority.rfind('@').map_or(0, |at| at + 1);
         let (user, hosts) = authority.split_at(hosts_from);
         let hosts: Vec<_> = hosts.split(',').collect();
         if hosts.iter().any(|host| host.is_empty()) || hosts.len() > MOST_SERVERS {
-            return Err(Invalid::Host);
+            return Err(InvalidAddress::Host);
         }
         Ok(Self {
             user,
@@ -106,7 +108,7 @@ impl<'a> Parts<'a> {
         })
     }
 
-    fn read(self, scheme: &str, kind: &str, is_tls: bool) -> Result<Address, Invalid> {
+    fn read(self, scheme: &str, kind: &str, is_tls: bool) -> Result<Address, InvalidAddress> {
         let shown_path = if self.path.is_empty() {
             String::new()
         } else {
@@ -115,14 +117,14 @@ impl<'a> Parts<'a> {
         let shown = format!("{scheme}://{}{shown_path}", self.hosts.join(","));
         let base = if is_tls { "rediss" } else { "redis" };
         let (kind, user, database) = match kind {
-            "single" if self.hosts.len() > 1 => return Err(Invalid::Several),
+            "single" if self.hosts.len() > 1 => return Err(InvalidAddress::Several),
             "single" => (Kind::Single, self.user.to_owned(), self.path),
-            "cluster" if !matches!(self.path, "" | "0") => return Err(Invalid::Database),
+            "cluster" if !matches!(self.path, "" | "0") => return Err(InvalidAddress::Database),
             "cluster" => (Kind::Cluster, self.user.to_owned(), ""),
             _ => {
                 let (group, database) = self.path.split_once('/').unwrap_or((self.path, ""));
                 if group.is_empty() {
-                    return Err(Invalid::Group);
+                    return Err(InvalidAddress::Group);
                 }
                 (Kind::Sentinel(group.to_owned()), self.sentinel_user()?, database)
             }
@@ -154,34 +156,34 @@ impl<'a> Parts<'a> {
     }
 
     /// As whom to sign in to the Sentinels, which have users of their own.
-    fn sentinel_user(&self) -> Result<String, Invalid> {
-        let mut url = Url::parse("redis://h").map_err(|_| Invalid::Address)?;
+    fn sentinel_user(&self) -> Result<String, InvalidAddress> {
+        let mut url = Url::parse("redis://h").map_err(|_| InvalidAddress::Address)?;
         for (name, value) in url::form_urlencoded::parse(self.options.as_bytes()) {
             match &*name {
                 "sentinel_user" => url.set_username(&value),
                 "sentinel_password" => url.set_password(Some(&value)),
-                _ => return Err(Invalid::Choice),
+                _ => return Err(InvalidAddress::Choice),
             }
-            .map_err(|()| Invalid::Choice)?;
+            .map_err(|()| InvalidAddress::Choice)?;
         }
         let text = url.as_str().trim_start_matches("redis://");
         Ok(text[..text.rfind('@').map_or(0, |at| at + 1)].to_owned())
     }
 }
 
-fn with_port(host: &str) -> Result<String, Invalid> {
-    let url = Url::parse(&format!("redis://{host}")).map_err(|error| Invalid::Server(error.to_string()))?;
+fn with_port(host: &str) -> Result<String, InvalidAddress> {
+    let url = Url::parse(&format!("redis://{host}")).map_err(|error| InvalidAddress::Server(error.to_string()))?;
     Ok(match url.port() {
         Some(_) => host.to_owned(),
         None => format!("{}:{SENTINEL_PORT}", host.trim_end_matches(':')),
     })
 }
 
-fn connection(url: &str) -> Result<ConnectionInfo, Invalid> {
+fn connection(url: &str) -> Result<ConnectionInfo, InvalidAddress> {
     // The error's own text could hold the address; its category does not.
     url.into_connection_info().map_err(|error| match Url::parse(url) {
-        Ok(_) => Invalid::Server(error.category().to_owned()),
-        Err(error) => Invalid::Server(error.to_string()),
+        Ok(_) => InvalidAddress::Server(error.category().to_owned()),
+        Err(error) => InvalidAddress::Server(error.to_string()),
     })
 }
 
@@ -223,17 +225,17 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_refused_and_never_shown() {
         for (url, problem) in [
-            ("hunter2", Invalid::Address),
-            ("http://:hunter2@h", Invalid::Scheme),
-            ("rediss+unix:///hunter2", Invalid::Scheme),
-            ("redis:hunter2", Invalid::Host),
-            ("redis://", Invalid::Host),
-            ("redis+unix://h/hunter2", Invalid::Socket),
-            ("redis://a,b", Invalid::Several),
-            ("redis+sentinel://:hunter2@h", Invalid::Group),
-            ("redis+cluster://:hunter2@h/1", Invalid::Database),
-            ("redis+sentinel://h/g?password=hunter2", Invalid::Choice),
-            ("rediss://h#insecure", Invalid::Choice),
+            ("hunter2", InvalidAddress::Address),
+            ("http://:hunter2@h", InvalidAddress::Scheme),
+            ("rediss+unix:///hunter2", InvalidAddress::Scheme),
+            ("redis:hunter2", InvalidAddress::Host),
+            ("redis://", InvalidAddress::Host),
+            ("redis+unix://h/hunter2", InvalidAddress::Socket),
+            ("redis://a,b", InvalidAddress::Several),
+            ("redis+sentinel://:hunter2@h", InvalidAddress::Group),
+            ("redis+cluster://:hunter2@h/1", InvalidAddress::Database),
+            ("redis+sentinel://h/g?password=hunter2", InvalidAddress::Choice),
+            ("rediss://h#insecure", InvalidAddress::Choice),
         ] {
             assert_eq!(Address::parse(url).unwrap_err(), problem, "{url}");
         }

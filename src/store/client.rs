@@ -155,8 +155,8 @@ impl Client {
     }
 
     /// Runs `script` with `keys` and one argument; returns its text. Waits for longer than the
-    /// timeout where the store is slow. After a timeout the store first has to answer a command that
-    /// costs it next to nothing, as patiently, so that no scripts pile up in front of one that
+    /// timeout where the store is slow. After a timeout the store first has to answer a command
+    /// that costs it next to nothing, as patiently, so that no scripts pile up in front of one that
     /// stands still. After any other failure, or three timeouts, the next command goes to a new
     /// connection, and looks for the master again.
     ///

@@ -53,7 +53,7 @@ impl Error {
 
 /// A store address that cannot be used; the operator's mistake. Never holds the address itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
+pub enum InvalidAddress {
     /// It is none.
     #[error("is no address")]
     Address,

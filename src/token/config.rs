@@ -109,13 +109,13 @@ impl App {
     ///
     /// When the authority is not `https` (or loopback), or when an id is empty, has characters that
     /// no id has, or names no single tenant.
-    pub fn try_new(authority: &Url, tenant_id: &str, client_id: &str) -> Result<Self, Invalid> {
+    pub fn try_new(authority: &Url, tenant_id: &str, client_id: &str) -> Result<Self, InvalidApp> {
         check_address("authority", authority)?;
         check_id("tenant_id", tenant_id)?;
         check_id("client_id", client_id)?;
         // These names mean any tenant, in which an app cannot sign in by itself (AADSTS50194).
         if ["common", "organizations", "consumers"].contains(&tenant_id.to_ascii_lowercase().as_str()) {
-            return Err(Invalid::NoTenant);
+            return Err(InvalidApp::NoTenant);
         }
         let endpoint = joined(authority, &format!("{tenant_id}/oauth2/v2.0/token"));
         Ok(Self {
@@ -132,7 +132,7 @@ impl App {
     /// # Errors
     ///
     /// When the address is not `https` (or loopback), or has a query, a fragment or a user name.
-    pub fn through_token_proxy(mut self, proxy: &Url) -> Result<Self, Invalid> {
+    pub fn through_token_proxy(mut self, proxy: &Url) -> Result<Self, InvalidApp> {
         check_address("token proxy", proxy)?;
         self.sent_to = joined(proxy, self.endpoint.path().trim_start_matches('/'));
         Ok(self)
@@ -200,10 +200,10 @@ impl Scope {
     /// # Errors
     ///
     /// When it is not one resource followed by `/.default` (AADSTS70011, AADSTS700022).
-    pub fn try_new(scope: &str) -> Result<Self, Invalid> {
+    pub fn try_new(scope: &str) -> Result<Self, InvalidApp> {
         let resource = scope.strip_suffix(Self::SUFFIX).unwrap_or_default();
         if resource.is_empty() || !scope.chars().all(|c| c.is_ascii_graphic()) {
-            return Err(Invalid::Scope {
+            return Err(InvalidApp::Scope {
                 value: scope.to_owned(),
             });
         }
@@ -226,7 +226,7 @@ impl Scope {
 /// A value that could never work.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Invalid {
+pub enum InvalidApp {
     /// A required id is missing.
     #[error("{key} is empty")]
     Empty {
@@ -269,14 +269,14 @@ fn joined(base: &Url, path: &str) -> Url {
     url
 }
 
-fn check_id(key: &'static str, value: &str) -> Result<(), Invalid> {
+fn check_id(key: &'static str, value: &str) -> Result<(), InvalidApp> {
     if value.is_empty() {
-        return Err(Invalid::Empty { key });
+        return Err(InvalidApp::Empty { key });
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     // Dots alone would be path segments with a special meaning.
     if !value.chars().all(plain) || value.chars().all(|c| c == '.') {
-        return Err(Invalid::Characters {
+        return Err(InvalidApp::Characters {
             key,
             value: value.to_owned(),
         });
@@ -284,7 +284,7 @@ fn check_id(key: &'static str, value: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn check_address(key: &'static str, url: &Url) -> Result<(), Invalid> {
+fn check_address(key: &'static str, url: &Url) -> Result<(), InvalidApp> {
     let loopback = match url.host() {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
@@ -298,7 +298,7 @@ fn check_address(key: &'static str, url: &Url) -> Result<(), Invalid> {
         return Ok(());
     }
     let host = url.host_str().unwrap_or_default();
-    Err(Invalid::Address {
+    Err(InvalidApp::Address {
         key,
         value: format!("{}://{host}{}", url.scheme(), url.path()),
     })
@@ -308,7 +308,7 @@ fn check_address(key: &'static str, url: &Url) -> Result<(), Invalid> {
 mod tests {
     use super::*;
 
-    fn app(authority: &str) -> Result<App, Invalid> {
+    fn app(authority: &str) -> Result<App, InvalidApp> {
         App::try_new(&Url::parse(authority).unwrap(), "contoso.com", "11aa")
     }
 
@@ -338,7 +338,7 @@ mod tests {
             "ftp://login.example",
             "https://login.example/?a=b",
         ] {
-            assert!(matches!(app(bad), Err(Invalid::Address { .. })), "{bad}");
+            assert!(matches!(app(bad), Err(InvalidApp::Address { .. })), "{bad}");
         }
         let error = app("https://user:hunter2@login.example").unwrap_err().to_string();
         assert!(!error.contains("hunter2"), "{error}");
@@ -366,10 +366,10 @@ mod tests {
     fn ids_that_cannot_be_ids_are_refused() {
         let authority = Url::parse("https://login.example").unwrap();
         let tenant = |id: &str| App::try_new(&authority, id, "app").unwrap_err();
-        assert_eq!(tenant(""), Invalid::Empty { key: "tenant_id" });
-        assert_eq!(tenant("Common"), Invalid::NoTenant);
+        assert_eq!(tenant(""), InvalidApp::Empty { key: "tenant_id" });
+        assert_eq!(tenant("Common"), InvalidApp::NoTenant);
         for bad in ["a/b", "..", "a b", "a?b", "tenant\n"] {
-            assert!(matches!(tenant(bad), Invalid::Characters { .. }), "{bad:?}");
+            assert!(matches!(tenant(bad), InvalidApp::Characters { .. }), "{bad:?}");
         }
         assert!(App::try_new(&authority, "tenant", "").is_err());
     }

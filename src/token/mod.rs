@@ -29,7 +29,7 @@ mod token_source;
 pub use access_token::Bearer;
 pub use claims::Roles;
 pub use config::{
-    App, CertificateFiles, Config, Credential, Identity, IdentityHost, Invalid, Kind, Scope, SecretSource,
+    App, CertificateFiles, Config, Credential, Identity, IdentityHost, InvalidApp, Kind, Scope, SecretSource,
 };
 pub use error::{Code, Error, Problem, Reason};
 pub use layer::{Authorize, Layer, MAX_PERMIT_HOLD, Rejected};

@@ -17,7 +17,7 @@ use crate::attempt::{Authorized, Failure, Routed};
 use crate::memory::{ALLOCATED_PER_BYTE, AnswerMemory, Exhausted, LARGE_ANSWER, Reservation};
 use crate::net;
 use crate::operation::Input;
-use crate::scan::{self, Answer, Operation};
+use crate::scan::{self, Operation, UpstreamResponse};
 use crate::telemetry::trace::{self, Span, SpanKind};
 use crate::upstream::host_calls::HostCalls;
 use crate::upstream::metrics::Status;
@@ -159,7 +159,7 @@ fn kept(response: Response<Bytes>, mut memory: Reservation) -> Response<Bytes> {
 }
 
 /// The answer, if it may be passed on.
-fn checked(response: Response<Bytes>, owner: TokenOwner) -> Result<Answer, Reason> {
+fn checked(response: Response<Bytes>, owner: TokenOwner) -> Result<UpstreamResponse, Reason> {
     let (head, body) = response.into_parts();
     if head.status.is_redirection() {
         return Err(Reason::Redirect { status: head.status });
@@ -175,7 +175,7 @@ fn checked(response: Response<Bytes>, owner: TokenOwner) -> Result<Answer, Reaso
     {
         return Err(Reason::Encoded);
     }
-    Ok(Answer {
+    Ok(UpstreamResponse {
         status: head.status,
         headers: response_headers::allowed(&head.headers, owner),
         body,
@@ -183,9 +183,9 @@ fn checked(response: Response<Bytes>, owner: TokenOwner) -> Result<Answer, Reaso
 }
 
 impl Service<Authorized> for Client {
-    type Response = Answer;
+    type Response = UpstreamResponse;
     type Error = Failure;
-    type Future = BoxFuture<'static, Result<Answer, Failure>>;
+    type Future = BoxFuture<'static, Result<UpstreamResponse, Failure>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         Poll::Ready(Ok(()))
@@ -210,7 +210,7 @@ impl Service<Authorized> for Client {
                 Err(exhausted) => Err(exhausted),
             };
             let owner = TokenOwner::of(&charged.request);
-            let without_secrets = |answer: Answer| match client.secrets {
+            let without_secrets = |answer: UpstreamResponse| match client.secrets {
                 Secrets::Replaced => answer.without_secrets(charged.request.endpoint()),
                 Secrets::Passed => answer,
             };

@@ -3,7 +3,7 @@
 use http::header::{AGE, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue};
 
-use crate::scan::{Fields, Request};
+use crate::scan::{Headers, Request};
 
 /// The name under which a field is kept: a static copy where there is one, which takes no memory.
 ///
@@ -46,7 +46,7 @@ impl TokenOwner {
 /// The fields on the allow-list, in order. A challenge (RFC 9110 §11.6.1) is for the owner of the
 /// rejected token: a caller can do nothing about the gateway's. Fields listed in `Connection` were
 /// for this connection only (RFC 9110 §7.6.1).
-pub(super) fn allowed(headers: &HeaderMap, owner: TokenOwner) -> Fields {
+pub(super) fn allowed(headers: &HeaderMap, owner: TokenOwner) -> Headers {
     let challenge =
         |name: &HeaderName| (owner == TokenOwner::Caller && *name == WWW_AUTHENTICATE).then_some(WWW_AUTHENTICATE);
     headers

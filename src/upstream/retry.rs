@@ -13,7 +13,7 @@ use tower::{Layer, Service, ServiceExt as _};
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, Retries, RetryHint};
 use crate::caller::Caller;
-use crate::scan::{Answer, is_unavailable};
+use crate::scan::{UpstreamResponse, is_unavailable};
 
 /// The most attempts for one request, as a safeguard besides the deadline, in case a 429 ever fails
 /// to pause the quota.
@@ -58,12 +58,12 @@ pub struct Retry<S> {
 
 impl<S> Service<Attempt> for Retry<S>
 where
-    S: Service<Attempt, Response = Answer, Error = Failure> + Clone + Send + 'static,
+    S: Service<Attempt, Response = UpstreamResponse, Error = Failure> + Clone + Send + 'static,
     S::Future: Send,
 {
-    type Response = Answer;
+    type Response = UpstreamResponse;
     type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Answer, BoxError>>;
+    type Future = BoxFuture<'static, Result<UpstreamResponse, BoxError>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         // Each attempt waits for readiness itself.
@@ -76,9 +76,9 @@ where
     }
 }
 
-async fn run<S>(mut inner: S, mut attempt: Attempt) -> Result<Answer, BoxError>
+async fn run<S>(mut inner: S, mut attempt: Attempt) -> Result<UpstreamResponse, BoxError>
 where
-    S: Service<Attempt, Response = Answer, Error = Failure>,
+    S: Service<Attempt, Response = UpstreamResponse, Error = Failure>,
 {
     let deadline = attempt.caller.deadline;
     let mut spent = Spent::default();
@@ -137,7 +137,7 @@ impl Spent {
     }
 
     /// How long to wait before another attempt; `None` when there is none.
-    fn pause(&mut self, result: &Result<Answer, Failure>) -> Option<Duration> {
+    fn pause(&mut self, result: &Result<UpstreamResponse, Failure>) -> Option<Duration> {
         // An attempt that was not sent has only waited, which the deadline bounds.
         let is_unsent = matches!(result, Err(failure) if failure.delivery == Delivery::NotSent);
         self.attempts += u32::from(!is_unsent);
@@ -181,7 +181,7 @@ impl Spent {
 }
 
 /// Whether the attempt's host was given up.
-fn is_for_other_host(result: &Result<Answer, Failure>) -> bool {
+fn is_for_other_host(result: &Result<UpstreamResponse, Failure>) -> bool {
     matches!(result, Err(failure) if failure.again == RetryHint::OtherHost)
 }
 
@@ -189,7 +189,7 @@ fn jittered() -> Duration {
     PAUSE.mul_f64(1.0 + rand::random::<f64>())
 }
 
-fn settled(result: Result<Answer, Failure>) -> Result<Answer, BoxError> {
+fn settled(result: Result<UpstreamResponse, Failure>) -> Result<UpstreamResponse, BoxError> {
     result.or_else(|mut failure| match failure.answer.take() {
         Some(answer) => Ok(answer),
         // The error itself, so that waiters of a shared call can see whether another attempt would

@@ -10,13 +10,13 @@ use crate::support;
 use defender_gateway::attempt::{Charged, Failure, Scarcity};
 use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
-use defender_gateway::scan::{self, Answer, Call, ServedResponse};
+use defender_gateway::scan::{self, Call, ServedResponse, UpstreamResponse};
 use defender_gateway::task::Tasks;
 use defender_gateway::telemetry::trace::Trace;
 use defender_gateway::{BoxError, queue, quota, single_flight, upstream};
 
 /// An answer of one row for each id, as the upstream writes it.
-pub(crate) fn rows(request: &scan::Request) -> Answer {
+pub(crate) fn rows(request: &scan::Request) -> UpstreamResponse {
     let row = |id| {
         format!(
             r#"{{"orgId":"{id}","scanDefinitionId":"{id}","ipRange":"10.0.0.0/24","scanStatus":"Finished","lastScanTime":"2026-03-01T04:05:06Z","LastScanned":"2026-03-01T04:05:06.1234567Z","numberOfSuccessfullyScannedTargets":12,"numberOfTargets":256}}"#
@@ -27,7 +27,7 @@ pub(crate) fn rows(request: &scan::Request) -> Answer {
         r#"{{"@odata.context":"https://api.security.microsoft.com/api/$metadata#Scans","value":[{}]}}"#,
         rows.join(",")
     );
-    Answer {
+    UpstreamResponse {
         body: body.into(),
         ..support::answer(8)
     }
@@ -48,7 +48,7 @@ pub(crate) fn caller() -> Caller {
 
 /// What a request goes through that is asked upstream, over an upstream that gives this answer at
 /// once. The quota is out of the way.
-pub(crate) fn paid(answer: Answer) -> impl Service<Call, Response = ServedResponse, Error = BoxError> {
+pub(crate) fn paid(answer: UpstreamResponse) -> impl Service<Call, Response = ServedResponse, Error = BoxError> {
     let limit = quota::Limit::try_new(1_000_000.try_into().unwrap(), Duration::from_secs(1)).unwrap();
     let config = quota::Config::try_new(vec![limit], 1_000_000.try_into().unwrap(), Duration::from_mins(1)).unwrap();
     let quota = quota::Quota::ephemeral(&config, Wall::system(), quota::Metrics::default());

@@ -18,7 +18,7 @@ use tower::{Service, ServiceBuilder, service_fn};
 
 use defender_gateway::cache::{self, Cache};
 use defender_gateway::response::{self, Body, Windows};
-use defender_gateway::scan::{self, Answer, CacheSink as _, Call, Endpoint, ServedResponse};
+use defender_gateway::scan::{self, CacheSink as _, Call, Endpoint, ServedResponse, UpstreamResponse};
 use defender_gateway::server::InboundRequest;
 use defender_gateway::task::Tasks;
 use defender_gateway::{BoxError, server};
@@ -39,10 +39,10 @@ pub(crate) fn parse_request(body: &[u8]) -> scan::Request {
 }
 
 /// An answer of this many bytes, eight at least. An object, because nothing else is kept.
-pub(crate) fn answer(bytes: usize) -> Answer {
+pub(crate) fn answer(bytes: usize) -> UpstreamResponse {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Answer {
+    UpstreamResponse {
         status: StatusCode::OK,
         headers: headers.into(),
         body: format!(r#"{{"x":"{}"}}"#, "x".repeat(bytes.saturating_sub(8))).into(),
@@ -62,7 +62,7 @@ pub(crate) fn cache(max_size: u64) -> Arc<Cache> {
     ))
 }
 
-pub(crate) fn keep(cache: &Cache, body: &[u8], answer: &Answer) {
+pub(crate) fn keep(cache: &Cache, body: &[u8], answer: &UpstreamResponse) {
     let kept = cache.keep(&parse_request(body), answer, Instant::now());
     assert!(kept.is_some(), "the answer is kept");
 }

@@ -45,8 +45,8 @@ async fn the_data_address_knows_nothing_of_the_admin_paths() {
     running.finish().await;
 }
 
-/// Metrics that dashboards are made of, each with a label that it must have. `deploy/metrics.md` has
-/// all of them.
+/// Metrics that dashboards are made of, each with a label that it must have. `deploy/metrics.md`
+/// has all of them.
 const METRICS: [&str; 23] = [
     "requests_total{operation=",
     "request_duration_seconds_bucket{",

@@ -13,7 +13,7 @@ use tower::Layer as _;
 use super::TokenLimiters;
 use super::table::Limiter;
 use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint};
-use crate::scan::Answer;
+use crate::scan::UpstreamResponse;
 use crate::{queue, quota};
 
 /// Wraps a service that needs a slot into one that waits for it, in the queue of the token that the
@@ -49,12 +49,12 @@ pub struct Service<S> {
 
 impl<S> tower::Service<Attempt> for Service<S>
 where
-    S: tower::Service<Admitted<quota::Permit>, Response = Answer, Error = Failure> + Clone + Send + 'static,
+    S: tower::Service<Admitted<quota::Permit>, Response = UpstreamResponse, Error = Failure> + Clone + Send + 'static,
     S::Future: Send,
 {
-    type Response = Answer;
+    type Response = UpstreamResponse;
     type Error = Failure;
-    type Future = Either<OnLimiter, Ready<Result<Answer, Failure>>>;
+    type Future = Either<OnLimiter, Ready<Result<UpstreamResponse, Failure>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         // As in the queue: readiness below is awaited after the turn has come.
@@ -85,14 +85,14 @@ pin_project! {
     #[must_use = "futures do nothing unless polled"]
     pub struct OnLimiter {
         #[pin]
-        answer: BoxFuture<'static, Result<Answer, Failure>>,
+        answer: BoxFuture<'static, Result<UpstreamResponse, Failure>>,
         // Held until the answer is there: a limiter that somebody is on is not forgotten.
         limiter: Arc<Limiter>,
     }
 }
 
 impl Future for OnLimiter {
-    type Output = Result<Answer, Failure>;
+    type Output = Result<UpstreamResponse, Failure>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().answer.poll(context)

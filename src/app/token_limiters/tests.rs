@@ -16,7 +16,7 @@ use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::clock::Wall;
 use crate::operation::Input;
 use crate::queue::{Reason, Refused};
-use crate::scan::{Answer, CallerToken, Endpoint, Fields, Operation, Payer, Request, route};
+use crate::scan::{CallerToken, Endpoint, Headers, Operation, Payer, Request, UpstreamResponse, route};
 use crate::single_flight::SingleRequest;
 use crate::task::Tasks;
 use crate::{queue, quota};
@@ -70,7 +70,7 @@ fn caller_at(name: &str, deadline: Instant) -> Caller {
     }
 }
 
-async fn ask(token_limiters: &TokenLimiters, token: Option<&str>, wait: Duration) -> Result<Answer, Failure> {
+async fn ask(token_limiters: &TokenLimiters, token: Option<&str>, wait: Duration) -> Result<UpstreamResponse, Failure> {
     let name = Name::new("test");
     let now = Instant::now();
     let caller = caller_at("test", now + wait);
@@ -85,9 +85,9 @@ async fn ask(token_limiters: &TokenLimiters, token: Option<&str>, wait: Duration
         permit.leave();
         sleep(Duration::from_millis(100)).await;
         permit.settle();
-        Ok(Answer {
+        Ok(UpstreamResponse {
             status: StatusCode::OK,
-            headers: Fields::default(),
+            headers: Headers::default(),
             body: Bytes::new(),
         })
     });
@@ -267,9 +267,9 @@ async fn mixed_hour(quotas: usize) -> Vec<Vec<Duration>> {
                         sleep(Duration::from_millis(10 + (turn as u64 * 37) % 200)).await;
                         arrived.lock().unwrap()[operation as usize].push(start.elapsed());
                         permit.settle();
-                        Ok(Answer {
+                        Ok(UpstreamResponse {
                             status: StatusCode::OK,
-                            headers: Fields::default(),
+                            headers: Headers::default(),
                             body: Bytes::new(),
                         })
                     }

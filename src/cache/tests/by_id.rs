@@ -11,7 +11,8 @@ use crate::BoxError;
 use crate::cache::{Config, NotCached};
 use crate::caller::CacheDirectives;
 use crate::scan::{
-    Answer, CacheSink as _, Call, Endpoint, ForwardReason, Outcome, Request, Rows, ServedResponse, UpstreamProfile,
+    CacheSink as _, Call, Endpoint, ForwardReason, Outcome, Request, Rows, ServedResponse, UpstreamProfile,
+    UpstreamResponse,
 };
 
 /// A cache that stores rows by id, over an upstream that lists rows newest first.
@@ -69,14 +70,14 @@ impl ById {
     }
 
     /// Expects a call for these ids, and answers it.
-    async fn asked(&mut self, ids: &[&str], answer: Answer) {
+    async fn asked(&mut self, ids: &[&str], answer: UpstreamResponse) {
         let (call, respond) = self.fixture.next().await;
         assert_eq!(call.request.ids().collect::<Vec<_>>(), ids);
         self.fixture.respond(&call, respond, answer);
     }
 }
 
-fn refusal(status: u16) -> Answer {
+fn refusal(status: u16) -> UpstreamResponse {
     answer(status, r#"{"error":{"code":"c"}}"#)
 }
 
@@ -85,7 +86,7 @@ fn question(ids: &[&str]) -> Request {
 }
 
 /// Three rows for each id, none for ids that begin with `z`; all at different times.
-fn upstream(request: &Request) -> Answer {
+fn upstream(request: &Request) -> UpstreamResponse {
     let mut rows = Vec::new();
     for id in request.ids().filter(|id| !id.starts_with('z')) {
         let number = u32::from(id.as_bytes()[0] - b'a');
@@ -265,9 +266,9 @@ async fn an_answer_that_is_removed_leaves_no_fragments() {
 const GUID: &str = "60c4aa2d-7f35-4b8f-9e0a-000000000a01";
 
 /// The rows of one definition, for whatever spelling of its id, as an upstream in .NET answers.
-fn guid_rows(others: &str) -> Answer {
+fn guid_rows(others: &str) -> UpstreamResponse {
     let row = format!(r#"{{"ScanDefinitionIds":"{GUID}","LastScanned":"2026-03-01T00:59:00.0000000Z"}}"#);
-    Answer {
+    UpstreamResponse {
         body: format!(r#"{{"@odata.context":"c","value":[{row}{others}]}}"#).into(),
         ..answer(200, "")
     }
@@ -319,14 +320,14 @@ async fn two_spellings_of_one_id_store_no_fragments_and_use_none() {
 
 #[tokio::test(start_paused = true)]
 async fn fragments_are_joined_in_the_layout_of_the_answers() {
-    let style = |answer: &Answer, ids: usize| {
+    let style = |answer: &UpstreamResponse, ids: usize| {
         let text = String::from_utf8(answer.body.to_vec()).unwrap();
         let text = text
             .replace("},{", "},\r\n    {")
             .replace("[{", "[\r\n    {")
             .replace("}]", "}\r\n  ]");
         assert!(ids == 0 || text.contains("\r\n"));
-        Answer {
+        UpstreamResponse {
             body: text.into(),
             ..answer.clone()
         }

@@ -18,8 +18,8 @@ use crate::BoxError;
 use crate::cache::{Cache, Config, Layer, Metrics};
 use crate::caller::CacheDirectives;
 use crate::scan::{
-    Answer, CacheSink as _, Call, Endpoint, Fields, ForwardReason, Outcome, Request, Rows, ServedResponse, Status,
-    UpstreamProfile,
+    CacheSink as _, Call, Endpoint, ForwardReason, Headers, Outcome, Request, Rows, ServedResponse, Status,
+    UpstreamProfile, UpstreamResponse,
 };
 use crate::task::Tasks;
 
@@ -98,7 +98,7 @@ impl UpstreamBehaviour {
         }
     }
 
-    fn answer(self, request: &Request) -> Answer {
+    fn answer(self, request: &Request) -> UpstreamResponse {
         if self.strict && request.ids().any(|id| id == "unknown") {
             return answer(404, "{\"error\":{\"code\":\"NotFound\"}}".into());
         }
@@ -158,10 +158,10 @@ impl UpstreamBehaviour {
     }
 }
 
-fn answer(status: u16, body: String) -> Answer {
-    Answer {
+fn answer(status: u16, body: String) -> UpstreamResponse {
+    UpstreamResponse {
         status: StatusCode::from_u16(status).unwrap(),
-        headers: Fields::default(),
+        headers: Headers::default(),
         body: body.into(),
     }
 }

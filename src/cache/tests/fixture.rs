@@ -14,7 +14,9 @@ use tower_test::mock::{self, SendResponse};
 use crate::BoxError;
 use crate::cache::{Cache, Config, Layer, Metrics};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use crate::scan::{Answer, CacheSink as _, Call, Endpoint, Outcome, Request, ServedResponse, Status, UpstreamProfile};
+use crate::scan::{
+    CacheSink as _, Call, Endpoint, Outcome, Request, ServedResponse, Status, UpstreamProfile, UpstreamResponse,
+};
 use crate::task::Tasks;
 
 pub(super) type Below = mock::Handle<Call, ServedResponse>;
@@ -80,7 +82,7 @@ impl Fixture {
         call
     }
 
-    pub(super) fn respond(&self, call: &Call, respond: SendResponse<ServedResponse>, answer: Answer) {
+    pub(super) fn respond(&self, call: &Call, respond: SendResponse<ServedResponse>, answer: UpstreamResponse) {
         let ttl = self.cache.keep(&call.request, &answer, Instant::now());
         respond.send_response(ServedResponse {
             may_link: true,
@@ -129,10 +131,10 @@ pub(in crate::cache) fn call(id: &str, cache_directives: CacheDirectives) -> Cal
     }
 }
 
-pub(super) fn answer(status: u16, body: &'static str) -> Answer {
+pub(super) fn answer(status: u16, body: &'static str) -> UpstreamResponse {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
-    Answer {
+    UpstreamResponse {
         status: StatusCode::from_u16(status).unwrap(),
         headers: headers.into(),
         body: Bytes::from_static(body.as_bytes()),

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::fixture::{Fixture, answer, call, no_cache, only_if_cached, pass};
 use crate::cache::{Config, NotCached};
 use crate::caller::{CacheDirectives, Urgency};
-use crate::scan::{Answer, CacheSink as _, Endpoint, ForwardReason, Outcome, Request};
+use crate::scan::{CacheSink as _, Endpoint, ForwardReason, Outcome, Request, UpstreamResponse};
 
 const ROWS: &str = r#"{"value":["rows"]}"#;
 const OLD: &str = r#"{"value":["old"]}"#;
@@ -126,7 +126,7 @@ async fn answers_that_must_not_be_stored_are_not() {
         ..Config::default()
     });
     let request = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
-    let keep = |answer: &Answer| fixture.cache.keep(&request, answer, Instant::now());
+    let keep = |answer: &UpstreamResponse| fixture.cache.keep(&request, answer, Instant::now());
     for status in [201, 204, 301, 401, 403, 429, 500, 503] {
         for body in ["x", REFUSED, ROWS] {
             assert_eq!(keep(&answer(status, body)), None, "{status} {body}");
@@ -222,7 +222,7 @@ async fn a_stale_answer_stands_in_for_rubbish_of_every_kind_and_stays() {
     }
 }
 
-fn aged(body: &'static str, fields: &[(&'static str, &'static str)]) -> Answer {
+fn aged(body: &'static str, fields: &[(&'static str, &'static str)]) -> UpstreamResponse {
     let json = ("content-type", "application/json");
     let field = |&(name, value)| {
         (
@@ -231,7 +231,7 @@ fn aged(body: &'static str, fields: &[(&'static str, &'static str)]) -> Answer {
         )
     };
     let headers = [json].iter().chain(fields).map(field).collect();
-    Answer {
+    UpstreamResponse {
         headers,
         ..answer(200, body)
     }
@@ -322,8 +322,8 @@ async fn bodies_that_callers_still_read_count_although_they_are_no_longer_stored
         ..Config::default()
     });
     let request = |id: &str| Request::plain(Endpoint::HISTORY, [id]).unwrap();
-    let keep = |id: &str, answer: &Answer| fixture.cache.keep(&request(id), answer, Instant::now()).is_some();
-    let large = |bytes| Answer {
+    let keep = |id: &str, answer: &UpstreamResponse| fixture.cache.keep(&request(id), answer, Instant::now()).is_some();
+    let large = |bytes| UpstreamResponse {
         body: long(bytes),
         ..answer(200, "")
     };

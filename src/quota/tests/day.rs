@@ -52,7 +52,8 @@ struct Day<'a> {
     rng: Rng,
     account: QuotaState,
     events: BinaryHeap<Reverse<(Instant, Event)>>,
-    /// What a state file would hold: when each charge of each process counts as made, as far as known.
+    /// What a state file would hold: when each charge of each process counts as made, as far as
+    /// known.
     remembered: BTreeMap<(u32, Charge), Instant>,
     process: u32,
     start: Instant,
@@ -266,7 +267,8 @@ fn no_window_is_exceeded_in_any_day() {
 fn a_saturated_day_uses_the_quota_and_never_pauses_for_longer_than_a_minute() {
     for seed in 3..=5 {
         let outcome = run(&CALM, seed);
-        // The steady state: after the first hour, in which the empty past gave a hundred calls extra.
+        // The steady state: after the first hour, in which the empty past gave a hundred calls
+        // extra.
         let counted = outcome
             .arrivals
             .iter()

@@ -40,7 +40,8 @@ fn a_window_that_was_used_up_in_a_burst_is_shared_out_from_its_return_on() {
         account.settle(charge, start);
     }
     assert!(account.take(start).is_err());
-    // All five return after five seconds; one is ready then, and from then on there is one per second.
+    // All five return after five seconds; one is ready then, and from then on there is one per
+    // second.
     let later = start + Duration::from_millis(8_200);
     let taken = std::iter::from_fn(|| account.take(later).ok()).count();
     assert_eq!(taken, 4);

@@ -66,7 +66,8 @@ proptest! {
                 Step::Wait(ms) => now += Duration::from_millis(ms),
                 Step::Issue if allowed => calls.push(Call { charge: ledger.issue(now), issued: now, ended: None }),
                 Step::Issue => {
-                    // The moment it names is the first at which the model agrees, if nothing else happens.
+                    // The moment it names is the first at which the model agrees, if nothing else
+                    // happens.
                     if let Availability::At(at) = ledger.opening(now)
                         && pending_calls.is_empty()
                     {

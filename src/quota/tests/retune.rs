@@ -94,7 +94,8 @@ fn config(limits: &[(u32, Duration)], burst: u32) -> Config {
     Config::try_new(limits, NonZeroU32::new(burst).unwrap(), TIMEOUT).unwrap()
 }
 
-/// A caller who takes every slot, while an operator changes the limits every few minutes, for a day.
+/// A caller who takes every slot, while an operator changes the limits every few minutes, for a
+/// day.
 #[test]
 fn the_upstream_never_sees_more_than_its_limits_through_a_day_of_changes() {
     let tables = [
@@ -171,7 +172,8 @@ fn a_window_that_reaches_further_back_than_memory_is_taken_to_be_as_full_as_it_c
         account.settle(charge, at);
     }
     let now = later + MINUTE;
-    // The call three hours ago was forgotten; it and whatever else was is outside of two hours, but not of six.
+    // The call three hours ago was forgotten; it and whatever else was is outside of two hours, but
+    // not of six.
     let mut two = account.clone();
     two.reconfigure(&config(&[(100, MINUTE), (3000, HOUR * 2)], 100), now);
     assert_eq!(two.windows(now)[1].used, 1);

@@ -7,7 +7,8 @@ use crate::quota::{Pacing, QuotaState};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// When calls leave within so long if somebody always waits, each being answered after at most `latency_estimator`.
+/// When calls leave within so long if somebody always waits, each being answered after at most
+/// `latency_estimator`.
 fn saturated(config: &Config, latency: Duration, jitter: f64, length: Duration) -> Vec<Duration> {
     let start = Instant::now();
     let mut account = QuotaState::new(config, start);
@@ -43,7 +44,8 @@ fn gaps(calls: &[Duration]) -> impl Iterator<Item = (Duration, Duration)> {
     calls.windows(2).map(|pair| (pair[1], pair[1].saturating_sub(pair[0])))
 }
 
-/// As many calls leave as without spreading, but for one, by the end of each longest window; and after the first ones they are spread.
+/// As many calls leave as without spreading, but for one, by the end of each longest window; and
+/// after the first ones they are spread.
 fn judge(config: &Config, wrong: &mut Vec<String>) {
     let limits = config.limits();
     let name = limits.iter().map(|limit| format!("{}/{}", limit.calls(), limit.name()));
@@ -61,7 +63,8 @@ fn judge(config: &Config, wrong: &mut Vec<String>) {
     }
     let later = gaps(&spread).filter(|(at, _)| *at >= cycle * 2);
     let gap = later.map(|(_, gap)| gap).max().unwrap();
-    // The hole that the answers to the first burst left stays. A shorter window that allows no more than the long one is not spread.
+    // The hole that the answers to the first burst left stays. A shorter window that allows no more
+    // than the long one is not spread.
     let even = LATENCY + cycle.mul_f64(1.5 / long.calls() as f64);
     let own = if limits.len() > 1 { short.hold() + LATENCY } else { even };
     if gap > even.max(own) {
@@ -94,7 +97,8 @@ fn two_windows_are_used_up_together() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Calls whose answers take anything up to two windows: what returns when is guessed, and still little is lost.
+/// Calls whose answers take anything up to two windows: what returns when is guessed, and still
+/// little is lost.
 #[test]
 fn small_limits_are_used_up_whatever_calls_take() {
     for latency in [SECOND / 20, SECOND / 2, SECOND * 2] {

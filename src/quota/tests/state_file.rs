@@ -250,7 +250,8 @@ fn within_a_boot_no_step_of_the_wall_clock_changes_the_age_of_a_charge() {
 fn across_boots_the_wall_clock_tells_the_age_as_it_was_last_corrected() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state");
-    // The machine came up with a clock that is a day behind, and was corrected after the first call.
+    // The machine came up with a clock that is a day behind, and was corrected after the first
+    // call.
     let (mut state_file, _) = open(&path, &clocks("first-boot", -86_400, 0));
     let first = state_file.issued(&clocks("first-boot", -86_399, 1), FILLING).unwrap();
     state_file.settled(first, &clocks("first-boot", -86_398, 2)).unwrap();

@@ -27,7 +27,8 @@ async fn after_a_paced_start_there_is_surplus_while_few_callers_come() {
         call(&mut account, now);
     }
     assert!(!account.has_surplus(now));
-    // When they have gone, what is left is for renewals again, long before half of the bucket is there.
+    // When they have gone, what is left is for renewals again, long before half of the bucket is
+    // there.
     now += 11 * SECOND;
     assert!(account.has_surplus(now));
 }

@@ -125,7 +125,8 @@ fn a_full_hour_is_an_estimate_of_others_that_success_refutes() {
     let refused = account.take(after(start, 900)).unwrap();
     let until = account.throttled(refused, said(HOUR, 1800), after(start, 900));
     assert_eq!(until, after(start, 2700));
-    // 1,499 calls of others in 1,800 s are more than an hour has, so it is the most that is estimated.
+    // 1,499 calls of others in 1,800 s are more than an hour has, so it is the most that is
+    // estimated.
     assert_eq!(account.foreign(), 1350);
     assert_eq!(account.windows(start)[1].used, 2);
     // Nobody else calls any more: each call that is accepted says so.
@@ -143,7 +144,8 @@ fn a_full_hour_is_an_estimate_of_others_that_success_refutes() {
     assert!(calls > 1500, "{calls} calls in three hours");
 }
 
-/// A burst that the shortest window ends says nothing of the longest, however often it is refused without a word.
+/// A burst that the shortest window ends says nothing of the longest, however often it is refused
+/// without a word.
 #[test]
 fn a_refusal_without_a_word_is_that_of_the_window_which_is_fullest() {
     let start = Instant::now();

@@ -9,7 +9,7 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 use super::{Behaviour, Fixture, ROUND, charged, pass};
 use crate::attempt::{Delivery, Failure, RetryHint, Routed};
 use crate::region::RegionLayer;
-use crate::scan::Answer;
+use crate::scan::UpstreamResponse;
 
 #[tokio::test(start_paused = true)]
 async fn a_refusing_host_is_left_at_once_without_an_error_and_taken_back() {
@@ -116,7 +116,7 @@ async fn failures_that_are_not_the_hosts_leave_it_alone() {
     let fixture = Fixture::new([("us", Behaviour::Up(80)), ("eu", Behaviour::Up(10))]);
     pass(ROUND).await;
     let no_token = service_fn(|_: Routed| async {
-        Err::<Answer, _>(Failure {
+        Err::<UpstreamResponse, _>(Failure {
             delivery: Delivery::NotSent,
             again: RetryHint::Never,
             answer: None,

@@ -21,7 +21,7 @@ use crate::attempt::{
 };
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::region::{Candidate, Config, ConfigError, Fault, HostSelector, Metrics, Probe, RegionLayer};
-use crate::scan::{Answer, Endpoint, Fields, Payer, Request};
+use crate::scan::{Endpoint, Headers, Payer, Request, UpstreamResponse};
 use crate::task::Tasks;
 use crate::upstream::RetryLayer;
 
@@ -94,7 +94,7 @@ impl Network {
         Ok((is, setup))
     }
 
-    async fn call(&self, routed: Routed) -> Result<Answer, Failure> {
+    async fn call(&self, routed: Routed) -> Result<UpstreamResponse, Failure> {
         let host = routed.base.host_str().unwrap().trim_end_matches(".test").to_owned();
         let nth = {
             let mut calls = self.calls.lock().unwrap();
@@ -136,9 +136,9 @@ impl Network {
             Behaviour::Page(status) => (status, "<html>web app is stopped</html>"),
             _ => (200, r#"{"value":[]}"#),
         };
-        Ok(Answer {
+        Ok(UpstreamResponse {
             status: StatusCode::from_u16(status).unwrap(),
-            headers: Fields::default(),
+            headers: Headers::default(),
             body: bytes::Bytes::from_static(body.as_bytes()),
         })
     }
@@ -167,7 +167,8 @@ impl Network {
 
     fn service(
         &self,
-    ) -> impl tower::Service<Routed, Response = Answer, Error = Failure, Future: Send> + Clone + Send + use<> {
+    ) -> impl tower::Service<Routed, Response = UpstreamResponse, Error = Failure, Future: Send> + Clone + Send + use<>
+    {
         let network = self.clone();
         service_fn(move |routed| {
             let network = network.clone();
@@ -223,14 +224,14 @@ impl Fixture {
         }
     }
 
-    async fn call(&self) -> Result<Answer, Failure> {
+    async fn call(&self) -> Result<UpstreamResponse, Failure> {
         let layer = RegionLayer::new(self.selector.clone()).with_classify(classify);
         layer.layer(self.network.service()).ready().await?.call(charged()).await
     }
 
     /// A request with its further attempts, which may start within `deadline`; and how long it
     /// took.
-    async fn ask(&self, deadline: Duration) -> (Result<Answer, BoxError>, Duration) {
+    async fn ask(&self, deadline: Duration) -> (Result<UpstreamResponse, BoxError>, Duration) {
         let region = RegionLayer::new(self.selector.clone())
             .with_classify(classify)
             .layer(self.network.service());

@@ -14,7 +14,7 @@ use crate::caller::RequestId;
 use crate::memory::MemoryBudget;
 use crate::response;
 use crate::response::{Config, Ended, Layer, Outcome, Reply, RequestError, RequestInfo, TokenOwner, Window, Windows};
-use crate::scan::{self, Answer, Operation, ServedResponse, Status};
+use crate::scan::{self, Operation, ServedResponse, Status, UpstreamResponse};
 
 pub(super) const ID: &str = "test-1";
 
@@ -38,14 +38,14 @@ pub(super) fn config() -> Config {
     }
 }
 
-fn upstream_answer(status: u16, body: &'static str) -> Answer {
+fn upstream_answer(status: u16, body: &'static str) -> UpstreamResponse {
     let mut headers = HeaderMap::new();
     headers.insert(
         "content-type",
         HeaderValue::from_static("application/json; odata.metadata=minimal"),
     );
     headers.insert("content-length", HeaderValue::from_static("999"));
-    Answer {
+    UpstreamResponse {
         status: StatusCode::from_u16(status).unwrap(),
         headers: headers.into(),
         body: Bytes::from_static(body.as_bytes()),
@@ -279,7 +279,7 @@ async fn a_large_answer_made_for_one_caller_takes_memory_until_it_is_taken() {
         let body = std::sync::Mutex::new(Some(body));
         let reply = |_: ResponsePreferences| {
             let served = ServedResponse {
-                answer: Answer {
+                answer: UpstreamResponse {
                     body: body.lock().unwrap().take().unwrap(),
                     ..upstream_answer(200, "")
                 },

@@ -9,7 +9,7 @@ use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::caller::RequestId;
 use crate::response::tests::openapi::{body as described_body, shared};
 use crate::response::{ErrorCode, Panicked, RequestError, Window, Windows, problem};
-use crate::scan::{Invalid, Operation};
+use crate::scan::{Operation, ParseError};
 use crate::{cache, queue, quota, single_flight, token, upstream};
 
 /// Error, status, `error.code`, `Proxy-Status` error, seconds of `Retry-After`.
@@ -120,13 +120,13 @@ fn rows() -> Vec<Row> {
             None,
         ),
         (
-            Invalid::Empty("ScanDefinitionIds").into(),
+            ParseError::Empty("ScanDefinitionIds").into(),
             400,
             "InvalidRequestBody",
             "http_request_error",
             None,
         ),
-        (Invalid::Top.into(), 400, "ODataError", "http_request_error", None),
+        (ParseError::Top.into(), 400, "ODataError", "http_request_error", None),
         (
             Panicked.into(),
             500,
@@ -319,8 +319,8 @@ fn a_wrong_method_learns_the_right_ones() {
 
 #[test]
 fn a_wrong_option_is_named_as_the_target() {
-    assert_eq!(problem(&Invalid::Skip.into()).target.as_deref(), Some("$skip"));
-    assert_eq!(problem(&Invalid::Empty("ScanDefinitionIds").into()).target, None);
+    assert_eq!(problem(&ParseError::Skip.into()).target.as_deref(), Some("$skip"));
+    assert_eq!(problem(&ParseError::Empty("ScanDefinitionIds").into()).target, None);
 }
 
 #[test]

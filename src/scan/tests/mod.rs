@@ -1,4 +1,4 @@
-mod body;
+mod parse;
 mod request;
+mod response_kind;
 mod rows;
-mod upstream_response;

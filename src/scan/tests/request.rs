@@ -1,4 +1,4 @@
-use crate::scan::{CallerToken, Endpoint, Invalid, Namespace, Options, Request};
+use crate::scan::{CallerToken, Endpoint, Namespace, Options, ParseError, Request};
 use proptest::prelude::*;
 
 fn ids() -> impl Strategy<Value = Vec<String>> {
@@ -203,7 +203,7 @@ fn lists_and_entities_are_told_apart_by_path_and_query_and_have_no_body() {
     assert_eq!(all[6].ids().len(), 1);
     let body = route("/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryBySessionId").unwrap();
     assert_eq!(body.endpoint.operation, Operation::HistoryBySession);
-    assert_eq!(Request::get(&body, None), Err(Invalid::Empty("SessionIds")));
+    assert_eq!(Request::get(&body, None), Err(ParseError::Empty("SessionIds")));
     let asked = Request::parse(body.endpoint, None, br#"{"SessionIds":"a"}"#).unwrap();
     assert_eq!(asked.body(), r#"{"SessionIds":["a"]}"#);
     let wrong = Request::parse(body.endpoint, None, br#"{"ScanDefinitionIds":["a"]}"#).unwrap_err();

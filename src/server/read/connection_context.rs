@@ -11,7 +11,7 @@ use crate::BoxError;
 use crate::caller::Caller;
 use crate::operation::Input;
 use crate::response::Tag;
-use crate::scan::{self, Call, CallerToken, Invalid, ServedResponse, Target};
+use crate::scan::{self, Call, CallerToken, ParseError, ServedResponse, Target};
 
 /// What the requests of one connection share, so that a request needs one copy of a pointer instead
 /// of one for each part.
@@ -55,12 +55,12 @@ where
     S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone,
 {
     /// Parses the request and calls the service below.
-    pub(super) fn call(&self, head: RequestHead, body: &[u8]) -> Result<S::Future, Invalid> {
+    pub(super) fn call(&self, head: RequestHead, body: &[u8]) -> Result<S::Future, ParseError> {
         let (target, query) = (&head.target, head.query.as_deref());
         let read = || match target.endpoint.operation.declaration().input {
             Input::Ids { .. } => scan::Request::parse(target.endpoint, query, body),
             Input::Path if body.is_empty() => scan::Request::get(target, query),
-            Input::Path => Err(Invalid::Body),
+            Input::Path => Err(ParseError::Body),
         };
         let caller = head.caller;
         let (request, mut service) = if let Some(caller_token) = head.caller_token {

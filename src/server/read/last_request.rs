@@ -97,7 +97,7 @@ impl CachedRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::{Endpoint, Invalid};
+    use crate::scan::{Endpoint, ParseError};
 
     /// The request, and whether it had to be parsed.
     fn ask(
@@ -105,7 +105,7 @@ mod tests {
         endpoint: Endpoint,
         query: Option<&str>,
         body: &str,
-    ) -> (Result<Arc<Request>, Invalid>, bool) {
+    ) -> (Result<Arc<Request>, ParseError>, bool) {
         let body = body.as_bytes();
         let target = Target { endpoint, id: None };
         let raw_request = RawRequest {

@@ -16,7 +16,7 @@ use tower::{Layer as _, service_fn};
 
 use crate::BoxError;
 use crate::response::{self, Body};
-use crate::scan::{Answer, Call, Endpoint, Fields, Outcome, ServedResponse, Status};
+use crate::scan::{Call, Endpoint, Headers, Outcome, ServedResponse, Status, UpstreamResponse};
 use crate::server::{Address, Bound, Config, Drained, access_log, guard, read, route};
 use crate::task::Tasks;
 
@@ -151,9 +151,9 @@ async fn answer(backend: Arc<Backend>, call: Call) -> Result<ServedResponse, Box
     let size = call.request.top().map_or(2, |top| top.get() as usize * 10_000);
     Ok(ServedResponse {
         may_link: true,
-        answer: Answer {
+        answer: UpstreamResponse {
             status: http::StatusCode::OK,
-            headers: Fields::default(),
+            headers: Headers::default(),
             body: Bytes::from(vec![b'x'; size]),
         },
         outcome: Outcome::Hit,

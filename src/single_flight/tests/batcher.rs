@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::fixture::{Fixture, answer, caller, pass, question};
 use crate::attempt::{QueuePosition, Scarcity};
 use crate::caller::Name;
-use crate::scan::{Answer, Endpoint, Outcome, Request, SplitError, UpstreamProfile};
+use crate::scan::{Endpoint, Outcome, Request, SplitError, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::{BatchConfig, BatchWhen};
 
 const MERGE: BatchConfig = BatchConfig {
@@ -21,7 +21,7 @@ fn fixture() -> Fixture {
 }
 
 /// The answer of an upstream that knows two rows of each id, and lists them in an order of its own.
-pub(super) fn rows(request: &Request) -> Answer {
+pub(super) fn rows(request: &Request) -> UpstreamResponse {
     let mut rows = String::new();
     for n in [1, 2] {
         let mut ids: Vec<_> = request.ids().collect();
@@ -182,7 +182,7 @@ async fn rows_that_spell_ids_otherwise_and_stand_on_lines_of_their_own_are_hande
 }
 
 /// Batches `a` and `b`, answers with `united`, and checks that both ask alone at their old places.
-async fn fail_batch(fixture: &mut Fixture, united: Option<Answer>) {
+async fn fail_batch(fixture: &mut Fixture, united: Option<UpstreamResponse>) {
     let (one, other) = (
         fixture.ask_for(question(&["a"]), caller("x", 300)),
         fixture.ask_for(question(&["b"]), caller("y", 300)),
@@ -440,7 +440,7 @@ async fn calls_wait_for_others_as_long_as_slots_are_scarce_and_only_where_there_
 }
 
 /// Answers every call until no request waits any more; returns the ids of each call.
-async fn answer_all(fixture: &mut Fixture, answer: impl Fn(&Request) -> Answer) -> Vec<Vec<String>> {
+async fn answer_all(fixture: &mut Fixture, answer: impl Fn(&Request) -> UpstreamResponse) -> Vec<Vec<String>> {
     let mut calls = Vec::new();
     while !fixture.tasks.is_empty() {
         let next = tokio::time::timeout(Duration::from_secs(3), fixture.calls.recv()).await;

@@ -15,7 +15,7 @@ use super::batcher::rows;
 use super::fixture::{RecordingSink, caller, failure, predicted_wait, question};
 use crate::BoxError;
 use crate::attempt::{Attempt, RetryHint};
-use crate::scan::{Answer, CacheSink, Call, Request, ServedResponse, UpstreamProfile};
+use crate::scan::{CacheSink, Call, Request, ServedResponse, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::{BatchConfig, BatchWhen, Config, Layer, Metrics, SingleFlight};
 use crate::task::Tasks;
 
@@ -32,7 +32,7 @@ struct Case {
 
 /// A service in which every step takes some polls. The first call with the leader's request fails
 /// or cannot be split.
-fn below(case: Case, calls: &Arc<AtomicUsize>) -> BoxCloneService<Attempt, Answer, BoxError> {
+fn below(case: Case, calls: &Arc<AtomicUsize>) -> BoxCloneService<Attempt, UpstreamResponse, BoxError> {
     let (calls, leaders) = (Arc::clone(calls), Arc::new(AtomicUsize::new(0)));
     BoxCloneService::new(service_fn(move |attempt: Attempt| {
         let (calls, leaders) = (Arc::clone(&calls), Arc::clone(&leaders));
@@ -62,7 +62,7 @@ fn flights(
     case: Case,
     tasks: &Tasks,
     calls: &Arc<AtomicUsize>,
-) -> SingleFlight<BoxCloneService<Attempt, Answer, BoxError>> {
+) -> SingleFlight<BoxCloneService<Attempt, UpstreamResponse, BoxError>> {
     let merge = BatchConfig {
         when: BatchWhen::Always,
         max_ids: 9.try_into().unwrap(),

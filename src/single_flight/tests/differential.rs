@@ -19,7 +19,7 @@ use tower::{Layer as _, Service as _, service_fn};
 use super::fixture::{RecordingSink, caller, predicted_wait};
 use crate::BoxError;
 use crate::attempt::Attempt;
-use crate::scan::{Answer, CacheSink, Call, Endpoint, Fields, Outcome, Request, UpstreamProfile};
+use crate::scan::{CacheSink, Call, Endpoint, Headers, Outcome, Request, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::{BatchConfig, BatchWhen, Config, Layer, Metrics};
 use crate::task::Tasks;
 
@@ -75,7 +75,7 @@ impl UpstreamBehaviour {
         }
     }
 
-    fn answer(self, request: &Request) -> Answer {
+    fn answer(self, request: &Request) -> UpstreamResponse {
         if self.strict
             && let Some(unknown) = request.ids().find(|id| id.starts_with("unknown"))
         {
@@ -129,10 +129,10 @@ impl UpstreamBehaviour {
     }
 }
 
-fn answer(status: u16, body: String) -> Answer {
-    Answer {
+fn answer(status: u16, body: String) -> UpstreamResponse {
+    UpstreamResponse {
         status: StatusCode::from_u16(status).unwrap(),
-        headers: Fields::default(),
+        headers: Headers::default(),
         body: body.into(),
     }
 }

@@ -14,12 +14,12 @@ use tower::{Layer as _, Service as _, service_fn};
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, RetryHint, Scarcity};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use crate::scan::{Answer, CacheSink, Call, Endpoint, Fields, Request, ServedResponse, UpstreamProfile};
+use crate::scan::{CacheSink, Call, Endpoint, Headers, Request, ServedResponse, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::{BatchConfig, Config, Layer, Metrics, PredictedWait, SingleFlight};
 use crate::task::Tasks;
 
-pub(super) type Below = BoxCloneService<Attempt, Answer, BoxError>;
-pub(super) type Reply = oneshot::Sender<Result<Answer, BoxError>>;
+pub(super) type Below = BoxCloneService<Attempt, UpstreamResponse, BoxError>;
+pub(super) type Reply = oneshot::Sender<Result<UpstreamResponse, BoxError>>;
 
 /// Single flight over a service that the test controls.
 pub(super) struct Fixture {
@@ -137,7 +137,7 @@ impl RecordingSink {
 }
 
 impl CacheSink for RecordingSink {
-    fn keep(&self, _: &Request, answer: &Answer, asked: Instant) -> Option<Duration> {
+    fn keep(&self, _: &Request, answer: &UpstreamResponse, asked: Instant) -> Option<Duration> {
         self.0.lock().unwrap().push((answer.body.clone(), asked));
         Some(Duration::from_secs(30))
     }
@@ -176,10 +176,10 @@ pub(super) fn no_store(mut caller: Caller) -> Caller {
     caller
 }
 
-pub(super) fn answer(body: &'static str) -> Answer {
-    Answer {
+pub(super) fn answer(body: &'static str) -> UpstreamResponse {
+    UpstreamResponse {
         status: StatusCode::OK,
-        headers: Fields::default(),
+        headers: Headers::default(),
         body: Bytes::from_static(body.as_bytes()),
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tower::Service;
 
 use crate::attempt::{Authorized, Delivery, Failure, RetryHint, Routed};
-use crate::scan::Answer;
+use crate::scan::UpstreamResponse;
 use crate::telemetry::trace;
 use crate::token::{Bearer, Error, RejectionOutcome, TokenSource};
 
@@ -70,12 +70,12 @@ pub struct Authorize<S> {
 
 impl<S> Service<Routed> for Authorize<S>
 where
-    S: Service<Authorized, Response = Answer, Error = Failure> + Clone + Send + 'static,
+    S: Service<Authorized, Response = UpstreamResponse, Error = Failure> + Clone + Send + 'static,
     S::Future: Send,
 {
-    type Response = Answer;
+    type Response = UpstreamResponse;
     type Error = Failure;
-    type Future = Either<Checked<S::Future>, BoxFuture<'static, Result<Answer, Failure>>>;
+    type Future = Either<Checked<S::Future>, BoxFuture<'static, Result<UpstreamResponse, Failure>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         self.inner.poll_ready(cx)
@@ -150,9 +150,9 @@ pin_project! {
 
 impl<F> Future for Checked<F>
 where
-    F: Future<Output = Result<Answer, Failure>>,
+    F: Future<Output = Result<UpstreamResponse, Failure>>,
 {
-    type Output = Result<Answer, Failure>;
+    type Output = Result<UpstreamResponse, Failure>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();

@@ -14,7 +14,7 @@ use super::Layer;
 use crate::attempt::{Authorized, Charged, Delivery, Failure, RetryHint, Routed};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::clock::Wall;
-use crate::scan::{self, Answer, Fields};
+use crate::scan::{self, Headers, UpstreamResponse};
 use crate::task::Tasks;
 use crate::token::testing::{self, Reply, Service};
 use crate::token::{Error, Metrics, TokenSource};
@@ -62,7 +62,7 @@ impl Defender {
         this
     }
 
-    async fn answer(self, signed: Authorized) -> Result<Answer, Failure> {
+    async fn answer(self, signed: Authorized) -> Result<UpstreamResponse, Failure> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(50)).await;
         let is_valid = self.valid.lock().unwrap().contains(&signed.bearer.expose());
@@ -71,9 +71,9 @@ impl Defender {
         } else {
             StatusCode::UNAUTHORIZED
         };
-        Ok(Answer {
+        Ok(UpstreamResponse {
             status,
-            headers: Fields::default(),
+            headers: Headers::default(),
             body: Bytes::from_static(NO_LICENCE.as_bytes()),
         })
     }
@@ -105,7 +105,11 @@ fn setting(script: impl FnMut(usize) -> Reply + Send + 'static) -> Setting {
 }
 
 /// Repeats the call once if that is worth it, as the retry layer above does.
-async fn call(token_source: &TokenSource, defender: &Defender, deadline: Duration) -> Result<Answer, Failure> {
+async fn call(
+    token_source: &TokenSource,
+    defender: &Defender,
+    deadline: Duration,
+) -> Result<UpstreamResponse, Failure> {
     let attempt = async || {
         let defender = defender.clone();
         let inner = tower::service_fn(move |signed| defender.clone().answer(signed));

@@ -15,7 +15,7 @@ use super::caller;
 use crate::attempt::{Authorized, Charged, Delivery, Failure, Retries, RetryHint, Routed, StallTimeout};
 use crate::memory::Shares;
 use crate::net::testing::{Http, Names, client, listen, quick, refused};
-use crate::scan::{Answer, Endpoint, Request};
+use crate::scan::{Endpoint, Request, UpstreamResponse};
 use crate::secret::Secret;
 use crate::upstream::{Client, Config, Error, Metrics, Reason};
 
@@ -37,7 +37,7 @@ fn signed(base: &str, endpoint: Endpoint, query: Option<&str>) -> Authorized {
 }
 
 /// A call to the host `eu.test`, which is at `address`; and what the metrics then show.
-async fn call(address: std::net::SocketAddr, signed: Authorized) -> (Result<Answer, Failure>, String) {
+async fn call(address: std::net::SocketAddr, signed: Authorized) -> (Result<UpstreamResponse, Failure>, String) {
     let names = Names::new([("eu.test", address)]);
     let mut registry = Registry::default();
     let regions = [(Arc::new("http://eu.test".parse::<Url>().unwrap()), Arc::from("eu"))];

@@ -11,7 +11,7 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 use super::caller;
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, LateBoundRequest, QueuePosition, Retries, RetryHint};
-use crate::scan::{Answer, Fields, Payer, Request};
+use crate::scan::{Headers, Payer, Request, UpstreamResponse};
 use crate::upstream::RetryLayer;
 
 #[derive(Debug)]
@@ -27,23 +27,23 @@ impl LateBoundRequest for NoRequest {
     }
 }
 
-fn answer(status: u16) -> Answer {
-    Answer {
+fn answer(status: u16) -> UpstreamResponse {
+    UpstreamResponse {
         status: StatusCode::from_u16(status).unwrap(),
-        headers: Fields::default(),
+        headers: Headers::default(),
         body: Bytes::new(),
     }
 }
 
-fn retry_after(status: u16, seconds: &'static str) -> Answer {
+fn retry_after(status: u16, seconds: &'static str) -> UpstreamResponse {
     let field = (http::header::RETRY_AFTER, http::HeaderValue::from_static(seconds));
-    Answer {
+    UpstreamResponse {
         headers: [field].into_iter().collect(),
         ..answer(status)
     }
 }
 
-fn failure(again: RetryHint, answer: Option<Answer>) -> Failure {
+fn failure(again: RetryHint, answer: Option<UpstreamResponse>) -> Failure {
     Failure {
         delivery: Delivery::Unknown,
         again,
@@ -58,7 +58,10 @@ fn limited() -> Failure {
 
 /// Runs a request against the scripted results of its attempts, each of which takes a second.
 /// Returns the outcome, how many attempts were made, and how long it took.
-async fn run(deadline: Duration, script: Vec<Result<Answer, Failure>>) -> (Result<u16, BoxError>, usize, Duration) {
+async fn run(
+    deadline: Duration,
+    script: Vec<Result<UpstreamResponse, Failure>>,
+) -> (Result<u16, BoxError>, usize, Duration) {
     let script = Arc::new(Mutex::new(script.into_iter()));
     let places = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&places);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use defender_gateway::caller::RequestId;
 use defender_gateway::caller::{Name, Urgency};
 use defender_gateway::response;
-use defender_gateway::scan::{Answer, Call, CallerToken, Outcome, ServedResponse, Status};
+use defender_gateway::scan::{Call, CallerToken, Outcome, ServedResponse, Status, UpstreamResponse};
 use defender_gateway::server::{InboundRequest, Peer, guard, read, route};
 use defender_gateway::telemetry::trace;
 use http::{HeaderMap, Request, StatusCode};
@@ -48,7 +48,7 @@ async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) ->
         judge(&call, arrived, &fields, &config);
         std::future::ready(Ok::<_, BoxError>(ServedResponse {
             may_link: true,
-            answer: Answer {
+            answer: UpstreamResponse {
                 status: StatusCode::OK,
                 headers: HeaderMap::new().into(),
                 body: Bytes::from_static(b"{\"value\":[]}"),

@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use defender_gateway::scan::{Answer, Endpoint, Operation, Request, Rows, route};
+use defender_gateway::scan::{Endpoint, Operation, Request, Rows, UpstreamResponse, route};
 
 /// `query`, a line feed, the body: what is accepted is sent upstream as the same request, and
 /// nothing panics.
@@ -97,7 +97,7 @@ pub(crate) fn path(data: &[u8]) {
 /// JSON with every other value as it was.
 pub(crate) fn secrets(data: &[u8]) {
     let endpoint = Endpoint::latest(Operation::Definitions);
-    let answer = Answer {
+    let answer = UpstreamResponse {
         status: http::StatusCode::OK,
         headers: http::HeaderMap::new().into(),
         body: Bytes::copy_from_slice(data),

@@ -4,7 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use defender_gateway::quota::ThrottleHint;
 use defender_gateway::response::{self, Reply, ResponsePreferences};
-use defender_gateway::scan::{Answer, Options, Outcome, ServedResponse, Status, route};
+use defender_gateway::scan::{Options, Outcome, ServedResponse, Status, UpstreamResponse, route};
 use defender_gateway::server::{InboundRequest, Peer};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -52,7 +52,7 @@ pub(crate) fn link(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
     let served = ServedResponse {
         may_link: true,
-        answer: Answer {
+        answer: UpstreamResponse {
             status: StatusCode::OK,
             headers: HeaderMap::new().into(),
             body: body.clone(),

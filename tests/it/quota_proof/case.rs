@@ -13,7 +13,8 @@ use super::upstream::{Manners, Rng, Upstream};
 use super::world::{Gateway, HOUR, MINUTE, Settings, wall};
 
 pub(super) const FIVE: Duration = Duration::from_mins(5);
-/// What refuses calls besides the limits: at which seconds, what it says, and how many calls at most.
+/// What refuses calls besides the limits: at which seconds, what it says, and how many calls at
+/// most.
 pub(super) type Storm = (u64, u64, Told, usize);
 
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +25,8 @@ pub(super) struct Case {
     pub(super) form: Form,
     /// The neighbour's calls an hour, at random moments, from one second to another.
     pub(super) neighbour: (u32, u64, u64),
-    /// Calls of ours that are refused at random, whatever the limits say: what share, what is said, and until which second.
+    /// Calls of ours that are refused at random, whatever the limits say: what share, what is said,
+    /// and until which second.
     pub(super) random: (f64, Told, u64),
     pub(super) pacing: Pacing,
     /// From which second on we have callers.

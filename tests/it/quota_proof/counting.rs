@@ -1,4 +1,5 @@
-//! An upstream that counts: true sliding windows over everybody's accepted calls, and storms in which it refuses ours for no reason.
+//! An upstream that counts: true sliding windows over everybody's accepted calls, and storms in
+//! which it refuses ours for no reason.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -8,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
-use defender_gateway::scan::Answer;
+use defender_gateway::scan::UpstreamResponse;
 
 use super::upstream::Rng;
 use super::world::{HOUR, MINUTE};
@@ -38,7 +39,7 @@ impl Told {
         }
     }
 
-    pub(super) fn answer(self) -> Answer {
+    pub(super) fn answer(self) -> UpstreamResponse {
         let mut headers = HeaderMap::new();
         if let Some(seconds) = self.header {
             headers.insert("retry-after", seconds.into());
@@ -56,7 +57,7 @@ impl Told {
         if let Some(seconds) = self.seconds {
             let _ = write!(message, " You can send requests again in {seconds} seconds.");
         }
-        Answer {
+        UpstreamResponse {
             status: StatusCode::TOO_MANY_REQUESTS,
             headers: headers.into(),
             body: Bytes::from(message),

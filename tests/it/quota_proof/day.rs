@@ -53,7 +53,8 @@ const CALM: Scenario = Scenario {
 };
 
 impl Scenario {
-    /// Whether somebody always waits, every call is answered soon and nothing is forgotten: then all of the quota is used and nobody is left alone.
+    /// Whether somebody always waits, every call is answered soon and nothing is forgotten: then
+    /// all of the quota is used and nobody is left alone.
     fn is_saturated(&self) -> bool {
         let Manners {
             latency,
@@ -178,7 +179,8 @@ async fn live(scenario: Scenario, seed: u64) -> Day {
                     .spawn("modest", ask_now_and_then(gateway.clone(), scenario, name, seed)),
             );
         }
-        // A killed process gets no chance to say goodbye: nothing it still knew reaches the state file.
+        // A killed process gets no chance to say goodbye: nothing it still knew reaches the state
+        // file.
         let left = scenario.length.saturating_sub(start.elapsed());
         tokio::time::sleep(scenario.life.min(left)).await;
         foreign += gateway.quota.snapshot().foreign;

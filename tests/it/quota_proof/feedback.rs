@@ -1,4 +1,5 @@
-//! After a 429, and beside a neighbour: how soon everything is back, what is thought of others, and how much of the quota is used.
+//! After a 429, and beside a neighbour: how soon everything is back, what is thought of others, and
+//! how much of the quota is used.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -24,7 +25,8 @@ const HOUR_NAMED: Told = Told {
     ..Told::BARE
 };
 
-/// After these, five minutes of full pace have at least 110 calls of 117: from how many fives after the end on.
+/// After these, five minutes of full pace have at least 110 calls of 117: from how many fives after
+/// the end on.
 const STORMS: &[(Case, usize)] = &[
     (
         storm("30 s of Retry-After: 1", 2, &[(900, 930, Told::retry_after(1), 9999)]),
@@ -133,7 +135,8 @@ fn one_refusal_in_saturation_costs_seconds() {
     tell(&table);
 }
 
-/// While everything is refused and no wait is named, a probe leaves within seconds and then at most a minute apart, one at a time.
+/// While everything is refused and no wait is named, a probe leaves within seconds and then at most
+/// a minute apart, one at a time.
 #[test]
 fn unnamed_waits_are_probed_ever_later_up_to_a_minute() {
     let case = storm("an hour bare", 2, &[(2000, 5600, Told::BARE, 9999)]);
@@ -199,7 +202,8 @@ fn beside_a_modest_neighbour_nothing_stands_still() {
                 wrong.push(format!("{}: {calls} calls in hour {hour}", case.name));
             }
             let gap = outcome.gap(hour);
-            // The first hour's is what the upstream names; the ledger's own minute comes on top in none.
+            // The first hour's is what the upstream names; the ledger's own minute comes on top in
+            // none.
             if hour > 0 && gap > MINUTE {
                 wrong.push(format!("{}: {gap:?} without a call in hour {hour}", case.name));
             }
@@ -224,8 +228,9 @@ fn beside_a_greedy_neighbour_the_quota_is_used_up_and_the_pauses_shrink() {
     let (mut table, mut wrong) = (String::new(), Vec::new());
     for (case, outcome) in each(&CASES, live) {
         let _ = writeln!(table, "{}", outcome.line(&case));
-        // 97 % of the quota over the hours, and in each from the second on 97 % of what was to be had: the neighbour's calls are random
-        // (27 more or less in an hour), and those that it does not make nobody can know of before the hour is over.
+        // 97 % of the quota over the hours, and in each from the second on 97 % of what was to be
+        // had: the neighbour's calls are random (27 more or less in an hour), and those that it
+        // does not make nobody can know of before the hour is over.
         let mut total = 0;
         for hour in 1..4 {
             let theirs = outcome.hour(&outcome.theirs, hour);
@@ -260,7 +265,8 @@ fn beside_a_greedy_neighbour_the_quota_is_used_up_and_the_pauses_shrink() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// A neighbour for three minutes fills the minute, not the hour: what is believed of the hour stays near the truth.
+/// A neighbour for three minutes fills the minute, not the hour: what is believed of the hour stays
+/// near the truth.
 #[test]
 fn a_neighbour_for_three_minutes_leaves_no_phantoms() {
     for form in [Form::Whole, Form::Bare] {

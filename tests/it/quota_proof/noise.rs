@@ -19,7 +19,8 @@ const fn refusing(name: &'static str, share: f64, told: Told, seed: u64) -> Case
     }
 }
 
-/// Of the quota, so much is used in each hour, and a refused call is a call: at best 99, 98 and 95 %.
+/// Of the quota, so much is used in each hour, and a refused call is a call: at best 99, 98 and 95
+/// %.
 const SHARES: &[(Case, f64)] = &[
     (refusing("1 %, bare", 0.01, Told::BARE, 1), 0.95),
     (refusing("1 %, Retry-After: 10", 0.01, Told::retry_after(10), 2), 0.95),
@@ -56,9 +57,11 @@ fn refusals_at_random_do_not_lower_the_pace() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// While waits of a minute and more are obeyed, up to two fifths of the time pass without a call. What is missed is caught up, since the bucket
-/// holds a longer pause than these; but an hour later nothing returns for as long as the pause was, and the plan saves as much to bridge that.
-/// At the end of an hour so much is kept back, and as much is missing from a pause that has just been: twice the calls of a pause.
+/// While waits of a minute and more are obeyed, up to two fifths of the time pass without a call.
+/// What is missed is caught up, since the bucket holds a longer pause than these; but an hour later
+/// nothing returns for as long as the pause was, and the plan saves as much to bridge that. At the
+/// end of an hour so much is kept back, and as much is missing from a pause that has just been:
+/// twice the calls of a pause.
 #[test]
 fn waits_of_a_minute_and_more_cost_twice_what_one_of_them_takes() {
     const CASES: [Case; 3] = [
@@ -88,8 +91,9 @@ fn waits_of_a_minute_and_more_cost_twice_what_one_of_them_takes() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Everything that the windows allow leaves at once, but what others use is no room: an export that comes an hour after a neighbour finds
-/// that out and then asks about once a minute, where it would otherwise be refused every few seconds for the rest of the hour.
+/// Everything that the windows allow leaves at once, but what others use is no room: an export that
+/// comes an hour after a neighbour finds that out and then asks about once a minute, where it would
+/// otherwise be refused every few seconds for the rest of the hour.
 #[test]
 fn without_pacing_the_estimate_still_restrains() {
     let case = |name, calls, form, seed| Case {

@@ -20,7 +20,8 @@ const WAIT: Duration = Duration::from_mins(10);
 struct Demand {
     name: &'static str,
     callers: u32,
-    /// What is asked for, in parts of what the quota gives: for twenty minutes, and for the next twenty.
+    /// What is asked for, in parts of what the quota gives: for twenty minutes, and for the next
+    /// twenty.
     load: (f64, f64),
     /// Share of those who come with eight requests at once.
     bunches: f64,
@@ -267,7 +268,8 @@ fn predictions_come_true_and_promises_are_kept() {
             book.displaced,
             book.left.len(),
         );
-        // Whoever was let in was served or told that its place was taken back (see `one`), and no later than timers are late.
+        // Whoever was let in was served or told that its place was taken back (see `one`), and no
+        // later than timers are late.
         if latest > Duration::from_millis(50) {
             wrong.push(format!("{}: {latest:?} past the deadline", demand.name));
         }
@@ -280,8 +282,8 @@ fn predictions_come_true_and_promises_are_kept() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Refusals after which more slots went unused before the deadline than were kept free for the other callers, or given up by those who left
-/// after the refusal.
+/// Refusals after which more slots went unused before the deadline than were kept free for the
+/// other callers, or given up by those who left after the refusal.
 fn wrong_refusals(demand: &Demand, book: &Book) -> Vec<String> {
     let wrong = book.refused.iter().filter_map(|(at, reason)| {
         let idle = book.idle.iter().find(|idle| *idle > at)?;

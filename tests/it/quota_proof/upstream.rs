@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use defender_gateway::attempt::{Charged, Delivery, Failure, RetryHint};
 use defender_gateway::caller::Name;
-use defender_gateway::scan::Answer;
+use defender_gateway::scan::UpstreamResponse;
 
 use super::counting::{Counting, Told};
 
@@ -88,7 +88,8 @@ impl Upstream {
         look(self.0.lock().unwrap().counting.as_mut().unwrap())
     }
 
-    /// The process that sends is killed: what was already on its way arrives within a second or never.
+    /// The process that sends is killed: what was already on its way arrives within a second or
+    /// never.
     pub(super) fn kill(&self) {
         let mut diary = self.0.lock().unwrap();
         let (life, last) = (diary.life, Instant::now() + Duration::from_secs(1));
@@ -108,8 +109,9 @@ impl Upstream {
         last.map(|sent| sent.at)
     }
 
-    /// One call. The arrival is written down when the call leaves: a caller that hangs up cannot call it back.
-    pub(super) async fn call(self, call: Charged) -> Result<Answer, Failure> {
+    /// One call. The arrival is written down when the call leaves: a caller that hangs up cannot
+    /// call it back.
+    pub(super) async fn call(self, call: Charged) -> Result<UpstreamResponse, Failure> {
         let delivery = self.0.lock().unwrap().receive(&call);
         match delivery {
             Received::Unsent => Err(failure(Delivery::NotSent)),
@@ -127,7 +129,7 @@ impl Upstream {
                 if status == StatusCode::TOO_MANY_REQUESTS {
                     headers.insert("retry-after", (took.as_secs() % 20).into());
                 }
-                let answer = Answer {
+                let answer = UpstreamResponse {
                     status,
                     headers: headers.into(),
                     body: Bytes::new(),

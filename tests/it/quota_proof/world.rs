@@ -18,7 +18,7 @@ use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency
 use defender_gateway::clock::Wall;
 use defender_gateway::queue::{self, Queue, Refused};
 use defender_gateway::quota::{self, Pacing, Quota, UnknownPast};
-use defender_gateway::scan::{Answer, Endpoint, Request};
+use defender_gateway::scan::{Endpoint, Request, UpstreamResponse};
 use defender_gateway::task::Tasks;
 use defender_gateway::upstream::RetryLayer;
 
@@ -31,7 +31,8 @@ pub(super) const DAY: Duration = Duration::from_hours(24);
 /// The time between two slots at the sustained rate of 1,500 an hour.
 pub(super) const SLOT: Duration = Duration::from_millis(2400);
 
-/// Prints a table, also when the test passes: it is what the test found out, and `println!` would be captured.
+/// Prints a table, also when the test passes: it is what the test found out, and `println!` would
+/// be captured.
 pub(super) fn tell(table: &str) {
     let _ = writeln!(std::io::stdout(), "{table}");
 }
@@ -89,7 +90,7 @@ pub(super) struct Gateway {
     pub(super) queue: Queue<Quota>,
     pub(super) quota: Quota,
     pub(super) tasks: Tasks,
-    stack: BoxCloneSyncService<Attempt, Answer, BoxError>,
+    stack: BoxCloneSyncService<Attempt, UpstreamResponse, BoxError>,
     request: Arc<Request>,
 }
 
@@ -162,7 +163,7 @@ impl Gateway {
     }
 
     /// One request; refused, it says when to come back.
-    pub(super) async fn ask(&self, name: &Name, urgency: u8, wait: Duration) -> Result<Answer, Duration> {
+    pub(super) async fn ask(&self, name: &Name, urgency: u8, wait: Duration) -> Result<UpstreamResponse, Duration> {
         let answer = self.request(name, urgency, wait).await;
         answer.map_err(|refused| {
             let after = refused.map(|refused| refused.retry_after_s());
@@ -171,7 +172,12 @@ impl Gateway {
     }
 
     /// One request; refused by the queue, it says how.
-    pub(super) async fn request(&self, name: &Name, urgency: u8, wait: Duration) -> Result<Answer, Option<Refused>> {
+    pub(super) async fn request(
+        &self,
+        name: &Name,
+        urgency: u8,
+        wait: Duration,
+    ) -> Result<UpstreamResponse, Option<Refused>> {
         let attempt = self.attempt(name, urgency, wait);
         let answer = self.stack.clone().oneshot(attempt).await;
         // Whoever shares a call gets the failure as it is; the refusal is its cause.

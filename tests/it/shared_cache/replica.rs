@@ -15,7 +15,7 @@ use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
 use defender_gateway::attempt::{Attempt, Scarcity};
 use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use defender_gateway::scan::{Answer, Call, Endpoint, Request, ServedResponse, UpstreamProfile};
+use defender_gateway::scan::{Call, Endpoint, Request, ServedResponse, UpstreamProfile, UpstreamResponse};
 use defender_gateway::task::Tasks;
 use defender_gateway::{BoxError, cache, shared_cache, single_flight, store};
 
@@ -71,7 +71,7 @@ impl Upstream {
         until("calls at the upstream", async || (self.calls() >= calls).then_some(())).await;
     }
 
-    async fn call(self, attempt: Attempt) -> Result<Answer, BoxError> {
+    async fn call(self, attempt: Attempt) -> Result<UpstreamResponse, BoxError> {
         let request = attempt.request.bind();
         let ids: Vec<String> = request.ids().map(Into::into).collect();
         self.0.calls.lock().unwrap().push(ids.clone());
@@ -96,7 +96,7 @@ impl Upstream {
         }
         let rows = ids.iter().flat_map(|id| [1, 2].map(|n| row(id, n)));
         let rows: Vec<_> = rows.collect();
-        Ok(Answer {
+        Ok(UpstreamResponse {
             status,
             headers: headers.into(),
             body: format!(r#"{{"@odata.context":"{padding}","value":[{}]}}"#, rows.join(",")).into(),

@@ -16,7 +16,7 @@ use defender_gateway::attempt::{Attempt, Charged, Failure, QueuePosition, Retrie
 use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::scan::{
-    Answer, CacheSink, Call, Endpoint, Outcome, Request, ServedResponse, Status, UpstreamProfile,
+    CacheSink, Call, Endpoint, Outcome, Request, ServedResponse, Status, UpstreamProfile, UpstreamResponse,
 };
 use defender_gateway::task::Tasks;
 use defender_gateway::{cache, queue, quota, single_flight, upstream};
@@ -232,7 +232,7 @@ fn quota(limits: &[(u32, u64)], registry: &mut Registry) -> quota::Quota {
 
 /// What stands in for the flights when nothing is joined.
 fn each_for_itself(
-    paid: BoxCloneService<Attempt, Answer, BoxError>,
+    paid: BoxCloneService<Attempt, UpstreamResponse, BoxError>,
     cache: Arc<cache::Cache>,
 ) -> BoxCloneService<Call, ServedResponse, BoxError> {
     BoxCloneService::new(service_fn(move |call: Call| {
@@ -266,7 +266,7 @@ fn upstream(
     tenant: Tenant,
     down: &Arc<AtomicBool>,
     arrivals: &Arc<Mutex<Vec<Arrival>>>,
-) -> BoxCloneService<Charged, Answer, Failure> {
+) -> BoxCloneService<Charged, UpstreamResponse, Failure> {
     let (down, arrivals) = (Arc::clone(down), Arc::clone(arrivals));
     BoxCloneService::new(service_fn(move |call: Charged| {
         let good = !down.load(Ordering::Relaxed);
@@ -289,7 +289,7 @@ fn upstream(
             } else {
                 (StatusCode::SERVICE_UNAVAILABLE, String::new())
             };
-            Ok(Answer {
+            Ok(UpstreamResponse {
                 status,
                 headers: headers.into(),
                 body: body.into(),

@@ -1,14 +1,14 @@
 use crate::scan::{Endpoint, Request};
-use crate::scan::{Excerpt, Invalid};
+use crate::scan::{Excerpt, ParseError};
 
 const MEMBER: &str = "ScanDefinitionIds";
 
-fn read_bytes(body: &[u8]) -> Result<Vec<String>, Invalid> {
+fn read_bytes(body: &[u8]) -> Result<Vec<String>, ParseError> {
     let request = Request::parse(Endpoint::HISTORY, None, body)?;
     Ok(request.ids().map(str::to_owned).collect())
 }
 
-fn read(body: &str) -> Result<Vec<String>, Invalid> {
+fn read(body: &str) -> Result<Vec<String>, ParseError> {
     read_bytes(body.as_bytes())
 }
 
@@ -48,35 +48,35 @@ fn ids_that_share_their_first_eight_bytes_are_still_sorted_and_told_apart() {
 #[test]
 fn every_other_body_is_refused_with_its_own_reason() {
     let cases = [
-        ("", Invalid::Empty(MEMBER)),
-        ("\u{feff}{}", Invalid::ByteOrderMark),
-        ("[]", Invalid::NotObject(MEMBER)),
-        ("null", Invalid::NotObject(MEMBER)),
-        ("\"ScanDefinitionIds\"", Invalid::NotObject(MEMBER)),
-        ("{}", Invalid::NoMember(MEMBER)),
-        (r#"{"ScanDefinitionIds":[]}"#, Invalid::NoIds(MEMBER)),
-        (r#"{"ScanDefinitionIds":[""]}"#, Invalid::EmptyId(MEMBER)),
+        ("", ParseError::Empty(MEMBER)),
+        ("\u{feff}{}", ParseError::ByteOrderMark),
+        ("[]", ParseError::NotObject(MEMBER)),
+        ("null", ParseError::NotObject(MEMBER)),
+        ("\"ScanDefinitionIds\"", ParseError::NotObject(MEMBER)),
+        ("{}", ParseError::NoMember(MEMBER)),
+        (r#"{"ScanDefinitionIds":[]}"#, ParseError::NoIds(MEMBER)),
+        (r#"{"ScanDefinitionIds":[""]}"#, ParseError::EmptyId(MEMBER)),
         (
             r#"{"ScanDefinitionIds":" \t "}"#.replace("\\t", "\\u2003").leak(),
-            Invalid::EmptyId(MEMBER),
+            ParseError::EmptyId(MEMBER),
         ),
-        (r#"{"ScanDefinitionIds":null}"#, Invalid::NotStrings(MEMBER)),
-        (r#"{"ScanDefinitionIds":7}"#, Invalid::NotStrings(MEMBER)),
-        (r#"{"ScanDefinitionIds":{"a":"b"}}"#, Invalid::NotStrings(MEMBER)),
-        (r#"{"ScanDefinitionIds":["a",7]}"#, Invalid::NotStrings(MEMBER)),
-        (r#"{"ScanDefinitionIds":["a",null]}"#, Invalid::NotStrings(MEMBER)),
-        (r#"{"ScanDefinitionIds":[["a"]]}"#, Invalid::NotStrings(MEMBER)),
+        (r#"{"ScanDefinitionIds":null}"#, ParseError::NotStrings(MEMBER)),
+        (r#"{"ScanDefinitionIds":7}"#, ParseError::NotStrings(MEMBER)),
+        (r#"{"ScanDefinitionIds":{"a":"b"}}"#, ParseError::NotStrings(MEMBER)),
+        (r#"{"ScanDefinitionIds":["a",7]}"#, ParseError::NotStrings(MEMBER)),
+        (r#"{"ScanDefinitionIds":["a",null]}"#, ParseError::NotStrings(MEMBER)),
+        (r#"{"ScanDefinitionIds":[["a"]]}"#, ParseError::NotStrings(MEMBER)),
         (
             r#"{"ScanDefinitionIds":["a"],"ScanDefinitionIds":["a"]}"#,
-            Invalid::DoubleMember(MEMBER),
+            ParseError::DoubleMember(MEMBER),
         ),
         (
             r#"{"scanDefinitionIds":["a"]}"#,
-            Invalid::UnknownMember(Excerpt::new("scanDefinitionIds"), MEMBER),
+            ParseError::UnknownMember(Excerpt::new("scanDefinitionIds"), MEMBER),
         ),
         (
             r#"{"ScanDefinitionIds":["a"],"x":1}"#,
-            Invalid::UnknownMember(Excerpt::new("x"), MEMBER),
+            ParseError::UnknownMember(Excerpt::new("x"), MEMBER),
         ),
     ];
     for (body, fault) in cases {
@@ -99,13 +99,13 @@ fn invalid_json_is_rejected_with_a_position() {
     ] {
         let fault = read(body).unwrap_err();
         assert!(
-            matches!(&fault, Invalid::NotJson { reason } if reason.contains("line ")),
+            matches!(&fault, ParseError::NotJson { reason } if reason.contains("line ")),
             "{body}: {fault:?}"
         );
     }
     assert_eq!(
         read_bytes(b"{\"ScanDefinitionIds\":\"\xff\"}").unwrap_err(),
-        Invalid::NotUtf8 { valid_bytes: 22 }
+        ParseError::NotUtf8 { valid_bytes: 22 }
     );
 }
 
@@ -138,13 +138,13 @@ fn plain_bodies_are_read_as_by_the_whole_parser() {
 #[test]
 fn deep_nesting_is_refused_without_a_deep_stack() {
     let deep = format!("{{\"ScanDefinitionIds\":{}", "[".repeat(1 << 20));
-    assert_eq!(read(&deep).unwrap_err(), Invalid::NotStrings(MEMBER));
+    assert_eq!(read(&deep).unwrap_err(), ParseError::NotStrings(MEMBER));
     let deep = format!("{{\"x\":{}", "{\"x\":".repeat(1 << 18));
     assert_eq!(
         read(&deep).unwrap_err(),
-        Invalid::UnknownMember(Excerpt::new("x"), MEMBER)
+        ParseError::UnknownMember(Excerpt::new("x"), MEMBER)
     );
-    assert_eq!(read(&"[".repeat(1 << 20)).unwrap_err(), Invalid::NotObject(MEMBER));
+    assert_eq!(read(&"[".repeat(1 << 20)).unwrap_err(), ParseError::NotObject(MEMBER));
 }
 
 #[test]
@@ -154,12 +154,12 @@ fn the_limits_are_the_documented_ones() {
         read(&format!("{{\"ScanDefinitionIds\":[{}]}}", ids.join(",")))
     };
     assert_eq!(list(Request::MAX_IDS).unwrap().len(), Request::MAX_IDS);
-    assert_eq!(list(Request::MAX_IDS + 1).unwrap_err(), Invalid::TooManyIds(MEMBER));
+    assert_eq!(list(Request::MAX_IDS + 1).unwrap_err(), ParseError::TooManyIds(MEMBER));
     let id = |bytes: usize| read(&format!("{{\"ScanDefinitionIds\":\" {} \"}}", "x".repeat(bytes)));
     assert_eq!(id(Request::MAX_ID_BYTES).unwrap()[0].len(), Request::MAX_ID_BYTES);
     assert_eq!(
         id(Request::MAX_ID_BYTES + 1).unwrap_err(),
-        Invalid::LongId {
+        ParseError::LongId {
             member: MEMBER,
             bytes: 257
         }

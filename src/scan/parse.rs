@@ -12,21 +12,21 @@ use serde_json::error::Category;
 use crate::scan::fast_parse;
 use crate::scan::ids::IdSet;
 use crate::scan::key::KeyPrefix;
-use crate::scan::{Excerpt, Invalid};
+use crate::scan::{Excerpt, ParseError};
 
 /// Reads `{"<member>": [string, …]}`, or one string in place of the array, for a key that begins
 /// with `head`.
-pub(super) fn read_ids(head: &KeyPrefix, body: &[u8]) -> Result<IdSet, Invalid> {
+pub(super) fn read_ids(head: &KeyPrefix, body: &[u8]) -> Result<IdSet, ParseError> {
     if body.is_empty() {
-        return Err(Invalid::Empty(head.member()));
+        return Err(ParseError::Empty(head.member()));
     }
     if let Some(ids) = fast_parse::read_ids(head, body) {
         return ids.canonical();
     }
     if body.starts_with(b"\xEF\xBB\xBF") {
-        return Err(Invalid::ByteOrderMark);
+        return Err(ParseError::ByteOrderMark);
     }
-    let text = std::str::from_utf8(body).map_err(|error| Invalid::NotUtf8 {
+    let text = std::str::from_utf8(body).map_err(|error| ParseError::NotUtf8 {
         valid_bytes: error.valid_up_to(),
     })?;
     let mut reading = Reading::new(head, text.len());
@@ -35,7 +35,7 @@ pub(super) fn read_ids(head: &KeyPrefix, body: &[u8]) -> Result<IdSet, Invalid> 
         Ok(()) => reading.ids.canonical(),
         Err(error) => Err(reading.fault.unwrap_or_else(|| match error.classify() {
             Category::Data => reading.wrong_type,
-            Category::Syntax | Category::Eof | Category::Io => Invalid::NotJson {
+            Category::Syntax | Category::Eof | Category::Io => ParseError::NotJson {
                 reason: error.to_string(),
             },
         })),
@@ -48,9 +48,9 @@ struct Reading {
     /// The one member of the body.
     member: &'static str,
     /// The error for a value of the wrong type at the current position.
-    wrong_type: Invalid,
+    wrong_type: ParseError,
     /// An error of this module. It is kept here because serde's errors are text.
-    fault: Option<Invalid>,
+    fault: Option<ParseError>,
 }
 
 impl Reading {
@@ -58,12 +58,12 @@ impl Reading {
         Self {
             ids: IdSet::with_room(head, body_bytes),
             member: head.member(),
-            wrong_type: Invalid::NotObject(head.member()),
+            wrong_type: ParseError::NotObject(head.member()),
             fault: None,
         }
     }
 
-    fn fail<E: serde::de::Error>(&mut self, fault: Invalid) -> E {
+    fn fail<E: serde::de::Error>(&mut self, fault: ParseError) -> E {
         self.fault = Some(fault);
         E::custom("refused")
     }
@@ -88,17 +88,17 @@ impl<'de> Visitor<'de> for Object<'_> {
         let mut seen = false;
         while let Some(name) = map.next_key_seed(Name)? {
             if name != member {
-                return Err(self.0.fail(Invalid::UnknownMember(Excerpt::new(&name), member)));
+                return Err(self.0.fail(ParseError::UnknownMember(Excerpt::new(&name), member)));
             }
             if seen {
-                return Err(self.0.fail(Invalid::DoubleMember(member)));
+                return Err(self.0.fail(ParseError::DoubleMember(member)));
             }
             seen = true;
-            self.0.wrong_type = Invalid::NotStrings(member);
+            self.0.wrong_type = ParseError::NotStrings(member);
             map.next_value_seed(List(&mut *self.0))?;
         }
         if !seen {
-            return Err(self.0.fail(Invalid::NoMember(member)));
+            return Err(self.0.fail(ParseError::NoMember(member)));
         }
         Ok(())
     }

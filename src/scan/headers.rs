@@ -14,17 +14,17 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// takes four times the memory.
 ///
 /// ```
-/// use defender_gateway::scan::Fields;
+/// use defender_gateway::scan::Headers;
 /// use http::{HeaderValue, header};
 ///
-/// let fields: Fields = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))].into_iter().collect();
+/// let fields: Headers = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))].into_iter().collect();
 /// assert_eq!(fields.get(header::CONTENT_TYPE).unwrap(), "application/json");
 /// assert!(fields.get("date").is_none());
 /// ```
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Fields(Arc<[(HeaderName, HeaderValue)]>);
+pub struct Headers(Arc<[(HeaderName, HeaderValue)]>);
 
-impl Fields {
+impl Headers {
     /// The first value of a field.
     pub fn get(&self, name: impl AsRef<str>) -> Option<&HeaderValue> {
         self.get_all(name).next()
@@ -65,7 +65,7 @@ impl Fields {
 /// The most common value, which is static so that copying it counts no references.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-impl<V: Borrow<HeaderValue>> FromIterator<(HeaderName, V)> for Fields {
+impl<V: Borrow<HeaderValue>> FromIterator<(HeaderName, V)> for Headers {
     fn from_iter<T: IntoIterator<Item = (HeaderName, V)>>(fields: T) -> Self {
         let fields: Vec<_> = fields.into_iter().collect();
         let own = || {
@@ -90,13 +90,13 @@ impl<V: Borrow<HeaderValue>> FromIterator<(HeaderName, V)> for Fields {
     }
 }
 
-impl From<HeaderMap> for Fields {
+impl From<HeaderMap> for Headers {
     fn from(map: HeaderMap) -> Self {
         map.iter().map(|(name, value)| (name.clone(), value)).collect()
     }
 }
 
-impl fmt::Debug for Fields {
+impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
     }
@@ -106,7 +106,7 @@ impl fmt::Debug for Fields {
 mod tests {
     use super::*;
 
-    fn fields(of: &[(&'static str, &'static str)]) -> Fields {
+    fn fields(of: &[(&'static str, &'static str)]) -> Headers {
         let field = |&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
         of.iter().map(field).collect()
     }
@@ -129,7 +129,7 @@ mod tests {
     fn nothing_of_the_buffer_that_a_value_came_in_is_kept() {
         let buffer = Bytes::from(vec![b'x'; 8192]);
         let value = HeaderValue::from_maybe_shared(buffer.slice(..10)).unwrap();
-        let fields: Fields = [(http::header::DATE, value)].into_iter().collect();
+        let fields: Headers = [(http::header::DATE, value)].into_iter().collect();
         assert!(buffer.is_unique(), "the buffer is free again");
         assert_eq!(fields.get("date").unwrap(), "xxxxxxxxxx");
     }
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn bytes_that_are_no_text_are_kept() {
         let value = HeaderValue::from_bytes(b"caf\xe9").unwrap();
-        let fields: Fields = [(http::header::DATE, value.clone())].into_iter().collect();
+        let fields: Headers = [(http::header::DATE, value.clone())].into_iter().collect();
         assert_eq!(fields.get("date"), Some(&value));
     }
 }

@@ -1,5 +1,5 @@
-use crate::scan::Fields;
-use crate::scan::{Answer, Endpoint, ResponseFault, ResponseKind};
+use crate::scan::Headers;
+use crate::scan::{Endpoint, ResponseFault, ResponseKind, UpstreamResponse};
 use http::HeaderValue;
 use http::{StatusCode, header};
 use proptest::prelude::*;
@@ -14,9 +14,9 @@ fn kind(status: u16, media: Option<&'static str>, body: impl AsRef<[u8]>) -> Res
 
 fn kind_at(endpoint: Endpoint, status: u16, media: Option<&'static str>, body: impl AsRef<[u8]>) -> ResponseKind {
     let media = media.map(|media| (header::CONTENT_TYPE, HeaderValue::from_static(media)));
-    let response = Answer {
+    let response = UpstreamResponse {
         status: StatusCode::from_u16(status).unwrap(),
-        headers: media.into_iter().collect::<Fields>(),
+        headers: media.into_iter().collect::<Headers>(),
         body: body.as_ref().to_vec().into(),
     };
     ResponseKind::of(endpoint, &response)

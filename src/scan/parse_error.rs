@@ -7,7 +7,7 @@ use crate::scan::{Options, Request};
 /// Why a request is invalid. The text is for the caller; variants about a body contain the name of
 /// its one member.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
+pub enum ParseError {
     /// The body has no bytes.
     #[error("the body is empty; send {{\"{0}\": [\"…\"]}}")]
     Empty(&'static str),
@@ -78,7 +78,7 @@ pub enum Invalid {
     UnknownOption(Excerpt),
 }
 
-impl Invalid {
+impl ParseError {
     /// Whether the query is wrong and not the body, for which Defender has different error codes.
     #[must_use]
     pub fn is_about_options(&self) -> bool {
@@ -163,15 +163,18 @@ mod tests {
 
     #[test]
     fn messages_name_the_limits() {
-        assert_eq!(Invalid::Top.to_string(), "$top must be a whole number from 1 to 10000");
-        assert!(Invalid::Top.is_about_options());
         assert_eq!(
-            Invalid::TooManyIds("ScanDefinitionIds").to_string(),
+            ParseError::Top.to_string(),
+            "$top must be a whole number from 1 to 10000"
+        );
+        assert!(ParseError::Top.is_about_options());
+        assert_eq!(
+            ParseError::TooManyIds("ScanDefinitionIds").to_string(),
             "ScanDefinitionIds names more than 10000 ids"
         );
-        assert!(!Invalid::TooManyIds("ScanDefinitionIds").is_about_options());
+        assert!(!ParseError::TooManyIds("ScanDefinitionIds").is_about_options());
         assert_eq!(
-            Invalid::UnknownMember(Excerpt::new("scanDefinitionIds"), "ScanDefinitionIds").target(),
+            ParseError::UnknownMember(Excerpt::new("scanDefinitionIds"), "ScanDefinitionIds").target(),
             Some("scanDefinitionIds")
         );
     }
