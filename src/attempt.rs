@@ -53,6 +53,17 @@ pub trait LateBoundRequest: Send + Sync + fmt::Debug {
     }
 }
 
+/// A request that is sent as it is; the attempt's caller pays.
+impl LateBoundRequest for Request {
+    fn bind(&self) -> Arc<Request> {
+        Arc::new(self.clone())
+    }
+
+    fn payer(&self) -> Payer {
+        Request::payer(self)
+    }
+}
+
 /// How scarce slots are for calls that need nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scarcity {
@@ -173,7 +184,6 @@ pub struct QueuePosition {
 
 impl QueuePosition {
     /// The last place.
-    #[must_use]
     pub fn new(now: Instant) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
@@ -183,13 +193,11 @@ impl QueuePosition {
     }
 
     /// A number that is smaller for earlier places.
-    #[must_use]
     pub fn order(self) -> u64 {
         self.order
     }
 
     /// When the request first asked for a slot.
-    #[must_use]
     pub fn entered(self) -> Instant {
         self.entered
     }
@@ -223,7 +231,6 @@ impl StallTimeout {
     /// The timeout of `watch`. It is called at each sign of progress, beginning with the request
     /// being sent, and its future is awaited: when the future resolves the exchange is given up,
     /// and when it is dropped there was progress.
-    #[must_use]
     pub fn new(watch: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(watch)))
     }
@@ -233,7 +240,6 @@ impl StallTimeout {
     /// # Cancel safety
     ///
     /// Safe: dropping it means that there was progress.
-    #[must_use]
     pub fn elapsed(&self) -> BoxFuture<'static, ()> {
         match &self.0 {
             Some(watch) => watch(),

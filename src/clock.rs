@@ -47,14 +47,12 @@ pub struct Reading {
 
 impl Wall {
     /// The operating system's clock. It may jump; callers must tolerate that.
-    #[must_use]
     pub fn system() -> Self {
         Self(Source::System)
     }
 
     /// A clock that shows `at` now and moves with tokio's monotonic clock, so that paused tests
     /// move it too. It belongs to a machine that boots at this moment.
-    #[must_use]
     pub fn anchored(at: Timestamp) -> Self {
         static BOOTS: AtomicU64 = AtomicU64::new(0);
         let boot = format!("anchored-{}", BOOTS.fetch_add(1, Ordering::Relaxed));
@@ -67,7 +65,6 @@ impl Wall {
 
     /// The same machine's clock after it was stepped by this much. The operating system's clock
     /// stays as it is.
-    #[must_use]
     pub fn stepped(&self, by: SignedDuration) -> Self {
         match &self.0 {
             Source::System => Self::system(),
@@ -80,7 +77,6 @@ impl Wall {
     }
 
     /// The current wall-clock time.
-    #[must_use]
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => Timestamp::now(),
@@ -89,7 +85,6 @@ impl Wall {
     }
 
     /// The current wall-clock time and the time since boot.
-    #[must_use]
     pub fn read(&self) -> Reading {
         let boot = match &self.0 {
             Source::System => boot_time(),

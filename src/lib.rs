@@ -27,36 +27,41 @@
 //! | 1 | `scan` `caller` `attempt` |
 //! | 0 | `operation` `clock` `secret` `plain_text` `task` `resources` `memory` `net` `store` `telemetry` |
 //! | aside | `sim`: the simulated upstream, imported by `cli` and tests only |
+//! | aside | `testing`: what integration tests and benches use of the rest, which is private |
 
-pub mod admin;
-pub mod app;
-pub mod attempt;
-pub mod cache;
-pub mod caller;
-pub mod cli;
-pub mod clock;
-pub mod config;
-pub mod memory;
-pub mod net;
-pub mod operation;
-pub mod plain_text;
-pub mod queue;
-pub mod quota;
-pub mod region;
-pub mod resources;
-pub mod response;
-pub mod scan;
-pub mod secret;
-pub mod server;
-pub mod shared_cache;
-pub mod sim;
-pub mod single_flight;
-pub mod stack;
-pub mod store;
-pub mod task;
-pub mod telemetry;
-pub mod token;
-pub mod upstream;
+mod admin;
+mod app;
+mod attempt;
+mod cache;
+mod caller;
+mod cli;
+mod clock;
+mod config;
+mod memory;
+mod net;
+mod operation;
+mod plain_text;
+mod queue;
+mod quota;
+mod region;
+mod resources;
+mod response;
+mod scan;
+mod secret;
+mod server;
+mod shared_cache;
+mod sim;
+mod single_flight;
+mod stack;
+mod store;
+mod task;
+mod telemetry;
+#[doc(hidden)]
+pub mod testing;
+mod token;
+mod upstream;
+
+pub use cli::main;
 
 /// An error of any part, on its way up the stack to [`response`], which finds the cause in its
 /// source chain.

@@ -97,7 +97,6 @@ impl fmt::Display for Oddity {
 }
 
 /// The bytes without a byte order mark at their start.
-#[must_use]
 pub fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(MARK).unwrap_or(bytes)
 }
@@ -131,7 +130,6 @@ pub fn line(bytes: &[u8]) -> Result<&str, Malformed> {
 
 /// What is unusual in a one-line file that [`line()`] accepts: people may not see the difference to
 /// the text that was meant.
-#[must_use]
 pub fn oddities(bytes: &[u8]) -> Vec<Oddity> {
     let Ok(line) = line(bytes) else {
         return Vec::new();

@@ -28,7 +28,6 @@ pub struct Machine {
 }
 
 /// The name of this machine, container or pod; empty when it is unknown.
-#[must_use]
 pub fn host_name() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname")
         .unwrap_or_default()
@@ -41,7 +40,6 @@ const NONE: u64 = 1 << 60;
 
 impl Machine {
     /// This machine.
-    #[must_use]
     pub fn detect() -> Self {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let (cpu_limit, memory_limit) = limits(Path::new("/sys/fs/cgroup"), &groups);

@@ -21,7 +21,6 @@ struct Held {
 
 impl Secret {
     /// Takes ownership of `value`, so that no second copy is left behind.
-    #[must_use]
     pub fn new(value: String) -> Self {
         Self(Arc::new(Held {
             text: value.into(),
@@ -30,14 +29,12 @@ impl Secret {
     }
 
     /// The value, to be put on the wire only. It must not be logged or stored.
-    #[must_use]
     pub fn expose(&self) -> &str {
         self.0.text.expose_secret()
     }
 
     /// The value of `Authorization` with this bearer token; `None` when it contains characters that
     /// a header field cannot. Copies share its text, which is zeroized as well.
-    #[must_use]
     pub fn bearer(&self) -> Option<HeaderValue> {
         let field = self.0.bearer.get_or_init(|| {
             let text = Shown(["Bearer ", self.expose()].concat().into());

@@ -93,7 +93,6 @@ impl Service<scan::Call> for Forwarding {
 }
 
 /// Puts the layers in order.
-#[must_use]
 pub fn build(
     parts: Parts,
 ) -> impl Service<server::InboundRequest<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>

@@ -16,7 +16,6 @@ pub struct Tasks {
 
 impl Tasks {
     /// An empty set.
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -60,7 +59,6 @@ impl Tasks {
 
     /// A subset whose upkeep also ends when the guard is dropped, for parts that may be replaced
     /// while the gateway runs.
-    #[must_use]
     pub fn branch(&self) -> (Self, DropGuard) {
         let stop = self.stop.child_token();
         let branch = Self {
@@ -76,13 +74,11 @@ impl Tasks {
     }
 
     /// How many tasks are alive.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.tracker.len()
     }
 
     /// Whether no task is alive.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tracker.is_empty()
     }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// From the top. Modules that share a line may not import each other, except on the floors where
 /// `true` allows it.
 const FLOORS: &[(&[&str], bool)] = &[
-    (&["main"], true),
+    (&["main", "testing"], true),
     (&["app", "stack", "cli", "config"], true),
     (&["admin"], false),
     (&["server"], false),
@@ -120,7 +120,7 @@ fn imports_point_down() {
                     _ if module == import => true,
                     (Some(here), Some(there)) => there > here || (there == here && FLOORS[*here].1),
                     (None, Some(there)) if module == ASIDE => *there == lowest,
-                    (Some(_), None) if import == ASIDE => module == "cli",
+                    (Some(_), None) if import == ASIDE => matches!(module, "cli" | "testing"),
                     // A type of the crate's root, such as `BoxError`.
                     (Some(_), None) => import.starts_with(|c: char| c.is_uppercase()) || import.is_empty(),
                     (None, None) => import.starts_with(|c: char| c.is_uppercase()),

@@ -42,7 +42,6 @@ pub struct Health {
 
 impl Health {
     /// Starts in [`State::Starting`]. `checks` must be quick and must not block.
-    #[must_use]
     pub fn new(checks: impl Fn() -> Vec<Check> + Send + Sync + 'static) -> Self {
         Self {
             state: Arc::new(AtomicU8::new(State::Starting as u8)),
@@ -51,7 +50,6 @@ impl Health {
     }
 
     /// The state now.
-    #[must_use]
     pub fn state(&self) -> State {
         match self.state.load(Ordering::Acquire) {
             0 => State::Starting,

@@ -16,7 +16,7 @@ mod view;
 
 pub use health::{Check, Health, State};
 pub use service::{Admin, listener};
-pub use view::{Named, View};
+pub use view::View;
 
 #[cfg(test)]
 mod tests;

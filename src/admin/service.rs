@@ -19,7 +19,6 @@ use crate::server::guard::{Host, Hosts, refuse_cross_site};
 use crate::server::{Address, Config, Peer};
 
 /// Limits for the admin listener at `address`: a handful of probes, scrapers and people.
-#[must_use]
 pub fn listener(address: Address) -> Config {
     Config {
         listen: vec![address],
@@ -48,7 +47,6 @@ pub struct Admin {
 
 impl Admin {
     /// Shows `view`.
-    #[must_use]
     pub fn new(view: View) -> Self {
         Self {
             view: Arc::new(view),

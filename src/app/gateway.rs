@@ -158,25 +158,21 @@ impl Gateway {
     }
 
     /// Where callers are served; port 0 has become the port that was chosen.
-    #[must_use]
     pub fn addresses(&self) -> &[server::Address] {
         self.data.addresses()
     }
 
     /// Where health, metrics and status are served.
-    #[must_use]
     pub fn admin_address(&self) -> &server::Address {
         self.admin.address()
     }
 
     /// Ends the gateway when cancelled, as `POST /quitquitquit` does.
-    #[must_use]
     pub fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
     }
 
     /// Changes the configuration of the running gateway.
-    #[must_use]
     pub fn reloader(&self) -> &Reloader {
         &self.reloader
     }

@@ -103,7 +103,6 @@ impl SharedContext {
 }
 
 /// What was found out by the gateway with this configuration, as its file says.
-#[must_use]
 pub fn remembered_merging(config: &Resolved) -> Vec<(Endpoint, MergeRecord)> {
     let found = file(config).as_deref().and_then(read).unwrap_or_default();
     if found.registration != registration(config) {

@@ -33,4 +33,4 @@ pub use one_shot_client::{NoAnswer, OneShotClient};
 pub use reload::{Applied, ConfigSource, ReloadError, Reloader};
 pub use request_memory::Layer as RequestMemoryLayer;
 pub use settings::ledger;
-pub use token_limiters::{Layer as TokenLimiterLayer, TokenLimiters};
+pub use token_limiters::Layer as TokenLimiterLayer;

@@ -88,7 +88,6 @@ impl OneShotClient {
     }
 
     /// Sign-in.
-    #[must_use]
     pub fn token_source(&self) -> &token::TokenSource {
         &self.token_source
     }
@@ -108,7 +107,6 @@ impl OneShotClient {
     }
 
     /// What is left of the quota.
-    #[must_use]
     pub fn quota(&self) -> quota::Snapshot {
         self.quotas[0].snapshot()
     }

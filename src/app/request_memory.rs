@@ -17,7 +17,6 @@ pub struct Layer(Arc<MemoryBudget>);
 
 impl Layer {
     /// Takes from `budget`.
-    #[must_use]
     pub fn new(budget: Arc<MemoryBudget>) -> Self {
         Self(budget)
     }

@@ -52,7 +52,6 @@ impl Layer {
     ///
     /// The service below has to give its answers to the same cache, through
     /// [`scan::CacheSink`](crate::scan::CacheSink).
-    #[must_use]
     pub fn new(cache: Arc<Cache>, tasks: Tasks, has_spare_quota: HasSpareQuota) -> Self {
         Self {
             shared: Arc::new(Shared {

@@ -52,7 +52,6 @@ pub struct Cache {
 impl Cache {
     /// An empty cache. With `upstream_profile`, which must learn from all calls, it also stores
     /// rows by id.
-    #[must_use]
     pub fn new(config: Config, upstream_profile: Option<Arc<UpstreamProfile>>, metrics: Metrics) -> Self {
         let entries = entries(&config);
         metrics.watch(&entries);
@@ -70,7 +69,6 @@ impl Cache {
 
     /// This cache with other settings. Stored entries stay as fresh as they were; the times past
     /// their freshness are those of the new settings.
-    #[must_use]
     pub fn reconfigured(&self, config: Config, upstream_profile: Option<Arc<UpstreamProfile>>) -> Self {
         let has_room = config.max_size == self.config.max_size && config.kept() == self.config.kept();
         let entries = if has_room {
@@ -98,19 +96,16 @@ impl Cache {
     }
 
     /// An empty cache that replaces this one.
-    #[must_use]
     pub fn emptied(&self, config: Config, upstream_profile: Option<Arc<UpstreamProfile>>) -> Self {
         Self::new(config, upstream_profile, self.metrics.clone())
     }
 
     /// The settings.
-    #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
     }
 
     /// The state for `/status`.
-    #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.entries.run_pending_tasks();
         let counted = |lookups: &[Lookup]| lookups.iter().map(|lookup| self.metrics.counted(*lookup)).sum();

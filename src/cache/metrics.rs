@@ -33,7 +33,6 @@ pub(super) struct Prefetched {
 
 impl Metrics {
     /// Registers `cache_requests_total{result}`, `cache_bytes` and `cache_entries` in `registry`.
-    #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let requests = Family::<Labels, Counter>::default();
         let prefetched = Family::<UsedLabel, Counter>::default();

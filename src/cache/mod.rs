@@ -32,6 +32,6 @@ mod rows_since;
 mod tests;
 
 pub use config::{Config, Prefetch};
-pub use layer::{CacheService, HasSpareQuota, Layer, NotCached};
-pub use memory_store::{Cache, Snapshot};
+pub use layer::{Layer, NotCached};
+pub use memory_store::Cache;
 pub use metrics::Metrics;

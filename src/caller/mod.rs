@@ -42,7 +42,6 @@ impl Name {
 
     /// A name from what the caller sent. Control characters are dropped: names appear in logs and
     /// on the status page.
-    #[must_use]
     pub fn new(text: &str) -> Self {
         let mut name = String::new();
         for c in text.trim().chars().filter(|c| !c.is_control()) {
@@ -56,13 +55,11 @@ impl Name {
 
     /// The name under which the gateway makes calls of its own. No caller has it, because spaces
     /// around the names of callers are dropped.
-    #[must_use]
     pub fn of_gateway() -> Self {
         Self(" gateway".into())
     }
 
     /// The name as text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -86,13 +83,11 @@ impl Urgency {
     pub const LAST: Self = Self(7);
 
     /// `None` when `level` is above 7; RFC 9218 §4 says to ignore such a parameter.
-    #[must_use]
     pub fn new(level: u8) -> Option<Self> {
         (usize::from(level) < Self::LEVELS).then_some(Self(level))
     }
 
     /// 0 (first) to 7 (last).
-    #[must_use]
     pub fn level(self) -> u8 {
         self.0
     }

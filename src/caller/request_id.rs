@@ -44,14 +44,12 @@ impl RequestId {
     pub const MAX_BYTES: usize = 128;
 
     /// The caller's own id; `None` when it could forge or bloat a log line.
-    #[must_use]
     pub fn from_caller(text: &str) -> Option<Self> {
         let sane = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
         ((1..=Self::MAX_BYTES).contains(&text.len()) && text.bytes().all(sane)).then(|| Self(Text::Given(text.into())))
     }
 
     /// A new id: 128 random bits in hexadecimal.
-    #[must_use]
     pub fn random() -> Self {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; 32];
@@ -63,7 +61,6 @@ impl RequestId {
     }
 
     /// The id as text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         match &self.0 {
             Text::New(Hex(text)) => std::str::from_utf8(text).unwrap_or_default(),

@@ -30,13 +30,11 @@ pub enum Error {
 
 impl Error {
     /// Something that the user can mend.
-    #[must_use]
     pub fn user(what: impl Into<String>) -> Self {
         Self::User(what.into())
     }
 
     /// Something that the user cannot mend.
-    #[must_use]
     pub fn failed(what: impl Into<String>, source: impl Into<BoxError>) -> Self {
         Self::Failed {
             what: what.into(),
@@ -45,7 +43,6 @@ impl Error {
     }
 
     /// 1 for what the user can mend, 2 otherwise.
-    #[must_use]
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::User(_) | Self::Mistakes(_) => ExitCode::from(1),
@@ -56,7 +53,6 @@ impl Error {
 
     /// The error and its causes, each on its line, as printed to stderr; empty when that has been
     /// done.
-    #[must_use]
     pub fn explain(&self) -> String {
         if matches!(self, Self::Told(_)) {
             return String::new();

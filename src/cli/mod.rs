@@ -7,7 +7,7 @@ mod admin_client;
 mod args;
 mod check;
 mod demo;
-
+mod dispatch;
 mod error;
 mod hardening;
 mod healthcheck;
@@ -22,16 +22,9 @@ mod status;
 mod testing;
 mod wait;
 
-pub use admin_client::AdminAddress;
-pub use args::{Args, Check, Command, ConfigFile, Demo, Healthcheck, Probe, Simulate, Status, Wait};
-pub use check::check;
-pub use demo::demo;
+pub use dispatch::main;
 
-pub use error::Error;
-pub use healthcheck::healthcheck;
-pub use output::{note, print, usage};
-pub use probe::probe;
-pub use run::run;
-pub use simulate::simulate;
-pub use status::status;
-pub use wait::wait;
+use admin_client::AdminAddress;
+use args::{Check, Demo, Healthcheck, Probe, Simulate, Status, Wait};
+use error::Error;
+use output::{note, print};

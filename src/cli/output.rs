@@ -25,7 +25,6 @@ pub fn note(text: &str) {
 
 /// Answers what is no command: help and version go to stdout with status 0, mistakes to stderr with
 /// status 1.
-#[must_use]
 pub fn usage(asked: &clap::Error) -> ExitCode {
     // Help never fails, not even when nobody reads it.
     let _ = asked.print();

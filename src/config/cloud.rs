@@ -36,7 +36,6 @@ impl Cloud {
     ];
 
     /// The name in a configuration.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Public => "public",
@@ -50,7 +49,6 @@ impl Cloud {
     ///
     /// Public: the seven current geographies, the four of the 2021 list, which still answer, and
     /// the base host. No geographies are documented for the government clouds.
-    #[must_use]
     pub fn regions(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Public => &[
@@ -73,7 +71,6 @@ impl Cloud {
     }
 
     /// The sign-in host.
-    #[must_use]
     pub fn authority(self) -> &'static str {
         match self {
             Self::Public | Self::Gcc => "https://login.microsoftonline.com",
@@ -83,7 +80,6 @@ impl Cloud {
 
     /// The scope of tokens. It stays the `securitycenter` name also for the `security` hosts,
     /// because another audience leads to a 403.
-    #[must_use]
     pub fn scope(self) -> &'static str {
         match self {
             Self::Public => "https://api.securitycenter.microsoft.com/.default",

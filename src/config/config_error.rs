@@ -40,7 +40,6 @@ pub struct Mistakes {
 
 impl Mistakes {
     /// Sorts `list`; `file` is the name shown before line numbers.
-    #[must_use]
     pub fn new(file: Option<PathBuf>, mut list: Vec<ConfigError>) -> Self {
         list.sort();
         list.dedup();
@@ -48,7 +47,6 @@ impl Mistakes {
     }
 
     /// The errors, in reading order.
-    #[must_use]
     pub fn list(&self) -> &[ConfigError] {
         &self.list
     }

@@ -120,7 +120,6 @@ pub struct Environment {
 
 impl Environment {
     /// The process's own environment. Other variables are not copied.
-    #[must_use]
     pub fn real() -> Self {
         let values = std::env::vars_os().filter_map(|(name, value)| {
             let name = name.into_string().ok()?;
@@ -133,14 +132,12 @@ impl Environment {
     }
 
     /// The value of `name`; `None` when it is not set, empty, or not UTF-8.
-    #[must_use]
     pub fn value(&self, name: &str) -> Option<&Secret> {
         let value = self.values.get(name)?.as_ref()?;
         (!value.expose().is_empty()).then_some(value)
     }
 
     /// The number of worker threads that the operator set: tokio's own `TOKIO_WORKER_THREADS`.
-    #[must_use]
     pub fn workers(&self) -> Option<usize> {
         self.value(variable::WORKER_THREADS)?.expose().parse().ok()
     }

@@ -42,7 +42,6 @@ pub enum Reload {
 
 impl Reload {
     /// The text in the reference.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Live => "live",
@@ -159,25 +158,21 @@ impl Key {
     }
 
     /// What it takes for a changed value to be used.
-    #[must_use]
     pub fn reload(&self) -> Reload {
         self.reload
     }
 
     /// `section.name`, as in messages.
-    #[must_use]
     pub fn path(&self) -> String {
         format!("{}.{}", self.section, self.name)
     }
 
     /// The environment variable that takes precedence over the file.
-    #[must_use]
     pub fn variable(&self) -> String {
         format!("{}{}_{}", Self::PREFIX, self.section, self.name).to_uppercase()
     }
 
     /// Whether the key is accepted in a file; secrets are not.
-    #[must_use]
     pub fn in_file(&self) -> bool {
         self.allowed_in == AllowedIn::FileAndEnvironment
     }

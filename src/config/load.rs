@@ -116,7 +116,6 @@ impl Document {
     }
 
     /// What was read from `path`.
-    #[must_use]
     pub fn new(path: &Path, text: String) -> Self {
         Self {
             path: Some(path.to_owned()),
@@ -126,7 +125,6 @@ impl Document {
 
     /// Whether it asks for a log in JSON, as far as that is known before it is parsed, because its
     /// errors are logged in that format, too.
-    #[must_use]
     pub fn asks_for_json(&self, env: &Environment) -> bool {
         let variable = format!("{}TELEMETRY_FORMAT", Key::PREFIX);
         let in_file = || {

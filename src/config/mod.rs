@@ -43,9 +43,6 @@ pub use key::{DefaultValue, Key, Kind, Reload, keys};
 pub use load::{Document, Loaded, Resolved, Source, load, parse};
 pub use reference::reference;
 pub use schema::schema;
-pub use section::{
-    Admin, Cache, Callers, Credential, Credentials, Defender, Definitions, Merge, Merging, Pin, Proxy, Queue, Quota,
-    Region, Sampling, Scope, Server, Store, Telemetry, TokenProxy, Traces, TrustedRoots,
-};
-pub use settings::{Setting, Settings};
+pub use section::{Credential, Credentials, Merging, Pin, Proxy, Sampling, Scope, TokenProxy, Traces, TrustedRoots};
+pub use settings::Settings;
 pub use value::{Limit, Listen, parse_duration, parse_size, show_duration, show_size};

@@ -10,7 +10,6 @@ use super::section::SECTIONS;
 ///
 /// The page contains it between `<!-- config:begin -->` and `<!-- config:end -->`; a test compares
 /// the two.
-#[must_use]
 pub fn reference() -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.

@@ -14,7 +14,6 @@ const SIZE: &str = "^[0-9]+(B|KiB|MiB|GiB|KB|MB|GB)$";
 /// (between keys, about files) are checked by `check`.
 ///
 /// `config/gateway.schema.json` contains it; a test compares the two.
-#[must_use]
 pub fn schema() -> String {
     let sections = SECTIONS.iter().map(|section| {
         let keys = section.keys.iter().filter(|key| key.in_file());

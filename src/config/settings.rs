@@ -44,7 +44,6 @@ impl Settings {
     }
 
     /// The value of `key`.
-    #[must_use]
     pub fn get(&self, key: &'static Key) -> Setting {
         if !key.in_file() {
             let origin = self.secrets.get(key.name).cloned().unwrap_or(Origin::Default);
@@ -58,21 +57,18 @@ impl Settings {
     }
 
     /// Whether the key of this path was written, and not left at its default.
-    #[must_use]
     pub fn is_set(&self, path: &str) -> bool {
         let mut key = keys().filter(|key| key.path() == path);
         key.any(|key| self.get(key).origin != Origin::Default)
     }
 
     /// The keys whose values differ in `other`, wherever they are written.
-    #[must_use]
     pub fn changed(&self, other: &Self) -> Vec<&'static Key> {
         let differs = |key: &&'static Key| !self.node(key).has_same_value(&other.node(key));
         keys().filter(|key| key.in_file()).filter(differs).collect()
     }
 
     /// Whether a gateway with these settings needs a restart to apply another value of `key`.
-    #[must_use]
     pub fn is_fixed(&self, key: &Key) -> bool {
         match key.reload() {
             Reload::Live => false,
@@ -85,7 +81,6 @@ impl Settings {
 
     /// A hash over all values, as 16 hexadecimal digits, by which configurations can be compared.
     /// Passwords are left out, so that it can be shown.
-    #[must_use]
     pub fn digest(&self) -> String {
         let mut context = ring::digest::Context::new(&ring::digest::SHA256);
         for key in keys() {
@@ -102,7 +97,6 @@ impl Settings {
 
     /// A configuration file with every value and where it comes from. `file` is the name shown
     /// before line numbers.
-    #[must_use]
     pub fn show(&self, file: Option<&Path>) -> String {
         let mut text = String::new();
         for section in &SECTIONS {

@@ -36,7 +36,6 @@ pub struct MemoryBudget {
 
 impl MemoryBudget {
     /// A budget of this many bytes, at most 4 GiB.
-    #[must_use]
     pub fn new(bytes: usize) -> Arc<Self> {
         let bytes = bytes.min(u32::MAX as usize);
         Arc::new(Self {
@@ -48,19 +47,16 @@ impl MemoryBudget {
     }
 
     /// The whole budget.
-    #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// The bytes that are not reserved.
-    #[must_use]
     pub fn left(&self) -> usize {
         self.left.available_permits()
     }
 
     /// Whether exactly these bytes, which are more than [`LARGE_ANSWER`], have a reservation here.
-    #[must_use]
     pub fn holds(&self, bytes: &Bytes) -> bool {
         self.held().contains(&(bytes.as_ptr() as usize))
     }
@@ -70,7 +66,6 @@ impl MemoryBudget {
     }
 
     /// Whether a user waits for memory that others hold.
-    #[must_use]
     pub fn is_wanted(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
@@ -129,13 +124,11 @@ pub struct Reservation {
 
 impl Reservation {
     /// An empty reservation.
-    #[must_use]
     pub fn none(budget: Arc<MemoryBudget>) -> Self {
         Self { budget, permit: None }
     }
 
     /// The reserved bytes.
-    #[must_use]
     pub fn bytes(&self) -> usize {
         self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }
@@ -162,7 +155,6 @@ impl Reservation {
     }
 
     /// Attaches the reservation to `bytes` until their last copy is dropped.
-    #[must_use]
     pub fn hold(self, bytes: Bytes) -> Bytes {
         if bytes.len() > LARGE_ANSWER {
             self.budget.held().insert(bytes.as_ptr() as usize);

@@ -66,12 +66,11 @@ impl Shares {
     /// quarter of what is divided.
     ///
     /// ```
-    /// use defender_gateway::memory::Shares;
+    /// use defender_gateway::testing::memory::Shares;
     ///
     /// let shares = Shares::of(128 << 20, Some(16 << 20));
     /// assert!(shares.sum() <= 128 << 20);
     /// ```
-    #[must_use]
     pub fn of(total: usize, cache: Option<usize>) -> Self {
         let total = total.max(LEAST_TOTAL);
         let spare = (total / 4).min((total - BASE) / 3).min(TIGHT / 8).max(total / 8);
@@ -96,7 +95,6 @@ impl Shares {
     }
 
     /// The sum of all shares.
-    #[must_use]
     pub fn sum(&self) -> usize {
         BASE + self.spare
             + self.cache
@@ -109,13 +107,11 @@ impl Shares {
     }
 
     /// The most that the cache's entries may take.
-    #[must_use]
     pub fn max_cached(&self) -> usize {
         self.cache / 5 * 4
     }
 
     /// The most connections of callers.
-    #[must_use]
     pub fn max_connections(&self) -> u32 {
         u32::try_from(self.connections / CONNECTION).unwrap_or(u32::MAX)
     }
@@ -123,7 +119,6 @@ impl Shares {
     /// The kernel's buffer for each direction of a caller's connection, in bytes. When memory is
     /// tight the buffers are small; with a round trip of a millisecond they still allow 16 MB a
     /// second.
-    #[must_use]
     pub fn socket_buffer(&self) -> u32 {
         if self.total < TIGHT { 16 << 10 } else { 64 << 10 }
     }
@@ -131,20 +126,17 @@ impl Shares {
     /// The same for a connection to the upstream; `None` for the kernel's default. When memory is
     /// tight, a host at a distance of a hundred milliseconds sends some 600 kB a second on each
     /// connection.
-    #[must_use]
     pub fn receive_buffer(&self) -> Option<u32> {
         (self.total < TIGHT).then_some(64 << 10)
     }
 
     /// The longest body of a request: it must fit into the share, with what it takes while it
     /// grows.
-    #[must_use]
     pub fn max_body(&self) -> usize {
         self.bodies / ALLOCATED_PER_BYTE
     }
 
     /// The budgets of upstream answers.
-    #[must_use]
     pub fn answers(&self) -> AnswerMemory {
         AnswerMemory {
             small: MemoryBudget::new(self.small_answers),
@@ -169,7 +161,6 @@ pub struct AnswerMemory {
 
 impl AnswerMemory {
     /// The longest answer: two of them fit.
-    #[must_use]
     pub fn max_answer(&self) -> usize {
         self.large.bytes() / 2 / ALLOCATED_PER_BYTE
     }

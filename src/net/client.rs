@@ -75,14 +75,12 @@ impl Client {
 
     /// The same client without the proxy, with a pool of its own: for the managed-identity
     /// endpoint, which must not be proxied.
-    #[must_use]
     pub fn direct(&self) -> Self {
         Self::build(self.connector.direct(), Arc::clone(&self.config))
     }
 
     /// The same client, speaking HTTP/2 to `http` addresses without negotiation, for hosts that are
     /// known to speak it. It has a pool of its own.
-    #[must_use]
     pub fn cleartext_http2(&self) -> Self {
         Self::build(self.connector.cleartext_http2(), Arc::clone(&self.config))
     }
@@ -110,7 +108,6 @@ impl Client {
 
     /// The same client with its pool. Bodies larger than
     /// [`LARGE_ANSWER`](crate::memory::LARGE_ANSWER) reserve from `memory`.
-    #[must_use]
     pub fn with_large_bodies(self, memory: Arc<MemoryBudget>) -> Self {
         Self {
             large_bodies: Some(memory),
@@ -119,13 +116,11 @@ impl Client {
     }
 
     /// The connector of this client, which also measures round-trip times.
-    #[must_use]
     pub fn connector(&self) -> &Connector {
         &self.connector
     }
 
     /// This client as a service with fixed limits, for sign-in.
-    #[must_use]
     pub fn exchange(&self, limit_bytes: usize, timeout: Duration) -> Exchange {
         let client = self.clone();
         let limits = Limits {

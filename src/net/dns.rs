@@ -49,7 +49,6 @@ struct Known {
 
 impl Resolver {
     /// The operating system's resolver (`getaddrinfo`), with the hosts file and the search list.
-    #[must_use]
     pub fn system() -> Self {
         let slots = Arc::new(Semaphore::new(MAX_LOOKUPS));
         Self::with(Arc::new(move |host, port| {
@@ -69,7 +68,6 @@ impl Resolver {
     }
 
     /// A resolver with another lookup, for tests.
-    #[must_use]
     pub fn with(lookup: Lookup) -> Self {
         Self {
             lookup,

@@ -77,25 +77,21 @@ impl ConnectError {
     }
 
     /// `host:port` of the destination, also when the proxy failed.
-    #[must_use]
     pub fn authority(&self) -> &str {
         &self.authority
     }
 
     /// The step that failed.
-    #[must_use]
     pub fn step(&self) -> Step {
         self.step
     }
 
     /// Whether its time was over.
-    #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.cause.is_none()
     }
 
     /// The error token of RFC 9209 §2.3.
-    #[must_use]
     pub fn proxy_status(&self) -> &'static str {
         let Some(cause) = &self.cause else {
             return match self.step {
@@ -196,20 +192,17 @@ impl Error {
     }
 
     /// `host:port` of the destination.
-    #[must_use]
     pub fn authority(&self) -> &str {
         &self.authority
     }
 
     /// What went wrong.
-    #[must_use]
     pub fn kind(&self) -> &Kind {
         &self.kind
     }
 
     /// Whether the host has provably processed nothing of the request: no byte was written, or the
     /// host itself said so.
-    #[must_use]
     pub fn is_unprocessed(&self) -> bool {
         matches!(
             self.kind,
@@ -218,7 +211,6 @@ impl Error {
     }
 
     /// Whether the head of an answer had arrived, so that the request certainly had, too.
-    #[must_use]
     pub fn is_answered(&self) -> bool {
         matches!(
             self.kind,
@@ -227,7 +219,6 @@ impl Error {
     }
 
     /// Whether its time was over.
-    #[must_use]
     pub fn is_timeout(&self) -> bool {
         match &self.kind {
             Kind::Connect(error) => error.is_timeout(),
@@ -237,7 +228,6 @@ impl Error {
     }
 
     /// The error token of RFC 9209 §2.3.
-    #[must_use]
     pub fn proxy_status(&self) -> &'static str {
         match &self.kind {
             Kind::Connect(error) => error.proxy_status(),

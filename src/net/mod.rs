@@ -37,10 +37,10 @@ pub use client::{Client, Limits};
 pub use collect::MEMORY_WAIT;
 pub use config::Config;
 pub use connector::Connector;
-pub use dns::{Lookup, Resolver};
+pub use dns::Resolver;
 pub use error::{ConnectError, Error, Kind, SetupError, Step};
-pub use network::{Network, ParseNetworkError};
-pub use proxy::{Proxy, ProxyError};
+pub use network::Network;
+pub use proxy::Proxy;
 
 use crate::BoxError;
 

@@ -67,7 +67,6 @@ impl Proxy {
 
     /// Whether connections to `destination` go through the proxy: only `https`, never loopback,
     /// nothing listed in `NO_PROXY`.
-    #[must_use]
     pub fn covers(&self, destination: &Uri) -> bool {
         let (Some("https"), Some(host)) = (destination.scheme_str(), destination.host()) else {
             return false;

@@ -94,7 +94,6 @@ pub enum Lifetime {
 
 impl Declaration {
     /// The methods that callers may use, besides `OPTIONS`.
-    #[must_use]
     pub const fn methods(&self) -> &'static [Method] {
         match self.input {
             Input::Path => &[Method::GET],
@@ -103,7 +102,6 @@ impl Declaration {
     }
 
     /// The method that the upstream is asked with. None of them changes anything there.
-    #[must_use]
     pub const fn upstream_method(&self) -> Method {
         match self.input {
             Input::Path => Method::GET,
@@ -112,7 +110,6 @@ impl Declaration {
     }
 
     /// The member of its body that holds the ids; empty where there is no body.
-    #[must_use]
     pub const fn member(&self) -> &'static str {
         match self.input {
             Input::Path => "",
@@ -121,13 +118,11 @@ impl Declaration {
     }
 
     /// Whether different requests can share a call, and answers are kept by id.
-    #[must_use]
     pub const fn is_by_id(&self) -> bool {
         matches!(self.kept, Kept::ById { .. })
     }
 
     /// The members that name the id that a row is about; none where rows are not told apart.
-    #[must_use]
     pub const fn id_names(&'static self) -> &'static [&'static str] {
         match &self.kept {
             Kept::ById { names } => names,
@@ -136,7 +131,6 @@ impl Declaration {
     }
 
     /// The path without the segment that stands for an id, and whether there is one.
-    #[must_use]
     pub fn fixed_path(&self) -> (&'static str, bool) {
         match self.path.strip_suffix("/{id}") {
             Some(fixed) => (fixed, true),

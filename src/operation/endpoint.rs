@@ -16,7 +16,6 @@ impl Version {
     pub const ALL: [Self; 2] = [Self::Latest, Self::V1];
 
     /// The name in keys and logs.
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Latest => "latest",
@@ -25,7 +24,6 @@ impl Version {
     }
 
     /// What the paths begin with.
-    #[must_use]
     pub const fn base(self) -> &'static str {
         match self {
             Self::Latest => "/api",
@@ -57,7 +55,6 @@ impl Endpoint {
     };
 
     /// An operation under its current path.
-    #[must_use]
     pub const fn latest(operation: Operation) -> Self {
         Self {
             operation,
@@ -66,7 +63,6 @@ impl Endpoint {
     }
 
     /// All of them, in the order of [`Endpoint::index`].
-    #[must_use]
     pub fn all() -> impl ExactSizeIterator<Item = Self> {
         (0..Self::COUNT).map(|index| Self {
             operation: Operation::ALL[index / Version::ALL.len()],
@@ -75,26 +71,22 @@ impl Endpoint {
     }
 
     /// Its place in a table of [`Endpoint::COUNT`].
-    #[must_use]
     pub const fn index(self) -> usize {
         self.operation as usize * Version::ALL.len() + self.version as usize
     }
 
     /// The operation's name in keys and logs.
-    #[must_use]
     pub const fn name(self) -> &'static str {
         self.operation.declaration().name
     }
 
     /// Its path, with `{id}` where an id stands: the route for traces and the description.
-    #[must_use]
     pub fn template(self) -> String {
         [self.version.base(), self.operation.declaration().path].concat()
     }
 
     /// Its path, here and upstream, about this entity if it is about one. It is written from the
     /// declaration.
-    #[must_use]
     pub fn path(self, id: Option<&EntityId>) -> String {
         let (fixed, has_id) = self.operation.declaration().fixed_path();
         let mut path = [self.version.base(), fixed].concat();
@@ -120,7 +112,6 @@ pub struct Target {
 ///
 /// The match is exact: writes have siblings of these paths, so nothing close to one may pass for
 /// it.
-#[must_use]
 pub fn route(path: &str) -> Option<Target> {
     let rest = path.strip_prefix(Version::Latest.base())?;
     let (version, rest) = match rest.strip_prefix("/v1.0") {

@@ -19,7 +19,6 @@ impl EntityId {
     /// Refused are separators of any kind, a second coding (`%25`), dots alone, space at an end,
     /// and letters alone: names of actions, such as `BatchDelete`, consist of letters, and every id
     /// of the upstream has a digit.
-    #[must_use]
     pub fn read(segment: &str) -> Option<Self> {
         let id = decoded(segment)?;
         let is_forbidden =
@@ -34,7 +33,6 @@ impl EntityId {
     }
 
     /// The id itself.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -45,7 +43,6 @@ impl EntityId {
     }
 
     /// The id as a segment of a path: all but unreserved characters are encoded (RFC 3986 §2.3).
-    #[must_use]
     pub fn encoded(&self) -> Cow<'_, str> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
         if self.0.bytes().all(is_plain) {

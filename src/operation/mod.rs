@@ -11,13 +11,13 @@
 mod agents;
 mod declaration;
 mod definitions;
-mod endpoint;
+pub mod endpoint;
 mod entity_id;
 mod history_by_definition;
 mod history_by_session;
 
 pub use declaration::{Declaration, Input, Kept, Lifetime, Query, Shape};
-pub use endpoint::{Endpoint, Target, Version, route};
+pub use endpoint::{Endpoint, Target, route};
 pub use entity_id::EntityId;
 
 /// Declares the operations: the name in code, and the declaration.
@@ -37,7 +37,6 @@ macro_rules! operations {
             pub const ALL: [Self; [$(stringify!($name)),*].len()] = [$(Self::$name),*];
 
             /// What there is to know about it.
-            #[must_use]
             pub const fn declaration(self) -> &'static Declaration {
                 match self {
                     $(Self::$name => &$file::$declaration,)*

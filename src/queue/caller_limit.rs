@@ -42,7 +42,6 @@ type Buckets = RateLimiter<Name, HashMapStateStore<Name>, PausableClock, NoOpMid
 impl CallerLimiter {
     /// `calls` per `window` for each caller, all of them at once after a quiet time. `None` when
     /// the window is too short to divide.
-    #[must_use]
     pub fn new(calls: NonZeroU32, window: Duration) -> Option<Self> {
         let quota = Quota::with_period(window / calls.get())?.allow_burst(calls);
         let buckets = RateLimiter::new(quota, HashMapStateStore::default(), PausableClock::new());
@@ -120,7 +119,6 @@ struct Limit {
 
 impl Layer {
     /// Without a limit every caller passes.
-    #[must_use]
     pub fn new(fair_use: Option<CallerLimiter>, metrics: Metrics) -> Self {
         let limit = fair_use.map(|fair_use| Arc::new(Limit { fair_use, metrics }));
         Self { limit }

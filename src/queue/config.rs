@@ -16,7 +16,6 @@ impl Weights {
     pub const MOST: u32 = 1000;
 
     /// The caller's weight, 1 to [`Weights::MOST`].
-    #[must_use]
     pub fn of(&self, caller: &Name) -> u32 {
         self.0.get(caller).map_or(1, |weight| weight.get().min(Self::MOST))
     }

@@ -99,7 +99,6 @@ struct Shared<S: PermitSource> {
 
 impl<S: PermitSource> Queue<S> {
     /// An empty queue, with the task that hands slots out when they come.
-    #[must_use]
     pub fn start(config: Config, slots: S, tasks: &Tasks, metrics: Metrics) -> Self {
         let queue = Self::new(config, slots, metrics);
         tasks.spawn_upkeep("queue clock", queue.clone().run_clock());
@@ -108,7 +107,6 @@ impl<S: PermitSource> Queue<S> {
 
     /// An empty queue that hands slots out only while somebody runs [`Queue::run_clock`]: for one
     /// that may end before the program does.
-    #[must_use]
     pub fn new(config: Config, slots: S, metrics: Metrics) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(State::new(config)),
@@ -149,13 +147,11 @@ impl<S: PermitSource> Queue<S> {
     }
 
     /// How many requests wait.
-    #[must_use]
     pub fn waiting(&self) -> usize {
         self.0.lock().order.len()
     }
 
     /// How long a caller who is new here would wait for its slot.
-    #[must_use]
     pub fn predicted_wait(&self) -> Duration {
         self.0.lock().predicted_wait(Instant::now(), &self.0.slots)
     }
@@ -186,7 +182,6 @@ impl<S: PermitSource> Queue<S> {
     }
 
     /// The state for people.
-    #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.0.lock().snapshot(Instant::now(), &self.0.slots)
     }
@@ -316,7 +311,6 @@ enum EntryState<S: PermitSource> {
 impl<S: PermitSource> QueueEntry<S> {
     /// When the slot comes, if nobody comes or leaves before: as predicted when the place was
     /// taken.
-    #[must_use]
     pub fn predicted_start(&self) -> Instant {
         self.start
     }

@@ -16,7 +16,6 @@ pub struct Layer<Q: PermitSource>(Queue<Q>);
 
 impl<Q: PermitSource> Layer<Q> {
     /// Slots come from `queue`.
-    #[must_use]
     pub fn new(queue: Queue<Q>) -> Self {
         Self(queue)
     }

@@ -68,7 +68,6 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Registers the metrics under the contract's names.
-    #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register(
@@ -143,7 +142,6 @@ impl Metrics {
     }
 
     /// How many requests were refused because there were not enough slots.
-    #[must_use]
     pub fn refused_for_slots(&self) -> u64 {
         let reasons = Reason::ALL.into_iter().filter(|reason| reason.is_for_slots());
         let count = |reason: Reason| {

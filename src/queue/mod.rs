@@ -38,13 +38,10 @@ mod take_back;
 mod tests;
 mod turn_forecast;
 
-pub use caller_limit::{CallerLimiter, Layer as CallerLimitLayer, Service as CallerLimitService};
+pub use caller_limit::{CallerLimiter, Layer as CallerLimitLayer};
 pub use config::{Config, Weights};
-pub use fair_queue::{PermitSource, Queue, QueueEntry};
-pub use fair_scheduler::{
-    Ahead, Claims, Competitors, Expected, FairScheduler, InTime, Late, Look, Played, ServicePosition, Ticket,
-};
-pub use layer::{Layer, Service};
+pub use fair_queue::{PermitSource, Queue};
+pub use fair_scheduler::{FairScheduler, Ticket};
+pub use layer::Layer;
 pub use metrics::Metrics;
 pub use refused::{Reason, Refused, Wait};
-pub use snapshot::{CallerShare, PredictedTurns, Snapshot};

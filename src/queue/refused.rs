@@ -26,13 +26,11 @@ pub struct Wait {
 
 impl Wait {
     /// The wait to ask for, in whole seconds: rounded up, so that it is enough.
-    #[must_use]
     pub fn needed_s(self) -> u64 {
         whole_seconds(self.needed)
     }
 
     /// What the request allowed, in whole seconds. A moment of it had passed when it was refused.
-    #[must_use]
     pub fn allowed_s(self) -> u64 {
         self.allowed.saturating_add(Duration::from_millis(500)).as_secs()
     }
@@ -45,7 +43,6 @@ fn whole_seconds(duration: Duration) -> u64 {
 
 impl Refused {
     /// A refusal that no longer wait would have changed.
-    #[must_use]
     pub fn new(reason: Reason, retry_after: Duration) -> Self {
         Self {
             reason,
@@ -58,11 +55,10 @@ impl Refused {
     /// early.
     ///
     /// ```
-    /// use defender_gateway::queue::{Reason, Refused};
+    /// use defender_gateway::testing::queue::{Reason, Refused};
     /// let refused = Refused::new(Reason::Late, std::time::Duration::from_millis(2_001));
     /// assert_eq!(refused.retry_after_s(), 3);
     /// ```
-    #[must_use]
     pub fn retry_after_s(&self) -> u64 {
         whole_seconds(self.retry_after)
     }
@@ -111,7 +107,6 @@ impl Reason {
     }
 
     /// A sentence for callers.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Late => "the next free slot of the upstream's quota comes after the time the request may wait",

@@ -36,13 +36,11 @@ impl Limit {
     }
 
     /// Calls per window.
-    #[must_use]
     pub fn calls(&self) -> usize {
         self.calls.get() as usize
     }
 
     /// The window's length.
-    #[must_use]
     pub fn window(&self) -> Duration {
         self.window
     }
@@ -51,16 +49,14 @@ impl Limit {
     ///
     /// ```
     /// # use std::{num::NonZeroU32, time::Duration};
-    /// let hour = defender_gateway::quota::Limit::try_new(NonZeroU32::new(1500).unwrap(), Duration::from_secs(3600)).unwrap();
+    /// let hour = defender_gateway::testing::quota::Limit::try_new(NonZeroU32::new(1500).unwrap(), Duration::from_secs(3600)).unwrap();
     /// assert_eq!(hour.hold(), Duration::from_millis(3_600_361));
     /// ```
-    #[must_use]
     pub fn hold(&self) -> Duration {
         self.window + self.window / (1_000_000 / Self::DRIFT_PPM) + Duration::from_millis(1)
     }
 
     /// The window's name in headers, metrics and `/status`.
-    #[must_use]
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
@@ -145,21 +141,18 @@ impl Config {
     }
 
     /// Sets what a cold start assumes.
-    #[must_use]
     pub fn unknown_past(mut self, past: UnknownPast) -> Self {
         self.unknown_past = past;
         self
     }
 
     /// Sets whether the longest window is spread out.
-    #[must_use]
     pub fn pacing(mut self, pacing: Pacing) -> Self {
         self.pacing = pacing;
         self
     }
 
     /// Sets the file that remembers charges over a restart.
-    #[must_use]
     pub fn state_file(mut self, path: Option<PathBuf>) -> Self {
         self.state_file = path;
         self
@@ -167,14 +160,12 @@ impl Config {
 
     /// Sets the files whose charges count here too if they were written to after the state file:
     /// those of a quota that was divided otherwise.
-    #[must_use]
     pub fn predecessors(mut self, paths: Vec<PathBuf>) -> Self {
         self.predecessors = paths;
         self
     }
 
     /// The limits, shortest window first.
-    #[must_use]
     pub fn limits(&self) -> &[Limit] {
         &self.limits
     }

@@ -21,7 +21,6 @@ impl Forecast {
     pub const HORIZON: Duration = Duration::from_hours(24);
 
     /// A forecast from the account's state at `now`.
-    #[must_use]
     pub fn new(account: &QuotaState, now: Instant) -> Self {
         let mut account = account.clone();
         let landing = account.latency.bound();

@@ -23,7 +23,6 @@ pub struct Layer {
 
 impl Layer {
     /// `wall` is for `Retry-After` dates.
-    #[must_use]
     pub fn new(wall: Wall) -> Self {
         Self { wall }
     }

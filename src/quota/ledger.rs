@@ -53,7 +53,6 @@ const MOST_EARLIER: usize = 16;
 impl Ledger {
     /// An empty ledger for `limits`; an unanswered call counts as arrived `attempt` after its
     /// issue.
-    #[must_use]
     pub fn new(limits: Vec<Limit>, attempt: Duration) -> Self {
         let most = limits.iter().map(Limit::calls).max().unwrap_or(0);
         Self {
@@ -70,7 +69,6 @@ impl Ledger {
     }
 
     /// When one more call may go; see [`Availability`].
-    #[must_use]
     pub fn opening(&self, now: Instant) -> Availability {
         let mut at = now;
         for limit in &self.limits {
@@ -199,7 +197,6 @@ impl Ledger {
     }
 
     /// When [`Ledger::sweep`] next ends a charge by itself.
-    #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         self.pending_calls
             .first_key_value()
@@ -208,7 +205,6 @@ impl Ledger {
 
     /// When nothing counts any more, if no further call is made. Calls in flight are taken to end
     /// as late as they can.
-    #[must_use]
     pub fn empty_at(&self, now: Instant) -> Instant {
         let longest = self.limits.last().map_or(Duration::ZERO, Limit::hold);
         let past = self.past.back().map(|&at| at + longest);
@@ -220,7 +216,6 @@ impl Ledger {
     }
 
     /// How many calls count in `limit`'s window now.
-    #[must_use]
     pub fn used(&self, limit: &Limit, now: Instant) -> usize {
         self.pending_calls.len() + self.past.len() - self.first_inside(limit, now)
     }
@@ -232,7 +227,6 @@ impl Ledger {
 
     /// How many calls count in `limit`'s window now, and when their number next falls; `None` when
     /// no ended call is inside.
-    #[must_use]
     pub fn usage(&self, limit: &Limit, now: Instant) -> (usize, Option<Instant>) {
         let first = self.first_inside(limit, now);
         let back = self.past.get(first).map(|&at| at + limit.hold());
@@ -240,13 +234,11 @@ impl Ledger {
     }
 
     /// Whether an ended call is inside `limit`'s window now.
-    #[must_use]
     pub fn remembers(&self, limit: &Limit, now: Instant) -> bool {
         self.past.back().is_some_and(|&at| at + limit.hold() > now)
     }
 
     /// When the count in `limit`'s window next falls; `None` when no ended call is inside.
-    #[must_use]
     pub fn next_return(&self, limit: &Limit, now: Instant) -> Option<Instant> {
         self.past
             .get(self.first_inside(limit, now))
@@ -254,19 +246,16 @@ impl Ledger {
     }
 
     /// When a call was issued that is still in flight.
-    #[must_use]
     pub fn issued_at(&self, charge: Charge) -> Option<Instant> {
         self.pending_calls.get(&charge).copied()
     }
 
     /// The limits, shortest window first.
-    #[must_use]
     pub fn limits(&self) -> &[Limit] {
         &self.limits
     }
 
     /// How many calls are in flight.
-    #[must_use]
     pub fn in_flight(&self) -> usize {
         self.pending_calls.len()
     }

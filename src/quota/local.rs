@@ -84,7 +84,6 @@ impl Quota {
     }
 
     /// A quota of its own that is forgotten with it: a state file in `config` is left alone.
-    #[must_use]
     pub fn ephemeral(config: &Config, wall: Wall, metrics: Metrics) -> Self {
         let account = QuotaState::new(config, Instant::now());
         let state = State {
@@ -159,7 +158,6 @@ impl Quota {
     }
 
     /// Changes whenever an earlier forecast may no longer hold.
-    #[must_use]
     pub fn version(&self) -> u64 {
         self.0.version.load(Ordering::Relaxed)
     }
@@ -175,37 +173,31 @@ impl Quota {
 
     /// When a call of unknown fate ends by itself, which is no change that [`Quota::changed`]
     /// tells.
-    #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         self.0.look().account.next_timeout()
     }
 
     /// Whether calls that nobody waits for may be made now.
-    #[must_use]
     pub fn has_surplus(&self) -> bool {
         self.0.lock().account.has_surplus(Instant::now())
     }
 
     /// How scarce slots are.
-    #[must_use]
     pub fn scarcity(&self) -> Scarcity {
         self.0.lock().account.scarcity(Instant::now())
     }
 
     /// When the quota, if no further call is made, is as good as a fresh one; `now` when it is.
-    #[must_use]
     pub fn empty_at(&self, now: Instant) -> Instant {
         self.0.look().account.empty_at(now)
     }
 
     /// Changes whenever a snapshot may have become another one, except by the passing of time.
-    #[must_use]
     pub fn revision(&self) -> u64 {
         self.0.revision.load(Ordering::Relaxed)
     }
 
     /// The state for people.
-    #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
         let mut state = self.0.look();
@@ -274,7 +266,6 @@ enum Stage {
 
 impl Permit {
     /// When the call must have ended: the ledger keeps the charge a little longer, and no longer.
-    #[must_use]
     pub fn latest(&self) -> Instant {
         self.latest
     }

@@ -29,7 +29,6 @@ pub struct Metrics {
 
 impl Metrics {
     /// Registers the metrics under the contract's names.
-    #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register(

@@ -28,7 +28,6 @@ pub struct PaceState {
 
 impl PaceState {
     /// Whole calls that may leave now.
-    #[must_use]
     pub fn whole_tokens(&self) -> usize {
         #[expect(
             clippy::cast_possible_truncation,
@@ -42,7 +41,6 @@ impl PaceState {
 
 impl QuotaState {
     /// The bucket; `None` when calls are not spread.
-    #[must_use]
     pub fn pace_state(&mut self, now: Instant) -> Option<PaceState> {
         if self.is_unpaced(now) {
             return None;

@@ -142,7 +142,6 @@ impl Pacer {
     pub(super) const EPSILON: f64 = 1e-6;
 
     /// A bucket that holds `level` of `burst` calls.
-    #[must_use]
     pub fn new(burst: NonZeroU32, level: u32, now: Instant) -> Self {
         let burst = f64::from(burst.get());
         Self {
@@ -155,7 +154,6 @@ impl Pacer {
     }
 
     /// A bucket kept elsewhere, as it is now: `rate` calls per second, planned until `end`.
-    #[must_use]
     pub fn kept(burst: NonZeroU32, level: f64, rate: f64, end: Instant, now: Instant) -> Self {
         let burst = f64::from(burst.get());
         Self {
@@ -168,7 +166,6 @@ impl Pacer {
     }
 
     /// Whether [`Pacer::plan`] must be called before the next look.
-    #[must_use]
     pub fn is_due(&self, now: Instant) -> bool {
         match self.plan {
             Plan::Due => true,
@@ -220,7 +217,6 @@ impl Pacer {
 
     /// When the bucket holds a call, if nothing else happens; may lie past the plan's end, see
     /// [`Pacer::plan_end`].
-    #[must_use]
     pub fn opens_at(&self, now: Instant) -> Option<Instant> {
         let missing = 1.0 - Self::EPSILON - self.level_at(now);
         if missing <= 0.0 {
@@ -231,7 +227,6 @@ impl Pacer {
     }
 
     /// The moment up to which the present rate holds.
-    #[must_use]
     pub fn plan_end(&self) -> Option<Instant> {
         match self.plan {
             Plan::Due => None,
@@ -250,7 +245,6 @@ impl Pacer {
     }
 
     /// The bucket as it is now, to be written down.
-    #[must_use]
     pub fn filling(&self, now: Instant) -> BucketState {
         let end = self.plan_end().unwrap_or(now);
         BucketState {
@@ -279,14 +273,12 @@ impl Pacer {
     }
 
     /// How many calls the bucket holds.
-    #[must_use]
     pub fn level_at(&self, now: Instant) -> f64 {
         let grown = self.rate * now.saturating_duration_since(self.at).as_secs_f64();
         (self.level + grown).min(self.burst)
     }
 
     /// How many calls a full bucket holds.
-    #[must_use]
     pub fn burst(&self) -> usize {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "made from a u32")]
         let burst = self.burst as usize;
@@ -294,7 +286,6 @@ impl Pacer {
     }
 
     /// Until the bucket holds one whole call more, or a new plan is made; zero when it is full.
-    #[must_use]
     pub fn next_token(&self, now: Instant) -> Duration {
         let level = self.level_at(now) + Self::EPSILON;
         if level >= self.burst {
@@ -310,7 +301,6 @@ impl Pacer {
     }
 
     /// Whether at least half of the burst is there.
-    #[must_use]
     pub fn is_half_full(&self, now: Instant) -> bool {
         self.level_at(now) * 2.0 >= self.burst
     }

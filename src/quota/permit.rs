@@ -65,14 +65,12 @@ impl Quota {
     }
 
     /// A quota of its own that is forgotten with it: a state file in `config` is left alone.
-    #[must_use]
     pub fn ephemeral(config: &Config, wall: Wall, metrics: Metrics) -> Self {
         Self::Local(local::Quota::ephemeral(config, wall, metrics))
     }
 
     /// Joins the replicas that share the quota through a store. No call goes before the store has
     /// answered.
-    #[must_use]
     pub fn join(config: &Config, sharing: &shared::Config, tasks: &Tasks, metrics: shared::Metrics) -> Self {
         Self::Shared(shared::Quota::join(config, sharing, tasks, metrics))
     }
@@ -98,7 +96,6 @@ impl Quota {
     }
 
     /// Changes whenever a snapshot may have become another one, except by the passing of time.
-    #[must_use]
     pub fn revision(&self) -> u64 {
         match self {
             Self::Local(quota) => quota.revision(),
@@ -114,7 +111,6 @@ impl Quota {
     }
 
     /// How many other processes may want slots of the same quota.
-    #[must_use]
     pub fn other_replicas(&self) -> usize {
         match self {
             Self::Local(_) => 0,
@@ -123,7 +119,6 @@ impl Quota {
     }
 
     /// The order of all processes that draw on the same slots.
-    #[must_use]
     pub fn shared_order(&self) -> Option<Arc<SharedOrder>> {
         match self {
             Self::Local(_) => None,
@@ -132,7 +127,6 @@ impl Quota {
     }
 
     /// When the store is lost: how long to stay away.
-    #[must_use]
     pub fn unavailable_for(&self) -> Option<Duration> {
         match self {
             Self::Local(_) => None,
@@ -149,7 +143,6 @@ impl Quota {
     }
 
     /// How many slots this process can count on until that moment, as far as `most`.
-    #[must_use]
     pub fn slots_until(&self, until: Instant, most: usize) -> usize {
         // Each process gets its share of what others want too.
         let sharers = self.other_replicas().saturating_add(1);
@@ -159,7 +152,6 @@ impl Quota {
     }
 
     /// Changes whenever an earlier forecast may no longer hold.
-    #[must_use]
     pub fn version(&self) -> u64 {
         match self {
             Self::Local(quota) => quota.version(),
@@ -181,7 +173,6 @@ impl Quota {
 
     /// When a call of unknown fate ends by itself, which is no change that [`Quota::changed`]
     /// tells.
-    #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         match self {
             Self::Local(quota) => quota.next_timeout(),
@@ -191,7 +182,6 @@ impl Quota {
     }
 
     /// Whether calls that nobody waits for may be made now.
-    #[must_use]
     pub fn has_surplus(&self) -> bool {
         match self {
             Self::Local(quota) => quota.has_surplus(),
@@ -200,7 +190,6 @@ impl Quota {
     }
 
     /// How scarce slots are.
-    #[must_use]
     pub fn scarcity(&self) -> Scarcity {
         match self {
             Self::Local(quota) => quota.scarcity(),
@@ -210,7 +199,6 @@ impl Quota {
 
     /// From when on no call of this process counts in any window. For one that is shared, others'
     /// calls may: never within a day.
-    #[must_use]
     pub fn empty_at(&self, now: Instant) -> Instant {
         match self {
             Self::Local(quota) => quota.empty_at(now),
@@ -219,7 +207,6 @@ impl Quota {
     }
 
     /// The state for people.
-    #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         match self {
             Self::Local(quota) => quota.snapshot(),
@@ -249,7 +236,6 @@ pub enum Permit {
 
 impl Permit {
     /// For whom the slot is, when a store decided it.
-    #[must_use]
     pub fn granted_to(&self) -> Option<(Urgency, Name)> {
         match self {
             Self::Local(_) => None,
@@ -258,7 +244,6 @@ impl Permit {
     }
 
     /// When the call must have ended: the ledger keeps the charge a little longer, and no longer.
-    #[must_use]
     pub fn latest(&self) -> Instant {
         match self {
             Self::Local(permit) => permit.latest(),

@@ -54,7 +54,6 @@ impl QuotaState {
     pub(super) const LANDING: Duration = Duration::from_secs(1);
 
     /// A fresh account. What it assumes of the past is the configuration's `unknown_past`.
-    #[must_use]
     pub fn new(config: &Config, now: Instant) -> Self {
         let mut ledger = Ledger::new(config.limits.clone(), config.attempt + Self::LANDING);
         let level = match config.unknown_past {
@@ -216,7 +215,6 @@ impl QuotaState {
     /// as they would have: with the bucket as it was last written down. What an hour of calls
     /// leaves in the bucket depends on the hour before, so it cannot be computed from `past`.
     /// Without a bucket it starts empty.
-    #[must_use]
     pub fn resume(config: &Config, past: &[Instant], bucket: Option<(Instant, BucketState)>, now: Instant) -> Self {
         let mut account = Self::new(&config.clone().unknown_past(UnknownPast::Empty), now);
         for at in past {
@@ -234,7 +232,6 @@ impl QuotaState {
     }
 
     /// Until when everybody waits because the upstream said 429.
-    #[must_use]
     pub fn paused_until(&self) -> Option<Instant> {
         match self.gate {
             ThrottleState::Paused { until } => Some(until),
@@ -244,7 +241,6 @@ impl QuotaState {
 
     /// When this account, if no further call is made, is as good as a fresh one: no call counts any
     /// more and no pause is ordered.
-    #[must_use]
     pub fn empty_at(&self, now: Instant) -> Instant {
         self.paused_until()
             .map_or(now, |until| until.max(now))
@@ -252,7 +248,6 @@ impl QuotaState {
     }
 
     /// Calls of this process that were not refunded.
-    #[must_use]
     pub fn calls(&self) -> u64 {
         self.calls
     }
@@ -272,7 +267,6 @@ impl QuotaState {
 
     /// Calls in flight end by themselves at that moment; whoever waits for a slot should look again
     /// then.
-    #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         self.ledger.next_timeout()
     }
@@ -280,7 +274,6 @@ impl QuotaState {
     /// Whether calls leave as long as the windows have room, however little the bucket holds. What
     /// others are estimated to use is no room: without what is left beside them, the bucket finds
     /// out whether they still do.
-    #[must_use]
     pub fn is_unpaced(&self, now: Instant) -> bool {
         self.unpaced_from.is_some_and(|from| from <= now) && self.is_room_beside_others(now)
     }

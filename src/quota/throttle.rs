@@ -120,7 +120,6 @@ impl QuotaState {
     }
 
     /// Calls of others in a longest window, as estimated from 429s.
-    #[must_use]
     pub fn foreign(&self) -> u64 {
         let calls = self.span().map_or(0.0, |(_, span)| self.foreign.calls(&span));
         #[expect(

@@ -27,7 +27,6 @@ impl ThrottleHint {
     /// Reads what the fields say about a wait, and the message, which says "Maximum allowed 30 per
     /// 00:01:00" and "again in 8 seconds" (seen 2021 and 2022). A whole second is added to the
     /// message's wait, because it may have been rounded down.
-    #[must_use]
     pub fn read<'a>(
         fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
         body: &[u8],

@@ -27,7 +27,6 @@ pub struct Window {
 
 impl QuotaState {
     /// The windows, shortest first.
-    #[must_use]
     pub fn windows(&self, now: Instant) -> Vec<Window> {
         let held = self.held(now);
         let windows = self.ledger.limits().iter().map(|limit| {
@@ -54,7 +53,6 @@ impl QuotaState {
 
     /// Until when these windows and this bucket, told in whole seconds and calls, stay as they are
     /// if nothing happens but that time passes.
-    #[must_use]
     pub fn steady_until(&self, windows: &[Window], pace: Option<&PaceState>, now: Instant) -> Instant {
         /// Nothing is said about more than this: when nothing counts down there is nothing to look
         /// at.

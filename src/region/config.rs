@@ -102,7 +102,6 @@ impl Config {
     }
 
     /// The candidates, in order.
-    #[must_use]
     pub fn candidates(&self) -> &[Candidate] {
         &self.candidates
     }

@@ -36,7 +36,6 @@ pub type Classify = fn(&Failure, &Url) -> Option<Fault>;
 
 /// Looks for a network error *at this host*: a failure of the sign-in, which arrives in the same
 /// way, must not count against a region.
-#[must_use]
 pub fn classify(failure: &Failure, base: &Url) -> Option<Fault> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(failure.source.as_ref());
     while let Some(error) = cause {

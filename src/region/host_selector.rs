@@ -98,7 +98,6 @@ pub struct HostStatus {
 
 impl HostSelector {
     /// A selector that knows nothing yet; [`HostSelector::watch`](Self::watch) starts the probes.
-    #[must_use]
     pub fn new(config: Config, metrics: Metrics) -> Self {
         let hosts = Host::all(&config);
         let selector = Self {
@@ -122,7 +121,6 @@ impl HostSelector {
     }
 
     /// Every host's address with its unique name, for the upstream's metrics.
-    #[must_use]
     pub fn labels(&self) -> Vec<(Arc<Url>, Arc<str>)> {
         let state = self.lock();
         state
@@ -133,7 +131,6 @@ impl HostSelector {
     }
 
     /// The state of all hosts, in the order of the configuration.
-    #[must_use]
     pub fn snapshot(&self) -> Vec<HostStatus> {
         self.lock().rows(Instant::now())
     }
@@ -142,7 +139,6 @@ impl HostSelector {
     /// when no other may be tried. A host that could not be connected to just now is tried only as
     /// the first choice when there is no better one, so that an outage of all hosts costs a caller
     /// one attempt.
-    #[must_use]
     pub fn pick(&self, tried: &[usize], now: Instant) -> Option<SelectedHost> {
         let mut state = self.lock();
         state.select_current(now);
@@ -184,7 +180,6 @@ impl HostSelector {
     }
 
     /// The metrics of the hosts.
-    #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
     }

@@ -28,7 +28,6 @@ struct Label {
 impl Metrics {
     /// Registers `region_rtt_seconds{region}`, `region_healthy{region}` and
     /// `region_selected{region}`.
-    #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register_with_unit(
@@ -52,7 +51,6 @@ impl Metrics {
 
     /// The same gauges for a selector that replaces the current one. Their values are cleared, and
     /// the old selector no longer changes them.
-    #[must_use]
     pub fn succeed(&self) -> Self {
         let own = self.shown.fetch_add(1, Ordering::Relaxed) + 1;
         self.rtt.clear();

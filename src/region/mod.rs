@@ -30,9 +30,9 @@ mod rtt;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Backoff, Candidate, Config, ConfigError};
+pub use config::{Backoff, Candidate, Config};
 pub use fault::{Classify, Error, Fault, classify};
 pub use host_selector::{HostSelector, HostStatus, SelectedHost};
-pub use layer::{Region, RegionLayer};
+pub use layer::RegionLayer;
 pub use metrics::Metrics;
 pub use probe::Probe;

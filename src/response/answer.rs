@@ -41,7 +41,6 @@ impl Windows {
     /// `list` has the shortest window first. If it is empty, there are no header fields.
     /// `operation` is the name of the operation whose calls alone count in these windows, if there
     /// is one.
-    #[must_use]
     pub fn new(list: Vec<Window>, operation: Option<&'static str>) -> Self {
         Self {
             operation,
@@ -53,7 +52,6 @@ impl Windows {
 
     /// The windows at a later moment. The policy seldom changes, and its field is not written again
     /// when it has not.
-    #[must_use]
     pub fn now(self, list: Vec<Window>) -> Self {
         let is_same =
             |old: &Window, new: &Window| (&old.name, old.quota, old.window_s) == (&new.name, new.quota, new.window_s);
@@ -68,7 +66,6 @@ impl Windows {
     }
 
     /// The windows, shortest first.
-    #[must_use]
     pub fn list(&self) -> &[Window] {
         &self.list
     }

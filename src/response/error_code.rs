@@ -58,7 +58,6 @@ named_enum! {
 
 impl ErrorCode {
     /// The HTTP status.
-    #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
             Self::BadRequest | Self::InvalidRequestBody | Self::ODataError => StatusCode::BAD_REQUEST,

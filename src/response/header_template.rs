@@ -64,7 +64,7 @@ fn passed(stored: &Headers) -> impl Iterator<Item = (&HeaderName, &HeaderValue)>
 }
 
 fn put<const N: usize>(stored: &Headers, names: &[HeaderName; N], own: [Option<HeaderValue>; N]) -> HeaderMap {
-    let mut map = HeaderMap::with_capacity(stored.len() + N);
+    let mut map = HeaderMap::with_capacity(stored.iter().len() + N);
     for (name, value) in passed(stored) {
         map.append(name, value.clone());
     }

@@ -94,13 +94,11 @@ struct PassthroughConfig {
 
 impl Layer {
     /// A layer with these settings.
-    #[must_use]
     pub fn new(config: Config) -> Self {
         Self::by_quota([config])
     }
 
     /// A layer with these settings: one for all operations, or one for each in their order.
-    #[must_use]
     pub fn by_quota(configs: impl IntoIterator<Item = Config>) -> Self {
         Self {
             configs: configs.into_iter().map(Arc::new).collect(),
@@ -111,7 +109,6 @@ impl Layer {
 
     /// Answers requests that carry `field` without the `RateLimit` fields, because their calls
     /// count in another quota.
-    #[must_use]
     pub fn without_rate_limit_for(self, field: HeaderName) -> Self {
         let config = Config {
             rate_limit: Arc::new(|_, _| {}),
@@ -129,7 +126,6 @@ impl Layer {
 
     /// Trusts requests from these addresses, or over a Unix socket if there are any, to name the
     /// scheme that the caller used.
-    #[must_use]
     pub fn trusting(self, proxies: impl IntoIterator<Item = Network>) -> Self {
         Self {
             trusted: proxies.into_iter().collect(),

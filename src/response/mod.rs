@@ -24,11 +24,10 @@ mod table;
 
 pub use answer::{Answered, Body, Config, RateLimit, Window, Windows};
 pub use error_code::ErrorCode;
-pub use layer::{Layer, Reply, RequestInfo, ResponsePreferences, ResponseService, Tag};
+pub use layer::{Layer, Reply, RequestInfo, ResponsePreferences, Tag};
 pub use outcome::{Ended, Outcome, TokenOwner};
 pub use problem::{Policies, Problem, ProxyStatusError};
 pub use request_error::{Panicked, RequestError};
-pub use table::problem;
 
 #[cfg(test)]
 pub(crate) mod tests;

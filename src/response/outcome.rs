@@ -61,7 +61,6 @@ impl Outcome {
     ];
 
     /// Its index in [`Outcome::ALL`].
-    #[must_use]
     pub fn index(self) -> usize {
         let others = scan::Outcome::ALL.len();
         match self {
@@ -74,7 +73,6 @@ impl Outcome {
     }
 
     /// The name in metrics and logs.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Served(outcome) => outcome.as_str(),
@@ -86,7 +84,6 @@ impl Outcome {
     }
 
     /// The outcome of an upstream answer with this status, which was found as `how` says.
-    #[must_use]
     pub fn of_answer(how: scan::Outcome, status: StatusCode, owner: TokenOwner) -> Self {
         match (status.as_u16(), owner) {
             (200..=299, _) => Self::Served(how),
@@ -101,7 +98,6 @@ impl Outcome {
     }
 
     /// The outcome of a response that the gateway makes itself.
-    #[must_use]
     pub fn of_code(kind: ErrorCode) -> Self {
         match kind {
             ErrorCode::BadRequest

@@ -49,7 +49,6 @@ impl Problem {
     pub const REDUCED_CAPACITY: &str = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity";
 
     /// A problem whose title and `Proxy-Status` follow from its code.
-    #[must_use]
     pub fn new(kind: ErrorCode, detail: impl Into<Cow<'static, str>>) -> Self {
         let status = kind.status();
         Self {
@@ -73,7 +72,6 @@ impl Problem {
     }
 
     /// A 429 as the rate limit draft describes it.
-    #[must_use]
     pub fn quota_exceeded(detail: impl Into<Cow<'static, str>>, retry_after: Duration, policies: Policies) -> Self {
         Self {
             type_uri: Self::QUOTA_EXCEEDED,
@@ -85,7 +83,6 @@ impl Problem {
     }
 
     /// The same problem with another `Proxy-Status`.
-    #[must_use]
     pub fn with_proxy_status(self, proxy_status_error: ProxyStatusError) -> Self {
         Self {
             proxy_status_error,
@@ -94,7 +91,6 @@ impl Problem {
     }
 
     /// The same problem with a `Retry-After`.
-    #[must_use]
     pub fn with_retry_after(self, after: Duration) -> Self {
         Self {
             retry_after: Some(after),
@@ -103,7 +99,6 @@ impl Problem {
     }
 
     /// The same problem with additional header fields.
-    #[must_use]
     pub fn with_fields(self, fields: &'static [(&'static str, &'static str)]) -> Self {
         Self { fields, ..self }
     }
@@ -195,7 +190,6 @@ pub enum ProxyStatusError {
 
 impl ProxyStatusError {
     /// The registered token.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Request => "http_request_error",

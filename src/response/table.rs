@@ -13,7 +13,6 @@ use crate::{cache, queue, quota, region, single_flight, token, upstream};
 
 /// The response to `error`: the first cause in its chain that the table knows decides. An unknown
 /// error is a failure of the gateway.
-#[must_use]
 pub fn problem(error: &BoxError) -> Problem {
     causes(error).find_map(known).unwrap_or_else(|| {
         Problem::new(

@@ -54,7 +54,6 @@ impl Outcome {
     pub const ALL: [Self; 5] = [Self::Hit, Self::Stale, Self::Collapsed, Self::Merged, Self::Forwarded];
 
     /// The name in metrics and logs.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",
@@ -100,7 +99,6 @@ pub enum ForwardReason {
 
 impl ForwardReason {
     /// The token of RFC 9211.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Miss => "miss",

@@ -23,7 +23,6 @@ impl CallerToken {
 
     /// The token after `Bearer`; `None` when it does not have that form (RFC 6750 §2.1, `b64token`)
     /// or is too long.
-    #[must_use]
     pub fn new(token: &str) -> Option<Self> {
         let body = token.trim_end_matches('=');
         let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
@@ -39,13 +38,11 @@ impl CallerToken {
     }
 
     /// The token itself, to be put on the wire only.
-    #[must_use]
     pub fn secret(&self) -> &Secret {
         &self.secret
     }
 
     /// The token's id.
-    #[must_use]
     pub fn token_id(&self) -> TokenId {
         self.token_id
     }

@@ -41,7 +41,6 @@ const COMPACT: &[u8] = b"{\"@odata.context\":\"";
 
 impl EntityForm {
     /// The form of a successful answer to a request for one entity.
-    #[must_use]
     pub fn of(body: &[u8]) -> Self {
         match serde_json::from_slice::<Entity<'_>>(body) {
             Ok(_) => Self::Bare,
@@ -52,7 +51,6 @@ impl EntityForm {
     /// The answer that the upstream would give to `request` for one entity, made from the body of a
     /// `list`; `None` when the list does not contain the entity exactly once, or that is not
     /// certain.
-    #[must_use]
     pub fn entity_in(self, request: &Request, list: &[u8]) -> Option<Bytes> {
         let id = request.ids().next()?;
         if !list.starts_with(COMPACT) || list.contains(&b'\n') {

@@ -12,7 +12,6 @@ use crate::scan::{Request, Rows};
 
 /// For each requested id, in order, whether it has rows and all of them are about finished
 /// sessions.
-#[must_use]
 pub fn finished(request: &Request, rows: &Rows) -> Vec<bool> {
     let mut states = vec![None; request.ids().len()];
     for (id, text, _) in rows.iter() {

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// takes four times the memory.
 ///
 /// ```
-/// use defender_gateway::scan::Headers;
+/// use defender_gateway::testing::scan::Headers;
 /// use http::{HeaderValue, header};
 ///
 /// let fields: Headers = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))].into_iter().collect();
@@ -37,25 +37,11 @@ impl Headers {
     }
 
     /// All fields.
-    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&HeaderName, &HeaderValue)> {
         self.0.iter().map(|(name, value)| (name, value))
     }
 
-    /// How many there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The bytes of memory they take, without the allocator's overhead.
-    #[must_use]
     pub fn bytes(&self) -> usize {
         let texts: usize = self.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         texts + size_of_val(&*self.0)

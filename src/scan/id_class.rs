@@ -113,7 +113,6 @@ pub struct SharedIds {
 
 impl SharedIds {
     /// The ids of a first request.
-    #[must_use]
     pub fn new(first: &Request) -> Self {
         Self {
             ids: first.ids().map(Into::into).collect(),
@@ -122,26 +121,17 @@ impl SharedIds {
     }
 
     /// The number of ids.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// Always `false`: a request has at least one id. (It exists because [`SharedIds::len`] does.)
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
-    }
-
     /// How many more ids there would be with those of another request.
-    #[must_use]
     pub fn more_with(&self, other: &Request) -> usize {
         other.ids().filter(|id| !self.ids.contains(*id)).count()
     }
 
     /// Whether the ids of another request may be added: none could be another spelling of one of
     /// these.
-    #[must_use]
     pub fn admit(&mut self, other: &Request) -> bool {
         let classes = self.classes.get_or_insert_with(|| {
             let classes = self.ids.iter().map(|id| IdClass::of(id));

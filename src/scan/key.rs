@@ -26,7 +26,6 @@ impl Key {
     }
 
     /// The key of the rows of one canonical id. It is no request's key.
-    #[must_use]
     pub fn of_rows(endpoint: Endpoint, id: &str) -> Self {
         Self(format!("rows/{}/{}/{id}", endpoint.name(), endpoint.version.as_str()).into())
     }
@@ -48,20 +47,12 @@ impl Key {
     }
 
     /// The bytes of the key's text.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Always `false`: a key names an operation. (It exists because [`Key::len`] does.)
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// SHA-256 over tenant, app and this key, each delimited by its length: the key for a store
     /// that gateways of several apps may share.
-    #[must_use]
     pub fn digest(&self, namespace: &Namespace) -> [u8; 32] {
         let mut context = digest::Context::new(&digest::SHA256);
         for piece in [&*namespace.tenant, &*namespace.app, &*self.0] {
@@ -75,7 +66,6 @@ impl Key {
 
     /// Twelve hexadecimal digits to recognise the key by, in logs and in `Cache-Status`. They are
     /// not unique enough for a lookup.
-    #[must_use]
     pub fn short(&self) -> String {
         let digest = digest::digest(&digest::SHA256, self.0.as_bytes());
         digest.as_ref().iter().take(6).fold(String::new(), |mut text, byte| {
@@ -101,7 +91,6 @@ pub struct Namespace {
 
 impl Namespace {
     /// The namespace of an app registration in a tenant.
-    #[must_use]
     pub fn new(tenant: &str, app: &str) -> Self {
         Self {
             tenant: tenant.into(),

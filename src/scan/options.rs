@@ -87,7 +87,6 @@ impl Options {
     }
 
     /// The query to send upstream, without its question mark; `None` when it is empty.
-    #[must_use]
     pub fn query(&self) -> Option<String> {
         if let Some(link) = &self.link {
             return Some(link.as_ref().to_owned()).filter(|link| !link.is_empty());

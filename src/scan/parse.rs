@@ -1,6 +1,6 @@
 //! Reads the ids from a body without building a tree.
 //!
-//! [`fast_parse`](super::fast_parse) reads bodies in the usual form; this module decides about all
+//! [`fast_parse`] reads bodies in the usual form; this module decides about all
 //! others.
 
 use std::borrow::Cow;

@@ -80,7 +80,6 @@ pub enum ParseError {
 
 impl ParseError {
     /// Whether the query is wrong and not the body, for which Defender has different error codes.
-    #[must_use]
     pub fn is_about_options(&self) -> bool {
         matches!(
             self,
@@ -90,7 +89,6 @@ impl ParseError {
 
     /// Defender's `error.target`: the part of the request that is wrong; `None` when it is the body
     /// as a whole.
-    #[must_use]
     pub fn target(&self) -> Option<&str> {
         match self {
             Self::Top => Some("$top"),
@@ -124,7 +122,6 @@ impl Excerpt {
     pub const MAX_CHARS: usize = 64;
 
     /// The first characters of `text`; control characters become U+FFFD.
-    #[must_use]
     pub fn new(text: &str) -> Self {
         let mut kept: String = text
             .chars()
@@ -138,7 +135,6 @@ impl Excerpt {
     }
 
     /// The excerpt as text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -19,7 +19,6 @@ impl UpstreamResponse {
     /// credentials; no other byte changes.
     ///
     /// An answer that cannot be parsed and may contain some loses its body.
-    #[must_use]
     pub fn without_secrets(self, endpoint: Endpoint) -> Self {
         let names = endpoint.operation.declaration().secrets;
         match secrets(names, &self.body) {
@@ -37,7 +36,6 @@ impl UpstreamResponse {
     }
 
     /// Whether an answer of `endpoint` may contain credentials, and must not be stored anywhere.
-    #[must_use]
     pub fn may_hold_secrets(&self, endpoint: Endpoint) -> bool {
         let names = endpoint.operation.declaration().secrets;
         match secrets(names, &self.body) {

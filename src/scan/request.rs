@@ -16,14 +16,14 @@ use crate::scan::{CallerToken, Endpoint, EntityId, Ids, Key, Options, ParseError
 /// values.
 ///
 /// ```
-/// use defender_gateway::scan::{Request, Endpoint};
+/// use defender_gateway::testing::scan::{Request, Endpoint};
 ///
 /// let one = Request::parse(Endpoint::HISTORY, None, br#"{"ScanDefinitionIds":["b", " a", "b"]}"#)?;
 /// let other = Request::parse(Endpoint::HISTORY, Some(""), br#"{"ScanDefinitionIds":["a","b"]}"#)?;
 /// assert_eq!(one, other);
 /// assert_eq!(one.ids().collect::<Vec<_>>(), ["a", "b"]);
 /// assert_eq!(&one.body()[..], br#"{"ScanDefinitionIds":["a","b"]}"#);
-/// # Ok::<(), defender_gateway::scan::ParseError>(())
+/// # Ok::<(), defender_gateway::testing::scan::ParseError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -124,7 +124,6 @@ impl Request {
 
     /// The same request with a caller's own token. It differs from the request without it, because
     /// the answer may differ.
-    #[must_use]
     pub fn with_token(self, caller_token: CallerToken) -> Self {
         let (key, ids_at) = self.key.with_token_id(caller_token.token_id(), self.ids_at);
         Self {
@@ -136,19 +135,16 @@ impl Request {
     }
 
     /// The caller's token; `None` for the gateway's.
-    #[must_use]
     pub fn caller_token(&self) -> Option<&CallerToken> {
         self.caller_token.as_deref()
     }
 
     /// The id of that token.
-    #[must_use]
     pub fn token_id(&self) -> Option<TokenId> {
         self.caller_token().map(CallerToken::token_id)
     }
 
     /// What its call is charged to.
-    #[must_use]
     pub fn payer(&self) -> Payer {
         Payer {
             token_id: self.token_id(),
@@ -157,32 +153,27 @@ impl Request {
     }
 
     /// The key by which equal requests are recognised.
-    #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
     }
 
     /// The requested ids: trimmed, GUIDs in lower case, without duplicates, sorted. Empty for a
     /// request for a list.
-    #[must_use]
     pub fn ids(&self) -> Ids<'_> {
         self.key.ids(self.ids_at, self.count)
     }
 
     /// `$top`: at most this many rows, 1 to 10,000.
-    #[must_use]
     pub fn top(&self) -> Option<NonZeroU32> {
         self.options.top
     }
 
     /// `$skip`: skip this many rows.
-    #[must_use]
     pub fn skip(&self) -> Option<u64> {
         self.options.skip
     }
 
     /// The operation, and its path.
-    #[must_use]
     pub fn endpoint(&self) -> Endpoint {
         self.endpoint
     }
@@ -190,26 +181,22 @@ impl Request {
     /// Whether the operation's answers have rows by id, the request has neither query options nor a
     /// token of its own, and no two of its ids could be one id for the upstream. Only such requests
     /// can be batched, and their answers split by id.
-    #[must_use]
     pub fn is_plain(&self) -> bool {
         self.endpoint.operation.declaration().is_by_id() && self.is_bare() && self.has_distinct_ids()
     }
 
     /// Whether the request has neither query options nor a token of its own.
-    #[must_use]
     pub fn is_bare(&self) -> bool {
         self.options == Options::default() && self.caller_token.is_none()
     }
 
     /// Whether its only option is the largest `$top`.
-    #[must_use]
     pub fn asks_for_all(&self) -> bool {
         self.options == Options::ALL
     }
 
     /// Whether it is plain, or would be without the largest `$top`: whether it wants all rows of
     /// its ids.
-    #[must_use]
     pub fn is_whole(&self) -> bool {
         self.endpoint.operation.declaration().is_by_id()
             && (self.options == Options::default() || self.asks_for_all())
@@ -218,13 +205,11 @@ impl Request {
     }
 
     /// Whether no two of its ids could be two spellings of one id for the upstream.
-    #[must_use]
     pub fn has_distinct_ids(&self) -> bool {
         *self.distinct.get_or_init(|| are_distinct(self.ids()))
     }
 
     /// The path to send upstream.
-    #[must_use]
     pub fn upstream_path(&self) -> String {
         let id = self
             .ids()
@@ -234,14 +219,12 @@ impl Request {
     }
 
     /// The query to send upstream, without its question mark.
-    #[must_use]
     pub fn query(&self) -> Option<String> {
         self.options.query()
     }
 
     /// The canonical body to send upstream, empty where the operation takes none. It is always an
     /// array, because it is not documented whether a bare string works upstream.
-    #[must_use]
     pub fn body(&self) -> Bytes {
         let Input::Ids { member, .. } = self.endpoint.operation.declaration().input else {
             return Bytes::new();

@@ -54,33 +54,9 @@ pub enum ResponseFault {
 }
 
 impl ResponseFault {
-    /// All reasons.
-    pub const ALL: [Self; 6] = [
-        Self::Unavailable,
-        Self::Status,
-        Self::ContentType,
-        Self::Empty,
-        Self::NotJson,
-        Self::Shape,
-    ];
-
-    /// The name in logs.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unavailable => "unavailable",
-            Self::Status => "status",
-            Self::ContentType => "content_type",
-            Self::Empty => "empty",
-            Self::NotJson => "not_json",
-            Self::Shape => "shape",
-        }
-    }
-
     /// Whether the response may be passed on when there is nothing better: its status alone says
     /// that it is no answer. The status of everything else would mislead, such as the 200 of a
     /// portal, or the 404 of a front end that knows no such site.
-    #[must_use]
     pub fn may_pass(self) -> bool {
         self == Self::Unavailable
     }
@@ -88,7 +64,6 @@ impl ResponseFault {
 
 impl ResponseKind {
     /// The class of a response to a request to `endpoint`. Of a 200 the whole body is checked.
-    #[must_use]
     pub fn of(endpoint: Endpoint, response: &UpstreamResponse) -> Self {
         let status = response.status;
         let expected = match status.as_u16() {
@@ -108,7 +83,6 @@ impl ResponseKind {
     }
 
     /// Whether it is an answer to the request, rows or a rejection.
-    #[must_use]
     pub fn is_answer(self) -> bool {
         self == Self::Answer
     }
@@ -116,7 +90,6 @@ impl ResponseKind {
 
 impl UpstreamResponse {
     /// Whether its content type is JSON or missing.
-    #[must_use]
     pub fn may_be_json(&self) -> bool {
         let mut types = self.headers.get_all(header::CONTENT_TYPE);
         types.all(|value| value.to_str().is_ok_and(is_json))
@@ -124,7 +97,6 @@ impl UpstreamResponse {
 }
 
 /// Whether a status says that the upstream could not answer now.
-#[must_use]
 pub fn is_unavailable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 421 | 425 | 429 | 500..=599)
 }

@@ -68,7 +68,6 @@ impl Rows {
 
     /// The same for callers that do not need the reason of a failure, which can often be seen at
     /// the first row.
-    #[must_use]
     pub fn certain(request: &Request, body: &Bytes) -> Option<Self> {
         if !request.has_distinct_ids() {
             return None;
@@ -92,19 +91,16 @@ impl Rows {
     }
 
     /// The number of requested ids.
-    #[must_use]
     pub fn asked(&self) -> usize {
         self.asked
     }
 
     /// The number of rows.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
     /// Whether there are no rows.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
@@ -150,13 +146,11 @@ impl Rows {
     }
 
     /// The text before the rows and after them, brackets included.
-    #[must_use]
     pub fn envelope(&self) -> (&[u8], &[u8]) {
         (&self.body[..self.inside.start], &self.body[self.inside.end..])
     }
 
     /// The layout of the rows; `None` when there are none.
-    #[must_use]
     pub fn layout(&self) -> Option<Layout<'_>> {
         let (first, last) = (self.list.first()?, self.list.last()?);
         let between = self

@@ -49,7 +49,6 @@ impl SplitError {
     ];
 
     /// The name in metrics and logs.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Refused => "refused",

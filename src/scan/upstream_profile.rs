@@ -53,7 +53,6 @@ impl Ordering {
 
     /// How two rows, each an id and a time, must follow each other; `None` when this ordering does
     /// not tell.
-    #[must_use]
     pub fn compare<I: Ord, T: Ord>(self, one: (I, Option<T>), other: (I, Option<T>)) -> Option<std::cmp::Ordering> {
         let order = match self {
             Self::Grouped => one.0.cmp(&other.0),
@@ -71,7 +70,6 @@ impl UpstreamProfile {
 
     /// A profile that has learned nothing. `known_rows` is how many rows an answer is known to have
     /// without being cut off; 0 if nothing is known.
-    #[must_use]
     pub fn new(known_rows: usize) -> Self {
         let learned = Learned {
             longest: known_rows,
@@ -89,7 +87,6 @@ impl UpstreamProfile {
     }
 
     /// Whether merged answers are what each request is answered alone.
-    #[must_use]
     pub fn merge_evidence(&self) -> &MergeEvidence {
         &self.merge_evidence
     }
@@ -105,7 +102,6 @@ impl UpstreamProfile {
     }
 
     /// Whether a request may be merged because that has been found out.
-    #[must_use]
     pub fn may_merge(&self, request: &Request) -> bool {
         let endpoint = request.endpoint();
         self.merge_evidence.is_proven_for_several(endpoint)
@@ -138,7 +134,6 @@ impl UpstreamProfile {
     }
 
     /// The text between two rows; `None` when no answer has had two yet.
-    #[must_use]
     pub fn between(&self, endpoint: Endpoint) -> Option<Box<[u8]>> {
         self.known_between(endpoint).clone()
     }
@@ -152,13 +147,11 @@ impl UpstreamProfile {
 
     /// The number of rows that an answer to a request with the largest `$top` is known to have at
     /// least.
-    #[must_use]
     pub fn longest(&self, endpoint: Endpoint) -> usize {
         self.learned(endpoint).longest_of_all
     }
 
     /// The mean number of recent rows for this many ids; `None` when no answer has come yet.
-    #[must_use]
     pub fn rows_for(&self, endpoint: Endpoint, ids: usize) -> Option<usize> {
         let Learned { ids: asked, rows, .. } = *self.learned(endpoint);
         (rows > 0).then(|| ids.saturating_mul(rows).div_ceil(asked))
@@ -166,21 +159,18 @@ impl UpstreamProfile {
 
     /// The mean number of ids for which this many recent rows came; `None` when no row has come
     /// yet.
-    #[must_use]
     pub fn ids_for(&self, endpoint: Endpoint, rows: usize) -> Option<usize> {
         let learned = *self.learned(endpoint);
         rows.saturating_mul(learned.ids).checked_div(learned.rows)
     }
 
     /// The most ids that a call was answered for.
-    #[must_use]
     pub fn widest(&self, endpoint: Endpoint) -> usize {
         self.learned(endpoint).widest
     }
 
     /// Whether the upstream is certain to answer a request for this many ids, and not to reject it
     /// as too long.
-    #[must_use]
     pub fn takes(&self, endpoint: Endpoint, ids: usize) -> bool {
         ids <= self.learned(endpoint).widest
     }
@@ -205,7 +195,6 @@ impl UpstreamProfile {
     }
 
     /// Whether an answer with this many rows is certain not to be cut off.
-    #[must_use]
     pub fn is_complete(&self, request: &Request, rows: usize) -> bool {
         let learned = self.learned(request.endpoint());
         let longest = if request.asks_for_all() {
@@ -217,7 +206,6 @@ impl UpstreamProfile {
     }
 
     /// Whether a request with this many rows would be answered with all of them.
-    #[must_use]
     pub fn fits(&self, request: &Request, rows: usize) -> bool {
         let is_all = request.asks_for_all() && rows < Options::MAX_TOP as usize;
         rows == 0 || is_all || rows <= self.learned(request.endpoint()).longest

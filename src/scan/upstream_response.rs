@@ -23,7 +23,6 @@ pub struct UpstreamResponse {
 impl UpstreamResponse {
     /// Its age when it arrived (RFC 9111 §5.1), because a cache between Defender and the gateway
     /// may have stored it. Zero when it does not say, or says nothing valid.
-    #[must_use]
     pub fn age(&self) -> Duration {
         let age = self.headers.get(header::AGE).and_then(|age| age.to_str().ok());
         let seconds = age.map(str::trim).filter(|age| !age.is_empty());
@@ -35,7 +34,6 @@ impl UpstreamResponse {
     }
 
     /// The answer as it is stored: without the header fields that were valid only when it arrived.
-    #[must_use]
     pub fn without_passing_fields(&self) -> Self {
         if !self.headers.iter().any(|(name, _)| is_passing(name.as_str())) {
             return self.clone();

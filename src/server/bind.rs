@@ -88,13 +88,11 @@ impl Bound {
     }
 
     /// The addresses as bound, with the real port where 0 was asked for.
-    #[must_use]
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
     /// The counts of connections.
-    #[must_use]
     pub fn connections(&self) -> Connections {
         Connections(Arc::clone(&self.limiter))
     }

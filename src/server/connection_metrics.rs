@@ -16,14 +16,12 @@ pub struct Connections(pub(super) Arc<ConnectionLimiter>);
 
 impl Connections {
     /// The open connections.
-    #[must_use]
     pub fn open(&self) -> u32 {
         let free = u32::try_from(self.0.free.available_permits()).unwrap_or(u32::MAX);
         self.most().saturating_sub(free)
     }
 
     /// The limit of open connections.
-    #[must_use]
     pub fn most(&self) -> u32 {
         self.0.count
     }

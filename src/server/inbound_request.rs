@@ -45,7 +45,6 @@ pub struct RequestMeta {
 }
 
 /// Whether nearly every request has this field, and its value does not matter here.
-#[must_use]
 pub fn is_usual(name: &HeaderName) -> bool {
     static USUAL: [HeaderName; 7] = [
         header::HOST,
@@ -61,7 +60,6 @@ pub fn is_usual(name: &HeaderName) -> bool {
 
 impl<B> InboundRequest<B> {
     /// A request that has just arrived from `peer`. Its id is the caller's, if that is valid.
-    #[must_use]
     pub fn new(request: Request<B>, peer: Peer) -> Self {
         let (head, body) = request.into_parts();
         let plain = head.headers.keys().all(is_usual);
@@ -83,7 +81,6 @@ impl<B> InboundRequest<B> {
     }
 
     /// What is known about it.
-    #[must_use]
     pub fn meta(&self) -> &RequestMeta {
         &self.meta
     }
@@ -104,13 +101,11 @@ impl<B> InboundRequest<B> {
     }
 
     /// Its metadata and its body.
-    #[must_use]
     pub fn into_parts(self) -> (Box<RequestMeta>, B) {
         (self.meta, self.body)
     }
 
     /// As a plain request, with the [`Peer`] as an extension.
-    #[must_use]
     pub fn into_request(self) -> Request<B> {
         let (mut head, ()) = self.meta.head.into_parts();
         head.extensions.insert(self.meta.peer);

@@ -38,13 +38,12 @@ mod serve;
 mod socket;
 mod stream_memory;
 
-pub use access_log::{ErrorRecord, RecentErrors};
-pub use bind::{BindError, Bound};
+pub use access_log::ErrorRecord;
+pub use bind::Bound;
 pub use config::{Address, Config};
 pub use connection_metrics::Connections;
 pub use inbound_request::{InboundRequest, RequestMeta, is_usual};
 pub use peer::Peer;
-pub use serve::Drained;
 
 /// The `OpenAPI` 3.1 document of the data listener, as `defender-gateway openapi` prints it and the
 /// admin listener serves it. It is the same for every configuration; a test makes it from the

@@ -37,14 +37,12 @@ struct Addresses {
 
 impl Peer {
     /// A peer over TCP. `local` is our end, even when the listener is bound to all addresses.
-    #[must_use]
     pub fn tcp(remote: SocketAddr, local: SocketAddr) -> Self {
         let name = caller::Name::new(&remote.ip().to_canonical().to_string());
         Self::new(Some(Addresses { remote, local }), name)
     }
 
     /// A peer over a Unix socket, on the same machine.
-    #[must_use]
     pub fn unix() -> Self {
         Self::new(None, caller::Name::new("local"))
     }
@@ -58,33 +56,28 @@ impl Peer {
     }
 
     /// Whether the connection is over a Unix socket.
-    #[must_use]
     pub fn is_unix(&self) -> bool {
         self.0.tcp.is_none()
     }
 
     /// Whether the peer is on the same machine.
-    #[must_use]
     pub fn is_local(&self) -> bool {
         let tcp = self.0.tcp.as_ref();
         tcp.is_none_or(|ends| ends.remote.ip().to_canonical().is_loopback())
     }
 
     /// The peer's address without the port; `None` over a Unix socket.
-    #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.0.tcp.as_ref().map(|ends| ends.remote.ip().to_canonical())
     }
 
     /// Our own address, if the connection has one.
-    #[must_use]
     pub fn local_ip(&self) -> Option<IpAddr> {
         self.0.tcp.as_ref().map(|ends| ends.local.ip().to_canonical())
     }
 
     /// The caller's name when the request gives none: the address without the port, which changes
     /// with every connection.
-    #[must_use]
     pub fn name(&self) -> caller::Name {
         self.0.name.clone()
     }

@@ -23,7 +23,6 @@ pub struct Layer {
 
 impl Layer {
     /// A layer whose spans are created by `tracer`.
-    #[must_use]
     pub fn new(tracer: Tracer) -> Self {
         Self { tracer }
     }

@@ -11,7 +11,6 @@ pub struct StoreTime(pub u64);
 
 impl StoreTime {
     /// The time since `earlier`; `None` when `earlier` is later.
-    #[must_use]
     pub fn since(self, earlier: Self) -> Option<Duration> {
         self.0.checked_sub(earlier.0).map(Duration::from_millis)
     }

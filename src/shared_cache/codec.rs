@@ -70,7 +70,6 @@ impl StoredResponse {
     pub const LARGEST_OPEN: usize = 8 << 20;
 
     /// Encodes the answer; `None` when it is too large, or has header fields that are not text.
-    #[must_use]
     pub fn write(&self, name: &Name) -> Option<Vec<u8>> {
         let field = |(name, value): (&HeaderName, &HeaderValue)| {
             Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
@@ -94,7 +93,6 @@ impl StoredResponse {
 
     /// The header and an LZ4 block of `length` bytes unpacked. The check is right whatever the
     /// block contains.
-    #[must_use]
     pub fn framed(name: &Name, asked: StoreTime, length: u32, packed: &[u8]) -> Vec<u8> {
         let (asked, length) = (asked.0.to_be_bytes(), length.to_be_bytes());
         let check = check(name, asked, length, packed);
@@ -102,7 +100,6 @@ impl StoredResponse {
     }
 
     /// The unpacked length according to the header.
-    #[must_use]
     pub fn claimed(bytes: &[u8]) -> usize {
         let length = bytes.get(HEAD - 4..HEAD).and_then(|length| length.try_into().ok());
         length.map_or(0, |length| u32::from_be_bytes(length) as usize)

@@ -37,7 +37,6 @@ impl Config {
 
     /// Answers are kept apart by `prefix`, tenant and application, as the quota is. Background work
     /// waits for the store as long as `store` says; `look` and `ttl` are described at the fields.
-    #[must_use]
     pub fn new(
         store: impl Into<store::Client>,
         prefix: &str,
@@ -60,7 +59,6 @@ impl Config {
 
     /// Answers from the store reserve their memory in `memory`. An answer for which there is no
     /// memory is not read.
-    #[must_use]
     pub fn with_memory(self, memory: Arc<MemoryBudget>) -> Self {
         Self {
             memory: Some(memory),
@@ -69,7 +67,6 @@ impl Config {
     }
 
     /// Limits the freshness of finished sessions, if the limit is longer than the usual one.
-    #[must_use]
     pub fn with_finished_ttl(self, finished_ttl: Duration) -> Self {
         Self { finished_ttl, ..self }
     }
@@ -115,13 +112,11 @@ pub struct Name(Arc<str>);
 
 impl Name {
     /// A name from a message.
-    #[must_use]
     pub fn new(text: &str) -> Self {
         Self(text.into())
     }
 
     /// The digits.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -52,7 +52,6 @@ pub(super) struct Inner {
 
 impl SharedCache {
     /// Starts the background work, as `tasks`. Nothing waits for connections.
-    #[must_use]
     pub fn join(config: Config, insert_local: InsertLocal, tasks: &Tasks, metrics: Metrics) -> Self {
         let (write_queue, jobs) = WriteQueue::new(metrics.clone());
         let inner = Arc::new(Inner {
@@ -71,7 +70,6 @@ impl SharedCache {
     }
 
     /// The state for `/status`.
-    #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let metrics = &self.0.metrics;
         Snapshot {
@@ -143,13 +141,11 @@ pub struct Layer(Option<SharedCache>);
 
 impl Layer {
     /// Shares answers through `shared_cache`.
-    #[must_use]
     pub fn new(shared_cache: SharedCache) -> Self {
         Self(Some(shared_cache))
     }
 
     /// Shares nothing.
-    #[must_use]
     pub fn off() -> Self {
         Self(None)
     }

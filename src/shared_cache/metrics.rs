@@ -19,7 +19,6 @@ pub struct Metrics {
 impl Metrics {
     /// Registers `shared_answers_up`, `shared_answers_lookups_total{result}`,
     /// `shared_answers_unreadable_total` and `shared_answers_writes_total{result}` in `registry`.
-    #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register(

@@ -19,7 +19,6 @@ pub struct Publisher {
 
 impl Publisher {
     /// What `memory` stores is also written through `shared_cache`.
-    #[must_use]
     pub fn new(shared_cache: SharedCache, memory: Arc<dyn CacheSink>) -> Self {
         Self { shared_cache, memory }
     }

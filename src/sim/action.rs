@@ -65,7 +65,6 @@ pub enum Action {
 
 impl Action {
     /// The one region that the change is about, if there is one.
-    #[must_use]
     pub fn region(&self) -> Option<&str> {
         match self {
             Self::Latency { region, .. } | Self::Shut { region } | Self::Open { region } => Some(region),

@@ -110,7 +110,6 @@ impl Default for Config {
 
 impl Config {
     /// Without latency, for tests that are about something else.
-    #[must_use]
     pub fn instant() -> Self {
         let mut config = Self::default();
         config.sign_in.latency = Duration::ZERO;
@@ -121,14 +120,12 @@ impl Config {
     }
 
     /// With these regions, none of them with latency.
-    #[must_use]
     pub fn with_regions(mut self, names: &[&str]) -> Self {
         self.regions = names.iter().map(|name| Region::new(name, Duration::ZERO)).collect();
         self
     }
 
     /// With these limits.
-    #[must_use]
     pub fn with_limits(mut self, shape: Shape, limits: &[Limit]) -> Self {
         self.shape = shape;
         self.limits = limits.to_vec();
@@ -180,7 +177,6 @@ pub struct Region {
 
 impl Region {
     /// A region that is `latency` away and works.
-    #[must_use]
     pub fn new(name: &str, latency: Duration) -> Self {
         Self {
             name: name.into(),

@@ -58,7 +58,6 @@ impl Fault {
     }
 
     /// The name in scenario files and logs.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Status(_) => "status",
@@ -108,7 +107,6 @@ pub enum SignInFault {
 
 impl SignInFault {
     /// The name in scenario files.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Refuse(_) => "refuse",
@@ -149,19 +147,16 @@ impl<F> Default for Plan<F> {
 
 impl<F: Copy> Plan<F> {
     /// No faults.
-    #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
     /// One fault.
-    #[must_use]
     pub fn of(fault: F, often: Often) -> Self {
         Self::none().and(fault, often)
     }
 
     /// Adds a fault that happens when those before it do not.
-    #[must_use]
     pub fn and(mut self, fault: F, often: Often) -> Self {
         self.faults.push((fault, often));
         self

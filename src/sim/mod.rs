@@ -26,7 +26,7 @@
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> std::io::Result<()> {
-//! use defender_gateway::sim::{Config, Fault, Often, Plan, Simulator};
+//! use defender_gateway::testing::sim::{Config, Fault, Often, Plan, Simulator};
 //!
 //! let simulator = Simulator::start(Config::instant())?;
 //! simulator.set_faults("eu", &Plan::of(Fault::Cut, Often::Times(1)))?;
@@ -60,17 +60,14 @@ pub mod span;
 mod tests;
 mod wire;
 
-pub use action::{Action, Event};
 pub use config::{
-    Assertions, Behaviour, CLIENT_ID, CLIENT_SECRET, Config, IDENTITY_HEADER, Message, ROLE, Region, RetryAfter, SCOPE,
-    SignIn, TENANT_ID, Throttle,
+    Assertions, CLIENT_ID, CLIENT_SECRET, Config, IDENTITY_HEADER, Message, ROLE, Region, RetryAfter, SCOPE, TENANT_ID,
 };
-pub use entra::{AadstsCode, Certificate, NotACertificate};
+pub use entra::{AadstsCode, Certificate};
 pub use fault::{Fault, Often, Plan, SignInFault};
-pub use history::{EntityForm, History};
-pub use limit::{Finding, Limit, Limiter, ParseLimitError, QuotaVerifier, Rejected, Rejection, Scope, Shape};
-pub use record::{CallRecord, Credential, Log, TimedOut, TokenRecord, Violation};
+pub use history::EntityForm;
+pub use limit::{Limit, Limiter, QuotaVerifier, Scope, Shape};
+pub use record::{CallRecord, Credential, Log, TokenRecord};
 pub use run::run;
-pub use scenario::ScenarioError;
 pub use simulator::Simulator;
 pub use wire::Tls;

@@ -45,7 +45,7 @@ pub(super) struct State {
     pub(super) scope: Scope,
     pub(super) throttle: Throttle,
     pub(super) history: History,
-    /// How often [`super::Action::Scan`] was applied.
+    /// How often [`Action::Scan`](super::action::Action::Scan) was applied.
     pub(super) scans: u32,
     pub(super) regions: BTreeMap<String, Behaviour>,
     pub(super) rng: Rng,

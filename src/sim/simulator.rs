@@ -97,13 +97,11 @@ impl Simulator {
     }
 
     /// The address of sign-in: the value for `credentials.authority`.
-    #[must_use]
     pub fn authority(&self) -> Url {
         url(self.hosts.sign_in.addr())
     }
 
     /// The regions and their base addresses, in the order of the configuration.
-    #[must_use]
     pub fn regions(&self) -> Vec<(String, Url)> {
         let configured = self.config.regions.iter();
         configured
@@ -115,53 +113,45 @@ impl Simulator {
     }
 
     /// The base address of one region.
-    #[must_use]
     pub fn region(&self, name: &str) -> Option<Url> {
         self.hosts.regions.get(name).map(|host| url(host.addr()))
     }
 
     /// The address of the virtual machine's form of managed identity.
-    #[must_use]
     pub fn imds_endpoint(&self) -> String {
         format!("http://{}/metadata/identity/oauth2/token", self.hosts.sign_in.addr())
     }
 
     /// The address of the App Service form: the value of `IDENTITY_ENDPOINT`. `IDENTITY_HEADER` is
     /// [`super::IDENTITY_HEADER`].
-    #[must_use]
     pub fn app_service_endpoint(&self) -> String {
         format!("http://{}/msi/token", self.hosts.sign_in.addr())
     }
 
     /// The time since the start, from which the times in records are counted.
-    #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.sim_state.elapsed()
     }
 
     /// All requests that reached a region's host, in the order of arrival; the oldest may have been
     /// dropped, see [`Config::remember`].
-    #[must_use]
     pub fn calls(&self) -> Vec<CallRecord> {
         self.sim_state.journal.calls()
     }
 
     /// All token requests.
-    #[must_use]
     pub fn token_requests(&self) -> Vec<TokenRecord> {
         self.sim_state.journal.token_requests()
     }
 
     /// What clients did that a gateway must never do. A test should end by asserting that this is
     /// empty.
-    #[must_use]
     pub fn violations(&self) -> Vec<Violation> {
         self.sim_state.journal.violations()
     }
 
     /// Verifiers with the arrivals that count together, for the current limits: one, or one for
     /// each operation.
-    #[must_use]
     pub fn quota_verifiers(&self) -> Vec<QuotaVerifier> {
         if self.config.scope == Scope::All {
             return vec![self.judge()];
@@ -177,7 +167,6 @@ impl Simulator {
     }
 
     /// A verifier with all arrivals that count, for the current limits.
-    #[must_use]
     pub fn judge(&self) -> QuotaVerifier {
         let mut judge = QuotaVerifier::new(&self.sim_state.state().limits);
         judge.extend(self.calls().iter().filter(|call| call.is_operation).map(|call| call.at));
@@ -221,7 +210,6 @@ impl Simulator {
     /// A `gateway.toml` that points a gateway here. It does not contain the secret, which comes
     /// from the environment, as `DEFENDER_GATEWAY_CREDENTIALS_CLIENT_SECRET` or
     /// `AZURE_CLIENT_SECRET`.
-    #[must_use]
     pub fn config_toml(&self) -> String {
         use std::fmt::Write as _;
         let scope = self.sim_state.state().token_service.rules.scope.clone();

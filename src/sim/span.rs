@@ -45,7 +45,6 @@ pub fn parse(text: &str) -> Result<Duration, ParseSpanError> {
 
 /// Writes a duration in the largest unit that divides it, as [`parse`] accepts it. It rounds down
 /// to microseconds.
-#[must_use]
 pub fn display(span: Duration) -> String {
     UNITS
         .iter()

@@ -13,13 +13,11 @@ pub struct Shared(Arc<dyn Error + Send + Sync>);
 
 impl Shared {
     /// Makes `error` cloneable.
-    #[must_use]
     pub fn new(error: BoxError) -> Self {
         Self(error.into())
     }
 
     /// The first error of type `E` in the chain.
-    #[must_use]
     pub fn find<E: Error + 'static>(&self) -> Option<&E> {
         let mut cause: Option<&(dyn Error + 'static)> = Some(self.0.as_ref());
         while let Some(error) = cause {

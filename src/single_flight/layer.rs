@@ -89,7 +89,6 @@ impl Layer {
     /// Flights run as `tasks` once their first waiter has left. Their answers go to `cache_sink`,
     /// and `upstream_profile` learns from them; `predicted_wait` says when a request that leaves
     /// early should come back.
-    #[must_use]
     pub fn new(
         config: Config,
         tasks: Tasks,
@@ -113,14 +112,12 @@ impl Layer {
     }
 
     /// The metrics of batching.
-    #[must_use]
     pub fn metrics(&self) -> Metrics {
         self.shared.metrics.clone()
     }
 
     /// A layer with other settings, whose answers go to `cache_sink` and `upstream_profile`. Calls
     /// under way can still be joined, unless other requests may now share calls.
-    #[must_use]
     pub fn reconfigured(
         &self,
         config: Config,
@@ -181,13 +178,11 @@ pub struct SingleFlight<S> {
 
 impl<S> SingleFlight<S> {
     /// How many calls are under way that may be joined.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.flight_table.len()
     }
 
     /// Whether no call is under way that may be joined.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -28,7 +28,6 @@ pub struct Metrics {
 impl Metrics {
     /// Registers `merged_calls_total`, `merged_requests_total`, `calls_by_id_total`,
     /// `asked_ids_total`, `merge_doubts_total{reason}` and `merge_resting` in `registry`.
-    #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         for split_error in SplitError::ALL {
@@ -71,20 +70,17 @@ impl Metrics {
     }
 
     /// Upstream calls that asked for several requests at once.
-    #[must_use]
     pub fn merged_calls(&self) -> u64 {
         self.merged_calls.get()
     }
 
     /// Requests answered by such calls.
-    #[must_use]
     pub fn merged_requests(&self) -> u64 {
         self.merged_requests.get()
     }
 
     /// How much longer batching is paused, and the failed split that paused it; `None` when it is
     /// not paused.
-    #[must_use]
     pub fn resting(&self) -> Option<(Duration, SplitError)> {
         let (until, split_error) = (*self.pause.lock().unwrap_or_else(PoisonError::into_inner))?;
         let left = until.saturating_duration_since(Instant::now());
@@ -102,7 +98,6 @@ impl Metrics {
     }
 
     /// Upstream calls for ids that requests lacked, and how many ids these were.
-    #[must_use]
     pub fn asked_ids(&self) -> (u64, u64) {
         (self.calls_by_id.get(), self.asked_ids.get())
     }

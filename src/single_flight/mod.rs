@@ -29,13 +29,11 @@ mod leader_future;
 mod metrics;
 mod pending;
 mod rejected_ids;
-mod single_request;
 #[cfg(test)]
 mod tests;
 mod waiter;
 
 pub use batcher::{BatchConfig, BatchWhen};
 pub use error::{DeadlineExceeded, FlightDropped, Shared};
-pub use layer::{Config, Layer, PredictedWait, SingleFlight};
+pub use layer::{Config, Layer, PredictedWait};
 pub use metrics::Metrics;
-pub use single_request::SingleRequest;

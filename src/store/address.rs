@@ -56,7 +56,6 @@ impl Address {
     }
 
     /// The address without user, password and options, for people.
-    #[must_use]
     pub fn shown(&self) -> &str {
         &self.shown
     }

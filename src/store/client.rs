@@ -81,7 +81,6 @@ impl From<Config> for Client {
 
 impl Client {
     /// A client that is not connected yet.
-    #[must_use]
     pub fn new(config: &Config) -> Self {
         Self(Arc::new(Shared {
             config: config.clone(),
@@ -231,13 +230,11 @@ impl Client {
 
     /// Whether to ask something now that can be done without: not while the store is slow or gone,
     /// but for one command from time to time.
-    #[must_use]
     pub fn admits(&self) -> bool {
         self.0.breaker.admits(Instant::now())
     }
 
     /// Whether the store answers in time, as far as is known.
-    #[must_use]
     pub fn is_well(&self) -> bool {
         !self.0.breaker.is_open()
     }

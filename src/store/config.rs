@@ -26,7 +26,6 @@ pub struct Config {
 
 impl Config {
     /// A store that answers within `timeout` and needs no files.
-    #[must_use]
     pub fn new(address: Address, timeout: Duration) -> Self {
         Self {
             address,
@@ -40,7 +39,6 @@ impl Config {
 
 /// What the names of all keys of one application begin with, as `prefix:tenant:application`. Case
 /// does not matter in the names of the two, and nothing in them looks like another part of a key.
-#[must_use]
 pub fn scope(prefix: &str, tenant: &str, application: &str) -> String {
     let plain = |name: &str| -> String {
         let allowed = |c: char| {

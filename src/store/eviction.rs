@@ -41,7 +41,6 @@ impl Eviction {
     }
 
     /// Whether it may remove a key that has no lifetime.
-    #[must_use]
     pub fn takes_any_key(&self) -> bool {
         self.policy.starts_with("allkeys-")
     }

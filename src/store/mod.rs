@@ -25,7 +25,7 @@ mod tls;
 pub use address::Address;
 pub use client::Client;
 pub use config::{Config, scope};
-pub use error::{Error, InvalidAddress};
+pub use error::Error;
 pub use eviction::Eviction;
 pub use outage::Outage;
 pub use script::Script;

@@ -19,7 +19,6 @@ pub struct Script {
 
 impl Script {
     /// The script's Lua source.
-    #[must_use]
     pub fn new(source: &str) -> Self {
         let sum = digest(&SHA1_FOR_LEGACY_USE_ONLY, source.as_bytes());
         let digest = sum.as_ref().iter().fold(String::with_capacity(40), |mut text, byte| {

@@ -25,13 +25,11 @@ pub enum Format {
 }
 
 /// `message` as a line of the log in JSON format, for messages that no filter may suppress.
-#[must_use]
 pub fn json_line(level: tracing::Level, message: &str) -> String {
     json_line::written(level.as_str(), message)
 }
 
 /// An error and its causes in one line.
-#[must_use]
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -21,7 +21,6 @@ pub enum Exposition {
 
 impl Exposition {
     /// For `Content-Type`.
-    #[must_use]
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
@@ -41,7 +40,6 @@ pub struct Registry {
 
 impl Registry {
     /// A registry with `build_info` and `mode`. `version` is the program's.
-    #[must_use]
     pub fn new(version: &'static str) -> Self {
         let mut root = prometheus_client::registry::Registry::with_prefix(PREFIX);
         let build = Family::<Build, Gauge>::default();
@@ -64,13 +62,11 @@ impl Registry {
     }
 
     /// The `mode` metric. Clones show the same.
-    #[must_use]
     pub fn mode(&self) -> ModeGauge {
         self.mode.clone()
     }
 
     /// All metrics as text.
-    #[must_use]
     pub fn encode(&self, exposition: Exposition) -> String {
         let mut lines = String::new();
         let written = text::encode_registry(&mut lines, &self.root)

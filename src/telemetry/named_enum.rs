@@ -33,7 +33,6 @@ macro_rules! named_enum {
             $vis const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
 
             /// The name in metrics, logs and JSON.
-            #[must_use]
             $vis const fn $method(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)+

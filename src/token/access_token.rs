@@ -36,25 +36,21 @@ impl Bearer {
     }
 
     /// The number of the token, counted from 1; a later token has a larger number.
-    #[must_use]
     pub fn generation(&self) -> u64 {
         self.0.generation
     }
 
     /// The token itself.
-    #[must_use]
     pub fn secret(&self) -> &Secret {
         &self.0.secret
     }
 
     /// When the token expires.
-    #[must_use]
     pub fn expires(&self) -> Instant {
         self.0.expires
     }
 
     /// Whether the token may be sent at `now`: true until shortly before it expires.
-    #[must_use]
     pub fn is_usable(&self, now: Instant) -> bool {
         now < self.0.usable_until
     }

@@ -47,7 +47,6 @@ pub enum Credential {
 
 impl Credential {
     /// The kind of credential.
-    #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
             Self::ClientSecret { .. } => Kind::ClientSecret,
@@ -139,19 +138,16 @@ impl App {
     }
 
     /// The app's id.
-    #[must_use]
     pub fn client_id(&self) -> &str {
         &self.client_id
     }
 
     /// The token endpoint, which is also the audience of the gateway's assertions.
-    #[must_use]
     pub fn endpoint(&self) -> &Url {
         &self.endpoint
     }
 
     /// The address that requests are sent to: the token endpoint, unless there is a token proxy.
-    #[must_use]
     pub fn sent_to(&self) -> &Url {
         &self.sent_to
     }
@@ -211,13 +207,11 @@ impl Scope {
     }
 
     /// As sent to the token endpoint.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
     /// The resource alone, for managed identities.
-    #[must_use]
     pub fn resource(&self) -> &str {
         self.0.strip_suffix(Self::SUFFIX).unwrap_or(&self.0)
     }

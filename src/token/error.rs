@@ -42,7 +42,6 @@ pub enum Error {
 
 impl Error {
     /// When to ask again, for `Retry-After`.
-    #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { retry_after, .. } => Some(*retry_after),
@@ -51,7 +50,6 @@ impl Error {
     }
 
     /// A short name for logs and `/status`: `AADSTS7000215`, `HTTP 503`, `Unreachable`.
-    #[must_use]
     pub fn code(&self) -> String {
         match self {
             Self::Refused { code, .. } => code.to_string(),
@@ -60,7 +58,6 @@ impl Error {
     }
 
     /// Sign-in's message, or what went wrong here; for operators.
-    #[must_use]
     pub fn message(&self) -> String {
         let (Self::Refused { message, .. } | Self::Unavailable { message, .. }) = self;
         if !message.is_empty() {
@@ -76,7 +73,6 @@ impl Error {
     }
 
     /// What to do, in one sentence.
-    #[must_use]
     pub fn advice(&self) -> &'static str {
         match self {
             Self::Refused { code, .. } => aadsts::advice(code),

@@ -28,11 +28,9 @@ mod token_source;
 
 pub use access_token::Bearer;
 pub use claims::Roles;
-pub use config::{
-    App, CertificateFiles, Config, Credential, Identity, IdentityHost, InvalidApp, Kind, Scope, SecretSource,
-};
+pub use config::{App, CertificateFiles, Config, Credential, Identity, IdentityHost, Kind, Scope, SecretSource};
 pub use error::{Code, Error, Problem, Reason};
-pub use layer::{Authorize, Layer, MAX_PERMIT_HOLD, Rejected};
-pub use metrics::{Metrics, Outcome};
+pub use layer::{Layer, MAX_PERMIT_HOLD};
+pub use metrics::Metrics;
 pub use snapshot::{LastError, Snapshot, Warning};
 pub use token_source::{RejectionOutcome, TokenSource};

@@ -52,7 +52,6 @@ pub enum Secrets {
 impl Config {
     /// Settings for attempts of at most `timeout`, of which a quarter is reserved for the body: an
     /// answer that has not begun by then is given up.
-    #[must_use]
     pub fn new(timeout: Duration) -> Self {
         Self {
             timeout,
@@ -79,7 +78,6 @@ struct Inner {
 
 impl Client {
     /// A client over `net`'s connections, whose answers reserve from `memory`.
-    #[must_use]
     pub fn new(net: net::Client, config: Config, memory: AnswerMemory, metrics: Metrics) -> Self {
         let host_calls = |(base, region)| (Arc::clone(&base), Arc::new(HostCalls::new(base, region)));
         Self(Arc::new(Inner {

@@ -47,7 +47,6 @@ pub enum Reason {
 
 impl Error {
     /// The error for `reason` in a call to `host`.
-    #[must_use]
     pub fn new(host: impl Into<String>, reason: Reason) -> Self {
         Self {
             host: host.into(),
@@ -56,19 +55,16 @@ impl Error {
     }
 
     /// The region's host, for `Proxy-Status`.
-    #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }
 
     /// The reason.
-    #[must_use]
     pub fn reason(&self) -> &Reason {
         &self.reason
     }
 
     /// Whether the gateway had no memory for the call or its answer.
-    #[must_use]
     pub fn is_exhausted(&self) -> bool {
         match &self.reason {
             Reason::Exchange(error) => matches!(error.kind(), net::Kind::NoMemory(_)),
@@ -77,19 +73,16 @@ impl Error {
     }
 
     /// Whether it failed because its time was over: 504 instead of 502.
-    #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(&self.reason, Reason::Exchange(error) if error.is_timeout() && !error.is_unprocessed())
     }
 
     /// Whether provably nothing was processed, mostly because no connection could be made.
-    #[must_use]
     pub fn is_connect(&self) -> bool {
         matches!(&self.reason, Reason::Exchange(error) if error.is_unprocessed())
     }
 
     /// The error token of RFC 9209 §2.3.
-    #[must_use]
     pub fn proxy_status(&self) -> &'static str {
         match &self.reason {
             Reason::Exchange(error) => error.proxy_status(),

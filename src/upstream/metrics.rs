@@ -92,7 +92,6 @@ impl Metrics {
     /// `upstream_duration_seconds{region}`. `regions` has every address that calls will go to;
     /// another one, which cannot occur, would be counted as `other`, so that the number of series
     /// is bounded.
-    #[must_use]
     pub fn register(registry: &mut Registry, regions: impl IntoIterator<Item = Region>) -> Self {
         let metrics = Self {
             names: Arc::new(regions.into_iter().collect()),
@@ -115,7 +114,6 @@ impl Metrics {
     }
 
     /// The same counts, for calls to these regions.
-    #[must_use]
     pub fn of_regions(&self, regions: impl IntoIterator<Item = Region>) -> Self {
         Self {
             names: Arc::new(regions.into_iter().collect()),
@@ -124,7 +122,6 @@ impl Metrics {
     }
 
     /// The results of the latest calls.
-    #[must_use]
     pub fn recent(&self) -> &RecentCalls {
         &self.recent
     }

@@ -22,6 +22,6 @@ mod tests;
 
 pub use client::{Client, Config, Secrets};
 pub use error::{Error, Reason};
-pub use metrics::{Metrics, Region};
+pub use metrics::Metrics;
 pub use recent::{RecentCalls, RecentSnapshot};
-pub use retry::{Retry, RetryLayer};
+pub use retry::RetryLayer;

@@ -43,7 +43,6 @@ impl RecentCalls {
     }
 
     /// The results.
-    #[must_use]
     pub fn snapshot(&self) -> RecentSnapshot {
         let now = Instant::now();
         let calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,12 +19,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use defender_gateway::attempt::{Attempt, LateBoundRequest, QueuePosition, Retries};
-use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use defender_gateway::queue::{self, CallerLimiter, FairScheduler, PermitSource, Queue, Ticket, Weights};
-use defender_gateway::quota::{Availability, Config, Forecast, Ledger, Limit, QuotaState};
-use defender_gateway::scan::{Payer, Request};
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::attempt::{Attempt, QueuePosition, Retries};
+use defender_gateway::testing::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
+use defender_gateway::testing::queue::{self, CallerLimiter, FairScheduler, PermitSource, Queue, Ticket, Weights};
+use defender_gateway::testing::quota::{Availability, Config, Forecast, Ledger, Limit, QuotaState};
+use defender_gateway::testing::scan::{Endpoint, Request};
+use defender_gateway::testing::task::Tasks;
 
 /// Runs of which the fastest counts: the others were disturbed.
 const RUNS: u32 = 7;
@@ -161,23 +161,10 @@ impl PermitSource for Metronome {
     }
 }
 
-#[derive(Debug)]
-struct Nothing;
-
-impl LateBoundRequest for Nothing {
-    fn bind(&self) -> Arc<Request> {
-        unreachable!("the queue does not look at the request")
-    }
-
-    fn payer(&self) -> Payer {
-        Payer::HISTORY
-    }
-}
-
 fn attempt(name: &Name, wait: Duration) -> Attempt {
     let now = Instant::now();
     Attempt {
-        request: Arc::new(Nothing),
+        request: Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()),
         caller: Arc::new(Caller {
             name: name.clone(),
             urgency: Urgency::default(),
@@ -185,7 +172,7 @@ fn attempt(name: &Name, wait: Duration) -> Attempt {
             wait: None,
             cache_directives: CacheDirectives::default(),
             request_id: RequestId::random(),
-            trace: defender_gateway::telemetry::trace::Trace::None,
+            trace: defender_gateway::testing::telemetry::trace::Trace::None,
         }),
         position: QueuePosition::new(now),
         retries: Retries::default(),

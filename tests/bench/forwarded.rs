@@ -7,13 +7,13 @@ use tokio::time::Instant;
 use tower::{Service, ServiceBuilder, service_fn};
 
 use crate::support;
-use defender_gateway::attempt::{Charged, Failure, Scarcity};
-use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use defender_gateway::clock::Wall;
-use defender_gateway::scan::{self, Call, ServedResponse, UpstreamResponse};
-use defender_gateway::task::Tasks;
-use defender_gateway::telemetry::trace::Trace;
-use defender_gateway::{BoxError, queue, quota, single_flight, upstream};
+use defender_gateway::testing::attempt::{Charged, Failure, Scarcity};
+use defender_gateway::testing::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
+use defender_gateway::testing::clock::Wall;
+use defender_gateway::testing::scan::{self, Call, ServedResponse, UpstreamResponse};
+use defender_gateway::testing::task::Tasks;
+use defender_gateway::testing::telemetry::trace::Trace;
+use defender_gateway::testing::{BoxError, queue, quota, single_flight, upstream};
 
 /// An answer of one row for each id, as the upstream writes it.
 pub(crate) fn rows(request: &scan::Request) -> UpstreamResponse {

@@ -16,11 +16,11 @@ use http::Request;
 use tokio::time::Instant;
 use tower::{Layer as _, Service as _, service_fn};
 
-use defender_gateway::BoxError;
-use defender_gateway::quota::{Config, Limit, QuotaState};
-use defender_gateway::response::{Reply, ResponsePreferences};
-use defender_gateway::scan::{Call, Outcome, Rows, ServedResponse, Status};
-use defender_gateway::server::InboundRequest;
+use defender_gateway::testing::BoxError;
+use defender_gateway::testing::quota::{Config, Limit, QuotaState};
+use defender_gateway::testing::response::{Reply, ResponsePreferences};
+use defender_gateway::testing::scan::{Call, Outcome, Rows, ServedResponse, Status};
+use defender_gateway::testing::server::InboundRequest;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -33,11 +33,11 @@ use prometheus_client::registry::Registry;
 use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
-use defender_gateway::attempt::Demand;
-use defender_gateway::clock::Wall;
-use defender_gateway::quota::{self, Config, Limit, Quota, shared};
-use defender_gateway::store;
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::attempt::Demand;
+use defender_gateway::testing::clock::Wall;
+use defender_gateway::testing::quota::{self, Config, Limit, Quota, shared};
+use defender_gateway::testing::store;
+use defender_gateway::testing::task::Tasks;
 
 use store_chaos::{REPLICAS_AT, be_killed, chaos};
 

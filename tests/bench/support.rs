@@ -16,12 +16,12 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tower::{Service, ServiceBuilder, service_fn};
 
-use defender_gateway::cache::{self, Cache};
-use defender_gateway::response::{self, Body, Windows};
-use defender_gateway::scan::{self, CacheSink as _, Call, Endpoint, ServedResponse, UpstreamResponse};
-use defender_gateway::server::InboundRequest;
-use defender_gateway::task::Tasks;
-use defender_gateway::{BoxError, server};
+use defender_gateway::testing::cache::{self, Cache};
+use defender_gateway::testing::response::{self, Body, Windows};
+use defender_gateway::testing::scan::{self, CacheSink as _, Call, Endpoint, ServedResponse, UpstreamResponse};
+use defender_gateway::testing::server::InboundRequest;
+use defender_gateway::testing::task::Tasks;
+use defender_gateway::testing::{BoxError, server};
 
 /// A body that asks for `count` ids of the `key`-th request, as a caller would write it.
 pub(crate) fn body(key: usize, count: usize) -> Bytes {

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use serde_json::Value;
 
-use defender_gateway::sim::Shape;
+use defender_gateway::testing::sim::Shape;
 
 use crate::support::{Program, Setup, id};
 

@@ -3,8 +3,8 @@
 
 use http::{Method, StatusCode};
 
-use defender_gateway::sim::history::{Layout, Matching, NextLink};
-use defender_gateway::sim::{Fault, Often, Plan, Shape};
+use defender_gateway::testing::sim::history::{Layout, Matching, NextLink};
+use defender_gateway::testing::sim::{Fault, Often, Plan, Shape};
 
 use crate::support::{Answer, PATH, Running, Setup, body, id, until};
 

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use defender_gateway::sim::{Fault, Often, Plan, Shape};
+use defender_gateway::testing::sim::{Fault, Often, Plan, Shape};
 
 use crate::support::{Running, Setup, id, until};
 

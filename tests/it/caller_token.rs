@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use defender_gateway::sim::{self, Fault, Often, Plan, Simulator};
+use defender_gateway::testing::sim::{self, Fault, Often, Plan, Simulator};
 
 use crate::support::{Answer, Caller, Setup, id, within};
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use http::StatusCode;
 
-use defender_gateway::sim::Shape;
+use defender_gateway::testing::sim::Shape;
 
 use crate::support::{Program, Setup};
 

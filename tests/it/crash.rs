@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use defender_gateway::sim::Shape;
+use defender_gateway::testing::sim::Shape;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;

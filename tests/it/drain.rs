@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use http::StatusCode;
 
-use defender_gateway::app::Ended;
-use defender_gateway::sim::{Fault, Often, Plan, Shape};
+use defender_gateway::testing::app::Ended;
+use defender_gateway::testing::sim::{Fault, Often, Plan, Shape};
 
 use crate::support::{Caller, Setup, id, until, within};
 

@@ -63,7 +63,7 @@ async fn a_caller_who_hangs_up_takes_nobody_along() {
 #[tokio::test]
 async fn waiting_ends_with_the_callers_own_patience() {
     let running = Setup::new()
-        .limits(defender_gateway::sim::Shape::SlidingLog, &["1/1h"])
+        .limits(defender_gateway::testing::sim::Shape::SlidingLog, &["1/1h"])
         .start()
         .await;
     assert_eq!(running.caller.ask(&[id(1)]).await.status, StatusCode::OK);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use defender_gateway::sim::{Fault, Often, Plan, Shape};
+use defender_gateway::testing::sim::{Fault, Often, Plan, Shape};
 use http::{Method, StatusCode};
 use serde_json::Value;
 

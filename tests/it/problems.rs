@@ -10,7 +10,7 @@ use http::StatusCode;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use defender_gateway::sim::{Fault, Often, Plan, Shape, SignInFault};
+use defender_gateway::testing::sim::{Fault, Often, Plan, Shape, SignInFault};
 
 use crate::support::redis::Redis;
 use crate::support::{Program, Setup, Spawned, id, until};

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use defender_gateway::sim::Shape;
+use defender_gateway::testing::sim::Shape;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::process::Command;

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use defender_gateway::sim::{Fault, Limit, Often, Plan, Shape};
+use defender_gateway::testing::sim::{Fault, Limit, Often, Plan, Shape};
 
 use crate::support::{Answer, Running, Setup, id};
 

@@ -2,8 +2,8 @@
 
 use http::StatusCode;
 
-use defender_gateway::secret::Secret;
-use defender_gateway::sim::{self, Fault, Often, Plan, SignInFault};
+use defender_gateway::testing::secret::Secret;
+use defender_gateway::testing::sim::{self, Fault, Often, Plan, SignInFault};
 
 use crate::support::{Caller, Setup, id};
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use defender_gateway::secret::Secret;
-use defender_gateway::sim::{self, Fault, Often, Plan, Shape, SignInFault};
+use defender_gateway::testing::secret::Secret;
+use defender_gateway::testing::sim::{self, Fault, Often, Plan, Shape, SignInFault};
 
 use crate::support::{Answer, Setup, id};
 

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use defender_gateway::sim::{Fault, Often, Plan, Simulator};
+use defender_gateway::testing::sim::{Fault, Often, Plan, Simulator};
 
 use crate::support::{Running, Setup, id};
 

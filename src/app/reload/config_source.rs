@@ -14,7 +14,6 @@ pub struct ConfigSource {
 
 impl ConfigSource {
     /// `named` is the file of `--config`.
-    #[must_use]
     pub fn new(named: Option<PathBuf>, env: Environment) -> Self {
         Self {
             named,

@@ -81,7 +81,6 @@ pub(in crate::app) fn sharing_of(
 }
 
 /// Where the shared ledger is, and the name of one of its keys, if replicas share the quota.
-#[must_use]
 pub fn ledger(config: &Resolved) -> Option<(store::Config, String)> {
     let one = Some(Operation::HistoryByDefinition);
     let operation = one.filter(|_| config.quota.scope == Scope::Operation);

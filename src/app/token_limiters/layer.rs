@@ -23,7 +23,6 @@ pub struct Layer(TokenLimiters);
 
 impl Layer {
     /// Slots come from `token_limiters`.
-    #[must_use]
     pub fn new(token_limiters: TokenLimiters) -> Self {
         Self(token_limiters)
     }

@@ -111,25 +111,21 @@ impl TokenLimiters {
     }
 
     /// The gateway's own quotas: one for all operations, or one for each in their order.
-    #[must_use]
     pub fn quotas(&self) -> impl ExactSizeIterator<Item = &quota::Quota> {
         self.0.own.iter().map(|limiter| &limiter.quota)
     }
 
     /// The queues for the gateway's own token, likewise.
-    #[must_use]
     pub fn queues(&self) -> impl ExactSizeIterator<Item = &queue::Queue<quota::Quota>> {
         self.0.own.iter().map(|limiter| &limiter.queue)
     }
 
     /// Whether calls that nobody waits for may be made at that cost.
-    #[must_use]
     pub fn has_surplus(&self, payer: Payer) -> bool {
         self.limiter(payer).is_some_and(|limiter| limiter.quota.has_surplus())
     }
 
     /// How scarce slots are on the limiter of `payer`.
-    #[must_use]
     pub fn scarcity(&self, payer: Payer) -> Scarcity {
         self.limiter(payer)
             .map(|limiter| limiter.quota.scarcity())
@@ -137,14 +133,12 @@ impl TokenLimiters {
     }
 
     /// How many slots come on the limiter of `payer` until that moment, as far as `most`.
-    #[must_use]
     pub fn slots_until(&self, payer: Payer, until: Instant, most: usize) -> usize {
         self.limiter(payer)
             .map_or(0, |limiter| limiter.quota.slots_until(until, most))
     }
 
     /// How long a caller who is new on the limiter of `payer` would wait for its slot.
-    #[must_use]
     pub fn predicted_wait(&self, payer: Payer) -> Duration {
         self.limiter(payer)
             .map_or(Duration::ZERO, |limiter| limiter.queue.predicted_wait())
@@ -161,15 +155,9 @@ impl TokenLimiters {
     }
 
     /// How many limiters there are besides the gateway's own.
-    #[must_use]
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.caller_token().token_limiters.len()
-    }
-
-    /// Whether there is only the gateway's own.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The limiter for calls that are paid for so, opened if need be.

@@ -17,7 +17,6 @@ use crate::clock::Wall;
 use crate::operation::Input;
 use crate::queue::{Reason, Refused};
 use crate::scan::{CallerToken, Endpoint, Headers, Operation, Payer, Request, UpstreamResponse, route};
-use crate::single_flight::SingleRequest;
 use crate::task::Tasks;
 use crate::{queue, quota};
 
@@ -71,11 +70,10 @@ fn caller_at(name: &str, deadline: Instant) -> Caller {
 }
 
 async fn ask(token_limiters: &TokenLimiters, token: Option<&str>, wait: Duration) -> Result<UpstreamResponse, Failure> {
-    let name = Name::new("test");
     let now = Instant::now();
     let caller = caller_at("test", now + wait);
     let attempt = Attempt {
-        request: Arc::new(SingleRequest::new(Arc::new(history_request(token)), name)),
+        request: Arc::new(history_request(token)),
         caller: Arc::new(caller),
         position: QueuePosition::new(now),
         retries: Retries::default(),
@@ -249,10 +247,7 @@ async fn mixed_hour(quotas: usize) -> Vec<Vec<Duration>> {
                 };
                 let now = Instant::now();
                 let attempt = Attempt {
-                    request: Arc::new(SingleRequest::new(
-                        Arc::new(request.unwrap()),
-                        Name::new(&caller.to_string()),
-                    )),
+                    request: Arc::new(request.unwrap()),
                     caller: Arc::new(caller_at(&caller.to_string(), now + Duration::from_mins(10))),
                     position: QueuePosition::new(now),
                     retries: Retries::default(),

@@ -20,7 +20,7 @@ use crate::scan::{
 use crate::task::Tasks;
 
 pub(super) type Below = mock::Handle<Call, ServedResponse>;
-pub(super) type CacheService = crate::cache::CacheService<mock::Mock<Call, ServedResponse>>;
+pub(super) type CacheService = crate::cache::layer::CacheService<mock::Mock<Call, ServedResponse>>;
 
 pub(super) struct Fixture {
     pub(super) cache: Arc<Cache>,

@@ -299,7 +299,7 @@ async fn header_fields_about_a_moment_are_not_stored() {
     let (call, respond) = fixture.next().await;
     fixture.respond(&call, respond, aged(ROWS, &passing));
     assert_eq!(
-        asked.await.unwrap().unwrap().answer.headers.len(),
+        asked.await.unwrap().unwrap().answer.headers.iter().len(),
         4,
         "who asked is told"
     );

@@ -21,7 +21,7 @@ pub use cache::Cache;
 pub use callers::Callers;
 pub use credentials::{Credential, Credentials, TokenProxy, TrustedRoots};
 pub(super) use defender::cloud;
-pub use defender::{Defender, Pin, Proxy, Region};
+pub use defender::{Defender, Pin, Proxy};
 pub use definitions::Definitions;
 pub use merge::{Merge, Merging};
 pub use queue::Queue;

@@ -106,13 +106,11 @@ const UNKNOWN_PASTS: [(&str, UnknownPast); 3] = [
 
 impl Quota {
     /// How `pacing` is written in a configuration.
-    #[must_use]
     pub fn pacing_word(&self) -> &'static str {
         word(&PACINGS, self.pacing)
     }
 
     /// How `on_unknown_past` is written in a configuration.
-    #[must_use]
     pub fn unknown_past_word(&self) -> &'static str {
         word(&UNKNOWN_PASTS, self.on_unknown_past)
     }

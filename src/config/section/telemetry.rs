@@ -90,7 +90,6 @@ const FORMATS: [(&str, Format); 3] = [("auto", Format::Auto), ("json", Format::J
 
 impl Telemetry {
     /// How `format` is written in a configuration.
-    #[must_use]
     pub fn format_word(&self) -> &'static str {
         word(&FORMATS, self.format)
     }

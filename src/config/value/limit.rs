@@ -24,10 +24,9 @@ impl Limit {
     /// The window's name in answers, metrics and on the status page.
     ///
     /// ```
-    /// use defender_gateway::config::Limit;
+    /// use defender_gateway::testing::config::Limit;
     /// assert_eq!("1500/3600s".parse::<Limit>().map(Limit::name), Ok("1h".into()));
     /// ```
-    #[must_use]
     pub fn name(self) -> String {
         super::show_duration(self.window)
     }

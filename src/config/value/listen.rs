@@ -19,7 +19,6 @@ impl Listen {
     pub const MAX_PATH_BYTES: usize = 107;
 
     /// Whether only this machine (in a pod: only this pod) can connect.
-    #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
             Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
@@ -29,7 +28,6 @@ impl Listen {
 
     /// Whether the two cannot both be bound: the same address, or one port with one of them on all
     /// addresses of its family.
-    #[must_use]
     pub fn collides(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Unix(one), Self::Unix(two)) => one == two,

@@ -30,7 +30,7 @@ const SIZES: &Units = &[
 ///
 /// ```
 /// use std::time::Duration;
-/// use defender_gateway::config::parse_duration;
+/// use defender_gateway::testing::config::parse_duration;
 /// assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
 /// assert_eq!(parse_duration("90"), Err("has no unit; write 90s, 90ms, 90m, 90h or 90d".into()));
 /// ```
@@ -46,7 +46,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// result is in bytes.
 ///
 /// ```
-/// use defender_gateway::config::parse_size;
+/// use defender_gateway::testing::config::parse_size;
 /// assert_eq!(parse_size("64KiB"), Ok(65_536));
 /// assert_eq!(parse_size("64"), Err("has no unit; write 64MiB, 64KiB, 64GiB or 64B".into()));
 /// ```
@@ -68,12 +68,11 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 ///
 /// ```
 /// use std::time::Duration;
-/// use defender_gateway::config::show_duration;
+/// use defender_gateway::testing::config::show_duration;
 /// assert_eq!(show_duration(Duration::from_secs(3600)), "1h");
 /// assert_eq!(show_duration(Duration::from_secs(90)), "90s");
 /// assert_eq!(show_duration(Duration::ZERO), "0s");
 /// ```
-#[must_use]
 pub fn show_duration(duration: Duration) -> String {
     let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if ms == 0 { "0s".into() } else { show(ms, DURATIONS) }
@@ -82,12 +81,11 @@ pub fn show_duration(duration: Duration) -> String {
 /// Writes a size as [`parse_size`] reads it, in the largest unit that loses nothing.
 ///
 /// ```
-/// use defender_gateway::config::show_size;
+/// use defender_gateway::testing::config::show_size;
 /// assert_eq!(show_size(64 << 20), "64MiB");
 /// assert_eq!(show_size(1500), "1500B");
 /// assert_eq!(show_size(0), "0B");
 /// ```
-#[must_use]
 pub fn show_size(bytes: u64) -> String {
     if bytes == 0 { "0B".into() } else { show(bytes, SIZES) }
 }

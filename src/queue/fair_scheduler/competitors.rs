@@ -50,7 +50,6 @@ pub struct Ahead {
 
 impl Ahead {
     /// The number of the slot that is left, from 0.
-    #[must_use]
     pub fn rank(self) -> usize {
         self.waiting.saturating_add(self.claimed)
     }
@@ -129,7 +128,6 @@ impl<'a> Competitors<'a> {
 
     /// What is served before the request, of those who come until that moment; so many slots come
     /// until then.
-    #[must_use]
     pub fn ahead(&self, until: Instant, slots: usize) -> Ahead {
         let time = until.saturating_duration_since(self.look.now);
         let slots = slots.min(self.look.most_of_loop);
@@ -194,7 +192,6 @@ impl FairScheduler {
 
     /// How many of its own caller's that claim slots go before a request at this place until that
     /// moment.
-    #[must_use]
     pub fn own_due(&self, place: &ServicePosition, until: Instant) -> usize {
         if place.own_returns.is_empty() {
             return 0;
@@ -205,7 +202,6 @@ impl FairScheduler {
     }
 
     /// Those that go before the request at this place, when so many that its own caller claims do.
-    #[must_use]
     pub fn competitors<'a>(&'a self, place: &ServicePosition, own_due: usize, look: Look<'a>) -> Competitors<'a> {
         let class = &self.classes[usize::from(place.level)];
         let own = Ahead {

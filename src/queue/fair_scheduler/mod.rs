@@ -30,7 +30,7 @@ use tokio::time::Instant;
 
 pub use claims::Expected;
 pub use competitors::{Ahead, Claims, Competitors, Look};
-pub use play::{InTime, Late, Played};
+pub use play::{InTime, Late};
 pub use position::ServicePosition;
 
 use self::class::{Class, STRIDE};
@@ -76,7 +76,6 @@ pub struct FairScheduler {
 
 impl FairScheduler {
     /// An empty order.
-    #[must_use]
     pub fn new(weights: Weights) -> Self {
         Self {
             weights,
@@ -182,13 +181,11 @@ impl FairScheduler {
     }
 
     /// How many callers wait; one that waits in two classes counts twice.
-    #[must_use]
     pub fn callers(&self) -> usize {
         self.classes.iter().map(|class| class.flows.len()).sum()
     }
 
     /// The ticket whose turn it is.
-    #[must_use]
     pub fn next(&self) -> Option<&Ticket> {
         let (_, class) = self
             .waiting_classes()
@@ -199,7 +196,6 @@ impl FairScheduler {
     }
 
     /// The ticket of this caller that is served first.
-    #[must_use]
     pub fn next_of(&self, caller: &Name, urgency: Urgency) -> Option<&Ticket> {
         let (_, id) = self.class(urgency).flows.get(caller)?.tickets.first()?;
         self.tickets.get(id)
@@ -212,7 +208,6 @@ impl FairScheduler {
     }
 
     /// A ticket that waits.
-    #[must_use]
     pub fn ticket(&self, id: u64) -> Option<&Ticket> {
         self.tickets.get(&id)
     }
@@ -241,19 +236,16 @@ impl FairScheduler {
     }
 
     /// How many tickets wait.
-    #[must_use]
     pub fn len(&self) -> usize {
         self.tickets.len()
     }
 
     /// Whether nobody waits.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tickets.is_empty()
     }
 
     /// How many tickets each waiting caller has.
-    #[must_use]
     pub fn waiting_by_caller(&self) -> BTreeMap<&Name, usize> {
         let mut counts = BTreeMap::new();
         for (name, flow) in self.classes.iter().flat_map(|class| &class.flows) {
@@ -263,7 +255,6 @@ impl FairScheduler {
     }
 
     /// How many tickets of `caller` wait.
-    #[must_use]
     pub fn waiting_of(&self, caller: &Name) -> usize {
         self.classes
             .iter()
@@ -273,13 +264,11 @@ impl FairScheduler {
     }
 
     /// How many requests claim slots that were refused and told when to come back.
-    #[must_use]
     pub fn returning(&self) -> usize {
         self.classes.iter().map(|class| class.dues.len()).sum()
     }
 
     /// How many callers ask again whenever they are answered.
-    #[must_use]
     pub fn loops(&self) -> usize {
         self.classes.iter().map(|class| class.expected.loops).sum()
     }

@@ -209,7 +209,6 @@ impl FairScheduler {
 
     /// The ticket that is served last if nobody else comes, or nearly so: the last of the class
     /// whose last turn is furthest.
-    #[must_use]
     pub fn last(&self) -> Option<u64> {
         let waiting = (0_u8..).zip(&self.classes).filter(|(_, class)| class.waiting > 0);
         let last_turn = |(level, class): &(u8, &Class)| class.tag + class_stride(*level) * (class.waiting as u64 - 1);

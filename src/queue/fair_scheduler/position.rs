@@ -27,7 +27,6 @@ pub struct ServicePosition {
 
 impl ServicePosition {
     /// Whether requests of its own caller go first that may not come.
-    #[must_use]
     pub fn is_behind_kept(&self) -> bool {
         self.own_kept > 0
     }
@@ -35,7 +34,6 @@ impl ServicePosition {
 
 impl FairScheduler {
     /// The place of a ticket that waits.
-    #[must_use]
     pub fn position_of(&self, id: u64) -> Option<ServicePosition> {
         let ticket = self.tickets.get(&id)?;
         let flow = self.class(ticket.urgency).flows.get(&ticket.caller)?;
@@ -53,7 +51,6 @@ impl FairScheduler {
     /// The place that one more request of this caller would have, behind `own_returns` of its own
     /// that were refused, once they are due. Without a deadline it lets all that wait go first, and
     /// those that do not come when they are due.
-    #[must_use]
     pub fn position_for(
         &self,
         caller: &Name,
@@ -85,14 +82,12 @@ impl FairScheduler {
     /// Whether a request at this place delays nobody who waits by more than one slot. If it goes
     /// before others of its class, these lose a turn of the class, which may be many slots where
     /// other classes wait; before others of its caller, a turn of the caller.
-    #[must_use]
     pub fn delays_by_one(&self, place: &ServicePosition) -> bool {
         let class = &self.classes[usize::from(place.level)];
         self.is_last_of_own(place) && (class.waiting == 0 || class.waiting == self.len())
     }
 
     /// Whether no other ticket of the same caller that waits is served after this request.
-    #[must_use]
     pub fn is_last_of_own(&self, place: &ServicePosition) -> bool {
         let flow = self.classes[usize::from(place.level)].flows.get(&place.caller);
         place.own_waiting == flow.map_or(0, |flow| flow.tickets.len())
@@ -115,7 +110,6 @@ impl FairScheduler {
     }
 
     /// How many tickets would be served before this one if nobody else came.
-    #[must_use]
     pub fn ahead_of(&self, id: u64) -> Option<usize> {
         let place = self.position_of(id)?;
         let now = Instant::now();

@@ -17,9 +17,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Config, Metrics, PermitSource, Queue, Weights};
-use crate::attempt::{Attempt, LateBoundRequest, QueuePosition, Retries};
+use crate::attempt::{Attempt, QueuePosition, Retries};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use crate::scan::{Payer, Request};
+use crate::scan::{Endpoint, Request};
 use crate::task::Tasks;
 
 /// One slot every so often, none saved up.
@@ -110,19 +110,6 @@ impl PermitSource for Clockwork {
     }
 }
 
-#[derive(Debug)]
-struct Nothing;
-
-impl LateBoundRequest for Nothing {
-    fn bind(&self) -> Arc<Request> {
-        unreachable!("the queue does not look at the request")
-    }
-
-    fn payer(&self) -> Payer {
-        Payer::HISTORY
-    }
-}
-
 /// A try of `name` that may wait so long.
 pub(super) fn attempt(name: &str, urgency: u8, wait: Duration) -> Attempt {
     let now = Instant::now();
@@ -136,7 +123,7 @@ pub(super) fn attempt(name: &str, urgency: u8, wait: Duration) -> Attempt {
         trace: crate::telemetry::trace::Trace::None,
     };
     Attempt {
-        request: Arc::new(Nothing),
+        request: Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()),
         caller: Arc::new(caller),
         position: QueuePosition::new(now),
         retries: Retries::default(),

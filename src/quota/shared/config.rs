@@ -27,7 +27,6 @@ pub(super) const KEYS: usize = 20;
 impl Config {
     /// `prefix` as configured; the quota counts per tenant and application, so their names are part
     /// of the keys.
-    #[must_use]
     pub fn new(store: impl Into<store::Client>, timing: Timing, prefix: &str, tenant: &str, application: &str) -> Self {
         // The braces put all keys into one slot of a cluster, where one script may touch them.
         let key = format!("{{{}}}", store::scope(prefix, tenant, application));
@@ -39,7 +38,6 @@ impl Config {
     }
 
     /// The name of one key of the ledger; all are on the same server.
-    #[must_use]
     pub fn ledger_key(&self) -> String {
         let [state, ..] = self.keys();
         state
@@ -99,7 +97,6 @@ pub struct Timing {
 
 impl Timing {
     /// Times that fit a store which answers within `timeout`.
-    #[must_use]
     pub fn new(timeout: Duration) -> Self {
         let (idle, heartbeat) = (Duration::from_secs(4), Duration::from_millis(500));
         // A replica that hears no call listens again and looks, may lose one answer, and has to

@@ -18,7 +18,6 @@ pub struct Metrics {
 
 impl Metrics {
     /// Registers the metrics under the contract's names; `quota` is registered already.
-    #[must_use]
     pub fn register(registry: &mut Registry, quota: quota::Metrics) -> Self {
         let metrics = Self {
             quota,

@@ -91,4 +91,4 @@ pub use config::{Config, Timing};
 pub use messages::SyncReply;
 pub use metrics::Metrics;
 pub use permit::{Permit, Quota};
-pub use protocol::{Change, Protocol, Slot};
+pub use protocol::Protocol;

@@ -42,7 +42,6 @@ const COME_BACK: Duration = Duration::from_secs(2);
 
 impl Quota {
     /// Joins the replicas that share the quota. No slot comes before the store has answered.
-    #[must_use]
     pub fn join(config: &quota::Config, sharing: &Config, tasks: &Tasks, metrics: Metrics) -> Self {
         let name = random();
         let shared = Arc::new(Shared {
@@ -60,7 +59,6 @@ impl Quota {
     }
 
     /// Takes a slot that the store has granted; `None` when there is none in hand.
-    #[must_use]
     pub fn take(&self, now: Instant) -> Option<Permit> {
         let slot = self.0.lock().take(now)?;
         self.0.version.fetch_add(1, Ordering::Relaxed);
@@ -86,19 +84,16 @@ impl Quota {
     }
 
     /// How many other replicas there are.
-    #[must_use]
     pub fn other_replicas(&self) -> usize {
         self.0.look().copy.members.len().saturating_sub(1)
     }
 
     /// The order of all replicas, as the store said last.
-    #[must_use]
     pub fn shared_order(&self) -> Arc<SharedOrder> {
         Arc::clone(&self.0.look().order)
     }
 
     /// When the store is lost, or has never answered: how long to stay away.
-    #[must_use]
     pub fn unavailable_for(&self) -> Option<Duration> {
         self.0.look().is_lost().then_some(COME_BACK)
     }
@@ -109,7 +104,6 @@ impl Quota {
     }
 
     /// Changes whenever an earlier forecast may no longer hold.
-    #[must_use]
     pub fn version(&self) -> u64 {
         self.0.version.load(Ordering::Relaxed)
     }
@@ -123,7 +117,6 @@ impl Quota {
     }
 
     /// Whether calls that nobody waits for may be made now.
-    #[must_use]
     pub fn has_surplus(&self) -> bool {
         let now = Instant::now();
         let state = self.0.look();
@@ -131,20 +124,17 @@ impl Quota {
     }
 
     /// How scarce slots are, as this replica knows it.
-    #[must_use]
     pub fn scarcity(&self) -> Scarcity {
         let now = Instant::now();
         self.0.look().account(now).scarcity(now)
     }
 
     /// Changes whenever a snapshot may have become another one, except by the passing of time.
-    #[must_use]
     pub fn revision(&self) -> u64 {
         self.0.revision.load(Ordering::Relaxed)
     }
 
     /// The state for people, as this replica knows it.
-    #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
         let state = self.0.look();
@@ -305,13 +295,11 @@ pub struct Permit {
 
 impl Permit {
     /// For whom the slot is, as the store decided.
-    #[must_use]
     pub fn granted_to(&self) -> Option<(Urgency, Name)> {
         self.flow.clone()
     }
 
     /// When the call must have ended: the store keeps the charge a little longer, and no longer.
-    #[must_use]
     pub fn latest(&self) -> Instant {
         self.latest
     }

@@ -16,12 +16,11 @@ use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 use url::Url;
 
 use crate::BoxError;
-use crate::attempt::{
-    Attempt, Charged, Delivery, Failure, LateBoundRequest, QueuePosition, Retries, RetryHint, Routed,
-};
+use crate::attempt::{Attempt, Charged, Delivery, Failure, QueuePosition, Retries, RetryHint, Routed};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use crate::region::{Candidate, Config, ConfigError, Fault, HostSelector, Metrics, Probe, RegionLayer};
-use crate::scan::{Endpoint, Headers, Payer, Request, UpstreamResponse};
+use crate::region::config::ConfigError;
+use crate::region::{Candidate, Config, Fault, HostSelector, Metrics, Probe, RegionLayer};
+use crate::scan::{Endpoint, Headers, Request, UpstreamResponse};
 use crate::task::Tasks;
 use crate::upstream::RetryLayer;
 
@@ -244,7 +243,7 @@ impl Fixture {
             region.clone().oneshot(charged)
         });
         let attempt = Attempt {
-            request: Arc::new(NoRequest),
+            request: Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()),
             caller: caller(deadline),
             position: QueuePosition::new(Instant::now()),
             retries: Retries::default(),
@@ -282,19 +281,6 @@ impl Fixture {
 
 /// How long callers wait for a slot.
 const WAIT: Duration = Duration::from_secs(20);
-
-#[derive(Debug)]
-struct NoRequest;
-
-impl LateBoundRequest for NoRequest {
-    fn bind(&self) -> Arc<Request> {
-        unreachable!("the retry layer does not look")
-    }
-
-    fn payer(&self) -> Payer {
-        Payer::HISTORY
-    }
-}
 
 fn caller(deadline: Duration) -> Arc<Caller> {
     Arc::new(Caller {

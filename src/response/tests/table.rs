@@ -7,8 +7,9 @@ use serde_json::Value;
 use crate::BoxError;
 use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::caller::RequestId;
+use crate::response::table::problem;
 use crate::response::tests::openapi::{body as described_body, shared};
-use crate::response::{ErrorCode, Panicked, RequestError, Window, Windows, problem};
+use crate::response::{ErrorCode, Panicked, RequestError, Window, Windows};
 use crate::scan::{Operation, ParseError};
 use crate::{cache, queue, quota, single_flight, token, upstream};
 

@@ -18,7 +18,6 @@ pub struct MergeFinding {
 
 impl MergeFinding {
     /// The state in one word, or two.
-    #[must_use]
     pub fn state(&self) -> &'static str {
         if self.record.is_proven() {
             "merging"

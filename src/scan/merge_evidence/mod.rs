@@ -90,14 +90,12 @@ impl MergeEvidence {
     }
 
     /// Whether requests for one id may be merged.
-    #[must_use]
     pub fn is_proven(&self, endpoint: Endpoint) -> bool {
         self.allowed[endpoint.index()].load(Ordering::Relaxed) >= Allowed::OneId as u8
     }
 
     /// Whether requests for several ids may be merged: that their rows come in one order has been
     /// seen.
-    #[must_use]
     pub fn is_proven_for_several(&self, endpoint: Endpoint) -> bool {
         self.allowed[endpoint.index()].load(Ordering::Relaxed) >= Allowed::All as u8
     }
@@ -108,7 +106,6 @@ impl MergeEvidence {
     }
 
     /// What has been found out about each endpoint that is used.
-    #[must_use]
     pub fn findings(&self) -> Vec<MergeFinding> {
         let (endpoints, now) = (self.lock(), Instant::now());
         Endpoint::all()
@@ -168,7 +165,6 @@ impl MergeEvidence {
     }
 
     /// The next comparison call, for at most `most` ids, if one is due.
-    #[must_use]
     pub fn begin_comparison(&self, endpoint: Endpoint, most: usize) -> Option<Comparison> {
         if self.is_proven_for_several(endpoint) {
             return None;

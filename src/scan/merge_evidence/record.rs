@@ -54,13 +54,11 @@ impl MergeRecord {
     const PAIRS: u32 = 16;
 
     /// Whether requests are merged.
-    #[must_use]
     pub fn is_proven(&self) -> bool {
         self.allowed() > Allowed::None
     }
 
     /// Whether no comparison call will be made any more.
-    #[must_use]
     pub fn is_exhausted(&self) -> bool {
         self.calls > Self::LAST_CALL
     }

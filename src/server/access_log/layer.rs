@@ -62,7 +62,6 @@ pub(super) struct Shared {
 
 impl Layer {
     /// A layer that counts into `metrics`.
-    #[must_use]
     pub fn new(metrics: Metrics, config: Config) -> Self {
         Self {
             shared: Arc::new(Shared { metrics, config }),

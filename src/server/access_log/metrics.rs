@@ -64,7 +64,6 @@ const BUCKETS: [f64; 16] = [
 
 impl Metrics {
     /// Registers `requests`, `request_duration_seconds`, `caller_requests` and `panics`.
-    #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             requests: Family::default(),
@@ -93,31 +92,26 @@ impl Metrics {
     }
 
     /// The counter for [`response::Config`](crate::response::Config).
-    #[must_use]
     pub fn panics(&self) -> Counter {
         self.panics.clone()
     }
 
     /// The latest requests without a successful response.
-    #[must_use]
     pub fn recent_errors(&self) -> RecentErrors {
         self.recent_errors.clone()
     }
 
     /// The counts by caller.
-    #[must_use]
     pub fn callers(&self) -> &Callers {
         &self.callers
     }
 
     /// How many requests have ended with this outcome since the start.
-    #[must_use]
     pub fn ended(&self, outcome: Outcome) -> u64 {
         self.totals.outcomes[outcome.index()].load(Ordering::Relaxed)
     }
 
     /// How many forwarded requests asked only for the ids that were not stored.
-    #[must_use]
     pub fn partial(&self) -> u64 {
         self.totals.partial.load(Ordering::Relaxed)
     }

@@ -11,8 +11,7 @@ mod open_request;
 mod recent_errors;
 mod subject;
 
-pub use callers::Callers;
-pub use layer::{AccessLog, AccessLogService, Config, Layer};
+pub use layer::{AccessLog, Config, Layer};
 pub use metrics::Metrics;
 pub use recent_errors::{ErrorRecord, RecentErrors};
 

@@ -64,7 +64,6 @@ impl RecentErrors {
     }
 
     /// The latest 32, newest first.
-    #[must_use]
     pub fn latest(&self) -> Vec<ErrorRecord> {
         let latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         latest.iter().cloned().collect()

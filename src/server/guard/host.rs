@@ -22,7 +22,6 @@ impl Host {
 
     /// Parses `host [":" port]` (RFC 9112 §3.2). `None` when it is anything else, for example has a
     /// user part or an empty host.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
             let (address, port) = rest.split_once(']')?;
@@ -104,7 +103,6 @@ impl Hosts {
     }
 
     /// Whether a request for `host` over a connection with `peer` is meant for this gateway.
-    #[must_use]
     pub fn accept(&self, host: &Host, peer: Option<&Peer>) -> bool {
         if peer.is_some_and(Peer::is_unix) || host.is_loopback() || self.0.contains(host) {
             return true;

@@ -24,13 +24,11 @@ pub struct Layer {
 
 impl Layer {
     /// A guard that accepts requests for `hosts`.
-    #[must_use]
     pub fn new(hosts: Hosts) -> Self {
         Self { hosts: Arc::new(hosts) }
     }
 
     /// The accepted hosts.
-    #[must_use]
     pub fn hosts(&self) -> Arc<Hosts> {
         Arc::clone(&self.hosts)
     }

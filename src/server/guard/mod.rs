@@ -9,6 +9,6 @@ mod layer;
 mod origin;
 
 pub use host::{Host, Hosts};
-pub use layer::{Guard, Layer};
+pub use layer::Layer;
 
 pub(crate) use origin::refuse_cross_site;

@@ -46,7 +46,6 @@ pub(super) struct Shared {
 
 impl Layer {
     /// A layer with its own budget for bodies, which all its services share.
-    #[must_use]
     pub fn new(config: Config) -> Self {
         // At least one body of the largest size must fit.
         let budget = MemoryBudget::new(config.body_budget.max(config.max_body * ALLOCATED_PER_BYTE));

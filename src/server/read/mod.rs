@@ -17,4 +17,4 @@ mod priority;
 
 pub use authorization::Authorization;
 pub use config::Config;
-pub use layer::{Layer, Read};
+pub use layer::Layer;

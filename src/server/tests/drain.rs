@@ -3,7 +3,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::support::{GOOD, PATIENCE, Server, history_body, request};
-use crate::server::{Config, Drained, read};
+use crate::server::serve::Drained;
+use crate::server::{Config, read};
 
 fn slow() -> String {
     request("POST", "", &history_body("slow"))

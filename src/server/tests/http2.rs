@@ -8,7 +8,8 @@ use tokio::net::TcpStream;
 
 use super::support::{PATIENCE, Server, history_body};
 use crate::scan::Endpoint;
-use crate::server::{Config, Drained};
+use crate::server::Config;
+use crate::server::serve::Drained;
 
 async fn connect(server: &Server) -> SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(server.address).await.unwrap();

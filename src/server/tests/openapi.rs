@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::caller::RequestId;
-use crate::operation::{Declaration, Input, Query, Shape, Version};
+use crate::operation::endpoint::Version;
+use crate::operation::{Declaration, Input, Query, Shape};
 use crate::response::tests::openapi as response;
 use crate::scan::{Endpoint, EntityId, Operation, Options, Request};
 use crate::server::{OPENAPI, access_log};

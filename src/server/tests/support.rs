@@ -17,7 +17,8 @@ use tower::{Layer as _, service_fn};
 use crate::BoxError;
 use crate::response::{self, Body};
 use crate::scan::{Call, Endpoint, Headers, Outcome, ServedResponse, Status, UpstreamResponse};
-use crate::server::{Address, Bound, Config, Drained, access_log, guard, read, route};
+use crate::server::serve::Drained;
+use crate::server::{Address, Bound, Config, access_log, guard, read, route};
 use crate::task::Tasks;
 
 /// Longer than anything in these tests takes; a test that waits this long has failed.

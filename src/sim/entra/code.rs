@@ -55,7 +55,6 @@ impl AadstsCode {
     pub const TENANT_THROTTLED: Self = Self(90_055);
 
     /// `None` for a number that is not documented.
-    #[must_use]
     pub fn new(number: u32) -> Option<Self> {
         TABLE.iter().any(|row| row.0 == number).then_some(Self(number))
     }
@@ -66,25 +65,21 @@ impl AadstsCode {
     }
 
     /// The number.
-    #[must_use]
     pub fn number(self) -> u32 {
         self.0
     }
 
     /// The HTTP status that goes with it.
-    #[must_use]
     pub fn status(self) -> StatusCode {
         StatusCode::from_u16(self.row().1).unwrap_or(StatusCode::BAD_REQUEST)
     }
 
     /// The `error` member, on which programs may depend.
-    #[must_use]
     pub fn error(self) -> &'static str {
         self.row().2
     }
 
     /// The text for people.
-    #[must_use]
     pub fn text(self) -> &'static str {
         self.row().3
     }

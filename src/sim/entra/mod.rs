@@ -1,6 +1,6 @@
 //! Sign-in: Entra's token endpoint, and the two local forms of managed identity.
 
-mod assertion;
+pub mod assertion;
 mod code;
 mod discovery;
 mod endpoint;
@@ -10,8 +10,8 @@ mod refusal;
 mod token;
 mod token_service;
 
+pub use assertion::Certificate;
 pub(super) use assertion::Federation;
-pub use assertion::{Certificate, NotACertificate};
 pub use code::AadstsCode;
 pub(super) use endpoint::Endpoint;
 pub(super) use token::{Claims, Mint};

@@ -10,7 +10,7 @@ use crate::sim::span;
 /// A number of calls per window.
 ///
 /// ```
-/// use defender_gateway::sim::Limit;
+/// use defender_gateway::testing::sim::Limit;
 /// let limit: Limit = "100/1m".parse().unwrap();
 /// assert_eq!(limit.calls(), 100);
 /// assert_eq!(limit.window().as_secs(), 60);
@@ -23,13 +23,11 @@ pub struct Limit {
 
 impl Limit {
     /// What the documentation states for this API: 100 calls per minute and 1,500 per hour.
-    #[must_use]
     pub fn documented() -> Vec<Self> {
         vec![Self::clamped(100, 60), Self::clamped(1_500, 3_600)]
     }
 
     /// `None` when `window` is zero or longer than a day.
-    #[must_use]
     pub fn new(calls: NonZeroU32, window: Duration) -> Option<Self> {
         (!window.is_zero() && window <= span::LONGEST).then_some(Self { calls, window })
     }
@@ -42,20 +40,17 @@ impl Limit {
     }
 
     /// How many calls the window admits; at least 1.
-    #[must_use]
     pub fn calls(self) -> u32 {
         self.calls.get()
     }
 
     /// The window's length; above zero.
-    #[must_use]
     pub fn window(self) -> Duration {
         self.window
     }
 
     /// The window as the service writes it in a 429: `00:01:00`. Windows below a second keep their
     /// fraction.
-    #[must_use]
     pub fn clock(self) -> String {
         let seconds = self.window.as_secs();
         let clock = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);

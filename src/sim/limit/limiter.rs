@@ -33,7 +33,7 @@ pub enum Scope {
 ///
 /// ```
 /// use std::time::Duration;
-/// use defender_gateway::sim::{Limiter, Shape};
+/// use defender_gateway::testing::sim::{Limiter, Shape};
 /// let mut limiter = Limiter::new(Shape::Anchored, &["2/1m".parse().unwrap()]);
 /// assert!(limiter.arrive(Duration::from_secs(10)).is_ok());
 /// assert!(limiter.arrive(Duration::from_secs(20)).is_ok());
@@ -61,7 +61,6 @@ pub struct Rejection {
 impl Limiter {
     /// A limiter without calls. Refused calls count; see [`Limiter::counting`]. Without limits
     /// every call is admitted.
-    #[must_use]
     pub fn new(shape: Shape, limits: &[Limit]) -> Self {
         Self {
             windows: limits.iter().map(|limit| Window::new(shape, *limit)).collect(),
@@ -71,7 +70,6 @@ impl Limiter {
     }
 
     /// Sets whether refused calls count.
-    #[must_use]
     pub fn counting(mut self, rejected: Rejected) -> Self {
         self.rejected = rejected;
         self

@@ -18,5 +18,5 @@ mod window;
 
 pub use allowance::{Limit, ParseLimitError};
 pub use limiter::{Limiter, Rejected, Rejection, Scope};
-pub use quota_verifier::{Finding, QuotaVerifier};
+pub use quota_verifier::QuotaVerifier;
 pub use window::Shape;

@@ -13,7 +13,7 @@ use super::Limit;
 ///
 /// ```
 /// use std::time::Duration;
-/// use defender_gateway::sim::QuotaVerifier;
+/// use defender_gateway::testing::sim::QuotaVerifier;
 /// let mut judge = QuotaVerifier::new(&["2/1s".parse().unwrap()]);
 /// judge.extend([0, 900, 1_000, 1_899].map(Duration::from_millis));
 /// assert_eq!(judge.findings()[0].most, 3); // 900, 1000 and 1899 lie within one second
@@ -38,7 +38,6 @@ pub struct Finding {
 
 impl Finding {
     /// Whether the limit was kept.
-    #[must_use]
     pub fn is_within(&self) -> bool {
         self.most <= self.limit.calls() as usize
     }
@@ -57,7 +56,6 @@ impl fmt::Display for Finding {
 
 impl QuotaVerifier {
     /// A verifier without arrivals.
-    #[must_use]
     pub fn new(limits: &[Limit]) -> Self {
         Self {
             limits: limits.to_vec(),
@@ -71,13 +69,11 @@ impl QuotaVerifier {
     }
 
     /// The number of arrivals.
-    #[must_use]
     pub fn seen(&self) -> usize {
         self.arrivals.len()
     }
 
     /// The fullest window of each limit, in the limits' order.
-    #[must_use]
     pub fn findings(&self) -> Vec<Finding> {
         let mut sorted = self.arrivals.clone();
         sorted.sort_unstable();
@@ -85,7 +81,6 @@ impl QuotaVerifier {
     }
 
     /// Whether every limit was kept.
-    #[must_use]
     pub fn is_satisfied(&self) -> bool {
         self.findings().iter().all(Finding::is_within)
     }

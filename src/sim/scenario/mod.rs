@@ -93,7 +93,5 @@
 //! | `other-calls` | `calls`: the number of calls by another client with the same app registration |
 //! | `neighbour` | `per_hour`: the rate of another client, which calls at random moments from then on |
 
-mod resolve;
+pub mod resolve;
 mod written;
-
-pub use resolve::ScenarioError;

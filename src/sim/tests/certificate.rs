@@ -11,7 +11,8 @@ use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 
 use super::client::{Answer, Client};
-use crate::sim::{Assertions, CLIENT_ID, Certificate, Config, Credential, NotACertificate, Simulator, TENANT_ID};
+use crate::sim::entra::assertion::NotACertificate;
+use crate::sim::{Assertions, CLIENT_ID, Certificate, Config, Credential, Simulator, TENANT_ID};
 
 const CERTIFICATE: &[u8] = include_bytes!("../../../tests/data/sim/app-cert.pem");
 const KEY: &[u8] = include_bytes!("../../../tests/data/sim/app-key.pem");

@@ -7,7 +7,9 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::client::{Client, ID, body, call};
-use crate::sim::{Action, Config, Event, Log, Region, Shape, Simulator};
+use crate::sim::action::Action;
+use crate::sim::action::Event;
+use crate::sim::{Config, Log, Region, Shape, Simulator};
 
 fn start() -> (Simulator, Client) {
     (Simulator::start(Config::instant()).unwrap(), Client::http1())

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 
 use super::client::{Answer, Client, call, call_to};
-use crate::sim::{Config, Limit, Message, RetryAfter, Shape, Simulator, Throttle};
+use crate::sim::config::Throttle;
+use crate::sim::{Config, Limit, Message, RetryAfter, Shape, Simulator};
 
 fn start(config: Config) -> Simulator {
     Simulator::start(config).unwrap()

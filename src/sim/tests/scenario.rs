@@ -6,8 +6,10 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::client::Client;
+use crate::sim::action::Action;
 use crate::sim::history::Casing;
-use crate::sim::{Action, Config, Fault, Often, Plan, RetryAfter, ScenarioError, Shape, SignInFault, Simulator};
+use crate::sim::scenario::resolve::ScenarioError;
+use crate::sim::{Config, Fault, Often, Plan, RetryAfter, Shape, SignInFault, Simulator};
 
 fn read(text: &str) -> Result<Config, ScenarioError> {
     Config::default().with_scenario(text)

@@ -29,7 +29,6 @@ impl Tls {
     }
 
     /// The authority's certificate, for clients to trust.
-    #[must_use]
     pub fn authority_pem(&self) -> &str {
         &self.authority_pem
     }

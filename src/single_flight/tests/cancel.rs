@@ -16,7 +16,8 @@ use super::fixture::{RecordingSink, caller, failure, predicted_wait, question};
 use crate::BoxError;
 use crate::attempt::{Attempt, RetryHint};
 use crate::scan::{CacheSink, Call, Request, ServedResponse, UpstreamProfile, UpstreamResponse};
-use crate::single_flight::{BatchConfig, BatchWhen, Config, Layer, Metrics, SingleFlight};
+use crate::single_flight::layer::SingleFlight;
+use crate::single_flight::{BatchConfig, BatchWhen, Config, Layer, Metrics};
 use crate::task::Tasks;
 
 /// What else happens.

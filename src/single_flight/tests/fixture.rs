@@ -15,7 +15,8 @@ use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, RetryHint, Scarcity};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::scan::{CacheSink, Call, Endpoint, Headers, Request, ServedResponse, UpstreamProfile, UpstreamResponse};
-use crate::single_flight::{BatchConfig, Config, Layer, Metrics, PredictedWait, SingleFlight};
+use crate::single_flight::layer::SingleFlight;
+use crate::single_flight::{BatchConfig, Config, Layer, Metrics, PredictedWait};
 use crate::task::Tasks;
 
 pub(super) type Below = BoxCloneService<Attempt, UpstreamResponse, BoxError>;

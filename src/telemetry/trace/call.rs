@@ -49,7 +49,6 @@ pub struct Participant {
 impl Call {
     /// A call that leaves now, for these requests. It is a child of the first one that is recorded,
     /// or else of the first one with a trace, and it began when that one did.
-    #[must_use]
     pub fn start(participants: &[Participant], now: Instant) -> Self {
         let in_trace = || {
             participants
@@ -86,7 +85,6 @@ impl Call {
     }
 
     /// A child span of the call, from now on.
-    #[must_use]
     pub fn child(&self, name: &'static str, kind: SpanKind) -> Span {
         match self {
             Self::None => Span::default(),

@@ -15,7 +15,6 @@ const MAX_STATE_BYTES: usize = 1024;
 /// new trace (§3.2.2.5).
 ///
 /// A malformed `tracestate` is dropped, and the caller's span kept (§3.3).
-#[must_use]
 pub fn read(fields: &HeaderMap) -> Option<SpanContext> {
     let mut parents = fields.get_all(TRACEPARENT).iter();
     let (parent, None) = (parents.next()?, parents.next()) else {

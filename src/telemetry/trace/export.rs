@@ -56,7 +56,6 @@ pub struct Exporter {
 
 impl Exporter {
     /// No exporter.
-    #[must_use]
     pub fn none() -> Self {
         Self {
             tasks: Tasks::new(),
@@ -65,7 +64,6 @@ impl Exporter {
     }
 
     /// Sends the tracer's spans to `collector` over `net` from now on.
-    #[must_use]
     pub fn start(collector: Collector, net: Client, wall: Wall, metrics: Metrics) -> (Tracer, Self) {
         let (queue, spans) = mpsc::channel(QUEUE);
         let tracer = Tracer::new(collector.sampler.clone(), wall, queue, metrics.clone());

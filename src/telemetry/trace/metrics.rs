@@ -20,7 +20,6 @@ struct Labels {
 impl Metrics {
     /// Registers `trace_spans_total{result}`: `sent`, or `dropped` because the collector was
     /// unreachable, slow, or rejected them.
-    #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let spans = Family::<Labels, Counter>::default();
         registry.register(

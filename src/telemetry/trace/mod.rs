@@ -28,7 +28,7 @@ pub use call::{Call, Participant};
 pub use context::{TRACEPARENT, TRACESTATE, read, write};
 pub use export::{Collector, Exporter};
 pub use metrics::Metrics;
-pub use opentelemetry::trace::{SpanContext, SpanKind, TraceId};
+pub use opentelemetry::trace::SpanKind;
 pub use opentelemetry_sdk::trace::Sampler;
 pub use request_trace::{RequestFacts, Trace};
 pub use span::Span;

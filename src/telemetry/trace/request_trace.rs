@@ -46,7 +46,6 @@ const MAX_CALLS: usize = 16;
 
 impl Trace {
     /// The context of a request with this span. Without a recorded span, nothing is recorded.
-    #[must_use]
     pub fn of(span: &Span, tracer: &Tracer) -> Self {
         match span.context() {
             None => Self::None,
@@ -60,7 +59,6 @@ impl Trace {
     }
 
     /// The parent of whatever is done for the request.
-    #[must_use]
     pub fn context(&self) -> Option<&SpanContext> {
         match self {
             Self::None => None,
@@ -70,7 +68,6 @@ impl Trace {
     }
 
     /// The trace id, for log lines.
-    #[must_use]
     pub fn id(&self) -> Option<TraceId> {
         self.context().map(SpanContext::trace_id)
     }
@@ -87,7 +84,6 @@ impl Trace {
     }
 
     /// The recorded facts.
-    #[must_use]
     pub fn facts(&self) -> RequestFacts {
         match self {
             Self::Traced(traced) => traced.facts.lock().unwrap_or_else(PoisonError::into_inner).clone(),

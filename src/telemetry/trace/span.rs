@@ -62,13 +62,11 @@ impl Span {
     }
 
     /// The context to be used as the parent.
-    #[must_use]
     pub fn context(&self) -> Option<&SpanContext> {
         self.context.as_ref()
     }
 
     /// Whether the span will be sent; if not, its attributes need not be computed.
-    #[must_use]
     pub fn is_recorded(&self) -> bool {
         self.record.is_some()
     }

@@ -14,7 +14,6 @@ use crate::net::Exchange;
 ///
 /// The address and the status are recorded, but neither path, header fields nor bodies, which
 /// contain the credential. For the same reason the trace is not sent to the other side.
-#[must_use]
 pub fn traced(exchange: Exchange, tracer: &Tracer, name: &'static str) -> Exchange {
     if !tracer.is_on() {
         return exchange;

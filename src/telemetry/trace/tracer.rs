@@ -28,7 +28,6 @@ struct On {
 
 impl Tracer {
     /// A tracer that records nothing and costs nothing.
-    #[must_use]
     pub fn off() -> Self {
         Self(None)
     }
@@ -47,14 +46,12 @@ impl Tracer {
     }
 
     /// Whether spans are exported.
-    #[must_use]
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
     /// The first span in this process: of a request whose caller's span is `parent`, or of
     /// background work. The sampler decides whether it is recorded.
-    #[must_use]
     pub fn start(&self, parent: Option<SpanContext>, name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Span {
         let name = name.into();
         let Some(on) = &self.0 else {
@@ -82,7 +79,6 @@ impl Tracer {
     }
 
     /// A child of `parent`, recorded if that is. It began at `started`.
-    #[must_use]
     pub fn child(&self, parent: &SpanContext, name: &'static str, kind: SpanKind, started: Instant) -> Span {
         if self.0.is_none() {
             return Span::passing(Some(parent.clone()));

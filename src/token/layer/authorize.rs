@@ -35,7 +35,6 @@ pub struct Layer {
 
 impl Layer {
     /// A layer that takes tokens from `token_source`.
-    #[must_use]
     pub fn new(token_source: TokenSource) -> Self {
         Self {
             token_source: Arc::new(token_source),

@@ -2,7 +2,7 @@
 
 mod authorize;
 
-pub use authorize::{Authorize, Layer, MAX_PERMIT_HOLD, Rejected};
+pub use authorize::{Layer, MAX_PERMIT_HOLD};
 
 #[cfg(test)]
 mod tests;

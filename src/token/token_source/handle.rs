@@ -31,7 +31,6 @@ impl TokenSource {
     ///
     /// Requests go through `exchange`, which follows no redirects; those to a machine's metadata
     /// service go through `imds_exchange`, which uses no proxy.
-    #[must_use]
     pub fn start(
         config: Config,
         exchange: Exchange,
@@ -55,7 +54,6 @@ impl TokenSource {
     }
 
     /// The token, if there is a valid one. It takes no lock.
-    #[must_use]
     pub fn current(&self) -> Option<Bearer> {
         self.state.usable(Instant::now())
     }
@@ -101,7 +99,6 @@ impl TokenSource {
 
     /// Reports that Defender answered a call with `bearer` with 401. One renewal is forced for all
     /// reports about the same token.
-    #[must_use]
     pub fn rejected(&self, bearer: &Bearer) -> RejectionOutcome {
         let now = Instant::now();
         let (is_asking, is_failing) = {
@@ -112,7 +109,6 @@ impl TokenSource {
     }
 
     /// The state for `/status`.
-    #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
         let status = self.status.borrow().clone();

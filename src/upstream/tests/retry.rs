@@ -10,22 +10,9 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::caller;
 use crate::BoxError;
-use crate::attempt::{Attempt, Delivery, Failure, LateBoundRequest, QueuePosition, Retries, RetryHint};
-use crate::scan::{Headers, Payer, Request, UpstreamResponse};
+use crate::attempt::{Attempt, Delivery, Failure, QueuePosition, Retries, RetryHint};
+use crate::scan::{Endpoint, Headers, Request, UpstreamResponse};
 use crate::upstream::RetryLayer;
-
-#[derive(Debug)]
-struct NoRequest;
-
-impl LateBoundRequest for NoRequest {
-    fn bind(&self) -> Arc<Request> {
-        unreachable!("the retry layer does not look")
-    }
-
-    fn payer(&self) -> Payer {
-        Payer::HISTORY
-    }
-}
 
 fn answer(status: u16) -> UpstreamResponse {
     UpstreamResponse {
@@ -74,7 +61,7 @@ async fn run(
         }
     });
     let attempt = Attempt {
-        request: Arc::new(NoRequest),
+        request: Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()),
         caller: caller(deadline),
         position: QueuePosition::new(Instant::now()),
         retries: Retries::default(),

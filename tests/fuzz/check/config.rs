@@ -1,7 +1,7 @@
 use std::io;
 use std::path::Path;
 
-use defender_gateway::config::{self, Environment, Files, Found, Key, keys, variable};
+use defender_gateway::testing::config::{self, Environment, Files, Found, Key, keys, variable};
 
 /// Stands for whatever must not be repeated.
 const MARK: &str = "hunter2hunter2";

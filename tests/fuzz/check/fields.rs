@@ -1,12 +1,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use defender_gateway::caller::RequestId;
-use defender_gateway::caller::{Name, Urgency};
-use defender_gateway::response;
-use defender_gateway::scan::{Call, CallerToken, Outcome, ServedResponse, Status, UpstreamResponse};
-use defender_gateway::server::{InboundRequest, Peer, guard, read, route};
-use defender_gateway::telemetry::trace;
+use defender_gateway::testing::caller::RequestId;
+use defender_gateway::testing::caller::{Name, Urgency};
+use defender_gateway::testing::response;
+use defender_gateway::testing::scan::{Call, CallerToken, Outcome, ServedResponse, Status, UpstreamResponse};
+use defender_gateway::testing::server::{InboundRequest, Peer, guard, read, route};
+use defender_gateway::testing::telemetry::trace;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use tokio::time::Instant;

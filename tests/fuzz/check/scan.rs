@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use defender_gateway::scan::{Endpoint, Operation, Request, Rows, UpstreamResponse, route};
+use defender_gateway::testing::scan::{Endpoint, Operation, Request, Rows, UpstreamResponse, route};
 
 /// `query`, a line feed, the body: what is accepted is sent upstream as the same request, and
 /// nothing panics.

@@ -1,10 +1,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use defender_gateway::clock::Wall;
-use defender_gateway::secret::Secret;
-use defender_gateway::task::Tasks;
-use defender_gateway::token::{
+use defender_gateway::testing::clock::Wall;
+use defender_gateway::testing::secret::Secret;
+use defender_gateway::testing::task::Tasks;
+use defender_gateway::testing::token::{
     App, Config, Credential, Identity, IdentityHost, Metrics, Scope, SecretSource, TokenSource,
 };
 use http::{HeaderValue, Request, Response};

@@ -1,4 +1,4 @@
-use defender_gateway::sim::{Config, Limit, span};
+use defender_gateway::testing::sim::{Config, Limit, span};
 
 /// A scenario: it is read or refused, with a reason. Each line of it by itself: durations and
 /// limits are read back as they are written.

@@ -3,8 +3,8 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use defender_gateway::clock::{BootTime, Reading, Wall};
-use defender_gateway::quota::{self, Config, Limit, StateFile, local};
+use defender_gateway::testing::clock::{BootTime, Reading, Wall};
+use defender_gateway::testing::quota::{self, Config, Limit, StateFile, local};
 use jiff::{SignedDuration, Timestamp};
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;

@@ -2,11 +2,11 @@ use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use defender_gateway::attempt::Demand;
-use defender_gateway::quota::shared::{self, Protocol, SyncReply, Timing};
-use defender_gateway::quota::{self, Limit, ThrottleHint, UnknownPast};
-use defender_gateway::shared_cache::{DecodeError, Name, StoreTime, StoredResponse};
-use defender_gateway::store;
+use defender_gateway::testing::attempt::Demand;
+use defender_gateway::testing::quota::shared::{self, Protocol, SyncReply, Timing};
+use defender_gateway::testing::quota::{self, Limit, ThrottleHint, UnknownPast};
+use defender_gateway::testing::shared_cache::{DecodeError, Name, StoreTime, StoredResponse};
+use defender_gateway::testing::store;
 use tokio::time::Instant;
 
 /// So many slots are wanted at a time.

@@ -2,10 +2,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use defender_gateway::quota::ThrottleHint;
-use defender_gateway::response::{self, Reply, ResponsePreferences};
-use defender_gateway::scan::{Options, Outcome, ServedResponse, Status, UpstreamResponse, route};
-use defender_gateway::server::{InboundRequest, Peer};
+use defender_gateway::testing::quota::ThrottleHint;
+use defender_gateway::testing::response::{self, Reply, ResponsePreferences};
+use defender_gateway::testing::scan::{Options, Outcome, ServedResponse, Status, UpstreamResponse, route};
+use defender_gateway::testing::server::{InboundRequest, Peer};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;

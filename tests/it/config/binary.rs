@@ -172,5 +172,5 @@ fn a_reader_who_has_seen_enough_is_no_error() {
 #[test]
 fn the_reference_is_printed() {
     let output = gateway(&["reference"], &[]);
-    assert_eq!(stdout(&output), defender_gateway::config::reference());
+    assert_eq!(stdout(&output), defender_gateway::testing::config::reference());
 }

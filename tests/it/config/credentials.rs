@@ -1,7 +1,7 @@
 //! Which credential is chosen, why, and what is said when none is complete.
 
-use defender_gateway::config::Credential;
-use defender_gateway::token::SecretSource;
+use defender_gateway::testing::config::Credential;
+use defender_gateway::testing::token::SecretSource;
 
 use super::{mistakes, parse};
 

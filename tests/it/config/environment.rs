@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use defender_gateway::config::{DefaultValue, Key, Kind, Listen, Merging, Pin, keys};
+use defender_gateway::testing::config::{DefaultValue, Key, Kind, Listen, Merging, Pin, keys};
 
 use super::{assert_one, mistakes, parse, resolved};
 

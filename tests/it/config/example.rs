@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use defender_gateway::config::{DefaultValue, keys};
+use defender_gateway::testing::config::{DefaultValue, keys};
 use toml::Value;
 
 use super::{parse, resolved, signed_in};
@@ -88,7 +88,7 @@ fn the_sidecar_needs_only_the_webhook() {
             .server
             .listen
             .iter()
-            .all(defender_gateway::config::Listen::is_local)
+            .all(defender_gateway::testing::config::Listen::is_local)
     );
     assert!(loaded.notes.is_empty(), "{:?}", loaded.notes);
 }

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use defender_gateway::config::{self, Environment, Files, Found, Loaded, Mistakes, Resolved};
+use defender_gateway::testing::config::{self, Environment, Files, Found, Loaded, Mistakes, Resolved};
 
 /// The least that lets a configuration stand.
 const SIGN_IN: [(&str, &str); 3] = [

@@ -1,7 +1,7 @@
 //! What proves who the gateway is: secrets, certificates, platforms.
 
-use defender_gateway::config::{Credential, TrustedRoots};
-use defender_gateway::token::{IdentityHost, SecretSource};
+use defender_gateway::testing::config::{Credential, TrustedRoots};
+use defender_gateway::testing::token::{IdentityHost, SecretSource};
 
 use super::credentials::{IDS, chosen, refused};
 use super::parse;

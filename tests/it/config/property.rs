@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use defender_gateway::config::{Key, Origin, keys};
+use defender_gateway::testing::config::{Key, Origin, keys};
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 

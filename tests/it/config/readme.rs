@@ -14,7 +14,7 @@ fn the_page_holds_the_generated_reference() {
         .split_once("<!-- config:end -->")
         .expect("the page has <!-- config:end -->");
     assert!(
-        block.trim() == defender_gateway::config::reference().trim(),
+        block.trim() == defender_gateway::testing::config::reference().trim(),
         "the reference in config/README.md is out of date; `defender-gateway reference` prints the new one"
     );
 }
@@ -23,7 +23,7 @@ fn the_page_holds_the_generated_reference() {
 fn the_stored_schema_is_the_generated_one() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/gateway.schema.json");
     assert!(
-        fs::read_to_string(path).unwrap() == defender_gateway::config::schema(),
+        fs::read_to_string(path).unwrap() == defender_gateway::testing::config::schema(),
         "config/gateway.schema.json is out of date; `defender-gateway check --schema` prints the new one"
     );
 }

@@ -198,7 +198,7 @@ fn log_directives_parse_and_mean_something() {
     for good in [
         "off",
         "INFO",
-        "info,defender_gateway::quota=debug",
+        "info,defender_gateway::testing::quota=debug",
         "warn,hyper=off",
         " warn, hyper=off ,",
         "mycrate",

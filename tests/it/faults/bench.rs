@@ -13,12 +13,12 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use defender_gateway::app::{Gateway, HostEnvironment};
-use defender_gateway::config::{self, Disk, Environment, Resolved};
-use defender_gateway::net;
-use defender_gateway::region::{self, Backoff};
-use defender_gateway::sim::{self, QuotaVerifier, Simulator};
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::app::{Gateway, HostEnvironment};
+use defender_gateway::testing::config::{self, Disk, Environment, Resolved};
+use defender_gateway::testing::net;
+use defender_gateway::testing::region::{self, Backoff};
+use defender_gateway::testing::sim::{self, QuotaVerifier, Simulator};
+use defender_gateway::testing::task::Tasks;
 
 use super::certificates::certificates;
 use super::host::Host;

@@ -8,11 +8,11 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use url::Url;
 
-use defender_gateway::BoxError;
-use defender_gateway::net;
-use defender_gateway::region::{Candidate, Config, HostSelector, Metrics, Probe};
-use defender_gateway::sim::{self, Simulator};
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::BoxError;
+use defender_gateway::testing::net;
+use defender_gateway::testing::region::{Candidate, Config, HostSelector, Metrics, Probe};
+use defender_gateway::testing::sim::{self, Simulator};
+use defender_gateway::testing::task::Tasks;
 
 use crate::support::until;
 

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::task::Tasks;
 
 use super::certificates::Certificates;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use defender_gateway::sim::{self, Simulator};
+use defender_gateway::testing::sim::{self, Simulator};
 
 use super::bench::Bench;
 use super::host::Fault;

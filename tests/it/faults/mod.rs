@@ -17,7 +17,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
-use defender_gateway::sim::{self, Simulator};
+use defender_gateway::testing::sim::{self, Simulator};
 
 use bench::{BEYOND, Bench, CONNECT, ROOMY};
 use host::Fault;

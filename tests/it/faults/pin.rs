@@ -2,12 +2,12 @@
 
 use http::StatusCode;
 
-use defender_gateway::app::Gateway;
-use defender_gateway::config::Cloud;
-use defender_gateway::net;
-use defender_gateway::region::{Candidate, Config, HostSelector, Metrics};
-use defender_gateway::sim::{self, Simulator};
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::app::Gateway;
+use defender_gateway::testing::config::Cloud;
+use defender_gateway::testing::net;
+use defender_gateway::testing::region::{Candidate, Config, HostSelector, Metrics};
+use defender_gateway::testing::sim::{self, Simulator};
+use defender_gateway::testing::task::Tasks;
 
 use super::bench::{around, resolved};
 

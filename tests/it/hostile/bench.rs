@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use defender_gateway::sim::Shape;
+use defender_gateway::testing::sim::Shape;
 
 use super::wire::Wire;
 use crate::support::{PATH, ProcessUsage, Setup, Spawned, id, until};

@@ -13,8 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use defender_gateway::sim::Shape;
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::sim::Shape;
+use defender_gateway::testing::task::Tasks;
 
 use crate::support::redis::Redis;
 use crate::support::{ProcessUsage, Setup, Spawned, id, until, within};

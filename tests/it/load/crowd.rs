@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-use defender_gateway::sim::Shape;
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::sim::Shape;
+use defender_gateway::testing::task::Tasks;
 
 use super::ALONE;
 use super::watch::Watch;

@@ -7,8 +7,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use defender_gateway::sim::Shape;
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::sim::Shape;
+use defender_gateway::testing::task::Tasks;
 
 use super::ALONE;
 use super::tally::{Request, Tally};

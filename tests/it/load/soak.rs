@@ -14,9 +14,9 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::RwLock;
 use tokio::time::{Instant, sleep};
 
-use defender_gateway::secret::Secret;
-use defender_gateway::sim::{CLIENT_SECRET, Fault, Often, Plan, Shape, SignInFault};
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::secret::Secret;
+use defender_gateway::testing::sim::{CLIENT_SECRET, Fault, Often, Plan, Shape, SignInFault};
+use defender_gateway::testing::task::Tasks;
 
 use super::ALONE;
 use super::tally::{Request, Tally};

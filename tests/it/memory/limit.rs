@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use defender_gateway::sim::Shape;
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::sim::Shape;
+use defender_gateway::testing::task::Tasks;
 use tokio::time::{Instant, sleep};
 
 use super::group::{Cpu, Group};

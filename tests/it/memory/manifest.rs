@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use defender_gateway::memory::{BASE, CONNECTION, LEAST_TOTAL, Shares};
+use defender_gateway::testing::memory::{BASE, CONNECTION, LEAST_TOTAL, Shares};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy")

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use defender_gateway::scan::{Endpoint, Operation};
+use defender_gateway::testing::scan::{Endpoint, Operation};
 use http::Method;
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! Shared and kept against alone, byte by byte, for every operation.
 
 use bytes::Bytes;
-use defender_gateway::scan::{Endpoint, Operation};
+use defender_gateway::testing::scan::{Endpoint, Operation};
 use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};

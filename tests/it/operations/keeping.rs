@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use defender_gateway::scan::{Endpoint, Operation};
-use defender_gateway::sim::{CallRecord, EntityForm, Shape};
+use defender_gateway::testing::scan::{Endpoint, Operation};
+use defender_gateway::testing::sim::{CallRecord, EntityForm, Shape};
 use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};

@@ -4,8 +4,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use defender_gateway::operation::{Input, Kept, Lifetime};
-use defender_gateway::scan::Operation;
+use defender_gateway::testing::operation::{Input, Kept, Lifetime};
+use defender_gateway::testing::scan::Operation;
 use serde_json::Value;
 use tokio::process::Command;
 

@@ -1,8 +1,8 @@
 //! Which calls count together, over replicas with a store.
 
 use bytes::Bytes;
-use defender_gateway::scan::{Endpoint, Operation};
-use defender_gateway::sim::{Scope, Shape};
+use defender_gateway::testing::scan::{Endpoint, Operation};
+use defender_gateway::testing::sim::{Scope, Shape};
 use http::Method;
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! Credentials of scanners reach nobody.
 
-use defender_gateway::scan::{Endpoint, Operation};
+use defender_gateway::testing::scan::{Endpoint, Operation};
 
 use crate::support::Setup;
 

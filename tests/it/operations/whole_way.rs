@@ -1,7 +1,7 @@
 //! From nothing to a scanner: the list, its history, one session, its scanner.
 
 use bytes::Bytes;
-use defender_gateway::scan::{Endpoint, Operation};
+use defender_gateway::testing::scan::{Endpoint, Operation};
 use http::Method;
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! What shares its paths with the operations and changes something never leaves.
 
-use defender_gateway::scan::{Endpoint, Operation, route};
+use defender_gateway::testing::scan::{Endpoint, Operation, route};
 use http::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use defender_gateway::caller::Name;
-use defender_gateway::quota::Pacing;
+use defender_gateway::testing::caller::Name;
+use defender_gateway::testing::quota::Pacing;
 
 use super::counting::{Counting, Form, Told};
 use super::upstream::{Manners, Rng, Upstream};

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
-use defender_gateway::scan::UpstreamResponse;
+use defender_gateway::testing::scan::UpstreamResponse;
 
 use super::upstream::Rng;
 use super::world::{HOUR, MINUTE};

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use defender_gateway::caller::Name;
-use defender_gateway::quota::UnknownPast;
-use defender_gateway::sim::{Limit, Limiter, QuotaVerifier, Shape};
+use defender_gateway::testing::caller::Name;
+use defender_gateway::testing::quota::UnknownPast;
+use defender_gateway::testing::sim::{Limit, Limiter, QuotaVerifier, Shape};
 
 use super::upstream::{Manners, Rng, Sent, TIMEOUT, Upstream};
 use super::world::{DAY, Gateway, HOUR, MINUTE, Settings, each, tell, wall};

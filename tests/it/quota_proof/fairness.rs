@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use defender_gateway::caller::Name;
+use defender_gateway::testing::caller::Name;
 
 use super::upstream::{Manners, Rng, Sent, Upstream};
 use super::world::{Gateway, HOUR, MINUTE, SLOT, Settings, wall};

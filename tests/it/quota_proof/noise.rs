@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use defender_gateway::quota::Pacing;
+use defender_gateway::testing::quota::Pacing;
 
 use super::case::{ALONE, Case, live};
 use super::counting::{Form, Told};

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use defender_gateway::caller::Name;
-use defender_gateway::queue::Reason;
+use defender_gateway::testing::caller::Name;
+use defender_gateway::testing::queue::Reason;
 
 use super::upstream::{Manners, Rng, Sent, Upstream};
 use super::world::{Gateway, SLOT, Settings, each, tell, wall};

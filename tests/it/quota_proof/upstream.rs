@@ -7,9 +7,9 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
-use defender_gateway::attempt::{Charged, Delivery, Failure, RetryHint};
-use defender_gateway::caller::Name;
-use defender_gateway::scan::UpstreamResponse;
+use defender_gateway::testing::attempt::{Charged, Delivery, Failure, RetryHint};
+use defender_gateway::testing::caller::Name;
+use defender_gateway::testing::scan::UpstreamResponse;
 
 use super::counting::{Counting, Told};
 

@@ -12,15 +12,15 @@ use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use defender_gateway::BoxError;
-use defender_gateway::attempt::{Attempt, Charged, LateBoundRequest, QueuePosition, Retries};
-use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use defender_gateway::clock::Wall;
-use defender_gateway::queue::{self, Queue, Refused};
-use defender_gateway::quota::{self, Pacing, Quota, UnknownPast};
-use defender_gateway::scan::{Endpoint, Request, UpstreamResponse};
-use defender_gateway::task::Tasks;
-use defender_gateway::upstream::RetryLayer;
+use defender_gateway::testing::BoxError;
+use defender_gateway::testing::attempt::{Attempt, Charged, QueuePosition, Retries};
+use defender_gateway::testing::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
+use defender_gateway::testing::clock::Wall;
+use defender_gateway::testing::queue::{self, Queue, Refused};
+use defender_gateway::testing::quota::{self, Pacing, Quota, UnknownPast};
+use defender_gateway::testing::scan::{Endpoint, Request, UpstreamResponse};
+use defender_gateway::testing::task::Tasks;
+use defender_gateway::testing::upstream::RetryLayer;
 
 use super::upstream::{TIMEOUT, Upstream};
 
@@ -94,19 +94,6 @@ pub(super) struct Gateway {
     request: Arc<Request>,
 }
 
-#[derive(Debug)]
-struct Question(Arc<Request>);
-
-impl LateBoundRequest for Question {
-    fn bind(&self) -> Arc<Request> {
-        Arc::clone(&self.0)
-    }
-
-    fn payer(&self) -> defender_gateway::scan::Payer {
-        defender_gateway::scan::Payer::HISTORY
-    }
-}
-
 /// The wall clock of a test: it moves with the paused one.
 pub(super) fn wall() -> Wall {
     Wall::anchored(Timestamp::from_second(1_790_000_000).unwrap())
@@ -147,7 +134,7 @@ impl Gateway {
     pub(super) fn attempt(&self, name: &Name, urgency: u8, wait: Duration) -> Attempt {
         let now = Instant::now();
         Attempt {
-            request: Arc::new(Question(Arc::clone(&self.request))),
+            request: Arc::clone(&self.request) as _,
             caller: Arc::new(Caller {
                 name: name.clone(),
                 urgency: Urgency::new(urgency).unwrap(),
@@ -155,7 +142,7 @@ impl Gateway {
                 wait: None,
                 cache_directives: CacheDirectives::default(),
                 request_id: RequestId::random(),
-                trace: defender_gateway::telemetry::trace::Trace::None,
+                trace: defender_gateway::testing::telemetry::trace::Trace::None,
             }),
             position: QueuePosition::new(now),
             retries: Retries::default(),

@@ -1,6 +1,6 @@
 //! Other credentials in the file.
 
-use defender_gateway::sim::CLIENT_SECRET;
+use defender_gateway::testing::sim::CLIENT_SECRET;
 use http::StatusCode;
 
 use super::paths;

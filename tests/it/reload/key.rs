@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use defender_gateway::config::{Reload, keys};
+use defender_gateway::testing::config::{Reload, keys};
 
 use super::paths;
 use crate::support::{Running, Setup, id};

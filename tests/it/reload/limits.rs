@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use defender_gateway::sim::Shape;
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::sim::Shape;
+use defender_gateway::testing::task::Tasks;
 
 use crate::support::{Setup, id, until};
 

@@ -19,9 +19,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use defender_gateway::secret::Secret;
-use defender_gateway::sim::{self, CLIENT_SECRET, Shape};
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::secret::Secret;
+use defender_gateway::testing::sim::{self, CLIENT_SECRET, Shape};
+use defender_gateway::testing::task::Tasks;
 
 use super::mount::Mount;
 use crate::support::{PATH, Program, Setup, Spawned, body, id, until, with};

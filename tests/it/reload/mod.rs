@@ -8,7 +8,7 @@ mod load;
 mod log;
 mod mount;
 
-use defender_gateway::config::Key;
+use defender_gateway::testing::config::Key;
 
 fn paths(keys: &[&Key]) -> Vec<String> {
     keys.iter().map(|key| key.path()).collect()

@@ -9,8 +9,8 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use defender_gateway::sim::{Limit, QuotaVerifier};
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::sim::{Limit, QuotaVerifier};
+use defender_gateway::testing::task::Tasks;
 
 use crate::support::{Caller, Program, id, until};
 

@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::task::Tasks;
 
 /// A line to a port of this machine.
 #[derive(Debug)]

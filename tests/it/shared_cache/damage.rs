@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use defender_gateway::scan::Outcome;
-use defender_gateway::shared_cache::{Name, StoreTime, StoredResponse};
+use defender_gateway::testing::scan::Outcome;
+use defender_gateway::testing::shared_cache::{Name, StoreTime, StoredResponse};
 
 use super::replica::{Replica, Upstream};
 use crate::support::redis::Redis;
@@ -120,7 +120,7 @@ async fn an_older_answer_that_is_late_does_not_replace_a_newer_one() {
         .query_async(&mut connection)
         .await
         .unwrap();
-    let insists = defender_gateway::caller::CacheDirectives {
+    let insists = defender_gateway::testing::caller::CacheDirectives {
         no_cache: true,
         ..Default::default()
     };

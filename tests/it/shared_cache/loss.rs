@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use defender_gateway::scan::Outcome;
-use defender_gateway::sim::{Fault, Often, Plan};
+use defender_gateway::testing::scan::Outcome;
+use defender_gateway::testing::sim::{Fault, Often, Plan};
 
 use super::proxy::Proxy;
 use super::replica::{Options, Replica, Upstream, good};

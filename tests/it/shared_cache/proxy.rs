@@ -7,7 +7,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::task::Tasks;
 
 /// Stands in front of a server.
 pub(crate) struct Proxy {

@@ -13,11 +13,11 @@ use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
-use defender_gateway::attempt::{Attempt, Scarcity};
-use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use defender_gateway::scan::{Call, Endpoint, Request, ServedResponse, UpstreamProfile, UpstreamResponse};
-use defender_gateway::task::Tasks;
-use defender_gateway::{BoxError, cache, shared_cache, single_flight, store};
+use defender_gateway::testing::attempt::{Attempt, Scarcity};
+use defender_gateway::testing::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
+use defender_gateway::testing::scan::{Call, Endpoint, Request, ServedResponse, UpstreamProfile, UpstreamResponse};
+use defender_gateway::testing::task::Tasks;
+use defender_gateway::testing::{BoxError, cache, shared_cache, single_flight, store};
 
 use crate::support::until;
 
@@ -231,7 +231,7 @@ impl Replica {
             wait: None,
             cache_directives,
             request_id: RequestId::random(),
-            trace: defender_gateway::telemetry::trace::Trace::None,
+            trace: defender_gateway::testing::telemetry::trace::Trace::None,
         };
         let call = Call {
             request: Arc::new(request),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use defender_gateway::caller::CacheDirectives;
-use defender_gateway::scan::{CallerToken, Outcome};
+use defender_gateway::testing::caller::CacheDirectives;
+use defender_gateway::testing::scan::{CallerToken, Outcome};
 
 use super::replica::{Bad, Options, Replica, Upstream, good, history_request};
 use crate::support::redis::Redis;

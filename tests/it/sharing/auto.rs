@@ -9,9 +9,9 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use defender_gateway::caller::Name;
-use defender_gateway::scan::{Endpoint, MergeFinding, MergeRecord, Outcome, Request, SplitError};
-use defender_gateway::sim::{self, Shape};
+use defender_gateway::testing::caller::Name;
+use defender_gateway::testing::scan::{Endpoint, MergeFinding, MergeRecord, Outcome, Request, SplitError};
+use defender_gateway::testing::sim::{self, Shape};
 
 use super::stack_fixture::{Layout, StackFixture, Tenant, rows};
 use crate::support::redis::Redis;

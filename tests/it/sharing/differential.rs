@@ -7,8 +7,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use http::StatusCode;
 
-use defender_gateway::sim::history::{Casing, Duplicates, Envelope, Layout, Matching, NextLink, Order, Unknown};
-use defender_gateway::sim::{self, Fault, Often, Plan, Shape};
+use defender_gateway::testing::sim::history::{
+    Casing, Duplicates, Envelope, Layout, Matching, NextLink, Order, Unknown,
+};
+use defender_gateway::testing::sim::{self, Fault, Often, Plan, Shape};
 
 use super::mix::{Mix, Question};
 use crate::support::{Answer, Caller, Running, Setup};

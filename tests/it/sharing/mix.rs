@@ -5,7 +5,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
-use defender_gateway::sim::history::UNKNOWN_ID;
+use defender_gateway::testing::sim::history::UNKNOWN_ID;
 
 use crate::support::{Caller, PATH, body, id};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use defender_gateway::scan::Outcome;
+use defender_gateway::testing::scan::Outcome;
 
 use super::stack_fixture::{Sharing, StackFixture};
 

@@ -12,14 +12,14 @@ use tokio::time::{Instant, sleep};
 use tower::util::BoxCloneService;
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
-use defender_gateway::attempt::{Attempt, Charged, Failure, QueuePosition, Retries};
-use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use defender_gateway::clock::Wall;
-use defender_gateway::scan::{
+use defender_gateway::testing::attempt::{Attempt, Charged, Failure, QueuePosition, Retries};
+use defender_gateway::testing::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
+use defender_gateway::testing::clock::Wall;
+use defender_gateway::testing::scan::{
     CacheSink, Call, Endpoint, Outcome, Request, ServedResponse, Status, UpstreamProfile, UpstreamResponse,
 };
-use defender_gateway::task::Tasks;
-use defender_gateway::{cache, queue, quota, single_flight, upstream};
+use defender_gateway::testing::task::Tasks;
+use defender_gateway::testing::{cache, queue, quota, single_flight, upstream};
 
 /// The longest that a call takes.
 const ATTEMPT: Duration = Duration::from_mins(1);
@@ -211,7 +211,7 @@ impl StackFixture {
             wait: None,
             cache_directives,
             request_id: RequestId::random(),
-            trace: defender_gateway::telemetry::trace::Trace::None,
+            trace: defender_gateway::testing::telemetry::trace::Trace::None,
         };
         let (request, caller) = (Arc::new(request), Arc::new(caller));
         self.front.clone().oneshot(Call { request, caller }).await
@@ -238,10 +238,9 @@ fn each_for_itself(
     BoxCloneService::new(service_fn(move |call: Call| {
         let (paid, cache) = (paid.clone(), Arc::clone(&cache));
         async move {
-            let load = single_flight::SingleRequest::new(Arc::clone(&call.request), call.caller.name.clone());
             let asked = Instant::now();
             let attempt = Attempt {
-                request: Arc::new(load),
+                request: Arc::clone(&call.request) as _,
                 caller: call.caller,
                 position: QueuePosition::new(asked),
                 retries: Retries::default(),

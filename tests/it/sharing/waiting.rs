@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep_until};
 
-use defender_gateway::caller::CacheDirectives;
-use defender_gateway::scan::{Endpoint, Outcome, Request};
+use defender_gateway::testing::caller::CacheDirectives;
+use defender_gateway::testing::scan::{Endpoint, Outcome, Request};
 
 use super::stack_fixture::{Layout, Sharing, StackFixture, StaleAnswers, Tenant, rows};
 

@@ -8,8 +8,8 @@ use futures_util::stream::{self, StreamExt as _};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::gateway::{Answer, Running, roomy, simulator};
-use defender_gateway::sim::{CLIENT_SECRET, Config, Often, Plan, SignInFault, Simulator};
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::sim::{CLIENT_SECRET, Config, Often, Plan, SignInFault, Simulator};
+use defender_gateway::testing::task::Tasks;
 
 const SECRET: [(&str, &str); 1] = [("AZURE_CLIENT_SECRET", CLIENT_SECRET)];
 

@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::gateway::{Running, simulator};
 use super::{CERTIFICATE_FILE, KEY_FILE};
-use defender_gateway::sim::{AadstsCode, CLIENT_SECRET, Often, Plan, SignInFault};
+use defender_gateway::testing::sim::{AadstsCode, CLIENT_SECRET, Often, Plan, SignInFault};
 
 const SECRET: [(&str, &str); 1] = [("AZURE_CLIENT_SECRET", CLIENT_SECRET)];
 

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use url::Url;
 
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::task::Tasks;
 
 /// Makes certificates.
 pub(super) struct Authority {

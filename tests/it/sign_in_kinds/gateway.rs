@@ -13,10 +13,10 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use defender_gateway::app::{Ended, Gateway};
-use defender_gateway::config::{self, Disk, Environment};
-use defender_gateway::sim::{Config, Limit, Simulator};
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::app::{Ended, Gateway};
+use defender_gateway::testing::config::{self, Disk, Environment};
+use defender_gateway::testing::sim::{Config, Limit, Simulator};
+use defender_gateway::testing::task::Tasks;
 
 /// Only a test that fails waits this long.
 const PATIENCE: Duration = Duration::from_secs(25);

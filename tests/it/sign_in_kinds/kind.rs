@@ -5,8 +5,8 @@ use rustls_pki_types::pem::PemObject as _;
 
 use super::gateway::{Running, simulator};
 use super::{CERTIFICATE, CERTIFICATE_FILE, KEY, KEY_FILE};
-use defender_gateway::secret::Secret;
-use defender_gateway::sim::{CLIENT_SECRET, Certificate, Credential, IDENTITY_HEADER, Simulator};
+use defender_gateway::testing::secret::Secret;
+use defender_gateway::testing::sim::{CLIENT_SECRET, Certificate, Credential, IDENTITY_HEADER, Simulator};
 
 /// Starts a gateway with `variables`, makes a call, and looks at how the gateway proved who it is.
 async fn call(simulator: &Simulator, variables: &[(&str, &str)], kind: &str, credential: Credential) {
@@ -103,7 +103,7 @@ async fn a_federated_token_that_is_rotated_between_requests() {
         assert_eq!(gateway.ask().await.status, 200);
     }
     let requests = sim.wait_for_token_requests(4).await.unwrap();
-    let good = |record: &defender_gateway::sim::TokenRecord| {
+    let good = |record: &defender_gateway::testing::sim::TokenRecord| {
         (record.credential, record.status) == (Credential::Federated, Some(200))
     };
     assert!(requests.iter().all(good), "{requests:?}");

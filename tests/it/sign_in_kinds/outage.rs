@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::gateway::{Running, simulator};
-use defender_gateway::sim::CLIENT_SECRET;
+use defender_gateway::testing::sim::CLIENT_SECRET;
 
 const SECRET: [(&str, &str); 1] = [("AZURE_CLIENT_SECRET", CLIENT_SECRET)];
 const LIFE: Duration = Duration::from_secs(5);

@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep};
 
 use super::gateway::{Running, simulator};
 use super::{CERTIFICATE, KEY};
-use defender_gateway::secret::Secret;
-use defender_gateway::sim::{CLIENT_SECRET, Certificate, Simulator};
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::secret::Secret;
+use defender_gateway::testing::sim::{CLIENT_SECRET, Certificate, Simulator};
+use defender_gateway::testing::task::Tasks;
 
 /// Another RSA key.
 const NEW_KEY: &str = include_str!("../../../src/token/credential/testdata/rsa-2.pem");

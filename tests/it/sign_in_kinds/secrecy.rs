@@ -10,9 +10,11 @@ use tokio::process::Command;
 use super::front::Authority;
 use super::gateway::{Caller, roomy};
 use super::{CERTIFICATE_FILE, KEY, KEY_FILE};
-use defender_gateway::secret::Secret;
-use defender_gateway::sim::{CLIENT_SECRET, Certificate, Config, IDENTITY_HEADER, Often, Plan, SignInFault, Simulator};
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::secret::Secret;
+use defender_gateway::testing::sim::{
+    CLIENT_SECRET, Certificate, Config, IDENTITY_HEADER, Often, Plan, SignInFault, Simulator,
+};
+use defender_gateway::testing::task::Tasks;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 

@@ -15,11 +15,13 @@ use tokio::time::{Instant, timeout};
 use url::Url;
 
 use super::{CERTIFICATE_FILE, KEY_FILE};
-use defender_gateway::clock::Wall;
-use defender_gateway::net::{Client, Config, Limits};
-use defender_gateway::secret::Secret;
-use defender_gateway::task::Tasks;
-use defender_gateway::token::{self, App, CertificateFiles, Credential, Error, Scope, SecretSource, TokenSource};
+use defender_gateway::testing::clock::Wall;
+use defender_gateway::testing::net::{Client, Config, Limits};
+use defender_gateway::testing::secret::Secret;
+use defender_gateway::testing::task::Tasks;
+use defender_gateway::testing::token::{
+    self, App, CertificateFiles, Credential, Error, Scope, SecretSource, TokenSource,
+};
 
 const TENANT: &str = "contoso.example";
 const SCOPE: &str = "https://api.securitycenter.microsoft.com/.default";

@@ -3,8 +3,8 @@
 
 use super::front::Authority;
 use super::gateway::{Running, simulator};
-use defender_gateway::secret::Secret;
-use defender_gateway::sim::{Credential, Simulator};
+use defender_gateway::testing::secret::Secret;
+use defender_gateway::testing::sim::{Credential, Simulator};
 
 const NAME: &str = "token-proxy.test";
 const TOKEN: &str = "of.the.cluster";

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
-use defender_gateway::store::{Client, Config};
+use defender_gateway::testing::store::{Client, Config};
 
 use super::KEPT;
 use super::{comes_back, config, keys, script};

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use defender_gateway::store::{Client, Error};
+use defender_gateway::testing::store::{Client, Error};
 
 use super::{KEPT, comes_back, config, keys, messages, script};
 use crate::support::redis::Redis;

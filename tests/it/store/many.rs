@@ -1,6 +1,6 @@
 //! Sentinels and clusters.
 
-use defender_gateway::store::{Client, Error};
+use defender_gateway::testing::store::{Client, Error};
 
 use super::KEPT;
 use super::{comes_back, config, keys, messages, script};

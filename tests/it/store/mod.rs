@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use defender_gateway::store::{Address, Client, Config, Event, Script};
+use defender_gateway::testing::store::{Address, Client, Config, Event, Script};
 
 use crate::support::redis::ANSWER;
 use crate::support::until;

@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::task::Tasks;
 
 use super::{Caller, until, within};
 

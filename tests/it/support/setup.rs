@@ -7,10 +7,10 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use defender_gateway::app::{Applied, ConfigSource, Ended, Gateway, HostEnvironment, ReloadError, Reloader};
-use defender_gateway::config::{Document, Environment, Key};
-use defender_gateway::sim::{self, Shape, Simulator};
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::app::{Applied, ConfigSource, Ended, Gateway, HostEnvironment, ReloadError, Reloader};
+use defender_gateway::testing::config::{Document, Environment, Key};
+use defender_gateway::testing::sim::{self, Shape, Simulator};
+use defender_gateway::testing::task::Tasks;
 
 use super::program::Program;
 use super::{Caller, until, within};

@@ -19,7 +19,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
 use tokio::net::TcpListener;
 
-use defender_gateway::task::Tasks;
+use defender_gateway::testing::task::Tasks;
 
 use crate::support::until;
 

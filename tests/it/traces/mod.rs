@@ -9,8 +9,8 @@ use http::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::Span;
 
 use collector::{Collector, Manner, attributes, hex, is_attempt, is_call, is_request};
-use defender_gateway::secret::Secret;
-use defender_gateway::sim::{self, Fault, Often, Plan, Shape};
+use defender_gateway::testing::secret::Secret;
+use defender_gateway::testing::sim::{self, Fault, Often, Plan, Shape};
 
 use crate::support::{Running, Setup, id, until};
 

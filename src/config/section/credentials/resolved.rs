@@ -74,7 +74,6 @@ pub enum Credential {
 
 impl Credential {
     /// The name of the kind in a configuration, in `/status` and in metrics.
-    #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ClientSecret { .. } => "client_secret",
@@ -85,7 +84,6 @@ impl Credential {
     }
 
     /// The application or user-assigned identity, where it is known.
-    #[must_use]
     pub fn client_id(&self) -> Option<&str> {
         match self {
             Self::ClientSecret { client_id, .. }
@@ -96,7 +94,6 @@ impl Credential {
     }
 
     /// The tenant, where it is known.
-    #[must_use]
     pub fn tenant_id(&self) -> Option<&str> {
         match self {
             Self::ClientSecret { tenant_id, .. }
@@ -124,7 +121,6 @@ impl Credentials {
     }
 
     /// The scope for metadata services: the resource without `/.default`.
-    #[must_use]
     pub fn resource(&self) -> &str {
         self.scope.strip_suffix(DEFAULT).unwrap_or(&self.scope)
     }

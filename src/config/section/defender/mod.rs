@@ -7,5 +7,5 @@ mod resolved;
 pub(super) use self::resolved::KEYS;
 pub(in crate::config) use self::resolved::cloud;
 pub use proxy::Proxy;
-pub use region::{Pin, Region};
+pub use region::Pin;
 pub use resolved::Defender;

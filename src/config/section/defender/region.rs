@@ -33,7 +33,6 @@ pub enum Pin {
 
 impl Pin {
     /// Whether a host with this name may be used.
-    #[must_use]
     pub fn allows(&self, name: &str) -> bool {
         match self {
             Self::Auto => true,

@@ -70,7 +70,6 @@ impl Protocol {
     }
 
     /// The quota as this replica knows it.
-    #[must_use]
     pub fn account(&self, now: Instant) -> QuotaState {
         self.copy.account(now)
     }

@@ -126,7 +126,6 @@ pub struct Change {
 
 impl Protocol {
     /// A replica that has not heard from the store yet. `me` tells it from the others.
-    #[must_use]
     pub fn new(me: String, config: &quota::Config, sharing: &Config, now: Instant) -> Self {
         let kept = config.attempt + QuotaState::LANDING + IN_HAND;
         Self {

@@ -26,7 +26,6 @@ const FIRST_RETRY: Duration = Duration::from_millis(25);
 
 impl Protocol {
     /// When the next step has to be taken.
-    #[must_use]
     pub fn next_look(&self, now: Instant) -> Instant {
         if let Some((since, failures)) = self.lost {
             let pause = FIRST_RETRY * 2_u32.saturating_pow(failures.min(8));

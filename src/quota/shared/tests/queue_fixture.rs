@@ -10,13 +10,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::store::Store;
-use crate::attempt::{Attempt, Demand, LateBoundRequest, QueuePosition, Retries, SharedOrder};
+use crate::attempt::{Attempt, Demand, QueuePosition, Retries, SharedOrder};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::queue::{self, PermitSource, Queue};
 use crate::quota::shared::protocol::{Protocol, Slot};
 use crate::quota::shared::{Config, Timing};
 use crate::quota::{self, Limit};
-use crate::scan::{Endpoint, Payer, Request};
+use crate::scan::{Endpoint, Request};
 use crate::store::Address;
 use crate::task::Tasks;
 use crate::telemetry::trace;
@@ -153,19 +153,6 @@ async fn steps(parts: Arc<[Part]>, n: usize, store: Arc<Mutex<Store>>, start: In
     }
 }
 
-#[derive(Debug)]
-struct FixedRequest(Arc<Request>);
-
-impl LateBoundRequest for FixedRequest {
-    fn bind(&self) -> Arc<Request> {
-        Arc::clone(&self.0)
-    }
-
-    fn payer(&self) -> Payer {
-        Payer::HISTORY
-    }
-}
-
 /// A caller that asks again as soon as it is answered, so many times at once, and comes back when
 /// it is told to; at these replicas in turn.
 #[derive(Clone, Debug)]
@@ -227,9 +214,7 @@ impl Books {
 fn attempt(asking: &Asking) -> Attempt {
     let now = Instant::now();
     Attempt {
-        request: Arc::new(FixedRequest(Arc::new(
-            Request::plain(Endpoint::HISTORY, ["a"]).unwrap(),
-        ))),
+        request: Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()),
         caller: Arc::new(Caller {
             name: Name::new(&asking.name),
             urgency: Urgency::new(asking.urgency).unwrap(),

@@ -1,0 +1,118 @@
+//! What integration tests, benches and fuzz targets use of the rooms. Everything else is known to
+//! this crate only, so that the compiler tells what nobody uses.
+
+#![allow(missing_docs, reason = "each item is described where it is declared")]
+
+pub use crate::BoxError;
+pub mod app {
+    pub use crate::app::{Applied, ConfigSource, Ended, Gateway, HostEnvironment, ReloadError, Reloader};
+}
+pub mod attempt {
+    pub use crate::attempt::{
+        Attempt, Charged, Delivery, Demand, Failure, LateBoundRequest, QueuePosition, Retries, RetryHint, Scarcity,
+    };
+}
+pub mod cache {
+    pub use crate::cache::{Cache, Config, Layer, Metrics, Prefetch};
+}
+pub mod caller {
+    pub use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
+}
+pub mod clock {
+    pub use crate::clock::{BootTime, Reading, Wall};
+}
+pub mod config {
+    pub use crate::config::{
+        Cloud, Credential, DefaultValue, Disk, Document, Environment, Files, Found, Key, Kind, Limit, Listen, Loaded,
+        Merging, Mistakes, Origin, Pin, Reload, Resolved, TrustedRoots, keys, parse, parse_duration, parse_size,
+        reference, schema, show_duration, show_size, variable,
+    };
+}
+pub mod memory {
+    pub use crate::memory::{BASE, CONNECTION, LEAST_TOTAL, Shares};
+}
+pub mod net {
+    pub use crate::net::{Client, Config, Connector, Limits, Resolver};
+}
+pub mod operation {
+    pub use crate::operation::{Input, Kept, Lifetime};
+}
+pub mod queue {
+    pub use crate::queue::{
+        CallerLimiter, Config, FairScheduler, Layer, Metrics, PermitSource, Queue, Reason, Refused, Ticket, Weights,
+    };
+}
+pub mod quota {
+    pub use crate::quota::{
+        Availability, Config, Forecast, Layer, Ledger, Limit, Metrics, Pacing, Permit, Quota, QuotaState, StateFile,
+        ThrottleHint, UnknownPast, local,
+    };
+    pub mod shared {
+        pub use crate::quota::shared::{Config, Metrics, Protocol, SyncReply, Timing};
+    }
+}
+pub mod region {
+    pub use crate::region::{Backoff, Candidate, Config, HostSelector, Metrics, Probe};
+}
+pub mod response {
+    pub use crate::response::{Answered, Body, Config, Layer, Reply, ResponsePreferences, TokenOwner, Window, Windows};
+}
+pub mod scan {
+    pub use crate::scan::{
+        CacheSink, Call, CallerToken, Endpoint, Headers, MergeFinding, MergeRecord, Operation, Options, Outcome,
+        ParseError, Payer, Request, Rows, ServedResponse, SplitError, Status, UpstreamProfile, UpstreamResponse, route,
+    };
+}
+pub mod secret {
+    pub use crate::secret::Secret;
+}
+pub mod server {
+    pub use crate::server::{InboundRequest, Peer, access_log, route};
+    pub mod guard {
+        pub use crate::server::guard::{Hosts, Layer};
+    }
+    pub mod read {
+        pub use crate::server::read::{Authorization, Config, Layer};
+    }
+}
+pub mod shared_cache {
+    pub use crate::shared_cache::{
+        Config, DecodeError, InsertLocal, Layer, Metrics, Name, Publisher, SharedCache, Snapshot, StoreTime,
+        StoredResponse,
+    };
+}
+pub mod sim {
+    pub use crate::sim::{
+        AadstsCode, CLIENT_ID, CLIENT_SECRET, CallRecord, Certificate, Config, Credential, EntityForm, Fault,
+        IDENTITY_HEADER, Limit, Limiter, Often, Plan, QuotaVerifier, ROLE, Region, SCOPE, Scope, Shape, SignInFault,
+        Simulator, TENANT_ID, TokenRecord, span,
+    };
+    pub mod history {
+        pub use crate::sim::history::{
+            Casing, Duplicates, Envelope, Layout, Matching, NextLink, Order, UNKNOWN_ID, Unknown,
+        };
+    }
+}
+pub mod single_flight {
+    pub use crate::single_flight::{BatchConfig, BatchWhen, Config, Layer, Metrics, PredictedWait};
+}
+pub mod store {
+    pub use crate::store::{Address, Client, Config, Error, Event, Script};
+}
+pub mod task {
+    pub use crate::task::Tasks;
+}
+pub mod telemetry {
+    pub mod trace {
+        pub use crate::telemetry::trace::{TRACEPARENT, TRACESTATE, Trace, read, write};
+    }
+}
+pub mod token {
+    pub use crate::token::{
+        App, CertificateFiles, Config, Credential, Error, Identity, IdentityHost, Metrics, Scope, SecretSource,
+        TokenSource,
+    };
+}
+pub mod upstream {
+    pub use crate::upstream::RetryLayer;
+}
