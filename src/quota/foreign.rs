@@ -88,7 +88,7 @@ pub(super) struct Foreign {
     /// The rate that was last planned with.
     planned: f64,
     /// Times in which others made no calls, or none are known of, by when those calls would leave
-    /// the window: ascending.
+    /// the window: ascending; of more than [`MOST_KEPT`] the latest.
     holes: VecDeque<(Instant, Instant)>,
     /// Refusals that may have been the long window's: when, and at how many answered calls. Refused
     /// calls are among those, so one that was in flight when another was refused raises the number:
@@ -275,7 +275,8 @@ impl Foreign {
             Which::Long | Which::Unnamed => {}
         }
         let back = own.next_return();
-        if answer.window == Which::Unnamed && answer.wait > back.map(|back| back + ROUNDING - now) {
+        let makes_room_in_time = |wait: Duration| back.is_some_and(|back| now + wait <= back + ROUNDING);
+        if answer.window == Which::Unnamed && answer.wait.is_some_and(|wait| !makes_room_in_time(wait)) {
             // The call of ours that leaves earlier would make room earlier.
             return false;
         }
@@ -347,7 +348,9 @@ impl Foreign {
                 self.explain(span, run, now);
             }
             self.holes.push_back((run.since + span.window, now + span.window));
-            self.holes.truncate(MOST_KEPT);
+            if self.holes.len() > MOST_KEPT {
+                self.holes.pop_front();
+            }
         } else if !run.believed && !run.elsewhere && run.refusals <= 3 {
             self.claims.push_back((now, run.answered));
             if self.claims.len() > MOST_KEPT {

@@ -344,9 +344,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if !self.left {
-            self.end(Protocol::refund);
-        }
+        self.end(if self.left { Protocol::lose } else { Protocol::refund });
     }
 }
 

@@ -237,3 +237,24 @@ fn a_paced_unknown_past_starts_with_a_tenth() {
     let mut account = QuotaState::new(&config, start);
     assert_eq!(std::iter::from_fn(|| account.take(start).ok()).count(), 10);
 }
+
+/// Each time in which nothing was accepted leaves a hole in the window of others' calls; of many
+/// the latest matter, because they leave the window last.
+#[test]
+fn of_many_refused_times_the_latest_are_remembered() {
+    let start = Instant::now();
+    let mut account = QuotaState::new(&documented(), start);
+    let mut ends = Vec::new();
+    for n in 0..10 {
+        let mut now = after(start, n * 300);
+        for _ in 0..3 {
+            let refused = account.take(now).unwrap();
+            now = account.throttled(refused, said(MINUTE, 40), now);
+        }
+        let accepted = account.take(now).unwrap();
+        account.settle(accepted, now);
+        ends.push(now + limit(1500, HOUR).hold());
+    }
+    let remembered: Vec<Instant> = account.foreign.holes().iter().map(|(_, to)| *to).collect();
+    assert_eq!(remembered, ends[2..]);
+}

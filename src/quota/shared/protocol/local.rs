@@ -45,6 +45,12 @@ impl Protocol {
         self.collect(now);
     }
 
+    /// Nobody will hear of the call of this charge again; it may have arrived.
+    pub fn lose(&mut self, id: String, now: Instant) {
+        self.pending_reports.lose(id);
+        self.collect(now);
+    }
+
     /// The call of this charge was refused with 429.
     pub fn throttle(&mut self, id: String, answer: quota::ThrottleHint, now: Instant) {
         self.copy.settle(&id, now);
