@@ -340,7 +340,7 @@ impl<P> State<P> {
 
     /// The slot cost is shared by all who benefit from the call.
     pub(super) fn split_cost(&mut self, urgency: Urgency, payer: &Name, cost_sharers: &[Name], now: Instant) {
-        self.check.split_error(now);
+        self.check.order_changed(now);
         self.order.split_cost(urgency, payer, cost_sharers);
     }
 
@@ -352,7 +352,7 @@ impl<P> State<P> {
             self.shared = Some(shared);
             // Slots that were used elsewhere may have been forecast.
             self.slots.invalidate();
-            self.check.split_error(now);
+            self.check.order_changed(now);
         }
         if self.slots.look_ahead(now, count, slots) {
             self.check.drifted = true;

@@ -4,7 +4,7 @@
 //! The ledger knows our own calls only. A 429 while it has room says that others use the same app
 //! registration, or that the upstream is short of something else. When it was the long window that
 //! was full, n of our own calls in it mean that the others have L - n: that is the estimate. It
-//! slows the pace and never closes the gate, and it is adjusted as congestion control does (AIMD,
+//! slows the pace and never stops calls, and it is adjusted as congestion control does (AIMD,
 //! RFC 5681): each refusal at the estimate raises it a little, each stretch without one lowers it,
 //! slowly at first and then twice as fast every twelfth of the window. An accepted call while it
 //! says that the window is full refutes it, and it shrinks at once.

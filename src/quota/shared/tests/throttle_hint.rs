@@ -268,7 +268,7 @@ impl World {
         let told: Vec<u64> = self
             .replicas
             .iter()
-            .map(|replica| replica.account(self.now).foreign())
+            .map(|replica| replica.quota_state(self.now).foreign())
             .collect();
         assert!(
             told[0].abs_diff(told[1]) <= 30,
