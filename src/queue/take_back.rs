@@ -86,12 +86,12 @@ impl<P> State<P> {
         }
         let tolerance = if unknown_since.is_some() { SLIGHTLY } else { TOLERANCE };
         let in_time = |deadline| InTime {
-            wanted: self.slots.until(deadline),
-            tolerated: self.slots.until(deadline + tolerance),
+            wanted: self.forecast.until(deadline),
+            tolerated: self.forecast.until(deadline + tolerance),
         };
         let played = self
             .order
-            .play(self.others(), |rank| self.slots.after(rank, now), in_time);
+            .play(self.others(), |rank| self.forecast.after(rank, now), in_time);
         self.check = Check {
             spare: played.spare,
             loops: self.order.loops(),
@@ -113,7 +113,7 @@ impl<P> State<P> {
         let (name, urgency) = (&ticket.caller, ticket.urgency);
         let arrival = Arrival::Displaced;
         let start = if let Some(rank) = rank {
-            self.slots.start(rank, now)
+            self.forecast.start(rank, now)
         } else {
             let own = self.expectations.returns_before_refused(name, urgency, arrival);
             let place = self.order.position_for(name, urgency, None, own);
