@@ -143,7 +143,7 @@ impl Quota {
 
     /// Appends the starts of the next `count` slots to `slots`; see [`super::Forecast`].
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
-        either!(self, quota => quota.forecast(now, count, slots))
+        either!(self, quota => quota.forecast(now, count, slots));
     }
 
     /// How many slots this process can count on until that moment, as far as `most`.
@@ -166,7 +166,7 @@ impl Quota {
     /// # Cancel safety
     /// Safe.
     pub async fn changed(&self) {
-        either!(self, quota => quota.changed().await)
+        either!(self, quota => quota.changed().await);
     }
 
     /// When a call of unknown fate ends by itself, which is no change that [`Quota::changed`]
@@ -205,7 +205,7 @@ impl Quota {
 
     /// Brings the gauges up to date; called when somebody scrapes.
     pub fn show(&self) {
-        either!(self, quota => quota.show())
+        either!(self, quota => quota.show());
     }
 }
 
@@ -236,17 +236,17 @@ impl Permit {
 
     /// The call is about to leave.
     pub fn leave(&mut self) {
-        either!(self, permit => permit.leave())
+        either!(self, permit => permit.leave());
     }
 
     /// The call was answered, and not with a 429.
     pub fn settle(self) {
-        either!(self, permit => permit.settle())
+        either!(self, permit => permit.settle());
     }
 
     /// Provably no byte of the call was written.
     pub fn refund(self) {
-        either!(self, permit => permit.refund())
+        either!(self, permit => permit.refund());
     }
 
     /// The call was answered with a 429: everybody pauses. Returns for how long, as far as this
