@@ -14,6 +14,7 @@ mod headers;
 mod id_class;
 mod ids;
 mod key;
+mod members;
 mod merge_evidence;
 mod options;
 mod parse;
@@ -21,14 +22,12 @@ mod parse_error;
 mod redact;
 mod request;
 mod response_kind;
-mod row;
 mod rows;
 mod split_error;
 #[cfg(test)]
 mod tests;
 mod upstream_profile;
 mod upstream_response;
-mod walk;
 
 pub use crate::operation::{Endpoint, EntityId, Operation, Target, route};
 pub use call::{CacheSink, Call, ForwardReason, Outcome, ServedResponse, Status, StoredRows};

@@ -246,7 +246,7 @@ impl FlightDriver {
         if answer.status == StatusCode::OK
             && answer.may_be_json()
             && request.is_whole()
-            && let Some(rows) = Rows::certain(request, &answer.body)
+            && let Ok(rows) = Rows::split(request, &answer.body)
         {
             if request.asks_for_all() {
                 self.upstream_profile.learn_all(request.endpoint(), &rows);
