@@ -62,7 +62,7 @@ impl Flight {
     }
 
     /// The request to send: the batch's, if there is one.
-    pub(super) fn question(&self) -> Arc<Request> {
+    pub(super) fn request_to_send(&self) -> Arc<Request> {
         match &self.state().batch_role {
             BatchRole::Carrier(batch) => Arc::clone(&batch.request),
             BatchRole::Solo | BatchRole::Member(_) | BatchRole::NeverBatch => Arc::clone(self.request()),
@@ -215,7 +215,7 @@ impl Flight {
     pub(super) fn end_trace(&self, failed: bool) {
         let call = std::mem::take(&mut self.state().trace);
         if !matches!(call, trace::Call::None) {
-            call.finish(&self.participants(), self.question().ids().len(), failed);
+            call.finish(&self.participants(), self.request_to_send().ids().len(), failed);
         }
     }
 

@@ -22,7 +22,7 @@ use crate::single_flight::{DeadlineExceeded, FlightDropped, Shared};
 use crate::task::Tasks;
 
 #[tokio::test(start_paused = true)]
-async fn equal_questions_share_one_call() {
+async fn equal_requests_share_one_call() {
     let mut fixture = Fixture::new();
     let first = fixture.ask(caller("x", 30));
     let second = fixture.ask(caller("y", 30));
