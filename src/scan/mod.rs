@@ -36,7 +36,7 @@ pub use entity::EntityForm;
 pub use finished::finished;
 pub use headers::Headers;
 pub use id_class::SharedIds;
-pub use key::{Ids, Key, Namespace};
+pub use key::{Ids, Key, Namespace, hex};
 pub use merge_evidence::{Comparison, MergeEvidence, MergeFinding, MergeRecord};
 pub use options::Options;
 pub use parse_error::{Excerpt, ParseError};

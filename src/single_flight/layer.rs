@@ -16,7 +16,7 @@ use crate::attempt::{Attempt, Scarcity};
 use crate::caller::Caller;
 use crate::scan::{CacheSink, Call, Outcome, Payer, ServedResponse, Status, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::batcher::Batcher;
-use crate::single_flight::driver::FlightDriver;
+use crate::single_flight::driver::{Below, FlightDriver};
 use crate::single_flight::flight::Stage;
 use crate::single_flight::flight_result::{BatchKind, ResultReceiver, WaiterResponse, WaiterRole};
 use crate::single_flight::flight_table::{FlightTable, Joined, WaiterGuard};
@@ -222,7 +222,7 @@ where
                 Arc::clone(&shared.cache_sink),
                 Arc::clone(&shared.upstream_profile),
             );
-            shared.tasks.spawn("flight", driver.run(self.inner.clone()))
+            shared.tasks.spawn("flight", driver.run(Below::new(self.inner.clone())))
         });
         Box::pin(async move {
             match wait(guard, receiver, call.caller, &shared).await {

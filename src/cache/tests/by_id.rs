@@ -36,7 +36,7 @@ impl ById {
         let request = request(&["a", "b", "c", "d", "e", "f"]);
         for _ in 0..4 {
             let rows = Rows::split(&request, &upstream(&request).body).unwrap();
-            cache.upstream_profile.learn(Endpoint::HISTORY, &rows);
+            cache.upstream_profile.learn(&request, &rows);
         }
         cache.upstream_profile.ordering(Endpoint::HISTORY).unwrap();
         cache
@@ -47,7 +47,7 @@ impl ById {
         let answer = upstream(&request);
         // As a flight does.
         let rows = Rows::split(&request, &answer.body).unwrap();
-        self.upstream_profile.learn(Endpoint::HISTORY, &rows);
+        self.upstream_profile.learn(&request, &rows);
         self.fixture.cache.keep(&request, &answer, Instant::now());
         assert!(self.fixture.cache.find(request.key(), Instant::now()).is_some());
     }

@@ -10,18 +10,17 @@ use http::StatusCode;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, advance};
-use tower::util::BoxCloneService;
 use tower::{Layer as _, Service as _, service_fn};
 
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, RetryHint, Scarcity};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::scan::{CacheSink, Call, Endpoint, Headers, Request, ServedResponse, UpstreamProfile, UpstreamResponse};
+use crate::single_flight::driver::Below;
 use crate::single_flight::layer::SingleFlight;
 use crate::single_flight::{BatchConfig, BatchWhen, Config, Layer, Metrics, PredictedWait};
 use crate::task::Tasks;
 
-pub(super) type Below = BoxCloneService<Attempt, UpstreamResponse, BoxError>;
 pub(super) const MERGE: BatchConfig = BatchConfig {
     when: BatchWhen::Always,
     max_ids: NonZeroUsize::new(4).unwrap(),
@@ -82,7 +81,7 @@ impl Fixture {
             metrics.clone(),
         );
         Self {
-            flights: layer.layer(BoxCloneService::new(below)),
+            flights: layer.layer(Below::new(below)),
             calls,
             sink,
             tasks,
