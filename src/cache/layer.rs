@@ -15,7 +15,7 @@ use crate::BoxError;
 use crate::cache::Cache;
 use crate::cache::assembly::Assembled;
 use crate::cache::entry::{Age, Entry, RefreshGuard};
-use crate::cache::fetch::{ask, ask_for_list, ask_for_missing};
+use crate::cache::fetch::{Below, ask, ask_for_list, ask_for_missing};
 use crate::cache::freshness::{Evaluation, RefreshHealth, StaleReason, evaluate};
 use crate::cache::lists_under_way::ListsUnderWay;
 use crate::cache::metrics::Lookup;
@@ -190,7 +190,7 @@ where
             ForwardReason::Partial => Lookup::Partial,
             ForwardReason::Bypass => Lookup::Bypass,
         });
-        let (inner, endpoint) = (self.inner.clone(), call.request.endpoint());
+        let (inner, endpoint) = (Below::new(self.inner.clone()), call.request.endpoint());
         let lists = &self.shared.lists;
         let list = lists.list_for(&call).filter(|_| forward != ForwardReason::Bypass);
         let (under_way, cache) = (lists.begin(&call), Arc::clone(cache));

@@ -115,23 +115,13 @@ impl Flight {
         self.state().batch_role = BatchRole::Carrier(batch);
     }
 
-    /// The same as [`Flight::rows_since`], for a flight whose call leaves now: nobody joins it any
+    /// The same as [`State::rows_since`](super::flight::State::rows_since), for a flight whose call leaves now: nobody joins it any
     /// more, unless it turns out to take no such rows.
     pub(super) fn take_rows_since(&self) -> Option<Instant> {
         let mut state = self.state();
         let since = state.rows_since()?;
         state.part = Part::Some;
         Some(since)
-    }
-
-    /// It takes no rows of other calls after all.
-    pub(super) fn take_no_rows(&self) {
-        self.state().forget_part();
-    }
-
-    /// When its last waiter asked, if it may take rows that have come since.
-    pub(super) fn rows_since(&self) -> Option<Instant> {
-        self.state().rows_since()
     }
 
     /// From now on the flight asks for all of its ids.
