@@ -67,7 +67,6 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Registers the metrics under the contract's names.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register(

@@ -28,7 +28,6 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers the metrics under the contract's names.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         registry.register(

@@ -17,7 +17,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers the metrics under the contract's names; `quota` is registered already.
+    /// Registers the metrics; `quota` is registered already.
     pub fn register(registry: &mut Registry, quota: quota::Metrics) -> Self {
         let metrics = Self {
             quota,
