@@ -31,7 +31,7 @@ impl Tasks {
     {
         tokio::spawn(
             self.tracker
-                .track_future(work.instrument(tracing::debug_span!("task", name))),
+                .track_future(work.instrument(tracing::debug_span!(parent: None, "task", name))),
         )
     }
 
@@ -53,7 +53,7 @@ impl Tasks {
         };
         tokio::spawn(
             self.tracker
-                .track_future(work.instrument(tracing::debug_span!("task", name))),
+                .track_future(work.instrument(tracing::debug_span!(parent: None, "task", name))),
         );
     }
 

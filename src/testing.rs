@@ -1,8 +1,6 @@
 //! What integration tests, benches and fuzz targets use of the rooms. Everything else is known to
 //! this crate only, so that the compiler tells what nobody uses.
 
-#![allow(missing_docs, reason = "each item is described where it is declared")]
-
 pub use crate::BoxError;
 pub mod app {
     pub use crate::app::{Applied, ConfigSource, Ended, Gateway, HostEnvironment, ReloadError, Reloader};

@@ -6,7 +6,7 @@
 
 use crate::scan::SplitError;
 use crate::scan::id_class::Asked;
-use crate::scan::members::{Member, members, string};
+use crate::scan::members::{Member, each_member, string};
 
 /// The members of an answer.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ const ABOUT_ROWS: [&str; 7] = ["link", "count", "total", "skip", "page", "delta"
 impl<'a> Envelope<'a> {
     /// The most bytes of unknown members, because all of them are searched.
     const LARGEST: usize = 4096;
+    /// The most unknown members.
+    const MOST: usize = 100;
 
     /// Parses an answer.
     ///
@@ -32,16 +34,22 @@ impl<'a> Envelope<'a> {
     /// not one object with one `value`.
     pub(super) fn read(text: &'a str) -> Result<Self, SplitError> {
         let (mut list, mut context, mut others) = (None, None, Vec::new());
-        for (name, value) in members(text).map_err(|_| SplitError::Shape)? {
+        let mut links = false;
+        let each = each_member(text, |(name, value)| {
             match &*name {
                 "value" if list.is_none() => list = Some(value),
-                "value" => return Err(SplitError::Shape),
-                "@odata.context" if context.is_none() => context = Some(string(value).ok_or(SplitError::Shape)?),
-                other if other.to_ascii_lowercase().ends_with("nextlink") => return Err(SplitError::NextLink),
+                "value" => return None,
+                "@odata.context" if context.is_none() => context = Some(string(value)?),
+                other if other.to_ascii_lowercase().ends_with("nextlink") => links = true,
+                _ if others.len() == Self::MOST => return None,
                 _ => others.push((name, value)),
             }
+            (!links).then_some(())
+        });
+        if links {
+            return Err(SplitError::NextLink);
         }
-        let value = list.ok_or(SplitError::Shape)?;
+        let value = each.and(list).ok_or(SplitError::Shape)?;
         Ok(Self { value, others })
     }
 
@@ -117,6 +125,9 @@ mod tests {
         }
         let long = format!(r#","x":"{}""#, "-".repeat(5000));
         assert_eq!(check(&long), Err(SplitError::Shape));
+        let many = |count: usize| r#","x":0"#.repeat(count);
+        assert_eq!(check(&many(100)), Ok(()));
+        assert_eq!(check(&many(101)), Err(SplitError::Shape));
     }
 
     #[test]

@@ -5,46 +5,59 @@ use std::fmt;
 use std::ops::Range;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer as _, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// A member's name, and the text of its value without the space around it.
 pub(super) type Member<'a> = (Cow<'a, str>, &'a str);
 
-/// The members of an object, doubled ones included.
-pub(super) fn members(text: &str) -> Result<Vec<Member<'_>>, serde_json::Error> {
-    struct Members<'a>(Vec<Member<'a>>);
-    struct Reader;
+/// Shows each member of an object to `each`, doubled ones included, until it returns `None`. `None`
+/// when it did, or the text is no object.
+pub(super) fn each_member<'a>(text: &'a str, each: impl FnMut(Member<'a>) -> Option<()>) -> Option<()> {
+    struct Object<F>(F);
 
-    impl<'de> Visitor<'de> for Reader {
-        type Value = Members<'de>;
+    impl<'de, F: FnMut(Member<'de>) -> Option<()>> Visitor<'de> for Object<F> {
+        type Value = ();
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("an object")
         }
 
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
-            let mut members = Vec::new();
+        fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
             while let Some((Text(name), value)) = map.next_entry::<Text<'de>, &RawValue>()? {
-                members.push((name, value.get()));
+                (self.0)((name, value.get())).ok_or_else(|| A::Error::custom("stopped"))?;
             }
-            Ok(Members(members))
+            Ok(())
         }
     }
 
-    impl<'de> Deserialize<'de> for Members<'de> {
-        fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-            json.deserialize_map(Reader)
-        }
-    }
-
-    serde_json::from_str(text).map(|Members(members)| members)
+    let mut json = serde_json::Deserializer::from_str(text);
+    json.deserialize_map(Object(each)).ok()?;
+    json.end().ok()
 }
 
-/// The texts of an array's elements; `None` when the text is no array.
-pub(super) fn elements(text: &str) -> Option<Vec<&str>> {
-    let elements: Vec<&RawValue> = serde_json::from_str(text).ok()?;
-    Some(elements.into_iter().map(RawValue::get).collect())
+/// The same for the texts of an array's elements.
+pub(super) fn each_element<'a>(text: &'a str, each: impl FnMut(&'a str) -> Option<()>) -> Option<()> {
+    struct List<F>(F);
+
+    impl<'de, F: FnMut(&'de str) -> Option<()>> Visitor<'de> for List<F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+            while let Some(element) = list.next_element::<&RawValue>()? {
+                (self.0)(element.get()).ok_or_else(|| A::Error::custom("stopped"))?;
+            }
+            Ok(())
+        }
+    }
+
+    let mut json = serde_json::Deserializer::from_str(text);
+    json.deserialize_seq(List(each)).ok()?;
+    json.end().ok()
 }
 
 /// The content of a JSON string; `None` when the text is no string.

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
-use crate::scan::members::{elements, members, range_in, text_of};
+use crate::scan::members::{each_element, each_member, range_in, text_of};
 use crate::scan::{Endpoint, UpstreamResponse};
 
 /// The replacement of a value that may contain credentials.
@@ -70,10 +70,8 @@ fn secrets(names: &[&str], body: &[u8]) -> Option<Vec<Range<usize>>> {
 fn search<'a>(names: &[&str], value: &'a str, depth: u8, found: &mut Vec<&'a str>) -> Option<()> {
     let depth = depth.checked_sub(1)?;
     match value.trim_ascii_start().as_bytes().first() {
-        Some(b'[') => elements(value)?
-            .into_iter()
-            .try_for_each(|element| search(names, element, depth, found)),
-        Some(b'{') => members(value).ok()?.into_iter().try_for_each(|(name, value)| {
+        Some(b'[') => each_element(value, |element| search(names, element, depth, found)),
+        Some(b'{') => each_member(value, |(name, value)| {
             // Names differ in case between the documentation and the service.
             if !names.iter().any(|secret| secret.eq_ignore_ascii_case(&name)) {
                 return search(names, value, depth, found);

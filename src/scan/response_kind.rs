@@ -11,7 +11,7 @@
 use http::{StatusCode, header};
 
 use crate::operation::Shape;
-use crate::scan::members::{members, text_of};
+use crate::scan::members::{each_member, text_of};
 use crate::scan::{Endpoint, UpstreamResponse};
 
 /// The class of a response.
@@ -118,16 +118,24 @@ fn check(response: &UpstreamResponse, expected: Expected) -> Result<(), Response
     if text.trim_ascii().is_empty() {
         return Err(ResponseFault::Empty);
     }
-    let members = members(text).map_err(|_| ResponseFault::NotJson)?;
-    // Of doubled members the last one counts, as for most parsers. Some of the documentation's
-    // examples are in Pascal case.
-    let value_of = |known: fn(&str) -> bool| {
-        let member = members.iter().rfind(|(name, _)| known(name));
-        member.map(|(_, value)| *value).filter(|value| *value != "null")
-    };
-    let is_list = || value_of(|name| name == "value").is_some_and(|value| value.starts_with('['));
-    let is_entity = || value_of(|name| matches!(name, "id" | "Id")).is_some_and(|id| !id.starts_with(['[', '{']));
-    let error = value_of(|name| name == "error");
+    let (mut list, mut id, mut error) = (None, None, None);
+    let each = each_member(text, |(name, value)| {
+        // Of doubled members the last one counts, as for most parsers. Some of the documentation's
+        // examples are in Pascal case.
+        let known = match &*name {
+            "value" => &mut list,
+            "id" | "Id" => &mut id,
+            "error" => &mut error,
+            _ => return Some(()),
+        };
+        *known = Some(value).filter(|value| *value != "null");
+        Some(())
+    });
+    each.ok_or(ResponseFault::NotJson)?;
+    let is_list = || list.is_some_and(|list| list.starts_with('['));
+    // What cannot be read is of no use as an id.
+    let is_readable = |id: &str| serde_json::from_str::<serde_json::Value>(id).is_ok();
+    let is_entity = || id.is_some_and(|id| !id.starts_with(['[', '{']) && is_readable(id));
     let fits = match expected {
         Expected::Rows => error.is_none() && is_list(),
         Expected::Entity => error.is_none() && (is_list() || is_entity()),

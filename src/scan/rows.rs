@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::scan::envelope::Envelope;
 use crate::scan::id_class::Asked;
-use crate::scan::members::{elements, members, range_in, string, text_of};
+use crate::scan::members::{each_element, each_member, range_in, string, text_of};
 use crate::scan::{Request, SplitError};
 
 /// The rows of an answer to a plain request, each with its id.
@@ -147,18 +147,26 @@ impl Rows {
 fn read(asked: &Asked<'_>, body: &[u8]) -> Result<(Range<usize>, Vec<Row>), SplitError> {
     let text = text_of(body).ok_or(SplitError::Shape)?;
     let envelope = Envelope::read(text)?;
-    let rows = elements(envelope.value).ok_or(SplitError::Shape)?;
-    envelope.check(asked, rows.len())?;
-    let rows: Option<_> = rows.into_iter().map(|row| Row::read(asked, body, row)).collect();
+    let (mut rows, mut count) = (Vec::new(), 0);
+    let each = each_element(envelope.value, |row| {
+        count += 1;
+        rows.extend(Row::read(asked, body, row));
+        Some(())
+    });
+    each.ok_or(SplitError::Shape)?;
+    envelope.check(asked, count)?;
+    if rows.len() < count {
+        return Err(SplitError::Unattributed);
+    }
     let list = range_in(body, envelope.value);
-    Ok((list.start + 1..list.end - 1, rows.ok_or(SplitError::Unattributed)?))
+    Ok((list.start + 1..list.end - 1, rows))
 }
 
 impl Row {
     /// `None` when it is not certain which of the requested ids the row is about.
     fn read(asked: &Asked<'_>, body: &[u8], row: &str) -> Option<Self> {
         let (mut id, mut time, mut times) = (None, None, 0);
-        for (name, value) in members(row).ok()? {
+        each_member(row, |(name, value)| {
             if asked.is_id_name(&name) {
                 let named = asked.find(&string(value)?)?;
                 if id.replace(named).is_some_and(|id| id != named) {
@@ -168,7 +176,8 @@ impl Row {
                 times += 1;
                 time = timestamp(value);
             }
-        }
+            Some(())
+        })?;
         Some(Self {
             id: id?,
             text: range_in(body, row),

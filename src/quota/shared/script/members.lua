@@ -21,7 +21,10 @@ end
 -- What became of the calls of a replica that is gone, nobody will say.
 local function lose_probe(name)
   local probe = state.gate and state.gate.probe
-  if probe and probe:sub(1, #name + 1) == name .. ':' then probe_again(probe) end
+  if probe and probe:sub(1, #name + 1) == name .. ':' then
+    probe_again(probe)
+    wakes['*'] = ''
+  end
 end
 
 local function end_leases()
