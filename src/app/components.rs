@@ -105,11 +105,7 @@ impl Components {
             queue: limiter_metrics.queue.clone(),
             count: server::access_log::Metrics::register(root),
             token: token::Metrics::register(root),
-            shared_cache: config
-                .store
-                .address
-                .as_ref()
-                .map(|_| shared_cache::Metrics::register(root)),
+            shared_cache: store.as_ref().map(|_| shared_cache::Metrics::register(root)),
         };
         let (tracer, exporter) = traces(config, &net, &wall, root)?;
         let context = SharedContext {
@@ -375,7 +371,7 @@ fn connections(config: &net::Config, environment: &HostEnvironment) -> Result<ne
 
 /// Where spans are started, and the task that sends them.
 fn traces(config: &Resolved, net: &net::Client, wall: &Wall, root: &mut Registry) -> Result<(Tracer, Exporter), Error> {
-    let Some(traces) = &config.telemetry.traces else {
+    let Some(traces) = &config.telemetry.otlp_endpoint else {
         return Ok((Tracer::off(), Exporter::none()));
     };
     let collector = settings::collector(traces)?;

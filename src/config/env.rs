@@ -137,6 +137,11 @@ impl Environment {
         (!value.expose().is_empty()).then_some(value)
     }
 
+    /// The first of `names` that has a value, and its value.
+    pub(super) fn first(&self, names: &[&'static str]) -> Option<(&'static str, &Secret)> {
+        names.iter().find_map(|name| Some((*name, self.value(name)?)))
+    }
+
     /// The number of worker threads that the operator set: tokio's own `TOKIO_WORKER_THREADS`.
     pub fn workers(&self) -> Option<usize> {
         self.value(variable::WORKER_THREADS)?.expose().parse().ok()

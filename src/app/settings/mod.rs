@@ -27,7 +27,7 @@ use crate::telemetry::trace::{self, Sampler};
 use crate::{cache, net, queue, region, response, server, single_flight, upstream};
 
 pub(super) fn net(config: &Resolved, base: &net::Config) -> Result<net::Config, Error> {
-    let proxy = config.defender.proxy.as_ref().map(proxy).transpose()?;
+    let proxy = config.defender.via_proxy.as_ref().map(proxy).transpose()?;
     Ok(net::Config {
         ca_file: config.defender.ca_file.clone(),
         proxy,
@@ -64,10 +64,7 @@ pub(super) fn collector(traces: &config::Traces) -> Result<trace::Collector, Err
 }
 
 pub(super) fn regions(config: &Resolved) -> Result<region::Config, Error> {
-    let candidates = config.defender.candidates().map(|region| region::Candidate {
-        name: region.name.clone(),
-        url: region.url.clone(),
-    });
+    let candidates = config.defender.candidates().cloned();
     region::Config::new(candidates.collect()).map_err(Error::of("the regions"))
 }
 

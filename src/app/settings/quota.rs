@@ -55,7 +55,7 @@ pub(in crate::app) fn quota_of(
 
 /// Where the store is, if there is one.
 pub(in crate::app) fn store(config: &Resolved) -> Option<store::Config> {
-    let address = config.store.address.clone()?;
+    let address = config.store.url.clone()?;
     Some(store::Config {
         password_file: config.store.password_file.clone(),
         ca_file: config.store.ca_file.clone(),

@@ -103,7 +103,7 @@ fn regions(resolved: &Resolved) -> String {
         }
     }
     let names = names.join(" ");
-    match (&resolved.defender.pin, hosts) {
+    match (&resolved.defender.region, hosts) {
         (Pin::Auto, 1) => format!("{names}: one host"),
         (Pin::Auto, _) => format!("the nearest of {hosts} hosts: {names}"),
         (Pin::Only(_), 1) => format!("pinned to {names}: one host"),
@@ -113,7 +113,7 @@ fn regions(resolved: &Resolved) -> String {
 
 fn way_out(resolved: &Resolved) -> String {
     let defender = &resolved.defender;
-    let mut text = defender.proxy.as_ref().map_or_else(
+    let mut text = defender.via_proxy.as_ref().map_or_else(
         || "direct".to_owned(),
         |proxy| format!("through the proxy {}", proxy.url.as_str().trim_end_matches('/')),
     );
@@ -137,13 +137,13 @@ fn sign_in(resolved: &Resolved) -> String {
 fn telemetry(resolved: &Resolved) -> String {
     let telemetry = &resolved.telemetry;
     let traces = telemetry
-        .traces
+        .otlp_endpoint
         .as_ref()
         .map_or("nowhere", |traces| traces.url.as_str());
     format!(
         "logs {} as {}, traces go {traces}",
         telemetry.log,
-        telemetry.format_word()
+        telemetry.format.as_str()
     )
 }
 
@@ -152,15 +152,15 @@ fn quota(resolved: &Resolved) -> String {
     let limits: Vec<_> = quota.limits.iter().map(ToString::to_string).collect();
     let memory = match &quota.state_file {
         Some(path) => format!("remembered in {}", path.display()),
-        None if resolved.store.address.is_some() => "remembered in the store".into(),
+        None if resolved.store.url.is_some() => "remembered in the store".into(),
         None => "not remembered across restarts".into(),
     };
-    let past = quota.unknown_past_word();
+    let past = quota.on_unknown_past.as_str();
     format!(
         "{}, burst {}, pacing {}, {memory}, unknown past: {past}",
         limits.join(" "),
         quota.burst,
-        quota.pacing_word()
+        quota.pacing.as_str()
     )
 }
 
@@ -209,7 +209,7 @@ fn merging(resolved: &Resolved) -> String {
 
 fn store(resolved: &Resolved) -> String {
     let store = &resolved.store;
-    store.address.as_ref().map_or_else(
+    store.url.as_ref().map_or_else(
         || "none: this process alone".into(),
         |address| {
             format!(

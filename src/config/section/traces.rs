@@ -81,8 +81,8 @@ impl Traces {
 
 /// The first of these variables that is set, and its value without white space around it.
 fn said(reader: &Reader<'_>, names: &[&'static str]) -> Option<(&'static str, String)> {
-    let found = names.iter().find_map(|name| Some((*name, reader.env.value(name)?)));
-    found.map(|(name, value)| (name, value.expose().trim().to_owned()))
+    let (name, value) = reader.env.first(names)?;
+    Some((name, value.expose().trim().to_owned()))
 }
 
 fn with_path(mut endpoint: Url) -> Url {

@@ -65,7 +65,7 @@ fn lists_are_separated_by_commas() {
     assert_eq!(limits, ["1s", "1m"], "sorted by window");
     assert_eq!(resolved.quota.burst.get(), 7);
     assert_eq!(resolved.server.listen[1], Listen::Unix("/run/g.sock".into()));
-    assert_eq!(resolved.defender.pin, Pin::Only("us".into()));
+    assert_eq!(resolved.defender.region, Pin::Only("us".into()));
     let hosts: Vec<_> = resolved
         .defender
         .candidates()
@@ -198,10 +198,10 @@ fn traces_and_proxies_are_read_from_their_usual_variables() {
         ],
     );
     assert_eq!(
-        resolved.telemetry.traces.unwrap().url.as_str(),
+        resolved.telemetry.otlp_endpoint.unwrap().url.as_str(),
         "http://collector:4318/v1/traces"
     );
-    let proxy = resolved.defender.proxy.unwrap();
+    let proxy = resolved.defender.via_proxy.unwrap();
     assert_eq!(proxy.url.as_str(), "http://proxy.example:3128/");
     assert_eq!(proxy.except, ["localhost", ".example.com", "10.0.0.0/8"]);
 }
@@ -212,12 +212,12 @@ fn our_proxy_setting_wins_and_none_means_none() {
     assert!(
         resolved("[defender]\nvia_proxy = \"none\"", &variables)
             .defender
-            .proxy
+            .via_proxy
             .is_none()
     );
     let proxy = resolved("[defender]\nvia_proxy = \"http://p:1\"", &variables)
         .defender
-        .proxy
+        .via_proxy
         .unwrap();
     assert_eq!(
         (proxy.url.as_str(), proxy.except.as_slice()),

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use url::Url;
 
 use super::choice;
-use super::key::{AUTHORITY, PASSTHROUGH, SCOPE};
+use super::key;
 use super::token_proxy::TokenProxy;
 use crate::config::cloud::Cloud;
 use crate::config::config_error::Origin;
-use crate::config::reader::Reader;
+use crate::config::reader::{Read, Reader};
+use crate::config::section::defender;
 use crate::config::value::address;
 use crate::token::{IdentityHost, SecretSource};
 
@@ -105,13 +106,15 @@ impl Credential {
 }
 
 impl Credentials {
-    pub(in crate::config) fn read(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Option<Self> {
+    pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Read<Self> {
+        // The section of the cloud has its error already; what it does not say is not compared.
+        let cloud = defender::cloud(reader).ok();
         let authority = authority(reader, cloud);
         let scope = scope(reader, cloud);
         let chosen = choice::choose(reader);
-        let passthrough = reader.flag(&PASSTHROUGH);
+        let passthrough = reader.flag(&key::passthrough);
         let (credential, why) = chosen?;
-        Some(Self {
+        Ok(Self {
             credential,
             why,
             authority: authority?,
@@ -129,16 +132,14 @@ impl Credentials {
 /// Client credentials request all granted permissions (AADSTS70011 and 1002012 otherwise).
 const DEFAULT: &str = "/.default";
 
-fn authority(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Option<Url> {
+fn authority(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Read<Url> {
     // The Azure libraries accept a bare host in their variable.
-    let borrowed =
-        matches!(reader.origin(&AUTHORITY), Origin::Variable(name) if AUTHORITY.borrowed.contains(&name.as_str()));
-    reader.parsed(&AUTHORITY, |text| {
-        let text = match (text, cloud) {
-            ("", Some(cloud)) => cloud.authority().to_owned(),
-            ("", None) => Cloud::Public.authority().to_owned(),
-            (host, _) if borrowed && !host.contains("://") => format!("https://{host}"),
-            (text, _) => text.to_owned(),
+    let borrowed = matches!(reader.origin(&key::authority), Origin::Variable(name) if key::authority.borrowed.contains(&name.as_str()));
+    reader.parsed(&key::authority, |text| {
+        let text = match text {
+            "" => cloud.unwrap_or(Cloud::Public).authority().to_owned(),
+            host if borrowed && !host.contains("://") => format!("https://{host}"),
+            text => text.to_owned(),
         };
         let url = address::trusted(text.trim_end_matches('/'))?;
         if let (Some(cloud), Some(host)) = (cloud, url.host_str()) {
@@ -148,12 +149,11 @@ fn authority(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Option<Url> {
     })
 }
 
-fn scope(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Option<String> {
-    reader.parsed(&SCOPE, |text| {
-        let text = match (text, cloud) {
-            ("", Some(cloud)) => cloud.scope(),
-            ("", None) => Cloud::Public.scope(),
-            (text, _) => text,
+fn scope(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Read<String> {
+    reader.parsed(&key::scope, |text| {
+        let text = match text {
+            "" => cloud.unwrap_or(Cloud::Public).scope(),
+            text => text,
         };
         let resource = text
             .strip_suffix(DEFAULT)
