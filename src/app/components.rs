@@ -7,10 +7,9 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use super::config_diff::Changes;
-use super::context::{Memory, SharedContext, SharedMetrics};
+use super::context::{Memory, SharedContext, SharedMetrics, keep};
 use super::environment::HostEnvironment;
 use super::quotas::open_quotas;
-use super::replicas::keep;
 use super::supervised::{BackgroundTasks, Supervised};
 use super::token_limiters::{self, TokenLimiters};
 use super::{Error, settings};
@@ -118,7 +117,7 @@ impl Components {
             environment,
             metrics,
         };
-        let token_source = context.token_source(config, plan.token, &net)?;
+        let token_source = context.token_source(config, plan.token, &net);
         let region_client = region_client(&net, config);
         let regions = context.regions(plan.regions, region::Metrics::register(root), &region_client);
         // What answers teach about pages and order is learnt by the flights and used by both.
@@ -182,7 +181,7 @@ impl Components {
             self.net.clone()
         };
         let token_source = if other_net || changes.sign_in() {
-            let token_source = context.token_source(config, plan.token, &net)?;
+            let token_source = context.token_source(config, plan.token, &net);
             if self.token_source.part.current().is_some() {
                 let token = token_source.part.bearer(Instant::now() + SIGN_IN_PATIENCE).await;
                 token.map_err(Error::of("the new credentials"))?;
@@ -256,27 +255,25 @@ impl Components {
         Option<Supervised<shared_cache::SharedCache>>,
         single_flight::Layer,
     ) {
+        let is_same_identity = settings::identity(config) == settings::identity(&self.config);
         let cache_config = settings::cache(config, &self.context.memory.shares);
-        let upstream_profile = Arc::clone(upstream_profile);
-        if settings::identity(config) != settings::identity(&self.config) {
-            let cache = Arc::new(self.cache.emptied(cache_config, Some(Arc::clone(&upstream_profile))));
-            let metrics = self.single_flight.metrics();
-            let shared_cache = self.context.shared_cache(config, &cache);
-            let keep = keep(&cache, shared_cache.as_ref());
-            let single_flight = self
-                .context
-                .single_flight(config, attempt, keep, &upstream_profile, metrics);
-            return (cache, shared_cache, single_flight);
-        }
-        let cache = Arc::new(
-            self.cache
-                .reconfigured(cache_config, Some(Arc::clone(&upstream_profile))),
-        );
-        let flights = settings::single_flight(config, attempt);
+        let profile = Some(Arc::clone(upstream_profile));
+        let cache = Arc::new(if is_same_identity {
+            self.cache.reconfigured(cache_config, profile)
+        } else {
+            self.cache.emptied(cache_config, profile)
+        });
         let shared_cache = self.context.shared_cache(config, &cache);
-        let single_flight =
+        let keep = keep(&cache, shared_cache.as_ref());
+        let single_flight = if is_same_identity {
+            let flights = settings::single_flight(config, attempt);
             self.single_flight
-                .reconfigured(flights, keep(&cache, shared_cache.as_ref()), upstream_profile);
+                .reconfigured(flights, keep, Arc::clone(upstream_profile))
+        } else {
+            let metrics = self.single_flight.metrics();
+            self.context
+                .single_flight(config, attempt, keep, upstream_profile, metrics)
+        };
         (cache, shared_cache, single_flight)
     }
 
@@ -341,18 +338,10 @@ impl Components {
 
     /// What these parts need in the background.
     pub(super) fn upkeep(&self) -> BackgroundTasks {
-        let upkeep = BackgroundTasks::default()
-            .and(&self.token_source.upkeep)
-            .and(&self.regions.upkeep)
-            .and(&self.merge_memory);
-        let upkeep = match &self.shared_cache {
-            Some(shared_cache) => upkeep.and(&shared_cache.upkeep),
-            None => upkeep,
-        };
-        match &self.fair_use {
-            Some(fair_use) => upkeep.and(&fair_use.upkeep),
-            None => upkeep,
-        }
+        let always = [&self.token_source.upkeep, &self.regions.upkeep, &self.merge_memory];
+        let shared_cache = self.shared_cache.as_ref().map(|made| &made.upkeep);
+        let fair_use = self.fair_use.as_ref().map(|made| &made.upkeep);
+        BackgroundTasks::together(always.into_iter().chain(shared_cache).chain(fair_use))
     }
 }
 

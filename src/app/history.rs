@@ -10,11 +10,9 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::quota;
+use super::sources::Sources;
 use crate::response::Outcome;
 use crate::scan;
-use crate::server::access_log;
-use crate::single_flight;
 use crate::task::Tasks;
 
 /// The time between two samples. Long enough to cost nothing, short enough to show a burst of a
@@ -76,15 +74,6 @@ struct Ring {
     last: Option<(Instant, Counts)>,
 }
 
-/// Where the figures come from.
-#[derive(Clone, Debug)]
-pub(super) struct Sources {
-    pub(super) count: access_log::Metrics,
-    pub(super) quotas: Arc<[quota::Quota]>,
-    pub(super) queues: Arc<[crate::queue::Queue<quota::Quota>]>,
-    pub(super) flights: single_flight::Metrics,
-}
-
 /// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counts {
@@ -116,7 +105,7 @@ struct Sample {
 
 impl History {
     /// Takes a sample every 20 s until `tasks` stop.
-    pub(super) fn start(sources: Sources, tasks: &Tasks) -> Self {
+    pub(super) fn start(sources: Arc<Sources>, tasks: &Tasks) -> Self {
         let history = Self::default();
         let kept = history.clone();
         tasks.spawn_upkeep("history", async move {
@@ -218,7 +207,7 @@ impl Counts {
             failed: ended(Outcome::Failed),
             invalid: ended(Outcome::Invalid),
             gone: ended(Outcome::Gone),
-            calls: super::status::calls(&sources.quotas),
+            calls: sources.calls(),
         }
     }
 

@@ -4,7 +4,6 @@
 //! it finds out, and what contradicts it anywhere, reaches the others within a minute.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -94,11 +93,7 @@ impl SharedContext {
         if let Some(found) = memory.file.as_deref().and_then(read) {
             memory.adopt(&found);
         }
-        let Ok(supervised) = Supervised::make(&self.tasks, |tasks| {
-            tasks.spawn_upkeep("merge evidence", memory.keep());
-            Ok::<_, Infallible>(())
-        });
-        supervised.upkeep
+        Supervised::make(&self.tasks, |tasks| tasks.spawn_upkeep("merge evidence", memory.keep())).upkeep
     }
 }
 

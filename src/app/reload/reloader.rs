@@ -9,7 +9,7 @@ use super::{ConfigSource, Configuration, Metrics};
 use crate::app::Error;
 use crate::app::components::Components;
 use crate::app::settings;
-use crate::app::status::Current;
+use crate::app::sources::Current;
 use crate::app::supervised::BackgroundTasks;
 use crate::clock::Wall;
 use crate::config::{Document, Key, Mistakes, Resolved};

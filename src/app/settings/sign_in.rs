@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::app::Error;
-use crate::app::status::Identity;
+use crate::app::sources::Identity;
 use crate::config::{self, Credential, Resolved};
 use crate::token;
 
