@@ -47,4 +47,4 @@ pub use section::{
     Credential, Credentials, Merging, Pin, Proxy, Resolved, Sampling, Scope, TokenProxy, Traces, TrustedRoots,
 };
 pub use settings::Settings;
-pub use value::{Limit, Listen, parse_duration, parse_size, show_duration, show_size};
+pub use value::{Limit, parse_duration, parse_size, show_duration, show_size};

@@ -14,9 +14,9 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::clock::Wall;
-use crate::config::{self, ConfigError, Credential, Listen, Loaded, Origin, Resolved};
+use crate::config::{self, ConfigError, Credential, Loaded, Origin, Resolved};
+use crate::server::Address;
 use crate::telemetry::log::chain;
-use crate::token::CertificateFiles;
 use crate::{net, plain_text};
 
 /// Every file that cannot be used.
@@ -69,22 +69,13 @@ fn mistake(loaded: &Loaded, path: &'static str, problem: String) -> ConfigError 
 
 /// What sign-in would say about certificate and key.
 async fn certificate(resolved: &Resolved) -> Option<String> {
-    let Credential::Certificate {
-        certificate_file,
-        private_key_file,
-        ..
-    } = &resolved.credentials.credential
-    else {
+    let Credential::Certificate(files) = &resolved.credentials.credential else {
         return None;
-    };
-    let files = CertificateFiles {
-        certificate: certificate_file.clone(),
-        private_key: private_key_file.clone(),
     };
     match files.expiry().await {
         Ok(at) if at < Wall::system().now() => Some(format!(
             "{}: the certificate has expired on {at}",
-            certificate_file.display()
+            files.certificate.display()
         )),
         Ok(_) => None,
         Err(error) => Some(format!("{}; {}", error.message(), error.advice())),
@@ -138,8 +129,8 @@ fn unwritable_file(path: &Path) -> Option<String> {
 }
 
 /// Why a Unix socket cannot be made, if it cannot.
-fn unusable_socket(listen: &Listen) -> Option<String> {
-    let Listen::Unix(path) = listen else { return None };
+fn unusable_socket(listen: &Address) -> Option<String> {
+    let Address::Unix(path) = listen else { return None };
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => {
             Some(format!("{}: there is something else than a socket", path.display()))

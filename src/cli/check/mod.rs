@@ -125,13 +125,12 @@ fn way_out(resolved: &Resolved) -> String {
 
 fn sign_in(resolved: &Resolved) -> String {
     let credentials = &resolved.credentials;
-    let credential = &credentials.credential;
-    let who = match (credential.client_id(), credential.tenant_id()) {
+    let who = match (&credentials.client_id, &credentials.tenant_id) {
         (Some(client), Some(tenant)) => format!("application {client} of tenant {tenant} at {}", credentials.authority),
         (Some(client), None) => format!("identity {client}"),
         _ => "the system-assigned identity".into(),
     };
-    format!("{} {}; {who}", credential.kind(), credentials.why)
+    format!("{} {}; {who}", credentials.credential.kind(), credentials.why)
 }
 
 fn telemetry(resolved: &Resolved) -> String {

@@ -4,7 +4,7 @@ use super::declare::{keys, section};
 use super::server;
 use crate::config::key::Key;
 use crate::config::reader::{Read, Reader};
-use crate::config::value::Listen;
+use crate::server::Address;
 
 section! {
     #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ section! {
     /// Where health, metrics and status are served. It reveals no secret and changes nothing, so
     /// other machines may reach it: in Kubernetes use `[::]:9901`, because the kubelet and
     /// Prometheus connect to the pod's address.
-    listen: Listen = Key::text(
+    listen: Address = Key::text(
         "one of \"127.0.0.1:9901\", \"[::]:9901\", \"unix:/run/defender-gateway/admin.sock\"",
         "127.0.0.1:9901",
     ) => listen;
@@ -24,9 +24,9 @@ section! {
 }
 
 /// It collides with none of the server's.
-fn listen(reader: &mut Reader<'_>, key: &'static Key) -> Read<Listen> {
-    let listen = reader.parsed(key, str::parse::<Listen>)?;
-    let taken = reader.each(&server::key::listen, str::parse::<Listen>)?;
+fn listen(reader: &mut Reader<'_>, key: &'static Key) -> Read<Address> {
+    let listen = reader.parsed(key, str::parse::<Address>)?;
+    let taken = reader.each(&server::key::listen, str::parse::<Address>)?;
     match taken.iter().find(|taken| taken.value.collides(&listen)) {
         Some(taken) => {
             let taken = &taken.value;

@@ -7,15 +7,16 @@ use url::Host;
 use super::declare::{keys, section};
 use crate::config::key::Key;
 use crate::config::reader::{Read, Reader, in_range};
-use crate::config::value::{Listen, parse_size};
+use crate::config::value::parse_size;
 use crate::net::Network;
+use crate::server::Address;
 
 section! {
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct Server: "server", "the listener that callers use";
 
     /// Where callers connect: IP addresses with a port (port 0: any free one) and Unix sockets.
-    listen: Vec<Listen> = Key::list(
+    listen: Vec<Address> = Key::list(
         "1 to 16 of \"127.0.0.1:8080\", \"[::1]:8080\", \"unix:/run/defender-gateway/gateway.sock\"",
         &["127.0.0.1:8080"],
     ) => listen;
@@ -62,15 +63,15 @@ section! {
 const MAX_LISTENERS: usize = 16;
 
 /// At least one; no two collide; non-loopback ones only where that is allowed.
-fn listen(reader: &mut Reader<'_>, key: &'static Key) -> Read<Vec<Listen>> {
+fn listen(reader: &mut Reader<'_>, key: &'static Key) -> Read<Vec<Address>> {
     let is_open = reader.flag(&key::allow_non_loopback);
-    let said = reader.each(key, str::parse::<Listen>)?;
+    let said = reader.each(key, str::parse::<Address>)?;
     if said.is_empty() {
         reader.wrong(key, "is empty; callers need at least one address");
     } else if said.len() > MAX_LISTENERS {
         reader.wrong(key, format!("holds more than {MAX_LISTENERS} addresses"));
     }
-    let mut listen = Vec::<Listen>::new();
+    let mut listen = Vec::<Address>::new();
     for (index, said) in said.into_iter().enumerate() {
         let (path, address) = (format!("{}[{index}]", key.path()), said.value);
         if let Some(earlier) = listen.iter().find(|earlier| earlier.collides(&address)) {

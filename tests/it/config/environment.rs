@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use defender_gateway::testing::config::{DefaultValue, Key, Kind, Listen, Merging, Pin, keys};
+use defender_gateway::testing::config::{DefaultValue, Key, Kind, Merging, Pin, keys};
+use defender_gateway::testing::server::Address;
 
 use super::{assert_one, mistakes, parse, resolved};
 
@@ -64,7 +65,7 @@ fn lists_are_separated_by_commas() {
     let limits: Vec<_> = resolved.quota.limits.iter().map(|limit| limit.name()).collect();
     assert_eq!(limits, ["1s", "1m"], "sorted by window");
     assert_eq!(resolved.quota.burst.get(), 7);
-    assert_eq!(resolved.server.listen[1], Listen::Unix("/run/g.sock".into()));
+    assert_eq!(resolved.server.listen[1], Address::Unix("/run/g.sock".into()));
     assert_eq!(resolved.defender.region, Pin::Only("us".into()));
     let hosts: Vec<_> = resolved
         .defender
@@ -172,9 +173,9 @@ fn variables_of_others_are_left_alone() {
 fn azures_variables_fill_in_what_is_absent_or_empty() {
     let text = "[credentials]\ntenant_id = \"ours\"\nclient_id = \"\"\nclient_secret_file = \"/etc/secret\"";
     let variables = [("AZURE_TENANT_ID", "theirs"), ("AZURE_CLIENT_ID", "theirs")];
-    let credential = parse(text, &variables).unwrap().resolved.credentials.credential;
+    let credentials = parse(text, &variables).unwrap().resolved.credentials;
     assert_eq!(
-        (credential.tenant_id(), credential.client_id()),
+        (credentials.tenant_id.as_deref(), credentials.client_id.as_deref()),
         (Some("ours"), Some("theirs"))
     );
 
@@ -183,8 +184,8 @@ fn azures_variables_fill_in_what_is_absent_or_empty() {
         &[("DEFENDER_GATEWAY_CREDENTIALS_CLIENT_ID", "mine")],
     ]
     .concat();
-    let credential = parse(text, &ours).unwrap().resolved.credentials.credential;
-    assert_eq!(credential.client_id(), Some("mine"));
+    let credentials = parse(text, &ours).unwrap().resolved.credentials;
+    assert_eq!(credentials.client_id.as_deref(), Some("mine"));
 }
 
 #[test]

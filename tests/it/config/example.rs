@@ -88,7 +88,7 @@ fn the_sidecar_needs_only_the_webhook() {
             .server
             .listen
             .iter()
-            .all(defender_gateway::testing::config::Listen::is_local)
+            .all(defender_gateway::testing::server::Address::is_local)
     );
     assert!(loaded.notes.is_empty(), "{:?}", loaded.notes);
 }

@@ -8,22 +8,11 @@ use crate::config::config_error::Origin;
 use crate::config::key::Key;
 use crate::config::reader::{Read, Reader, Recorded};
 use crate::config::value::guid;
-use crate::telemetry::named_enum;
-
-named_enum! {
-    /// The kinds, in the order of preference among equals.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-    enum Proof, as_str {
-        Secret = "client_secret",
-        Certificate = "certificate",
-        Workload = "workload_identity",
-        Managed = "managed_identity",
-    }
-}
+use crate::token::Kind;
 
 /// The values of `credentials.kind`.
 pub(super) const KINDS: [&str; 5] = {
-    let [secret, certificate, workload, managed] = Proof::NAMES;
+    let [secret, certificate, workload, managed] = Kind::NAMES;
     ["auto", secret, certificate, workload, managed]
 };
 
@@ -40,9 +29,20 @@ const NOTHING: &str = "nothing to sign in with; the easiest ways: \
     (2) set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET; \
     (3) on an Azure machine with a managed identity, set credentials.kind = \"managed_identity\"";
 
-/// The credential, and the reason for it.
-pub(super) fn choose(reader: &mut Reader<'_>) -> Read<(Credential, String)> {
-    let [secret, certificate, workload, managed] = Proof::ALL.map(Some);
+/// The credential, whose it is, and why it was chosen.
+pub(super) struct Chosen {
+    pub(super) credential: Credential,
+    pub(super) ids: Ids,
+    pub(super) why: String,
+}
+
+pub(super) struct Ids {
+    pub(super) tenant_id: Option<String>,
+    pub(super) client_id: Option<String>,
+}
+
+pub(super) fn choose(reader: &mut Reader<'_>) -> Read<Chosen> {
+    let [secret, certificate, workload, managed] = Kind::ALL.map(Some);
     let kind = reader.choice(&key::kind, &[None, secret, certificate, workload, managed]);
     let tenant_id = reader.optional(&key::tenant_id, tenant_id);
     let client_id = reader.optional(&key::client_id, client_id);
@@ -52,13 +52,11 @@ pub(super) fn choose(reader: &mut Reader<'_>) -> Read<(Credential, String)> {
         path?;
     }
     check_pairs(reader);
-    let (kind, ids) = (
-        kind?,
-        Ids {
-            tenant_id: tenant_id?,
-            client_id: client_id?,
-        },
-    );
+    let kind = kind?;
+    let ids = Ids {
+        tenant_id: tenant_id?,
+        client_id: client_id?,
+    };
     let Some(proof) = kind else {
         return automatic(reader, ids);
     };
@@ -69,17 +67,12 @@ pub(super) fn choose(reader: &mut Reader<'_>) -> Read<(Credential, String)> {
     }
     let origin = material(reader, proof).unwrap_or(Origin::Default);
     let why = format!("{}, as credentials.kind says", place(&origin, proof));
-    Ok((build(reader, proof, ids)?, why))
+    build(reader, proof, ids, why)
 }
 
-struct Ids {
-    tenant_id: Option<String>,
-    client_id: Option<String>,
-}
-
-fn automatic(reader: &mut Reader<'_>, ids: Ids) -> Read<(Credential, String)> {
+fn automatic(reader: &mut Reader<'_>, ids: Ids) -> Read<Chosen> {
     let found = |proof| Some((proof, material(reader, proof)?));
-    let mut present: Vec<(Proof, Origin)> = Proof::ALL.into_iter().filter_map(found).collect();
+    let mut present: Vec<(Kind, Origin)> = Kind::ALL.into_iter().filter_map(found).collect();
     // A value for this program takes precedence over one that the platform gives to every program.
     present.sort_by_key(|(proof, origin)| (is_borrowed(origin), *proof));
     let complete: Vec<_> = present
@@ -102,7 +95,7 @@ fn automatic(reader: &mut Reader<'_>, ids: Ids) -> Read<(Credential, String)> {
         if !others.is_empty() {
             why = format!("{why}; {} would be possible too", others.join(" and "));
         }
-        return Ok((build(reader, *proof, ids)?, why));
+        return build(reader, *proof, ids, why);
     }
     if present.is_empty() {
         let problem = match (&ids.tenant_id, &ids.client_id) {
@@ -123,20 +116,20 @@ fn automatic(reader: &mut Reader<'_>, ids: Ids) -> Read<(Credential, String)> {
 }
 
 /// Where the key that makes `proof` possible was written; `None` when it was not.
-fn material(reader: &Reader<'_>, proof: Proof) -> Option<Origin> {
+fn material(reader: &Reader<'_>, proof: Kind) -> Option<Origin> {
     let said = |key: &'static Key| reader.is_set(key).then(|| reader.origin(key));
     match proof {
-        Proof::Secret => secret::origin(reader),
-        Proof::Certificate => said(&key::certificate_file),
-        Proof::Workload => said(&key::federated_token_file),
-        Proof::Managed => managed::app_service_origin(reader),
+        Kind::ClientSecret => secret::origin(reader),
+        Kind::Certificate => said(&key::certificate_file),
+        Kind::WorkloadIdentity => said(&key::federated_token_file),
+        Kind::ManagedIdentity => managed::app_service_origin(reader),
     }
 }
 
 /// The keys that `proof` still needs.
-fn missing(reader: &Reader<'_>, proof: Proof, ids: &Ids) -> Vec<String> {
+fn missing(reader: &Reader<'_>, proof: Kind, ids: &Ids) -> Vec<String> {
     let mut missing = Vec::new();
-    if proof != Proof::Managed {
+    if proof != Kind::ManagedIdentity {
         for (id, key) in [(&ids.tenant_id, &key::tenant_id), (&ids.client_id, &key::client_id)] {
             if id.is_none() {
                 missing.push(format!("{} (or {})", key.path(), key.borrowed.join(", ")));
@@ -145,58 +138,43 @@ fn missing(reader: &Reader<'_>, proof: Proof, ids: &Ids) -> Vec<String> {
     }
     if material(reader, proof).is_none() {
         match proof {
-            Proof::Secret => missing.push(format!(
+            Kind::ClientSecret => missing.push(format!(
                 "{} or {}",
                 key::client_secret_file.path(),
                 key::client_secret.borrowed.join(", ")
             )),
-            Proof::Certificate => missing.push(key::certificate_file.path()),
-            Proof::Workload => missing.push(format!(
+            Kind::Certificate => missing.push(key::certificate_file.path()),
+            Kind::WorkloadIdentity => missing.push(format!(
                 "{} (AZURE_FEDERATED_TOKEN_FILE is not set: the Azure webhook did not change this pod; label it \
                  azure.workload.identity/use: \"true\" and create it anew)",
                 key::federated_token_file.path()
             )),
             // The metadata service needs nothing.
-            Proof::Managed => {}
+            Kind::ManagedIdentity => {}
         }
     }
     missing
 }
 
 /// The credential of a kind that misses nothing.
-fn build(reader: &mut Reader<'_>, proof: Proof, ids: Ids) -> Read<Credential> {
-    let client_id = ids.client_id;
-    if proof == Proof::Managed {
-        let endpoint = managed::read(reader)?;
-        return Ok(Credential::ManagedIdentity { client_id, endpoint });
-    }
-    let (tenant_id, client_id) = (ids.tenant_id.ok_or(Recorded)?, client_id.ok_or(Recorded)?);
-    Ok(match proof {
-        Proof::Certificate => {
-            let (certificate_file, private_key_file) = pem::read(reader)?;
-            Credential::Certificate {
-                tenant_id,
-                client_id,
-                certificate_file,
-                private_key_file,
-            }
-        }
-        Proof::Workload => {
+fn build(reader: &mut Reader<'_>, proof: Kind, mut ids: Ids, why: String) -> Read<Chosen> {
+    let credential = match proof {
+        Kind::ClientSecret => Credential::ClientSecret(secret::read(reader)?),
+        Kind::Certificate => Credential::Certificate(pem::read(reader)?),
+        Kind::WorkloadIdentity => {
             let token_file = reader.line_file(&key::federated_token_file);
             let proxy = token_proxy::read(reader);
             Credential::WorkloadIdentity {
-                tenant_id,
-                client_id,
                 token_file: token_file?.ok_or(Recorded)?,
                 proxy: proxy?,
             }
         }
-        Proof::Secret | Proof::Managed => Credential::ClientSecret {
-            tenant_id,
-            client_id,
-            secret: secret::read(reader)?,
-        },
-    })
+        Kind::ManagedIdentity => {
+            ids.tenant_id = None;
+            Credential::ManagedIdentity(managed::read(reader)?)
+        }
+    };
+    Ok(Chosen { credential, ids, why })
 }
 
 /// Keys that exclude or need each other, whatever the kind.
@@ -208,11 +186,11 @@ fn check_pairs(reader: &mut Reader<'_>) {
     secret::check(reader);
 }
 
-fn place(origin: &Origin, proof: Proof) -> String {
+fn place(origin: &Origin, proof: Kind) -> String {
     match origin {
         Origin::File { line, .. } => format!("from line {line} of the file"),
         Origin::Variable(name) => format!("from {name}"),
-        Origin::Default if proof == Proof::Managed => "from the metadata service".into(),
+        Origin::Default if proof == Kind::ManagedIdentity => "from the metadata service".into(),
         Origin::Default => "from nowhere".into(),
     }
 }

@@ -3,17 +3,18 @@
 //!
 //! Only the headers are checked; whether the key belongs to the certificate shows at sign-in.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::key;
 use crate::config::key::Key;
 use crate::config::reader::{Read, Reader, Recorded};
+use crate::token::CertificateFiles;
 
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 const KEY: &str = "PRIVATE KEY-----";
 
 /// The certificate's file, and the key's if it has one of its own.
-pub(super) fn read(reader: &mut Reader<'_>) -> Read<(PathBuf, Option<PathBuf>)> {
+pub(super) fn read(reader: &mut Reader<'_>) -> Read<CertificateFiles> {
     let certificate = reader.file(&key::certificate_file);
     let key = reader.file(&key::private_key_file);
     let (Some(certificate), key) = (certificate?, key?) else {
@@ -40,7 +41,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Read<(PathBuf, Option<PathBuf>)> 
         })
     });
     first.and(second)?;
-    Ok((certificate, key))
+    Ok(CertificateFiles {
+        certificate,
+        private_key: key,
+    })
 }
 
 fn look(

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use url::Url;
 
-use super::choice;
+use super::choice::{self, Chosen};
 use super::key;
 use super::token_proxy::TokenProxy;
 use crate::config::cloud::Cloud;
@@ -12,14 +12,18 @@ use crate::config::config_error::Origin;
 use crate::config::reader::{Read, Reader};
 use crate::config::section::defender;
 use crate::config::value::address;
-use crate::token::{IdentityHost, SecretSource};
+use crate::token::{CertificateFiles, IdentityHost, Kind, SecretSource};
 
 /// How the gateway signs in.
 #[derive(Clone, Debug)]
 pub struct Credentials {
     /// The credential.
     pub credential: Credential,
-    /// Where it comes from, and why it was chosen; for people.
+    /// The tenant, as a path segment; `None` for an identity that the platform assigns.
+    pub tenant_id: Option<String>,
+    /// The application or user-assigned identity; `None`: the system-assigned one.
+    pub client_id: Option<String>,
+    /// Where the credential comes from, and why it was chosen; for people.
     pub why: String,
     /// The sign-in host, without a slash at its end as far as the type allows. The tenant follows
     /// as a path segment.
@@ -30,78 +34,34 @@ pub struct Credentials {
     pub passthrough: bool,
 }
 
-/// The credential of the gateway.
+/// What proves who the gateway is.
 #[derive(Clone, Debug)]
 pub enum Credential {
     /// A shared secret.
-    ClientSecret {
-        /// The tenant, as a path segment.
-        tenant_id: String,
-        /// The application.
-        client_id: String,
-        /// The secret, or where it is.
-        secret: SecretSource,
-    },
+    ClientSecret(SecretSource),
     /// A certificate whose key signs an assertion.
-    Certificate {
-        /// The tenant, as a path segment.
-        tenant_id: String,
-        /// The application.
-        client_id: String,
-        /// PEM: the certificate, and the key unless there is a `private_key_file`.
-        certificate_file: PathBuf,
-        /// PEM: the key.
-        private_key_file: Option<PathBuf>,
-    },
+    Certificate(CertificateFiles),
     /// A Kubernetes token that Entra trusts.
     WorkloadIdentity {
-        /// The tenant, as a path segment.
-        tenant_id: String,
-        /// The application or user-assigned identity.
-        client_id: String,
         /// The projected token, rewritten by the kubelet.
         token_file: PathBuf,
         /// The address that token requests are sent to, instead of the authority.
         proxy: Option<TokenProxy>,
     },
-    /// An identity that the platform assigns.
-    ManagedIdentity {
-        /// The user-assigned identity; `None`: the system-assigned one.
-        client_id: Option<String>,
-        /// The endpoint of its tokens.
-        endpoint: IdentityHost,
-    },
+    /// An identity that the platform assigns, and the endpoint of its tokens.
+    ManagedIdentity(IdentityHost),
 }
 
 impl Credential {
     /// The name of the kind in a configuration, in `/status` and in metrics.
     pub fn kind(&self) -> &'static str {
-        match self {
-            Self::ClientSecret { .. } => "client_secret",
-            Self::Certificate { .. } => "certificate",
-            Self::WorkloadIdentity { .. } => "workload_identity",
-            Self::ManagedIdentity { .. } => "managed_identity",
-        }
-    }
-
-    /// The application or user-assigned identity, where it is known.
-    pub fn client_id(&self) -> Option<&str> {
-        match self {
-            Self::ClientSecret { client_id, .. }
-            | Self::Certificate { client_id, .. }
-            | Self::WorkloadIdentity { client_id, .. } => Some(client_id),
-            Self::ManagedIdentity { client_id, .. } => client_id.as_deref(),
-        }
-    }
-
-    /// The tenant, where it is known.
-    pub fn tenant_id(&self) -> Option<&str> {
-        match self {
-            Self::ClientSecret { tenant_id, .. }
-            | Self::Certificate { tenant_id, .. }
-            | Self::WorkloadIdentity { tenant_id, .. } => Some(tenant_id),
-            Self::ManagedIdentity { .. } => None,
-        }
+        let kind = match self {
+            Self::ClientSecret(_) => Kind::ClientSecret,
+            Self::Certificate(_) => Kind::Certificate,
+            Self::WorkloadIdentity { .. } => Kind::WorkloadIdentity,
+            Self::ManagedIdentity(_) => Kind::ManagedIdentity,
+        };
+        kind.as_str()
     }
 }
 
@@ -113,19 +73,16 @@ impl Credentials {
         let scope = scope(reader, cloud);
         let chosen = choice::choose(reader);
         let passthrough = reader.flag(&key::passthrough);
-        let (credential, why) = chosen?;
+        let Chosen { credential, ids, why } = chosen?;
         Ok(Self {
             credential,
+            tenant_id: ids.tenant_id,
+            client_id: ids.client_id,
             why,
             authority: authority?,
             scope: scope?,
             passthrough: passthrough?,
         })
-    }
-
-    /// The scope for metadata services: the resource without `/.default`.
-    pub fn resource(&self) -> &str {
-        self.scope.strip_suffix(DEFAULT).unwrap_or(&self.scope)
     }
 }
 
