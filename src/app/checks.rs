@@ -69,9 +69,8 @@ impl Status {
                 text: String::new(),
             };
         };
-        let left = |window: &quota::Window| format!("{} of {} left in {}", window.remaining, window.limit, window.name);
         let text = snapshot.paused.map_or_else(
-            || snapshot.windows.iter().map(left).collect::<Vec<_>>().join(", "),
+            || snapshot.left(),
             |pause| format!("the upstream ordered a pause of another {} s", pause.as_secs()),
         );
         Check {

@@ -53,31 +53,26 @@ pub(super) fn find(sources: &Sources, refused: &AtomicU64, now: Instant) -> Vec<
 fn sign_in(sources: &Sources, snapshot: &token::Snapshot, now: Instant) -> Option<Problem> {
     let error = snapshot.last_error.as_ref();
     let left = snapshot.expires_in.map(|left| left.as_secs());
-    match (left, error) {
-        (Some(_), None) => None,
-        (Some(left), Some(error)) => Some(problem(
-            Code::SignInFailing,
-            1,
-            format!(
-                "the token cannot be renewed: {}: {}; the one at hand lasts another {left} s",
-                error.code, error.message
-            ),
-            error.advice,
-        )),
-        (None, Some(error)) => Some(problem(
+    let (code, message, advice) = match (left, error) {
+        (Some(_), None) => return None,
+        (None, None) if now.saturating_duration_since(sources.started) < FIRST_TOKEN => return None,
+        (Some(left), Some(error)) => {
+            let (code, message) = (&error.code, &error.message);
+            let message =
+                format!("the token cannot be renewed: {code}: {message}; the one at hand lasts another {left} s");
+            (Code::SignInFailing, message, error.advice)
+        }
+        (None, Some(error)) => {
+            let message = format!("there is no valid token: {}: {}", error.code, error.message);
+            (Code::NoToken, message, error.advice)
+        }
+        (None, None) => (
             Code::NoToken,
-            1,
-            format!("there is no valid token: {}: {}", error.code, error.message),
-            error.advice,
-        )),
-        (None, None) if now.saturating_duration_since(sources.started) < FIRST_TOKEN => None,
-        (None, None) => Some(problem(
-            Code::NoToken,
-            1,
             "there is no valid token: sign-in has not answered yet".into(),
             "check that the sign-in address (credentials.authority) can be reached from here",
-        )),
-    }
+        ),
+    };
+    Some(problem(code, message, advice))
 }
 
 fn store(sources: &Sources, current: &Current) -> Vec<Problem> {
@@ -96,8 +91,7 @@ fn store(sources: &Sources, current: &Current) -> Vec<Problem> {
         };
         found.push(problem(
             Code::StoreLost,
-            1,
-            message.into(),
+            message,
             "check that the store at store.url runs and can be reached from here",
         ));
     }
@@ -106,7 +100,6 @@ fn store(sources: &Sources, current: &Current) -> Vec<Problem> {
     {
         found.push(problem(
             Code::StoreEvicting,
-            1,
             format!(
                 "the store removes any key when its memory is full (maxmemory-policy {}), the record of calls too",
                 eviction.policy
@@ -122,15 +115,17 @@ fn slots(sources: &Sources, earlier: &AtomicU64) -> Option<Problem> {
     let states = states(sources);
     let waiting: u64 = states.iter().map(|state| state.waiting).sum();
     if let Some(left) = states.iter().filter_map(|state| state.quota.paused).max() {
-        return Some(problem(
-            Code::Paused,
-            waiting,
-            format!(
-                "Defender answered 429 and ordered a pause: no call for another {} s, {waiting} waiting",
-                left.as_secs().max(1),
-            ),
-            "find out who else uses this app registration; the gateway goes on by itself after the pause",
-        ));
+        return Some(
+            problem(
+                Code::Paused,
+                format!(
+                    "Defender answered 429 and ordered a pause: no call for another {} s, {waiting} waiting",
+                    left.as_secs().max(1),
+                ),
+                "find out who else uses this app registration; the gateway goes on by itself after the pause",
+            )
+            .counting(waiting),
+        );
     }
     let refused = sources.queue_metrics.refused_for_slots();
     let lately = refused.saturating_sub(earlier.swap(refused, Ordering::Relaxed));
@@ -147,13 +142,10 @@ fn slots(sources: &Sources, earlier: &AtomicU64) -> Option<Problem> {
                 None
             }
         })?;
-    let left = |window: &quota::Window| format!("{} of {} left in {}", window.remaining, window.limit, window.name);
-    let windows = state.quota.windows.iter().map(left).collect::<Vec<_>>().join(", ");
-    let count = lately + waiting;
-    Some(match &state.quota.pace {
+    let windows = state.quota.left();
+    let problem = match &state.quota.pace {
         Some(pace) if !state.is_spent() => problem(
             Code::Paced,
-            count,
             format!(
                 "callers ask for more than the {} window allows, so its calls are spread: {:.0} a minute, {windows}; {waiting} \
                  waiting, {refused} refused since the start",
@@ -164,13 +156,13 @@ fn slots(sources: &Sources, earlier: &AtomicU64) -> Option<Problem> {
         ),
         _ => problem(
             Code::QuotaSpent,
-            count,
             format!(
                 "callers ask for more than Defender's quota allows: {windows}; {waiting} waiting, {refused} refused since the start"
             ),
             "ask less often or for more at a time, or raise cache.ttl",
         ),
-    })
+    };
+    Some(problem.counting(lately + waiting))
 }
 
 fn states(sources: &Sources) -> Vec<State> {
@@ -187,10 +179,10 @@ fn connections(connections: &server::Connections) -> Option<Problem> {
     (open >= most).then(|| {
         problem(
             Code::ConnectionsFull,
-            u64::from(open),
             format!("{open} callers' connections are open, as many as may be: idle ones make way, further ones wait"),
             "have callers reuse connections, or give the gateway more memory and open files",
         )
+        .counting(u64::from(open))
     })
 }
 
@@ -199,7 +191,6 @@ fn configuration(configuration: &Configuration) -> Vec<Problem> {
     let refused = error.map(|error| {
         problem(
             Code::ConfigRefused,
-            1,
             format!("the configuration as it is written is refused, and the one before runs on: {error}"),
             "correct it, with `defender-gateway check`; a restart now would fail",
         )
@@ -207,13 +198,13 @@ fn configuration(configuration: &Configuration) -> Vec<Problem> {
     let pending = (!pending.is_empty()).then(|| {
         problem(
             Code::ConfigPending,
-            pending.len() as u64,
             format!(
                 "the configuration has changed, and waits for a restart: {}",
                 pending.join(", ")
             ),
             "restart the gateway",
         )
+        .counting(pending.len() as u64)
     });
     refused.into_iter().chain(pending).collect()
 }
@@ -223,8 +214,7 @@ fn roles(snapshot: &token::Snapshot) -> Option<Problem> {
     (snapshot.expires_in.is_some() && snapshot.warnings.contains(&missing)).then(|| {
         problem(
             Code::RolesMissing,
-            1,
-            "the token lacks the permission Machine.Read.All, so Defender answers 403".into(),
+            "the token lacks the permission Machine.Read.All, so Defender answers 403",
             "give the app the application permission Machine.Read.All and admin consent; the gateway asks for a new token by itself \
              before this one expires, a restart asks at once",
         )
@@ -234,10 +224,10 @@ fn roles(snapshot: &token::Snapshot) -> Option<Problem> {
 fn upstream(recent: &upstream::RecentSnapshot) -> Vec<Problem> {
     let calls = recent.calls;
     let told = |count: usize| count > 0 && count * SHARE >= calls && (count > 1 || count == calls);
-    let make = |code, count: usize, what: &str, advice: &str| {
+    let make = |code, count: usize, what: &str, advice| {
         told(count).then(|| {
             let message = format!("{count} of the last {calls} calls were {what}");
-            problem(code, count as u64, message, advice)
+            problem(code, message, advice).counting(count as u64)
         })
     };
     let failure = recent.latest_failure.as_deref().unwrap_or("no answer");
@@ -287,14 +277,13 @@ fn regions(rows: &[crate::region::HostStatus]) -> Option<Problem> {
     };
     let advice = "look at the way out from here (DNS, firewall, proxy) and at Microsoft's service health; the gateway tries them again by \
                   itself";
-    Some(problem(code, lost.len() as u64, message, advice))
+    Some(problem(code, message, advice).counting(lost.len() as u64))
 }
 
 fn merging(current: &Current) -> Option<Problem> {
     let (left, split_error) = current.merging.as_ref()?.resting()?;
     Some(problem(
         Code::MergeResting,
-        1,
         format!(
             "requests are not merged for another {} s: {split_error}",
             left.as_secs()
@@ -303,12 +292,18 @@ fn merging(current: &Current) -> Option<Problem> {
     ))
 }
 
-fn problem(code: Code, count: u64, message: String, advice: &str) -> Problem {
+fn problem(code: Code, message: impl Into<String>, advice: &'static str) -> Problem {
     Problem {
         code,
-        count,
-        message,
-        advice: advice.to_owned(),
+        count: 1,
+        message: message.into(),
+        advice,
+    }
+}
+
+impl Problem {
+    fn counting(self, count: u64) -> Self {
+        Self { count, ..self }
     }
 }
 

@@ -29,7 +29,7 @@ pub(in crate::app) struct Problem {
     /// What is wrong.
     pub(in crate::app) message: String,
     /// What to do about it.
-    pub(in crate::app) advice: String,
+    pub(in crate::app) advice: &'static str,
 }
 
 /// A problem, and since when it has been there.
@@ -150,7 +150,7 @@ mod tests {
             code,
             count,
             message: String::new(),
-            advice: String::new(),
+            advice: "",
         }
     }
 

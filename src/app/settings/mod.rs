@@ -22,7 +22,6 @@ use crate::config::{self, Merging, Resolved, Scope};
 use crate::memory::Shares;
 use crate::scan::Operation;
 use crate::secret::Secret;
-use crate::server::access_log::AccessLog;
 use crate::telemetry::trace::{self, Sampler};
 use crate::{cache, net, queue, region, response, server, single_flight, upstream};
 
@@ -114,11 +113,7 @@ pub(super) fn read(config: &Resolved, shares: &Shares) -> server::read::Config {
 pub(super) fn count(config: &Resolved) -> server::access_log::Config {
     server::access_log::Config {
         caller_header: config.queue.caller_header.clone(),
-        access_log: if config.telemetry.access_log {
-            AccessLog::On
-        } else {
-            AccessLog::Off
-        },
+        access_log: config.telemetry.access_log,
     }
 }
 

@@ -47,11 +47,7 @@ pub(super) async fn run(config: &Resolved, ids: &Ids, calls: u32, report: &mut R
     let outcome = run_experiments(&one_shot_client, ids, calls, (report, &mut throttled)).await;
     found_out(config, report);
     scope(throttled.as_deref(), report);
-    let windows = one_shot_client.quota().windows;
-    let left = windows
-        .iter()
-        .map(|window| format!("{} of {} left in {}", window.remaining, window.limit, window.name));
-    report.say("quota", left.collect::<Vec<_>>().join(", "));
+    report.say("quota", one_shot_client.quota().left());
     one_shot_client.close().await;
     outcome
 }
