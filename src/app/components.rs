@@ -106,7 +106,7 @@ impl Components {
             token: token::Metrics::register(root),
             shared_cache: store.as_ref().map(|_| shared_cache::Metrics::register(root)),
         };
-        let (tracer, exporter) = traces(config, &net, &wall, root)?;
+        let (tracer, exporter) = traces(config, &net, &wall, root);
         let context = SharedContext {
             tracer,
             store,
@@ -326,11 +326,10 @@ fn connections(config: &net::Config, environment: &HostEnvironment) -> Result<ne
 }
 
 /// Where spans are started, and the task that sends them.
-fn traces(config: &Resolved, net: &net::Client, wall: &Wall, root: &mut Registry) -> Result<(Tracer, Exporter), Error> {
-    let Some(traces) = &config.telemetry.otlp_endpoint else {
-        return Ok((Tracer::off(), Exporter::none()));
+fn traces(config: &Resolved, net: &net::Client, wall: &Wall, root: &mut Registry) -> (Tracer, Exporter) {
+    let Some(collector) = config.telemetry.otlp_endpoint.clone() else {
+        return (Tracer::off(), Exporter::none());
     };
-    let collector = settings::collector(traces)?;
     let metrics = trace::Metrics::register(root);
-    Ok(Exporter::start(collector, net.clone(), wall.clone(), metrics))
+    Exporter::start(collector, net.clone(), wall.clone(), metrics)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::section::SECTIONS;
 use super::value::{show_duration, show_size};
+use crate::telemetry::named_enum;
 
 /// A TOML table of the configuration.
 #[derive(Debug)]
@@ -42,26 +43,17 @@ pub struct Key {
     pub(super) reload: Reload,
 }
 
-/// What it takes for a changed value to be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reload {
-    /// Nothing: the running gateway applies it.
-    Live,
-    /// Nothing for a gateway without a shared quota. With one, the value is agreed with the other
-    /// replicas, and needs a restart.
-    LiveAlone,
-    /// A restart.
-    Restart,
-}
-
-impl Reload {
-    /// The text in the reference.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Live => "live",
-            Self::LiveAlone => "live; with a store restart",
-            Self::Restart => "restart",
-        }
+named_enum! {
+    /// What it takes for a changed value to be used, with the text in the reference.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Reload, as_str {
+        /// Nothing: the running gateway applies it.
+        Live = "live",
+        /// Nothing for a gateway without a shared quota. With one, the value is agreed with the
+        /// other replicas, and needs a restart.
+        LiveAlone = "live; with a store restart",
+        /// A restart.
+        Restart = "restart",
     }
 }
 

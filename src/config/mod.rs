@@ -43,8 +43,6 @@ pub use key::{DefaultValue, Key, Kind, Reload, keys};
 pub use load::{Document, Loaded, Source, load, parse};
 pub use reference::reference;
 pub use schema::schema;
-pub use section::{
-    Credential, Credentials, Merging, Pin, Proxy, Resolved, Sampling, Scope, TokenProxy, Traces, TrustedRoots,
-};
+pub use section::{Credential, Credentials, Merging, Pin, Proxy, Resolved, Scope, TokenProxy, TrustedRoots};
 pub use settings::Settings;
 pub use value::{Limit, parse_duration, parse_size, show_duration, show_size};

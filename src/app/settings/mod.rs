@@ -22,7 +22,6 @@ use crate::config::{self, Merging, Resolved, Scope};
 use crate::memory::Shares;
 use crate::scan::Operation;
 use crate::secret::Secret;
-use crate::telemetry::trace::{self, Sampler};
 use crate::{cache, net, queue, region, response, server, single_flight, upstream};
 
 pub(super) fn net(config: &Resolved, base: &net::Config) -> Result<net::Config, Error> {
@@ -37,29 +36,6 @@ pub(super) fn net(config: &Resolved, base: &net::Config) -> Result<net::Config, 
 fn proxy(proxy: &config::Proxy) -> Result<net::Proxy, Error> {
     let authorization = proxy.authorization.as_ref().map(Secret::expose);
     net::Proxy::new(&proxy.url, authorization, &proxy.except).map_err(Error::of("the forward proxy"))
-}
-
-pub(super) fn collector(traces: &config::Traces) -> Result<trace::Collector, Error> {
-    let sampling = traces.sampling;
-    let root = match sampling.millionths {
-        0 => Sampler::AlwaysOff,
-        config::Sampling::ALL.. => Sampler::AlwaysOn,
-        some => Sampler::TraceIdRatioBased(f64::from(some) / f64::from(config::Sampling::ALL)),
-    };
-    Ok(trace::Collector {
-        url: traces
-            .url
-            .as_str()
-            .try_into()
-            .map_err(Error::of("the collector's address"))?,
-        fields: traces.fields.clone(),
-        sampler: if sampling.parent_based {
-            Sampler::ParentBased(Box::new(root))
-        } else {
-            root
-        },
-        resource: traces.resource.clone(),
-    })
 }
 
 pub(super) fn regions(config: &Resolved) -> Result<region::Config, Error> {

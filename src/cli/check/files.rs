@@ -22,40 +22,25 @@ use crate::{net, plain_text};
 /// Every file that cannot be used.
 pub(super) async fn mistakes(loaded: &Loaded) -> Vec<ConfigError> {
     let resolved = &loaded.resolved;
-    let mut found = Vec::new();
-    found.extend(
-        certificate(resolved)
-            .await
-            .map(|problem| ("credentials.certificate_file", problem)),
-    );
-    let authorities = [
-        ("defender.ca_file", &resolved.defender.ca_file),
-        ("store.ca_file", &resolved.store.ca_file),
+    let look = |path: &Option<PathBuf>, problem: fn(&Path) -> Option<String>| path.as_deref().and_then(problem);
+    let mut looked = vec![
+        ("credentials.certificate_file", certificate(resolved).await),
+        (
+            "defender.ca_file",
+            look(&resolved.defender.ca_file, unusable_authorities),
+        ),
+        ("store.ca_file", look(&resolved.store.ca_file, unusable_authorities)),
+        (
+            "store.certificate_file",
+            look(&resolved.store.certificate_file, unusable_pair),
+        ),
+        ("quota.state_file", look(&resolved.quota.state_file, unwritable_file)),
+        ("admin.listen", unusable_socket(&resolved.admin.listen)),
     ];
-    for (key, path) in authorities {
-        let problem = path.as_ref().and_then(|path| unusable_authorities(path));
-        found.extend(problem.map(|problem| (key, problem)));
-    }
-    let shown = resolved.store.certificate_file.as_deref();
-    found.extend(
-        shown
-            .and_then(unusable_pair)
-            .map(|problem| ("store.certificate_file", problem)),
-    );
-    let state = resolved.quota.state_file.as_deref();
-    found.extend(
-        state
-            .and_then(unwritable_file)
-            .map(|problem| ("quota.state_file", problem)),
-    );
-    for listen in &resolved.server.listen {
-        found.extend(unusable_socket(listen).map(|problem| ("server.listen", problem)));
-    }
-    found.extend(unusable_socket(&resolved.admin.listen).map(|problem| ("admin.listen", problem)));
-    found
-        .into_iter()
-        .map(|(key, problem)| mistake(loaded, key, problem))
-        .collect()
+    let listen = resolved.server.listen.iter();
+    looked.extend(listen.map(|listen| ("server.listen", unusable_socket(listen))));
+    let problem = |(key, problem): (_, Option<String>)| Some(mistake(loaded, key, problem?));
+    looked.into_iter().filter_map(problem).collect()
 }
 
 fn mistake(loaded: &Loaded, path: &'static str, problem: String) -> ConfigError {

@@ -21,7 +21,6 @@ pub use credentials::{Credential, Credentials, TokenProxy, TrustedRoots};
 pub use defender::{Pin, Proxy};
 pub use merge::Merging;
 pub use quota::Scope;
-pub use traces::{Sampling, Traces};
 
 use super::key::Section;
 use super::reader::{Read, Reader};

@@ -4,7 +4,7 @@ use tracing_subscriber::filter::Targets;
 use url::Url;
 
 use super::declare::{keys, section};
-use super::traces::Traces;
+use super::traces;
 use crate::config::config_error::Origin;
 use crate::config::env::variable;
 use crate::config::key::Key;
@@ -12,9 +12,10 @@ use crate::config::reader::{Read, Reader};
 use crate::config::suggestion::nearest;
 use crate::config::value::address;
 use crate::telemetry::log::Format;
+use crate::telemetry::trace::Collector;
 
 section! {
-    #[derive(Clone, Debug, PartialEq, Eq)]
+    #[derive(Clone, Debug)]
     pub struct Telemetry: "telemetry", "logs and traces";
 
     /// What is logged, as tracing filter directives.
@@ -29,10 +30,10 @@ section! {
 
     /// The collector that traces go to (OTLP over HTTP, protobuf), without `/v1/traces`; empty:
     /// nowhere.
-    otlp_endpoint: Option<Traces> = Key::text(
+    otlp_endpoint: Option<Collector> = Key::text(
         "an http:// or https:// address without user and password, or \"\" for none",
         "",
-    ).borrows(&[variable::OTLP_TRACES_ENDPOINT, variable::OTLP_ENDPOINT]).hidden() => traces;
+    ).borrows(&[variable::OTLP_TRACES_ENDPOINT, variable::OTLP_ENDPOINT]).hidden() => collector;
 
     /// Whether every request gets a line of its own, besides those for refusals and failures: who
     /// asked what, and how it ended, with the target `defender_gateway::access` at the level info.
@@ -60,10 +61,10 @@ const OTHER_WORDS: [(&str, &str); 15] = [
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-fn traces(reader: &mut Reader<'_>, key: &'static Key) -> Read<Option<Traces>> {
+fn collector(reader: &mut Reader<'_>, key: &'static Key) -> Read<Option<Collector>> {
     let endpoint = reader.optional(key, endpoint)?;
     let whole = matches!(reader.origin(key), Origin::Variable(name) if name == variable::OTLP_TRACES_ENDPOINT);
-    Ok(endpoint.and_then(|endpoint| Traces::read(reader, endpoint, whole)))
+    Ok(endpoint.and_then(|endpoint| traces::read(reader, endpoint, whole)))
 }
 
 fn directives(text: &str) -> Result<String, String> {

@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 use crate::config::config_error::Origin;
@@ -89,19 +90,11 @@ fn authorization(url: &Url) -> Result<Option<Secret>, String> {
     Ok(Some(Secret::new(format!("Basic {}", BASE64_STANDARD.encode(pair)))))
 }
 
+/// `None`: a `%` without two digits behind it.
 fn percent_decoded(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = text.bytes();
-    let mut decoded = Vec::new();
-    while let Some(byte) = bytes.next() {
-        if byte == b'%' {
-            let mut digit = || char::from(bytes.next()?).to_digit(16);
-            let (high, low) = (digit()?, digit()?);
-            decoded.push(u8::try_from(high * 16 + low).ok()?);
-        } else {
-            decoded.push(byte);
-        }
-    }
-    Some(decoded)
+    let is_code = |after: &str| after.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    let is_sound = text.split('%').skip(1).all(is_code);
+    is_sound.then(|| percent_decode_str(text).collect())
 }
 
 #[cfg(test)]
