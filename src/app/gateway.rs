@@ -177,37 +177,23 @@ impl Gateway {
     /// # Cancel safety
     /// Dropping the future cuts all connections.
     pub async fn serve(self) -> Ended {
-        let Self {
-            data,
-            admin,
-            parts,
-            upkeep,
-            // What may still ask for a change holds a clone.
-            reloader: _,
-            mut next,
-            token_limiters,
-            health,
-            mode,
-            tasks,
-            stop,
-            exporter,
-            linger,
-            drain,
-        } = self;
-        health.set_ready();
+        self.health.set_ready();
+        let (linger, drain) = (self.linger, self.drain);
         let draining = async {
-            stop.cancelled().await;
+            self.stop.cancelled().await;
             tracing::info!(
                 linger_s = linger.as_secs(),
                 drain_s = drain.as_secs(),
                 "draining: after the linger no new connections; work in flight is finished"
             );
-            health.set_draining();
-            mode.set(Mode::Draining);
+            self.health.set_draining();
+            self.mode.set(Mode::Draining);
             // The last call must leave early enough for its answer to arrive.
-            token_limiters.close(Instant::now() + linger + drain.saturating_sub(ANSWER));
+            let last = Instant::now() + linger + drain.saturating_sub(ANSWER);
+            self.token_limiters.close(last);
         };
-        let path = Swap::new(stack::build(parts), upkeep);
+        let path = Swap::new(stack::build(self.parts), self.upkeep);
+        let mut next = self.next;
         let exchanging = async {
             while let Some(Next { parts, upkeep, done }) = next.recv().await {
                 path.exchange(stack::build(parts), upkeep);
@@ -216,15 +202,16 @@ impl Gateway {
             }
             std::future::pending::<()>().await;
         };
-        let ending = async { tokio::join!(data.serve(path.clone(), &tasks, stop.clone()), draining) };
+        let serving = self.data.serve(path.clone(), &self.tasks, self.stop.clone());
+        let ending = async { tokio::join!(serving, draining) };
         let (drained, ()) = tokio::select! {
             ended = ending => ended,
             () = exchanging => return Ended { cut: 0, left: 0 },
         };
-        let left = tasks.finish(Duration::from_secs(1)).await;
+        let left = self.tasks.finish(Duration::from_secs(1)).await;
         // Last: what the drain itself did is traced too.
-        exporter.finish(Duration::from_secs(1)).await;
-        admin.finish().await;
+        self.exporter.finish(Duration::from_secs(1)).await;
+        self.admin.finish().await;
         tracing::info!(cut = drained.cut, left, "stopped");
         Ended { cut: drained.cut, left }
     }

@@ -26,17 +26,8 @@ pub struct Loaded {
     pub resolved: Resolved,
     /// What is no error, but probably not intended: one sentence each, in no particular order.
     pub notes: Vec<String>,
-    /// Where the values come from.
-    pub source: Source,
-}
-
-/// Where a configuration was read from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// This file, then the environment.
-    File(PathBuf),
-    /// The environment alone.
-    Environment,
+    /// The file that was read before the environment, if there was one.
+    pub file: Option<PathBuf>,
 }
 
 /// The text of a configuration before it is parsed. Equal documents have equal values.
@@ -140,7 +131,7 @@ impl Document {
             Ok(resolved) if mistakes.is_empty() => Ok(Loaded {
                 resolved,
                 notes,
-                source: self.path.clone().map_or(Source::Environment, Source::File),
+                file: self.path.clone(),
             }),
             _ => Err(Mistakes::new(self.path.clone(), mistakes)),
         }

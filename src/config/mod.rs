@@ -40,7 +40,7 @@ pub use config_error::{ConfigError, Mistakes, Origin};
 pub use env::{Environment, variable};
 pub use files::{Disk, Files, Found};
 pub use key::{DefaultValue, Key, Kind, Reload, keys};
-pub use load::{Document, Loaded, Source, load, parse};
+pub use load::{Document, Loaded, load, parse};
 pub use reference::reference;
 pub use schema::schema;
 pub use section::{Credential, Credentials, Merging, Pin, Proxy, Resolved, Scope, TokenProxy, TrustedRoots};

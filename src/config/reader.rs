@@ -1,5 +1,5 @@
 //! Reads keys as values. A value that cannot be read becomes an error at its position, and reading
-//! goes on: the sections get `None` and report all errors in the rest.
+//! goes on: the sections get [`Recorded`] and report all errors in the rest.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};

@@ -137,24 +137,11 @@ impl fmt::Debug for Settings {
 
 /// As TOML, without passwords.
 fn value(key: &Key, raw: &Raw) -> toml::Value {
-    match raw {
-        Raw::Text(text) if key.is_hidden => toml::Value::String(without_password(text)),
-        Raw::Text(text) => toml::Value::String(text.clone()),
-        // A value that is no whole number has been rejected.
-        Raw::Number(text) => text
-            .parse()
-            .map_or(toml::Value::String(text.clone()), toml::Value::Integer),
-        Raw::Flag(flag) => toml::Value::Boolean(*flag),
-        // No key has this type.
-        Raw::Date => toml::Value::String(String::new()),
-        Raw::List(items) => toml::Value::Array(items.iter().map(|item| value(key, &item.raw)).collect()),
-        Raw::Table(entries) => {
-            let entries = entries
-                .iter()
-                .map(|entry| (entry.name.clone(), value(key, &entry.value.raw)));
-            toml::Value::Table(entries.collect())
-        }
-    }
+    raw.to_toml(if key.is_hidden {
+        &without_password
+    } else {
+        &str::to_owned
+    })
 }
 
 /// An address without its user, password and query; other values unchanged, because ids and names

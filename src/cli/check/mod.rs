@@ -3,15 +3,12 @@
 mod files;
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::runtime::block_on_one;
 use super::{Check, Error, print};
 use crate::app;
-use crate::config::{
-    self, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, Source, show_duration, show_size,
-};
+use crate::config::{self, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, show_duration, show_size};
 use crate::store::Eviction;
 
 /// Reads the configuration, prints a summary or all of it to stdout. Starts nothing.
@@ -24,33 +21,21 @@ pub fn check(asked: &Check) -> Result<(), Error> {
     }
     let loaded = config::load(asked.config.config.as_deref(), &Environment::real(), &Disk)?;
     if asked.show {
-        return print(&whole(&loaded));
+        return print(&loaded.resolved.settings.show(loaded.file.as_deref()));
     }
     let mistakes = block_on_one(async { Ok(files::mistakes(&loaded).await) })?;
     if !mistakes.is_empty() {
-        return Err(Mistakes::new(file(&loaded), mistakes).into());
+        return Err(Mistakes::new(loaded.file, mistakes).into());
     }
     print(&summary(&loaded))
-}
-
-fn file(loaded: &Loaded) -> Option<PathBuf> {
-    match &loaded.source {
-        Source::File(path) => Some(path.clone()),
-        Source::Environment => None,
-    }
-}
-
-/// Every value with its origin.
-fn whole(loaded: &Loaded) -> String {
-    loaded.resolved.settings.show(file(loaded).as_deref())
 }
 
 /// What would run, a line per subject. Holds no secret.
 fn summary(loaded: &Loaded) -> String {
     let mut text = String::new();
-    let source = match &loaded.source {
-        Source::File(path) => format!("{}, then the environment", path.display()),
-        Source::Environment => "the environment alone; no file".into(),
+    let source = match &loaded.file {
+        Some(path) => format!("{}, then the environment", path.display()),
+        None => "the environment alone; no file".into(),
     };
     let subjects = [("configuration", source)]
         .into_iter()
