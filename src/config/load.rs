@@ -67,8 +67,7 @@ impl Document {
             Ok(text) => Ok(Self::new(&path, text)),
             Err(problem) => {
                 let problem = format!("{}: {problem}", path.display());
-                let key = None;
-                Err(Mistakes::new(None, vec![ConfigError { origin, key, problem }]))
+                Err(Mistakes::new(None, vec![ConfigError::new(origin, None, problem)]))
             }
         }
     }

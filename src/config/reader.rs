@@ -109,11 +109,7 @@ impl<'a> Reader<'a> {
 
     /// Records an error at another position.
     pub(super) fn wrong_at(&mut self, origin: Origin, key: impl Into<String>, problem: impl Into<String>) -> Recorded {
-        self.mistakes.push(ConfigError {
-            origin,
-            key: Some(key.into()),
-            problem: problem.into(),
-        });
+        self.mistakes.push(ConfigError::new(origin, Some(key.into()), problem));
         Recorded
     }
 

@@ -45,11 +45,8 @@ pub(super) async fn mistakes(loaded: &Loaded) -> Vec<ConfigError> {
 
 fn mistake(loaded: &Loaded, path: &'static str, problem: String) -> ConfigError {
     let key = config::keys().find(|key| key.path() == path);
-    ConfigError {
-        origin: key.map_or(Origin::Default, |key| loaded.resolved.settings.get(key).origin),
-        key: Some(path.into()),
-        problem,
-    }
+    let origin = key.map_or(Origin::Default, |key| loaded.resolved.settings.get(key).origin);
+    ConfigError::new(origin, Some(path.into()), problem)
 }
 
 /// What sign-in would say about certificate and key.
