@@ -21,7 +21,8 @@ section! {
     max_wait: Duration = Key::duration(Duration::ZERO, Duration::from_hours(24), "20s").live() => max_wait;
 
     /// The longest wait that a caller can ask for. At least `max_wait`.
-    max_wait_limit: Duration = Key::duration(Duration::ZERO, Duration::from_hours(24), "10m").live() => Reader::duration;
+    max_wait_limit: Duration = Key::duration(Duration::ZERO, Duration::from_hours(24), "10m").live()
+        => Reader::duration;
 
     /// How many requests may wait at once; more are answered 429.
     // A waiting request takes 12 to 27 KiB; a million of them is more than a gateway should hold.

@@ -80,8 +80,8 @@ fn listen(reader: &mut Reader<'_>, key: &'static Key) -> Read<Vec<Address>> {
         }
         if is_open.is_ok_and(|is_open| !is_open) && !address.is_local() {
             let problem = format!(
-                "{address} can be reached by other machines, and callers are not authenticated; use a loopback address or a Unix socket, \
-                 or say that you mean it with server.allow_non_loopback = true"
+                "{address} can be reached by other machines, and callers are not authenticated; use a loopback address or a Unix \
+                 socket, or say that you mean it with server.allow_non_loopback = true"
             );
             reader.wrong_at(said.origin, path, problem);
         }

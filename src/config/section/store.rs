@@ -23,7 +23,8 @@ section! {
 
     /// A file that holds only the store's password, instead of one in `url`. Read at every
     /// connection, so it may change.
-    password_file: Option<PathBuf> = Key::text("the path of a readable file, or \"\" for none", "") => Reader::line_file;
+    password_file: Option<PathBuf> = Key::text("the path of a readable file, or \"\" for none", "")
+        => Reader::line_file;
 
     /// The only certificate authorities to trust for the store, instead of the built-in ones. Read
     /// at every connection.
@@ -32,7 +33,8 @@ section! {
 
     /// A PEM file with a certificate and its private key, for a store that lets in only who shows
     /// one. Read at every connection.
-    certificate_file: Option<PathBuf> = Key::text("the path of a readable file, or \"\" for none", "") => Reader::file;
+    certificate_file: Option<PathBuf> = Key::text("the path of a readable file, or \"\" for none", "")
+        => Reader::file;
 
     /// What the names of all keys in the store begin with. Tenant and application follow by
     /// themselves.

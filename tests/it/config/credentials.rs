@@ -87,7 +87,10 @@ fn what_is_ours_goes_before_azures_variables_and_the_rest_is_named() {
     ];
     let (credential, why) = chosen(text, &theirs);
     assert!(
-        matches!(&credential, Credential::Certificate(CertificateFiles { private_key: Some(key), .. }) if key.ends_with("key.pem")),
+        matches!(
+            &credential,
+            Credential::Certificate(CertificateFiles { private_key: Some(key), .. }) if key.ends_with("key.pem")
+        ),
         "{credential:?}"
     );
     assert_eq!(

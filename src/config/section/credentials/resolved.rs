@@ -91,7 +91,8 @@ const DEFAULT: &str = "/.default";
 
 fn authority(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Read<Url> {
     // The Azure libraries accept a bare host in their variable.
-    let borrowed = matches!(reader.origin(&key::authority), Origin::Variable(name) if key::authority.borrowed.contains(&name.as_str()));
+    let variables = key::authority.borrowed;
+    let borrowed = matches!(reader.origin(&key::authority), Origin::Variable(name) if variables.contains(&&*name));
     reader.parsed(&key::authority, |text| {
         let text = match text {
             "" => cloud.unwrap_or(Cloud::Public).authority().to_owned(),
