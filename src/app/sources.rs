@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::reload::Configuration;
+use crate::config::Cloud;
 use crate::server::{Connections, access_log};
 use crate::{cache, queue, quota, region, scan, server, shared_cache, single_flight, token, upstream};
 
@@ -47,13 +48,7 @@ pub(super) struct Current {
     /// The most ids in one call.
     pub(super) max_ids: usize,
     pub(super) calls: upstream::Metrics,
-    pub(super) identity: Identity,
-}
-
-/// Whose gateway it is, for people.
-#[derive(Debug)]
-pub(super) struct Identity {
     /// `None` where the sign-in knows and does not say.
     pub(super) tenant: Option<String>,
-    pub(super) cloud: &'static str,
+    pub(super) cloud: Cloud,
 }

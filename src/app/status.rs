@@ -61,14 +61,14 @@ impl Status {
             "mode": mode.as_str(),
             "problems": problems.iter().map(problem).collect::<Vec<_>>(),
             "host": &*self.host,
-            "tenant": current.identity.tenant,
-            "cloud": current.identity.cloud,
+            "tenant": current.tenant,
+            "cloud": current.cloud.as_str(),
             "quota": self.quota(),
             "queue": self.queue(),
             "regions": current.regions.snapshot().iter().map(region).collect::<Vec<_>>(),
             "token": token(&current.token_source.snapshot()),
-            "cache": self.cache(),
-            "shared_answers": current.shared_cache.as_ref().map(|member| shared(&member.snapshot())),
+            "cache": current.cache.snapshot(),
+            "shared_answers": current.shared_cache.as_ref().map(shared_cache::SharedCache::snapshot),
             "merge": merge_status::show(&current),
             "saved": self.saved(),
             "trouble": self.recent_errors(),
@@ -160,17 +160,6 @@ impl Status {
             "latest": count.recent_errors().latest().iter().map(incident).collect::<Vec<_>>(),
         })
     }
-
-    fn cache(&self) -> Value {
-        let snapshot = self.current().cache.snapshot();
-        json!({
-            "entries": snapshot.entries,
-            "bytes": snapshot.bytes,
-            "hits": snapshot.hits,
-            "misses": snapshot.misses,
-            "stale": snapshot.stale,
-        })
-    }
 }
 
 fn problem(standing: &Standing) -> Value {
@@ -223,18 +212,6 @@ fn pace(state: &quota::PaceState) -> Value {
         "next_token_s": seconds(state.next_token),
         "refill_s": seconds(state.refill),
         "window": &*state.window,
-    })
-}
-
-fn shared(snapshot: &shared_cache::Snapshot) -> Value {
-    json!({
-        "up": snapshot.up,
-        "hits": snapshot.hits,
-        "followed": snapshot.followed,
-        "led": snapshot.led,
-        "alone": snapshot.alone,
-        "written": snapshot.written,
-        "unreadable": snapshot.unreadable,
     })
 }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 use url::Url;
 
 use crate::app::Error;
-use crate::app::sources::Identity;
 use crate::config::{self, Credential, Resolved};
 use crate::token;
 
@@ -29,22 +28,6 @@ pub(in crate::app) fn identity(config: &Resolved) -> (&Url, Option<&str>, Option
     let credentials = &config.credentials;
     let (tenant_id, client_id) = (&credentials.tenant_id, &credentials.client_id);
     (&credentials.authority, tenant_id.as_deref(), client_id.as_deref())
-}
-
-/// The tenant and the cloud, for people.
-pub(in crate::app) fn shown_identity(config: &Resolved) -> Identity {
-    Identity {
-        tenant: config.credentials.tenant_id.clone(),
-        cloud: config.defender.cloud.as_str(),
-    }
-}
-
-/// Where token requests go instead of the authority, if anywhere.
-pub(in crate::app) fn token_proxy(config: &config::Credentials) -> Option<&config::TokenProxy> {
-    match &config.credential {
-        Credential::WorkloadIdentity { proxy, .. } => proxy.as_ref(),
-        _ => None,
-    }
 }
 
 fn credential(config: &config::Credentials) -> Result<token::Credential, Error> {
