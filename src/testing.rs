@@ -21,9 +21,9 @@ pub mod clock {
 }
 pub mod config {
     pub use crate::config::{
-        Cloud, Credential, DefaultValue, Disk, Document, Environment, Files, Found, Key, Kind, Limit, Listen, Loaded,
-        Merging, Mistakes, Origin, Pin, Reload, Resolved, TrustedRoots, keys, parse, parse_duration, parse_size,
-        reference, schema, show_duration, show_size, variable,
+        Cloud, Credential, DefaultValue, Disk, Document, Environment, Files, Found, Key, Kind, Limit, Loaded, Merging,
+        Mistakes, Origin, Pin, Reload, Resolved, TrustedRoots, keys, parse, parse_duration, parse_size, reference,
+        schema, show_duration, show_size, variable,
     };
 }
 pub mod memory {
@@ -65,7 +65,7 @@ pub mod secret {
     pub use crate::secret::Secret;
 }
 pub mod server {
-    pub use crate::server::{InboundRequest, Peer, access_log, route};
+    pub use crate::server::{Address, InboundRequest, Peer, access_log, route};
     pub mod guard {
         pub use crate::server::guard::{Hosts, Layer};
     }

@@ -17,7 +17,7 @@ impl Status {
     }
 
     fn check_sign_in(&self) -> Check {
-        let snapshot = self.current.load().token_source.snapshot();
+        let snapshot = self.current().token_source.snapshot();
         let (ok, mut text) = match (&snapshot.last_error, snapshot.expires_in) {
             (None, Some(left)) => (true, format!("token for another {} s", left.as_secs())),
             (None, None) => (false, "no token yet".to_owned()),
@@ -46,7 +46,7 @@ impl Status {
     }
 
     fn check_regions(&self) -> Check {
-        let rows = self.current.load().regions.snapshot();
+        let rows = self.current().regions.snapshot();
         let healthy = rows.iter().filter(|row| row.healthy).count();
         let selected = rows
             .iter()
@@ -60,7 +60,7 @@ impl Status {
     }
 
     fn check_quota(&self) -> Check {
-        let snapshots = self.quotas.iter().map(quota::Quota::snapshot);
+        let snapshots = self.sources.quotas.iter().map(quota::Quota::snapshot);
         // The one that orders the longest pause speaks for all.
         let Some(snapshot) = snapshots.max_by_key(|snapshot| snapshot.paused) else {
             return Check {
@@ -69,9 +69,8 @@ impl Status {
                 text: String::new(),
             };
         };
-        let left = |window: &quota::Window| format!("{} of {} left in {}", window.remaining, window.limit, window.name);
         let text = snapshot.paused.map_or_else(
-            || snapshot.windows.iter().map(left).collect::<Vec<_>>().join(", "),
+            || snapshot.left(),
             |pause| format!("the upstream ordered a pause of another {} s", pause.as_secs()),
         );
         Check {

@@ -7,10 +7,9 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use super::config_diff::Changes;
-use super::context::{Memory, SharedContext, SharedMetrics};
+use super::context::{Memory, SharedContext, SharedMetrics, keep};
 use super::environment::HostEnvironment;
 use super::quotas::open_quotas;
-use super::replicas::keep;
 use super::supervised::{BackgroundTasks, Supervised};
 use super::token_limiters::{self, TokenLimiters};
 use super::{Error, settings};
@@ -105,13 +104,9 @@ impl Components {
             queue: limiter_metrics.queue.clone(),
             count: server::access_log::Metrics::register(root),
             token: token::Metrics::register(root),
-            shared_cache: config
-                .store
-                .address
-                .as_ref()
-                .map(|_| shared_cache::Metrics::register(root)),
+            shared_cache: store.as_ref().map(|_| shared_cache::Metrics::register(root)),
         };
-        let (tracer, exporter) = traces(config, &net, &wall, root)?;
+        let (tracer, exporter) = traces(config, &net, &wall, root);
         let context = SharedContext {
             tracer,
             store,
@@ -122,7 +117,7 @@ impl Components {
             environment,
             metrics,
         };
-        let token_source = context.token_source(config, plan.token, &net)?;
+        let token_source = context.token_source(config, plan.token, &net);
         let region_client = region_client(&net, config);
         let regions = context.regions(plan.regions, region::Metrics::register(root), &region_client);
         // What answers teach about pages and order is learnt by the flights and used by both.
@@ -179,109 +174,74 @@ impl Components {
         let changes = Changes::between(&self.config, config);
         let context = &self.context;
         let plan = Plan::of(config, &context.environment)?;
-        let other_net = changes.any(&["defender.via_proxy", "defender.ca_file"]);
-        let net = if other_net {
-            connections(&plan.net, &context.environment)?
-        } else {
-            self.net.clone()
+        let mut next = Self {
+            config: config.clone(),
+            limiter: plan.limiter,
+            guard: server::guard::Layer::new(plan.hosts),
+            ..self.clone()
         };
-        let token_source = if other_net || changes.sign_in() {
-            let token_source = context.token_source(config, plan.token, &net)?;
+        let other_net = changes.any(&["defender.via_proxy", "defender.ca_file"]);
+        if other_net {
+            next.net = connections(&plan.net, &context.environment)?;
+        }
+        if other_net || changes.sign_in() {
+            next.token_source = context.token_source(config, plan.token, &next.net);
             if self.token_source.part.current().is_some() {
-                let token = token_source.part.bearer(Instant::now() + SIGN_IN_PATIENCE).await;
+                let token = next.token_source.part.bearer(Instant::now() + SIGN_IN_PATIENCE).await;
                 token.map_err(Error::of("the new credentials"))?;
             }
-            token_source
-        } else {
-            self.token_source.clone()
-        };
+        }
         let other_way = other_net || changes.any(&["defender.h2c"]);
-        let region_client = if other_way {
-            region_client(&net, config)
-        } else {
-            self.region_client.clone()
-        };
-        let other_regions = other_way || changes.any(&["defender.cloud", "defender.region", "defender.regions"]);
-        let (regions, calls) = if other_regions {
+        if other_way {
+            next.region_client = region_client(&next.net, config);
+        }
+        if other_way || changes.any(&["defender.cloud", "defender.region", "defender.regions"]) {
             let metrics = self.regions.part.metrics().succeed();
-            let regions = context.regions(plan.regions, metrics, &region_client);
+            next.regions = context.regions(plan.regions, metrics, &next.region_client);
             // The first callers need not wait for what can be known before.
-            regions.part.measured().await;
-            let calls = self.calls.of_regions(regions.part.labels());
-            (regions, calls)
-        } else {
-            (self.regions.clone(), self.calls.clone())
-        };
-        let is_same_identity = settings::identity(config) == settings::identity(&self.config);
-        let keeps_profile = is_same_identity && !changes.any(&["merge.known_rows"]);
-        let upstream_profile = if keeps_profile {
-            Arc::clone(&self.upstream_profile)
-        } else {
-            Arc::new(scan::UpstreamProfile::new(config.merge.known_rows))
-        };
-        let merge_memory = context.remember_merging(config, &upstream_profile);
-        let (cache, shared_cache, single_flight) = self.sharing(config, plan.attempt, &upstream_profile);
-        Ok(Self {
-            fair_use: if changes.any(&["callers.limit"]) {
-                context.fair_use(config)
-            } else {
-                self.fair_use.clone()
-            },
-            read: if changes.reading() {
-                server::read::Layer::new(settings::read(config, &context.memory.shares))
-            } else {
-                self.read.clone()
-            },
-            guard: server::guard::Layer::new(plan.hosts),
-            limiter: plan.limiter,
-            config: config.clone(),
-            context: context.clone(),
-            net,
-            region_client,
-            regions,
-            token_source,
-            upstream_profile,
-            merge_memory,
-            cache,
-            shared_cache,
-            single_flight,
-            calls,
-        })
+            next.regions.part.measured().await;
+            next.calls = self.calls.of_regions(next.regions.part.labels());
+        }
+        if !self.has_identity_of(config) || changes.any(&["merge.known_rows"]) {
+            next.upstream_profile = Arc::new(scan::UpstreamProfile::new(config.merge.known_rows));
+        }
+        next.merge_memory = context.remember_merging(config, &next.upstream_profile);
+        next.share_answers(self, plan.attempt);
+        if changes.any(&["callers.limit"]) {
+            next.fair_use = context.fair_use(config);
+        }
+        if changes.reading() {
+            next.read = server::read::Layer::new(settings::read(config, &context.memory.shares));
+        }
+        Ok(next)
     }
 
-    /// The cache and the flights. What was answered to one application is not for another.
-    fn sharing(
-        &self,
-        config: &Resolved,
-        attempt: Duration,
-        upstream_profile: &Arc<scan::UpstreamProfile>,
-    ) -> (
-        Arc<cache::Cache>,
-        Option<Supervised<shared_cache::SharedCache>>,
-        single_flight::Layer,
-    ) {
-        let cache_config = settings::cache(config, &self.context.memory.shares);
-        let upstream_profile = Arc::clone(upstream_profile);
-        if settings::identity(config) != settings::identity(&self.config) {
-            let cache = Arc::new(self.cache.emptied(cache_config, Some(Arc::clone(&upstream_profile))));
-            let metrics = self.single_flight.metrics();
-            let shared_cache = self.context.shared_cache(config, &cache);
-            let keep = keep(&cache, shared_cache.as_ref());
-            let single_flight = self
-                .context
-                .single_flight(config, attempt, keep, &upstream_profile, metrics);
-            return (cache, shared_cache, single_flight);
-        }
-        let cache = Arc::new(
-            self.cache
-                .reconfigured(cache_config, Some(Arc::clone(&upstream_profile))),
-        );
-        let flights = settings::single_flight(config, attempt);
-        let shared_cache = self.context.shared_cache(config, &cache);
-        let single_flight =
-            self.single_flight
-                .reconfigured(flights, keep(&cache, shared_cache.as_ref()), upstream_profile);
-        (cache, shared_cache, single_flight)
+    fn has_identity_of(&self, config: &Resolved) -> bool {
+        settings::identity(config) == settings::identity(&self.config)
+    }
+
+    /// The cache and the flights go on from those before. What was answered to one application is
+    /// not for another.
+    fn share_answers(&mut self, before: &Self, attempt: Duration) {
+        let is_same_identity = before.has_identity_of(&self.config);
+        let cache_config = settings::cache(&self.config, &self.context.memory.shares);
+        let profile = Arc::clone(&self.upstream_profile);
+        self.cache = Arc::new(if is_same_identity {
+            before.cache.reconfigured(cache_config, Some(profile))
+        } else {
+            before.cache.emptied(cache_config, Some(profile))
+        });
+        self.shared_cache = self.context.shared_cache(&self.config, &self.cache);
+        let keep = keep(&self.cache, self.shared_cache.as_ref());
+        self.single_flight = if is_same_identity {
+            let flights = settings::single_flight(&self.config, attempt);
+            let profile = Arc::clone(&self.upstream_profile);
+            before.single_flight.reconfigured(flights, keep, profile)
+        } else {
+            let (profile, metrics) = (&self.upstream_profile, before.single_flight.metrics());
+            self.context
+                .single_flight(&self.config, attempt, keep, profile, metrics)
+        };
     }
 
     /// Where merged calls are counted; `None` when nothing is merged.
@@ -345,18 +305,10 @@ impl Components {
 
     /// What these parts need in the background.
     pub(super) fn upkeep(&self) -> BackgroundTasks {
-        let upkeep = BackgroundTasks::default()
-            .and(&self.token_source.upkeep)
-            .and(&self.regions.upkeep)
-            .and(&self.merge_memory);
-        let upkeep = match &self.shared_cache {
-            Some(shared_cache) => upkeep.and(&shared_cache.upkeep),
-            None => upkeep,
-        };
-        match &self.fair_use {
-            Some(fair_use) => upkeep.and(&fair_use.upkeep),
-            None => upkeep,
-        }
+        let always = [&self.token_source.upkeep, &self.regions.upkeep, &self.merge_memory];
+        let shared_cache = self.shared_cache.as_ref().map(|made| &made.upkeep);
+        let fair_use = self.fair_use.as_ref().map(|made| &made.upkeep);
+        BackgroundTasks::together(always.into_iter().chain(shared_cache).chain(fair_use))
     }
 }
 
@@ -374,11 +326,10 @@ fn connections(config: &net::Config, environment: &HostEnvironment) -> Result<ne
 }
 
 /// Where spans are started, and the task that sends them.
-fn traces(config: &Resolved, net: &net::Client, wall: &Wall, root: &mut Registry) -> Result<(Tracer, Exporter), Error> {
-    let Some(traces) = &config.telemetry.traces else {
-        return Ok((Tracer::off(), Exporter::none()));
+fn traces(config: &Resolved, net: &net::Client, wall: &Wall, root: &mut Registry) -> (Tracer, Exporter) {
+    let Some(collector) = config.telemetry.otlp_endpoint.clone() else {
+        return (Tracer::off(), Exporter::none());
     };
-    let collector = settings::collector(traces)?;
     let metrics = trace::Metrics::register(root);
-    Ok(Exporter::start(collector, net.clone(), wall.clone(), metrics))
+    Exporter::start(collector, net.clone(), wall.clone(), metrics)
 }

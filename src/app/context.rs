@@ -1,19 +1,18 @@
 //! What outlives every configuration, and how parts are made on it.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::environment::HostEnvironment;
 use super::supervised::Supervised;
 use super::token_limiters::TokenLimiters;
-use super::{Error, settings, token_proxy};
+use super::{settings, token_proxy};
 use crate::clock::Wall;
 use crate::config::Resolved;
 use crate::memory::{AnswerMemory, MemoryBudget, Shares};
 use crate::task::Tasks;
 use crate::telemetry::trace::{self, Tracer};
-use crate::{net, queue, region, scan, server, shared_cache, single_flight, store, token};
+use crate::{cache, net, queue, region, scan, server, shared_cache, single_flight, store, token};
 
 /// What outlives every configuration.
 #[derive(Clone, Debug)]
@@ -64,19 +63,12 @@ impl SharedContext {
         config: &Resolved,
         token: token::Config,
         net: &net::Client,
-    ) -> Result<Supervised<token::TokenSource>, Error> {
+    ) -> Supervised<token::TokenSource> {
         let exchanges = token_proxy::exchanges(net, &config.credentials);
         let [exchange, imds] = exchanges.map(|exchange| trace::traced(exchange, &self.tracer, "sign in"));
+        let (wall, metrics) = (self.wall.clone(), self.metrics.token.clone());
         Supervised::make(&self.tasks, |tasks| {
-            let metrics = self.metrics.token.clone();
-            Ok(token::TokenSource::start(
-                token,
-                exchange,
-                imds,
-                self.wall.clone(),
-                tasks,
-                metrics,
-            ))
+            token::TokenSource::start(token, exchange, imds, wall, tasks, metrics)
         })
     }
 
@@ -86,22 +78,39 @@ impl SharedContext {
         metrics: region::Metrics,
         net: &net::Client,
     ) -> Supervised<region::HostSelector> {
-        let Ok(supervised) = Supervised::make(&self.tasks, |tasks| {
+        Supervised::make(&self.tasks, |tasks| {
             let table = region::HostSelector::new(config, metrics);
             table.watch(tasks, net.connector().clone());
-            Ok::<_, Infallible>(table)
-        });
-        supervised
+            table
+        })
     }
 
     pub(super) fn fair_use(&self, config: &Resolved) -> Option<Supervised<queue::CallerLimiter>> {
         let limit = config.callers.limit.as_ref()?;
         let fair_use = queue::CallerLimiter::new(limit.calls, limit.window)?;
-        let Ok(supervised) = Supervised::make(&self.tasks, |tasks| {
+        Some(Supervised::make(&self.tasks, |tasks| {
             fair_use.spawn_upkeep(tasks);
-            Ok::<_, Infallible>(fair_use)
+            fair_use
+        }))
+    }
+
+    /// What replicas share besides the quota, if they do. Made anew with every configuration: whose
+    /// answers they are may be another's.
+    pub(super) fn shared_cache(
+        &self,
+        config: &Resolved,
+        cache: &Arc<cache::Cache>,
+    ) -> Option<Supervised<shared_cache::SharedCache>> {
+        let (store, metrics) = (self.store.clone()?, self.metrics.shared_cache.clone()?);
+        let shared_cache = settings::shared_cache(config, store)?;
+        let shared_cache = shared_cache.with_memory(Arc::clone(&self.memory.answers.large));
+        let memory = Arc::clone(cache);
+        let adopt: shared_cache::InsertLocal = Arc::new(move |request, found| {
+            memory.insert_remote(request, &found.answer, (found.asked, found.stored), found.ttl);
         });
-        Some(supervised)
+        Some(Supervised::make(&self.tasks, |tasks| {
+            shared_cache::SharedCache::join(shared_cache, adopt, tasks, metrics)
+        }))
     }
 
     pub(super) fn single_flight(
@@ -127,5 +136,17 @@ impl SharedContext {
             outlook,
             metrics,
         )
+    }
+}
+
+/// Where answers go that were paid for: into memory, and to the other replicas.
+pub(super) fn keep(
+    cache: &Arc<cache::Cache>,
+    shared_cache: Option<&Supervised<shared_cache::SharedCache>>,
+) -> Arc<dyn scan::CacheSink> {
+    let memory = Arc::clone(cache) as Arc<dyn scan::CacheSink>;
+    match shared_cache {
+        Some(supervised) => Arc::new(shared_cache::Publisher::new(supervised.part.clone(), memory)),
+        None => memory,
     }
 }

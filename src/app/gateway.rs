@@ -1,7 +1,6 @@
 //! The running gateway.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
@@ -11,11 +10,12 @@ use tokio_util::sync::CancellationToken;
 use super::admin_thread::AdminThread;
 use super::components::Components;
 use super::environment::HostEnvironment;
-use super::history::{self, History, PerCallGauges};
+use super::history::{History, PerCallGauges};
 use super::hot_swap::Swap;
-use super::problems::{self, Problems};
+use super::problems::Problems;
 use super::reload::{self, ConfigSource, Next, Reloader};
 use super::settings;
+use super::sources::Sources;
 use super::status::Status;
 use super::supervised::BackgroundTasks;
 use super::token_limiters::TokenLimiters;
@@ -97,41 +97,28 @@ impl Gateway {
             .await
             .map_err(Error::of("the data listener"))?;
         let (parts, upkeep, token_limiters) = (built.parts(), built.upkeep(), built.context.token_limiters.clone());
-        let (count, queue_metrics) = (built.context.metrics.count.clone(), built.context.metrics.queue.clone());
+        let metrics = built.context.metrics.clone();
         let flights = built.flights();
         announce(&built, machine);
         let (reloader, next) = Reloader::new(built, reload::Metrics::register(registry.root()));
-        let quotas: Arc<[_]> = token_limiters.quotas().cloned().collect();
-        let queues: Arc<[_]> = token_limiters.queues().cloned().collect();
         let connections = data.connections();
         registry.root().register_collector(Box::new(connections.clone()));
-        let sources = problems::Sources {
+        let sources = Arc::new(Sources {
             started: Instant::now(),
-            quotas: Arc::clone(&quotas),
-            queues: Arc::clone(&queues),
-            queue_metrics,
-            current: reloader.current(),
-            configuration: reloader.configuration(),
-            connections: connections.clone(),
-            refused: AtomicU64::new(0),
-        };
-        let sampled = history::Sources {
-            count: count.clone(),
-            quotas: Arc::clone(&quotas),
-            queues: Arc::clone(&queues),
+            quotas: token_limiters.quotas().cloned().collect(),
+            queues: token_limiters.queues().cloned().collect(),
+            count: metrics.count,
+            queue_metrics: metrics.queue,
             flights,
-        };
-        let status = Status {
-            started: Instant::now(),
-            quotas,
-            queues,
-            count,
             connections,
-            problems: Problems::start(sources, registry.root(), &tasks),
-            host: resources::host_name().into(),
             current: reloader.current(),
             configuration: reloader.configuration(),
-            history: History::start(sampled, &tasks),
+        });
+        let status = Status {
+            problems: Problems::start(Arc::clone(&sources), registry.root(), &tasks),
+            history: History::start(Arc::clone(&sources), &tasks),
+            host: resources::host_name().into(),
+            sources,
         };
         let per_call = PerCallGauges::register(registry.root());
         let stop = CancellationToken::new();
@@ -190,37 +177,23 @@ impl Gateway {
     /// # Cancel safety
     /// Dropping the future cuts all connections.
     pub async fn serve(self) -> Ended {
-        let Self {
-            data,
-            admin,
-            parts,
-            upkeep,
-            // What may still ask for a change holds a clone.
-            reloader: _,
-            mut next,
-            token_limiters,
-            health,
-            mode,
-            tasks,
-            stop,
-            exporter,
-            linger,
-            drain,
-        } = self;
-        health.set_ready();
+        self.health.set_ready();
+        let (linger, drain) = (self.linger, self.drain);
         let draining = async {
-            stop.cancelled().await;
+            self.stop.cancelled().await;
             tracing::info!(
                 linger_s = linger.as_secs(),
                 drain_s = drain.as_secs(),
                 "draining: after the linger no new connections; work in flight is finished"
             );
-            health.set_draining();
-            mode.set(Mode::Draining);
+            self.health.set_draining();
+            self.mode.set(Mode::Draining);
             // The last call must leave early enough for its answer to arrive.
-            token_limiters.close(Instant::now() + linger + drain.saturating_sub(ANSWER));
+            let last = Instant::now() + linger + drain.saturating_sub(ANSWER);
+            self.token_limiters.close(last);
         };
-        let path = Swap::new(stack::build(parts), upkeep);
+        let path = Swap::new(stack::build(self.parts), self.upkeep);
+        let mut next = self.next;
         let exchanging = async {
             while let Some(Next { parts, upkeep, done }) = next.recv().await {
                 path.exchange(stack::build(parts), upkeep);
@@ -229,15 +202,16 @@ impl Gateway {
             }
             std::future::pending::<()>().await;
         };
-        let ending = async { tokio::join!(data.serve(path.clone(), &tasks, stop.clone()), draining) };
+        let serving = self.data.serve(path.clone(), &self.tasks, self.stop.clone());
+        let ending = async { tokio::join!(serving, draining) };
         let (drained, ()) = tokio::select! {
             ended = ending => ended,
             () = exchanging => return Ended { cut: 0, left: 0 },
         };
-        let left = tasks.finish(Duration::from_secs(1)).await;
+        let left = self.tasks.finish(Duration::from_secs(1)).await;
         // Last: what the drain itself did is traced too.
-        exporter.finish(Duration::from_secs(1)).await;
-        admin.finish().await;
+        self.exporter.finish(Duration::from_secs(1)).await;
+        self.admin.finish().await;
         tracing::info!(cut = drained.cut, left, "stopped");
         Ended { cut: drained.cut, left }
     }
@@ -272,7 +246,7 @@ fn view(
     health: admin::Health,
     stop: CancellationToken,
 ) -> admin::View {
-    let current = Arc::clone(&status.current);
+    let current = Arc::clone(&status.sources.current);
     let quit: Arc<dyn Fn() + Send + Sync> = Arc::new(move || stop.cancel());
     let history = status.history.clone();
     let (shown, scraped) = (status.clone(), status);
@@ -286,11 +260,11 @@ fn view(
             let health = health.clone();
             let gauge = registry.mode();
             Arc::new(move |exposition| {
-                scraped.quotas.iter().for_each(quota::Quota::show);
+                scraped.sources.quotas.iter().for_each(quota::Quota::show);
                 // What one queue shows takes the place of what another did: the one for history,
                 // which is asked most, comes last.
-                scraped.queues.iter().rev().for_each(queue::Queue::show);
-                scraped.count.callers().rank();
+                scraped.sources.queues.iter().rev().for_each(queue::Queue::show);
+                scraped.sources.count.callers().rank();
                 per_call.show(scraped.per_call());
                 gauge.set(scraped.mode(&health).0);
                 registry.encode(exposition)

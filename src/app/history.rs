@@ -10,12 +10,11 @@ use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::quota;
+use super::sources::Sources;
 use crate::response::Outcome;
 use crate::scan;
-use crate::server::access_log;
-use crate::single_flight;
 use crate::task::Tasks;
+use crate::telemetry::named_enum;
 
 /// The time between two samples. Long enough to cost nothing, short enough to show a burst of a
 /// minute as a burst.
@@ -76,34 +75,30 @@ struct Ring {
     last: Option<(Instant, Counts)>,
 }
 
-/// Where the figures come from.
-#[derive(Clone, Debug)]
-pub(super) struct Sources {
-    pub(super) count: access_log::Metrics,
-    pub(super) quotas: Arc<[quota::Quota]>,
-    pub(super) queues: Arc<[crate::queue::Queue<quota::Quota>]>,
-    pub(super) flights: single_flight::Metrics,
+named_enum! {
+    /// What is counted, with the name of its column.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Figure, as_str {
+        /// Answered from memory.
+        Memory = "from_memory",
+        /// Answered by a call that others share.
+        Shared = "shared_call",
+        /// Answered by a call of their own.
+        Alone = "own_call",
+        Refused = "refused",
+        Failed = "failed",
+        Invalid = "invalid",
+        Gone = "gone",
+        Calls = "upstream_calls",
+        /// Calls that asked by id, which could have asked for more.
+        CallsById = "calls_by_id",
+        /// The ids that they had to ask for.
+        AskedIds = "asked_ids",
+    }
 }
 
-/// Counters since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counts {
-    /// Answered from memory.
-    memory: u64,
-    /// Answered by a call that others share.
-    shared: u64,
-    /// Answered by a call of their own.
-    alone: u64,
-    refused: u64,
-    failed: u64,
-    invalid: u64,
-    gone: u64,
-    calls: u64,
-    /// Calls that asked by id, which could have asked for more, and the ids that they had to ask
-    /// for.
-    calls_by_id: u64,
-    asked_ids: u64,
-}
+/// How often each figure was counted, since the start or in one step.
+type Counts = [u64; Figure::ALL.len()];
 
 /// What happened in one step, and how things stood at its end.
 #[derive(Clone, Debug)]
@@ -116,7 +111,7 @@ struct Sample {
 
 impl History {
     /// Takes a sample every 20 s until `tasks` stop.
-    pub(super) fn start(sources: Sources, tasks: &Tasks) -> Self {
+    pub(super) fn start(sources: Arc<Sources>, tasks: &Tasks) -> Self {
         let history = Self::default();
         let kept = history.clone();
         tasks.spawn_upkeep("history", async move {
@@ -131,9 +126,8 @@ impl History {
     }
 
     fn record(&self, now: Instant, sources: &Sources) {
-        let counts = Counts::of(sources);
         let sample = Sample {
-            counts,
+            counts: Figure::ALL.map(|figure| figure.total(sources)),
             waiting: sources.queues.iter().map(|queue| queue.snapshot().waiting).sum(),
             remaining: sources.quotas[0]
                 .snapshot()
@@ -148,33 +142,30 @@ impl History {
     /// What `/history` answers: columns, the oldest step first.
     pub(super) fn show(&self) -> Value {
         let ring = self.ring();
-        let column = |of: fn(&Sample) -> u64| ring.samples.iter().map(of).collect::<Vec<_>>();
-        json!({
+        let column = |of: &dyn Fn(&Sample) -> u64| ring.samples.iter().map(of).collect::<Vec<_>>();
+        let mut shown = json!({
             "step_s": STEP.as_secs(),
             "steps": KEPT,
             "last_s": ring.last.map(|(at, _)| at.elapsed().as_secs_f64()),
-            "from_memory": column(|sample| sample.counts.memory),
-            "shared_call": column(|sample| sample.counts.shared),
-            "own_call": column(|sample| sample.counts.alone),
-            "refused": column(|sample| sample.counts.refused),
-            "failed": column(|sample| sample.counts.failed),
-            "invalid": column(|sample| sample.counts.invalid),
-            "gone": column(|sample| sample.counts.gone),
-            "upstream_calls": column(|sample| sample.counts.calls),
-            "waiting": column(|sample| sample.waiting as u64),
+            "waiting": column(&|sample| sample.waiting as u64),
             "remaining": ring.samples.iter().map(|sample| &sample.remaining).collect::<Vec<_>>(),
-        })
+        });
+        let hidden = [Figure::CallsById, Figure::AskedIds];
+        for figure in Figure::ALL.into_iter().filter(|figure| !hidden.contains(figure)) {
+            shown[figure.as_str()] = column(&|sample| sample.counts[figure as usize]).into();
+        }
+        shown
     }
 
     /// How many requests were answered per call, lately; `None` when there was no call.
     pub(super) fn per_call(&self, max_ids: usize) -> Option<PerCall> {
         let ring = self.ring();
-        let latest = ring.samples.iter().rev().take(LATEST).map(|sample| sample.counts);
-        let sum = |of: fn(&Counts) -> u64| latest.clone().map(|counts| of(&counts)).sum::<u64>() as f64;
-        let requests = sum(|counts| counts.memory + counts.shared + counts.alone);
-        let calls = sum(|counts| counts.calls);
-        let others = (calls - sum(|counts| counts.calls_by_id)).max(0.0);
-        let fewest = others + (sum(|counts| counts.asked_ids) / max_ids as f64).ceil();
+        let latest = ring.samples.iter().rev().take(LATEST);
+        let sum = |figure: Figure| latest.clone().map(|sample| sample.counts[figure as usize]).sum::<u64>() as f64;
+        let requests = sum(Figure::Memory) + sum(Figure::Shared) + sum(Figure::Alone);
+        let calls = sum(Figure::Calls);
+        let others = (calls - sum(Figure::CallsById)).max(0.0);
+        let fewest = others + (sum(Figure::AskedIds) / max_ids as f64).ceil();
         (calls > 0.0).then(|| PerCall {
             now: requests / calls,
             best: requests / fewest.clamp(1.0, calls),
@@ -195,46 +186,29 @@ impl Ring {
         if self.samples.len() >= KEPT {
             self.samples.pop_front();
         }
-        self.samples.push_back(Sample {
-            counts: sample.counts.since(before),
-            ..sample
-        });
+        // A call of which no byte was written is taken back.
+        let counts = std::array::from_fn(|at| sample.counts[at].saturating_sub(before[at]));
+        self.samples.push_back(Sample { counts, ..sample });
     }
 }
 
-impl Counts {
-    fn of(sources: &Sources) -> Self {
+impl Figure {
+    /// How often it was counted since the start.
+    fn total(self, sources: &Sources) -> u64 {
         use scan::Outcome::{Collapsed, Forwarded, Hit, Merged, Stale};
         let ended = |outcome| sources.count.ended(outcome);
         let served = |outcome| ended(Outcome::Served(outcome));
-        let (calls_by_id, asked_ids) = sources.flights.asked_ids();
-        Self {
-            calls_by_id,
-            asked_ids,
-            memory: served(Hit) + served(Stale),
-            shared: served(Collapsed) + served(Merged),
-            alone: served(Forwarded),
-            refused: ended(Outcome::Refused),
-            failed: ended(Outcome::Failed),
-            invalid: ended(Outcome::Invalid),
-            gone: ended(Outcome::Gone),
-            calls: super::status::calls(&sources.quotas),
-        }
-    }
-
-    fn since(self, before: Self) -> Self {
-        Self {
-            memory: self.memory.saturating_sub(before.memory),
-            shared: self.shared.saturating_sub(before.shared),
-            alone: self.alone.saturating_sub(before.alone),
-            refused: self.refused.saturating_sub(before.refused),
-            failed: self.failed.saturating_sub(before.failed),
-            invalid: self.invalid.saturating_sub(before.invalid),
-            gone: self.gone.saturating_sub(before.gone),
-            // A call of which no byte was written is taken back.
-            calls: self.calls.saturating_sub(before.calls),
-            calls_by_id: self.calls_by_id.saturating_sub(before.calls_by_id),
-            asked_ids: self.asked_ids.saturating_sub(before.asked_ids),
+        match self {
+            Self::Memory => served(Hit) + served(Stale),
+            Self::Shared => served(Collapsed) + served(Merged),
+            Self::Alone => served(Forwarded),
+            Self::Refused => ended(Outcome::Refused),
+            Self::Failed => ended(Outcome::Failed),
+            Self::Invalid => ended(Outcome::Invalid),
+            Self::Gone => ended(Outcome::Gone),
+            Self::Calls => sources.calls(),
+            Self::CallsById => sources.flights.asked_ids().0,
+            Self::AskedIds => sources.flights.asked_ids().1,
         }
     }
 }
@@ -243,13 +217,17 @@ impl Counts {
 mod tests {
     use super::*;
 
+    fn counts<const N: usize>(of: [(Figure, u64); N]) -> Counts {
+        let mut counts = Counts::default();
+        for (figure, count) in of {
+            counts[figure as usize] = count;
+        }
+        counts
+    }
+
     fn sample(memory: u64, calls: u64) -> Sample {
         Sample {
-            counts: Counts {
-                memory,
-                calls,
-                ..Counts::default()
-            },
+            counts: counts([(Figure::Memory, memory), (Figure::Calls, calls)]),
             waiting: 3,
             remaining: vec![90, 1400],
         }
@@ -274,15 +252,13 @@ mod tests {
     async fn the_best_is_as_many_ids_in_each_call_as_may_be() {
         let history = History::default();
         assert_eq!(history.per_call(100), None);
-        let counts = |times: u64| Counts {
-            memory: 150 * times,
-            calls: 12 * times,
-            calls_by_id: 10 * times,
-            asked_ids: 50 * times,
-            ..Counts::default()
-        };
         for times in 0..100 {
-            let counts = counts(times);
+            let counts = counts([
+                (Figure::Memory, 150 * times),
+                (Figure::Calls, 12 * times),
+                (Figure::CallsById, 10 * times),
+                (Figure::AskedIds, 50 * times),
+            ]);
             history.ring().add(Instant::now(), Sample { counts, ..sample(0, 0) });
         }
         // In ten minutes 360 calls, of which 60 were not by id, and 1,500 ids, which fit into 15

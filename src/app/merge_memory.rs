@@ -4,7 +4,6 @@
 //! it finds out, and what contradicts it anywhere, reaches the others within a minute.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -94,11 +93,7 @@ impl SharedContext {
         if let Some(found) = memory.file.as_deref().and_then(read) {
             memory.adopt(&found);
         }
-        let Ok(supervised) = Supervised::make(&self.tasks, |tasks| {
-            tasks.spawn_upkeep("merge evidence", memory.keep());
-            Ok::<_, Infallible>(())
-        });
-        supervised.upkeep
+        Supervised::make(&self.tasks, |tasks| tasks.spawn_upkeep("merge evidence", memory.keep())).upkeep
     }
 }
 
@@ -162,9 +157,9 @@ impl MergeMemory {
             // Before the records are read, so that no change is missed.
             let changed = upstream_profile.merge_evidence().changed();
             self.share().await;
-            let text = self.text();
-            let is_new = self.has_records() && written.as_ref() != Some(&text);
-            if let Some(file) = self.file.as_deref().filter(|_| is_new) {
+            if let (Some(file), Some(text)) = (&self.file, self.text())
+                && written.as_ref() != Some(&text)
+            {
                 if let Err(error) = write(file, &text) {
                     tracing::warn!(file = %file.display(), %error, "what was found out about merging is not remembered");
                 }
@@ -194,8 +189,9 @@ impl MergeMemory {
         if let Some(until) = lease {
             self.upstream_profile.merge_evidence().lease_until(until);
         }
-        let text = self.text();
-        if self.has_records() && shared.as_ref() != Some(&text) {
+        if let Some(text) = self.text()
+            && shared.as_ref() != Some(&text)
+        {
             // The next change, or the next replica, tries again.
             let _ = client.set(&key, &text, KEPT).await;
         }
@@ -209,12 +205,8 @@ impl MergeMemory {
         }
     }
 
-    fn has_records(&self) -> bool {
-        let findings = self.upstream_profile.merge_evidence().findings();
-        findings.iter().any(|finding| finding.record.revision > 0)
-    }
-
-    fn text(&self) -> Vec<u8> {
+    /// The records as they are stored; `None` while nothing has been found out.
+    fn text(&self) -> Option<Vec<u8>> {
         let findings = self.upstream_profile.merge_evidence().findings();
         let known = findings.iter().filter(|finding| finding.record.revision > 0);
         let records = Records {
@@ -222,7 +214,7 @@ impl MergeMemory {
             endpoints: known.map(|finding| (name(finding.endpoint), finding.record)).collect(),
         };
         // Such a map can always be written.
-        serde_json::to_vec(&records).unwrap_or_default()
+        (!records.endpoints.is_empty()).then(|| serde_json::to_vec(&records).unwrap_or_default())
     }
 }
 

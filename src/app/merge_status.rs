@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::status::{Current, seconds};
+use super::sources::Current;
+use super::status::seconds;
 use crate::scan::{MergeEvidence, MergeFinding, SplitError};
 use crate::single_flight;
 

@@ -3,61 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::Guard;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::history::{History, PerCall};
 use super::merge_status;
 use super::problems::{Problems, Standing};
-use super::reload::Configuration;
+use super::sources::{Current, Sources};
 use crate::response::Outcome;
 use crate::scan::{Operation, Outcome as Served};
-use crate::server::{Connections, ErrorRecord, access_log};
+use crate::server::ErrorRecord;
 use crate::telemetry::metrics::Mode;
-use crate::{admin, cache, queue, quota, region, scan, server, shared_cache, single_flight, token, upstream};
+use crate::{admin, queue, quota, region, shared_cache, token};
 
-/// The parts that have something to show. Clones look at the same gateway.
+/// What is shown. Clones look at the same gateway.
 #[derive(Clone, Debug)]
 pub(super) struct Status {
-    pub(super) started: Instant,
-    /// One for all operations, or one for each in their order.
-    pub(super) quotas: Arc<[quota::Quota]>,
-    /// Likewise.
-    pub(super) queues: Arc<[queue::Queue<quota::Quota>]>,
-    pub(super) count: access_log::Metrics,
-    pub(super) connections: Connections,
+    pub(super) sources: Arc<Sources>,
     pub(super) problems: Problems,
-    pub(super) host: Arc<str>,
-    pub(super) current: Arc<ArcSwap<Current>>,
-    pub(super) configuration: Configuration,
     pub(super) history: History,
-}
-
-/// The parts that a new configuration may exchange.
-#[derive(Debug)]
-pub(super) struct Current {
-    pub(super) hosts: Arc<server::guard::Hosts>,
-    pub(super) regions: region::HostSelector,
-    pub(super) token_source: token::TokenSource,
-    pub(super) cache: Arc<cache::Cache>,
-    pub(super) shared_cache: Option<shared_cache::SharedCache>,
-    /// `None` when nothing is merged, and nothing will be.
-    pub(super) merging: Option<single_flight::Metrics>,
-    /// What has been found out about merging; `None` when nothing has to be.
-    pub(super) merge_evidence: Option<Arc<scan::UpstreamProfile>>,
-    /// The most ids in one call.
-    pub(super) max_ids: usize,
-    pub(super) calls: upstream::Metrics,
-    pub(super) identity: Identity,
-}
-
-/// Whose gateway it is, for people.
-#[derive(Debug)]
-pub(super) struct Identity {
-    /// `None` where the sign-in knows and does not say.
-    pub(super) tenant: Option<String>,
-    pub(super) cloud: &'static str,
+    pub(super) host: Arc<str>,
 }
 
 impl Status {
@@ -66,7 +31,12 @@ impl Status {
         let problems = self.problems.look();
         let mode = if health.state() == admin::State::Draining {
             Mode::Draining
-        } else if self.quotas.iter().any(|quota| quota.unavailable_for().is_some()) {
+        } else if self
+            .sources
+            .quotas
+            .iter()
+            .any(|quota| quota.unavailable_for().is_some())
+        {
             Mode::StoreLost
         } else if problems.is_empty() {
             Mode::Normal
@@ -76,39 +46,44 @@ impl Status {
         (mode, problems)
     }
 
+    pub(super) fn current(&self) -> Guard<Arc<Current>> {
+        self.sources.current.load()
+    }
+
     /// The whole state at this moment.
     pub(super) fn show(&self, health: &admin::Health) -> Value {
         let (mode, problems) = self.mode(health);
-        let current = self.current.load();
+        let current = self.current();
+        let connections = &self.sources.connections;
         json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "uptime_s": seconds(self.started.elapsed()),
+            "uptime_s": seconds(self.sources.started.elapsed()),
             "mode": mode.as_str(),
             "problems": problems.iter().map(problem).collect::<Vec<_>>(),
             "host": &*self.host,
-            "tenant": current.identity.tenant,
-            "cloud": current.identity.cloud,
+            "tenant": current.tenant,
+            "cloud": current.cloud.as_str(),
             "quota": self.quota(),
             "queue": self.queue(),
-            "regions": self.current.load().regions.snapshot().iter().map(region).collect::<Vec<_>>(),
-            "token": token(&self.current.load().token_source.snapshot()),
-            "cache": self.cache(),
-            "shared_answers": self.current.load().shared_cache.as_ref().map(|member| shared(&member.snapshot())),
+            "regions": current.regions.snapshot().iter().map(region).collect::<Vec<_>>(),
+            "token": token(&current.token_source.snapshot()),
+            "cache": current.cache.snapshot(),
+            "shared_answers": current.shared_cache.as_ref().map(shared_cache::SharedCache::snapshot),
             "merge": merge_status::show(&current),
             "saved": self.saved(),
             "trouble": self.recent_errors(),
-            "connections": {"open": self.connections.open(), "most": self.connections.most()},
-            "config": self.configuration.show(),
+            "connections": {"open": connections.open(), "most": connections.most()},
+            "config": self.sources.configuration.show(),
         })
     }
 
     /// That of scan history by definition, which is all there is if all operations count together;
     /// and each one's windows if they do not.
     fn quota(&self) -> Value {
-        let mut quotas = self.quotas.iter().map(quota::Quota::snapshot);
+        let mut quotas = self.sources.quotas.iter().map(quota::Quota::snapshot);
         let mut shown = quotas.next().as_ref().map(quota).unwrap_or_default();
-        if self.quotas.len() > 1 {
-            let operations = Operation::ALL.into_iter().zip(self.quotas.iter());
+        if self.sources.quotas.len() > 1 {
+            let operations = Operation::ALL.into_iter().zip(self.sources.quotas.iter());
             let windows = operations.map(|(operation, quota)| {
                 let name = operation.declaration().name.to_owned();
                 (name, windows(&quota.snapshot()))
@@ -119,7 +94,7 @@ impl Status {
     }
 
     fn queue(&self) -> Value {
-        let mut snapshots = self.queues.iter().map(queue::Queue::snapshot);
+        let mut snapshots = self.sources.queues.iter().map(queue::Queue::snapshot);
         let Some(mut snapshot) = snapshots.next() else {
             return Value::Null;
         };
@@ -149,10 +124,10 @@ impl Status {
 
     /// How many requests were answered, and by what, beside the calls that were made.
     fn saved(&self) -> Value {
-        let served = |outcome| self.count.ended(Outcome::Served(outcome));
+        let served = |outcome| self.sources.count.ended(Outcome::Served(outcome));
         // Read first: it is counted last, so that no moment shows more of these than were
         // forwarded.
-        let partial = self.count.partial();
+        let partial = self.sources.count.partial();
         let requests: u64 = Served::ALL.into_iter().map(served).sum();
         let by = Served::ALL.into_iter().map(|outcome| {
             let count = match outcome {
@@ -164,7 +139,7 @@ impl Status {
         let by = by.chain([("partial".to_owned(), json!(partial))]);
         json!({
             "requests": requests,
-            "upstream_calls": calls(&self.quotas),
+            "upstream_calls": self.sources.calls(),
             "per_call": self.per_call().map(|per_call| json!({"now": tenth(per_call.now), "best": tenth(per_call.best)})),
             "by": by.collect::<serde_json::Map<_, _>>(),
         })
@@ -172,27 +147,17 @@ impl Status {
 
     /// How many requests were answered per call, in the last minutes.
     pub(super) fn per_call(&self) -> Option<PerCall> {
-        self.history.per_call(self.current.load().max_ids)
+        self.history.per_call(self.current().max_ids)
     }
 
     fn recent_errors(&self) -> Value {
+        let count = &self.sources.count;
         json!({
-            "refused": self.count.ended(Outcome::Refused),
-            "failed": self.count.ended(Outcome::Failed),
-            "invalid": self.count.ended(Outcome::Invalid),
-            "gone": self.count.ended(Outcome::Gone),
-            "latest": self.count.recent_errors().latest().iter().map(incident).collect::<Vec<_>>(),
-        })
-    }
-
-    fn cache(&self) -> Value {
-        let snapshot = self.current.load().cache.snapshot();
-        json!({
-            "entries": snapshot.entries,
-            "bytes": snapshot.bytes,
-            "hits": snapshot.hits,
-            "misses": snapshot.misses,
-            "stale": snapshot.stale,
+            "refused": count.ended(Outcome::Refused),
+            "failed": count.ended(Outcome::Failed),
+            "invalid": count.ended(Outcome::Invalid),
+            "gone": count.ended(Outcome::Gone),
+            "latest": count.recent_errors().latest().iter().map(incident).collect::<Vec<_>>(),
         })
     }
 }
@@ -207,11 +172,6 @@ fn problem(standing: &Standing) -> Value {
         "message": problem.message,
         "advice": problem.advice,
     })
-}
-
-/// How many calls all of them have let leave.
-pub(super) fn calls(quotas: &[quota::Quota]) -> u64 {
-    quotas.iter().map(|quota| quota.snapshot().calls).sum()
 }
 
 fn windows(snapshot: &quota::Snapshot) -> Value {
@@ -252,18 +212,6 @@ fn pace(state: &quota::PaceState) -> Value {
         "next_token_s": seconds(state.next_token),
         "refill_s": seconds(state.refill),
         "window": &*state.window,
-    })
-}
-
-fn shared(snapshot: &shared_cache::Snapshot) -> Value {
-    json!({
-        "up": snapshot.up,
-        "hits": snapshot.hits,
-        "followed": snapshot.followed,
-        "led": snapshot.led,
-        "alone": snapshot.alone,
-        "written": snapshot.written,
-        "unreadable": snapshot.unreadable,
     })
 }
 

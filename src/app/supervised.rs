@@ -11,9 +11,8 @@ use crate::task::Tasks;
 pub(super) struct BackgroundTasks(Vec<Arc<DropGuard>>);
 
 impl BackgroundTasks {
-    pub(super) fn and(mut self, other: &Self) -> Self {
-        self.0.extend(other.0.iter().cloned());
-        self
+    pub(super) fn together<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
+        Self(all.into_iter().flat_map(|one| one.0.iter().cloned()).collect())
     }
 }
 
@@ -26,11 +25,11 @@ pub(super) struct Supervised<T> {
 
 impl<T> Supervised<T> {
     /// Makes a part, whose background work runs as the tasks it is given.
-    pub(super) fn make<E>(tasks: &Tasks, make: impl FnOnce(&Tasks) -> Result<T, E>) -> Result<Self, E> {
+    pub(super) fn make(tasks: &Tasks, make: impl FnOnce(&Tasks) -> T) -> Self {
         let (branch, guard) = tasks.branch();
-        Ok(Self {
-            part: make(&branch)?,
+        Self {
+            part: make(&branch),
             upkeep: BackgroundTasks(vec![Arc::new(guard)]),
-        })
+        }
     }
 }

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use http::Request;
 use tower::util::BoxCloneSyncService;
 
-use super::settings::{SIGN_IN_BYTES, SIGN_IN_TIMEOUT, token_proxy};
+use super::settings::{SIGN_IN_BYTES, SIGN_IN_TIMEOUT};
 use crate::BoxError;
-use crate::config::{Credentials, TokenProxy, TrustedRoots};
+use crate::config::{Credential, Credentials, TokenProxy, TrustedRoots};
 use crate::net::{Client, Exchange, Limits};
 
 /// Far above any bundle of certificates.
@@ -17,7 +17,10 @@ const MAX_CA_BYTES: u64 = 1024 * 1024;
 /// the machine, which is never behind a proxy.
 pub(super) fn exchanges(net: &Client, config: &Credentials) -> [Exchange; 2] {
     let to = |net: &Client| net.exchange(SIGN_IN_BYTES, SIGN_IN_TIMEOUT);
-    let authority = token_proxy(config).map_or_else(|| to(net), |proxy| exchange(net, proxy));
+    let authority = match &config.credential {
+        Credential::WorkloadIdentity { proxy: Some(proxy), .. } => exchange(net, proxy),
+        _ => to(net),
+    };
     [authority, to(&net.direct())]
 }
 

@@ -341,7 +341,7 @@ impl fmt::Debug for Cache {
 }
 
 /// The cache's state, for `/status`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Snapshot {
     /// Entries in memory.
     pub entries: u64,

@@ -18,7 +18,8 @@ use tokio::time;
 
 use super::Error;
 use crate::BoxError;
-use crate::config::{Environment, Key, Listen};
+use crate::config::{Environment, Key};
+use crate::server::Address;
 
 /// Where a gateway's health is served, as typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,9 +54,9 @@ impl FromStr for AdminAddress {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text.starts_with("unix:") {
-            return match text.parse::<Listen>()? {
-                Listen::Unix(path) => Ok(Self::Unix(path.to_string_lossy().into_owned())),
-                Listen::Tcp(address) => Ok(Self::Tcp(address.to_string())),
+            return match text.parse::<Address>()? {
+                Address::Unix(path) => Ok(Self::Unix(path.to_string_lossy().into_owned())),
+                Address::Tcp(address) => Ok(Self::Tcp(address.to_string())),
             };
         }
         let text = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');

@@ -6,17 +6,21 @@
 
 use std::fmt;
 
-/// A national cloud of Microsoft's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cloud {
-    /// The commercial cloud.
-    Public,
-    /// US government community: signs in at the commercial cloud.
-    Gcc,
-    /// US government, high.
-    GccHigh,
-    /// US Department of Defense: the same hosts as high.
-    Dod,
+use crate::telemetry::named_enum;
+
+named_enum! {
+    /// A national cloud of Microsoft's.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Cloud, as_str {
+        /// The commercial cloud.
+        Public = "public",
+        /// US government community: signs in at the commercial cloud.
+        Gcc = "gcc",
+        /// US government, high.
+        GccHigh = "gcc-high",
+        /// US Department of Defense: the same hosts as high.
+        Dod = "dod",
+    }
 }
 
 /// Which clouds a host can belong to.
@@ -27,24 +31,6 @@ const GOVERNMENT: Clouds = &[Cloud::GccHigh, Cloud::Dod];
 const NOWHERE: Clouds = &[];
 
 impl Cloud {
-    /// The names in a configuration.
-    pub(super) const WORDS: [(&'static str, Self); 4] = [
-        ("public", Self::Public),
-        ("gcc", Self::Gcc),
-        ("gcc-high", Self::GccHigh),
-        ("dod", Self::Dod),
-    ];
-
-    /// The name in a configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Public => "public",
-            Self::Gcc => "gcc",
-            Self::GccHigh => "gcc-high",
-            Self::Dod => "dod",
-        }
-    }
-
     /// The hosts, each with the name of its geography.
     ///
     /// Public: the seven current geographies, the four of the 2021 list, which still answer, and
@@ -158,8 +144,8 @@ mod tests {
 
     #[test]
     fn every_cloud_accepts_its_own_hosts_and_no_other_clouds() {
-        for (_, cloud) in Cloud::WORDS {
-            for (_, other) in Cloud::WORDS {
+        for cloud in Cloud::ALL {
+            for other in Cloud::ALL {
                 let authority = Url::parse(other.authority()).unwrap();
                 let same = cloud.authority() == other.authority();
                 assert_eq!(
@@ -182,7 +168,7 @@ mod tests {
 
     #[test]
     fn strangers_fit_every_cloud_and_china_none() {
-        for (_, cloud) in Cloud::WORDS {
+        for cloud in Cloud::ALL {
             assert!(cloud.accepts_api("127.0.0.1", "/").is_ok());
             assert!(cloud.accepts_api("notsecurity.microsoft.com.example", "/").is_ok());
             assert!(cloud.accepts_authority("idp.example.com").is_ok());

@@ -31,6 +31,14 @@ pub struct ConfigError {
     pub problem: String,
 }
 
+impl ConfigError {
+    /// `key` is `None` when the position is enough.
+    pub fn new(origin: Origin, key: Option<String>, problem: impl Into<String>) -> Self {
+        let problem = problem.into();
+        Self { origin, key, problem }
+    }
+}
+
 /// All errors of a configuration, in reading order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistakes {

@@ -3,38 +3,29 @@
 
 use super::key::Key;
 
-struct Deprecated {
-    section: &'static str,
-    name: &'static str,
-    now: &'static str,
-}
-
-const DEPRECATED: &[Deprecated] = &[Deprecated {
-    section: "defender",
-    name: "hedge",
-    now: "a call to a host that answers nothing is made at another one without being told to",
-}];
+/// Section and name of each, and what there is instead.
+const DEPRECATED: [(&str, &str, &str); 1] = [(
+    "defender",
+    "hedge",
+    "a call to a host that answers nothing is made at another one without being told to",
+)];
 
 /// The warning about `section.name` in a file; `None` when it was no key.
 pub(super) fn key(section: &str, name: &str) -> Option<String> {
-    let deprecated = DEPRECATED
-        .iter()
-        .find(|key| key.section == section && key.name == name)?;
-    Some(sentence(&format!("{section}.{name}"), deprecated))
+    let what = format!("{section}.{name}");
+    warning(&what, |section, name| format!("{section}.{name}") == what)
 }
 
 /// The warning about an environment variable; `None` when it belonged to no key.
 pub(super) fn variable(variable: &str) -> Option<String> {
-    let deprecated = DEPRECATED.iter().find(|key| {
-        let name = format!("{}{}_{}", Key::PREFIX, key.section, key.name);
-        name.to_uppercase() == variable
-    })?;
-    Some(sentence(variable, deprecated))
+    warning(variable, |section, name| {
+        format!("{}{section}_{name}", Key::PREFIX).to_uppercase() == variable
+    })
 }
 
-fn sentence(what: &str, deprecated: &Deprecated) -> String {
-    format!(
-        "{what} is gone, means nothing any more and will be a mistake in the next version: {}; remove it",
-        deprecated.now
-    )
+fn warning(what: &str, is_meant: impl Fn(&str, &str) -> bool) -> Option<String> {
+    let (.., now) = DEPRECATED.iter().find(|(section, name, _)| is_meant(section, name))?;
+    Some(format!(
+        "{what} is gone, means nothing any more and will be a mistake in the next version: {now}; remove it"
+    ))
 }

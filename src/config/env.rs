@@ -11,104 +11,80 @@ use crate::secret::Secret;
 
 /// The names of the variables that belong to no key.
 pub mod variable {
-    /// Ours: the configuration file, when `--config` is absent.
-    pub const CONFIG: &str = "DEFENDER_GATEWAY_CONFIG";
-    /// The Entra tenant; set by the workload-identity webhook.
-    pub const TENANT_ID: &str = "AZURE_TENANT_ID";
-    /// The application or user-assigned identity; set by the workload-identity webhook.
-    pub const CLIENT_ID: &str = "AZURE_CLIENT_ID";
-    /// The application's secret.
-    pub const CLIENT_SECRET: &str = "AZURE_CLIENT_SECRET";
-    /// A PEM file with the application's certificate and key.
-    pub const CLIENT_CERTIFICATE_PATH: &str = "AZURE_CLIENT_CERTIFICATE_PATH";
-    /// The projected Kubernetes token; set by the workload-identity webhook.
-    pub const FEDERATED_TOKEN_FILE: &str = "AZURE_FEDERATED_TOKEN_FILE";
-    /// The sign-in host, with or without scheme and trailing slash; set by the workload-identity
-    /// webhook.
-    pub const AUTHORITY_HOST: &str = "AZURE_AUTHORITY_HOST";
-    /// App Service's managed-identity endpoint.
-    pub const IDENTITY_ENDPOINT: &str = "IDENTITY_ENDPOINT";
-    /// The secret that App Service's endpoint requires.
-    pub const IDENTITY_HEADER: &str = "IDENTITY_HEADER";
-    /// Replaces the metadata service's address `http://169.254.169.254`.
-    pub const POD_IDENTITY_AUTHORITY_HOST: &str = "AZURE_POD_IDENTITY_AUTHORITY_HOST";
-    /// The address that workload-identity token requests are sent to, instead of the sign-in host.
-    pub const TOKEN_PROXY: &str = "AZURE_KUBERNETES_TOKEN_PROXY";
-    /// A PEM file that the token proxy's certificate is checked against.
-    pub const TOKEN_PROXY_CA_FILE: &str = "AZURE_KUBERNETES_CA_FILE";
-    /// The same as PEM text.
-    pub const TOKEN_PROXY_CA_DATA: &str = "AZURE_KUBERNETES_CA_DATA";
-    /// The server name that is requested from the token proxy.
-    pub const TOKEN_PROXY_SNI_NAME: &str = "AZURE_KUBERNETES_SNI_NAME";
-    /// The proxy for `https` connections; the lower-case name is read too.
-    pub const HTTPS_PROXY: &str = "HTTPS_PROXY";
-    /// See [`HTTPS_PROXY`].
-    pub const HTTPS_PROXY_LOWER: &str = "https_proxy";
-    /// Hosts that are reached without the proxy; the lower-case name is read too.
-    pub const NO_PROXY: &str = "NO_PROXY";
-    /// See [`NO_PROXY`].
-    pub const NO_PROXY_LOWER: &str = "no_proxy";
-    /// The OTLP endpoint of all telemetry; `/v1/traces` is added.
-    pub const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-    /// The OTLP endpoint of traces, used as it is.
-    pub const OTLP_TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
-    /// Header fields for the collector, such as an API key: `name=value,…`, percent-encoded.
-    pub const OTLP_HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
-    /// The same for traces alone, which takes precedence.
-    pub const OTLP_TRACES_HEADERS: &str = "OTEL_EXPORTER_OTLP_TRACES_HEADERS";
-    /// How telemetry is sent; here always `http/protobuf`.
-    pub const OTLP_PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
-    /// The same for traces alone, which takes precedence.
-    pub const OTLP_TRACES_PROTOCOL: &str = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL";
-    /// `none` turns traces off.
-    pub const TRACES_EXPORTER: &str = "OTEL_TRACES_EXPORTER";
-    /// `true` turns traces off.
-    pub const OTEL_DISABLED: &str = "OTEL_SDK_DISABLED";
-    /// Which requests are traced.
-    pub const TRACES_SAMPLER: &str = "OTEL_TRACES_SAMPLER";
-    /// The part of all requests, 0 to 1, for the samplers that need it.
-    pub const TRACES_SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
-    /// `service.name` in traces.
-    pub const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
-    /// Further attributes of this process in traces: `name=value,…`, percent-encoded.
-    pub const RESOURCE_ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
-    /// The number of worker threads, by tokio's own name.
-    pub const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
+    macro_rules! variables {
+        ($($(#[$doc:meta])+ $name:ident = $value:literal,)+) => {
+            $($(#[$doc])+ pub const $name: &str = $value;)+
 
-    /// All of the above.
-    pub const ALL: [&str; 31] = [
-        CONFIG,
-        TENANT_ID,
-        CLIENT_ID,
-        CLIENT_SECRET,
-        CLIENT_CERTIFICATE_PATH,
-        FEDERATED_TOKEN_FILE,
-        AUTHORITY_HOST,
-        IDENTITY_ENDPOINT,
-        IDENTITY_HEADER,
-        POD_IDENTITY_AUTHORITY_HOST,
-        TOKEN_PROXY,
-        TOKEN_PROXY_CA_FILE,
-        TOKEN_PROXY_CA_DATA,
-        TOKEN_PROXY_SNI_NAME,
-        HTTPS_PROXY,
-        HTTPS_PROXY_LOWER,
-        NO_PROXY,
-        NO_PROXY_LOWER,
-        OTLP_ENDPOINT,
-        OTLP_TRACES_ENDPOINT,
-        OTLP_HEADERS,
-        OTLP_TRACES_HEADERS,
-        OTLP_PROTOCOL,
-        OTLP_TRACES_PROTOCOL,
-        TRACES_EXPORTER,
-        OTEL_DISABLED,
-        TRACES_SAMPLER,
-        TRACES_SAMPLER_ARG,
-        SERVICE_NAME,
-        RESOURCE_ATTRIBUTES,
-        WORKER_THREADS,
-    ];
+            /// All of them.
+            pub const ALL: [&str; [$($value),+].len()] = [$($value),+];
+        };
+    }
+
+    variables! {
+        /// Ours: the configuration file, when `--config` is absent.
+        CONFIG = "DEFENDER_GATEWAY_CONFIG",
+        /// The Entra tenant; set by the workload-identity webhook.
+        TENANT_ID = "AZURE_TENANT_ID",
+        /// The application or user-assigned identity; set by the workload-identity webhook.
+        CLIENT_ID = "AZURE_CLIENT_ID",
+        /// The application's secret.
+        CLIENT_SECRET = "AZURE_CLIENT_SECRET",
+        /// A PEM file with the application's certificate and key.
+        CLIENT_CERTIFICATE_PATH = "AZURE_CLIENT_CERTIFICATE_PATH",
+        /// The projected Kubernetes token; set by the workload-identity webhook.
+        FEDERATED_TOKEN_FILE = "AZURE_FEDERATED_TOKEN_FILE",
+        /// The sign-in host, with or without scheme and trailing slash; set by the workload-identity
+        /// webhook.
+        AUTHORITY_HOST = "AZURE_AUTHORITY_HOST",
+        /// App Service's managed-identity endpoint.
+        IDENTITY_ENDPOINT = "IDENTITY_ENDPOINT",
+        /// The secret that App Service's endpoint requires.
+        IDENTITY_HEADER = "IDENTITY_HEADER",
+        /// Replaces the metadata service's address `http://169.254.169.254`.
+        POD_IDENTITY_AUTHORITY_HOST = "AZURE_POD_IDENTITY_AUTHORITY_HOST",
+        /// The address that workload-identity token requests are sent to, instead of the sign-in host.
+        TOKEN_PROXY = "AZURE_KUBERNETES_TOKEN_PROXY",
+        /// A PEM file that the token proxy's certificate is checked against.
+        TOKEN_PROXY_CA_FILE = "AZURE_KUBERNETES_CA_FILE",
+        /// The same as PEM text.
+        TOKEN_PROXY_CA_DATA = "AZURE_KUBERNETES_CA_DATA",
+        /// The server name that is requested from the token proxy.
+        TOKEN_PROXY_SNI_NAME = "AZURE_KUBERNETES_SNI_NAME",
+        /// The proxy for `https` connections; the lower-case name is read too.
+        HTTPS_PROXY = "HTTPS_PROXY",
+        /// See [`HTTPS_PROXY`].
+        HTTPS_PROXY_LOWER = "https_proxy",
+        /// Hosts that are reached without the proxy; the lower-case name is read too.
+        NO_PROXY = "NO_PROXY",
+        /// See [`NO_PROXY`].
+        NO_PROXY_LOWER = "no_proxy",
+        /// The OTLP endpoint of all telemetry; `/v1/traces` is added.
+        OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        /// The OTLP endpoint of traces, used as it is.
+        OTLP_TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        /// Header fields for the collector, such as an API key: `name=value,…`, percent-encoded.
+        OTLP_HEADERS = "OTEL_EXPORTER_OTLP_HEADERS",
+        /// The same for traces alone, which takes precedence.
+        OTLP_TRACES_HEADERS = "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+        /// How telemetry is sent; here always `http/protobuf`.
+        OTLP_PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL",
+        /// The same for traces alone, which takes precedence.
+        OTLP_TRACES_PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        /// `none` turns traces off.
+        TRACES_EXPORTER = "OTEL_TRACES_EXPORTER",
+        /// `true` turns traces off.
+        OTEL_DISABLED = "OTEL_SDK_DISABLED",
+        /// Which requests are traced.
+        TRACES_SAMPLER = "OTEL_TRACES_SAMPLER",
+        /// The part of all requests, 0 to 1, for the samplers that need it.
+        TRACES_SAMPLER_ARG = "OTEL_TRACES_SAMPLER_ARG",
+        /// `service.name` in traces.
+        SERVICE_NAME = "OTEL_SERVICE_NAME",
+        /// Further attributes of this process in traces: `name=value,…`, percent-encoded.
+        RESOURCE_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES",
+        /// The number of worker threads, by tokio's own name.
+        WORKER_THREADS = "TOKIO_WORKER_THREADS",
+    }
 }
 
 /// The relevant variables, as they were at one moment. Values are kept as secrets, because some
@@ -135,6 +111,11 @@ impl Environment {
     pub fn value(&self, name: &str) -> Option<&Secret> {
         let value = self.values.get(name)?.as_ref()?;
         (!value.expose().is_empty()).then_some(value)
+    }
+
+    /// The first of `names` that has a value, and its value.
+    pub(super) fn first(&self, names: &[&'static str]) -> Option<(&'static str, &Secret)> {
+        names.iter().find_map(|name| Some((*name, self.value(name)?)))
     }
 
     /// The number of worker threads that the operator set: tokio's own `TOKIO_WORKER_THREADS`.

@@ -5,6 +5,17 @@ use std::time::Duration;
 
 use super::section::SECTIONS;
 use super::value::{show_duration, show_size};
+use crate::telemetry::named_enum;
+
+/// A TOML table of the configuration.
+#[derive(Debug)]
+pub(super) struct Section {
+    /// Its name in brackets.
+    pub(super) name: &'static str,
+    /// What it is about, for the reference.
+    pub(super) doc: &'static str,
+    pub(super) keys: &'static [&'static Key],
+}
 
 /// A key of the configuration. Everything about keys (variables, suggestions, the reference) is
 /// derived from it.
@@ -23,31 +34,26 @@ pub struct Key {
     /// Environment variables of other programs that are read where ours is absent or empty; the
     /// first one set is used.
     pub borrowed: &'static [&'static str],
-    pub(super) allowed_in: AllowedIn,
-    pub(super) echo: Echo,
+    /// Whether it is read from the environment only: a secret, which must not be in files that are
+    /// copied and committed.
+    pub(super) is_secret: bool,
+    /// Whether messages must not repeat the value: it may contain a secret, or is where one is
+    /// often pasted by mistake.
+    pub(super) is_hidden: bool,
     pub(super) reload: Reload,
 }
 
-/// What it takes for a changed value to be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reload {
-    /// Nothing: the running gateway applies it.
-    Live,
-    /// Nothing for a gateway without a shared quota. With one, the value is agreed with the other
-    /// replicas, and needs a restart.
-    LiveAlone,
-    /// A restart.
-    Restart,
-}
-
-impl Reload {
-    /// The text in the reference.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Live => "live",
-            Self::LiveAlone => "live; with a store restart",
-            Self::Restart => "restart",
-        }
+named_enum! {
+    /// What it takes for a changed value to be used, with the text in the reference.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Reload, as_str {
+        /// Nothing: the running gateway applies it.
+        Live = "live",
+        /// Nothing for a gateway without a shared quota. With one, the value is agreed with the
+        /// other replicas, and needs a restart.
+        LiveAlone = "live; with a store restart",
+        /// A restart.
+        Restart = "restart",
     }
 }
 
@@ -91,45 +97,61 @@ pub enum DefaultValue {
     EmptyTable,
 }
 
-/// Where a key may be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AllowedIn {
-    FileAndEnvironment,
-    /// Secrets, which must not be in files that are copied and committed.
-    EnvironmentOnly,
-}
-
-/// Whether a message may repeat the value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Echo {
-    Plain,
-    /// The value is a secret, may contain one, or is where one is often pasted by mistake.
-    Hidden,
-}
-
 impl Key {
     /// The prefix of all environment variables of this program.
     pub const PREFIX: &'static str = "DEFENDER_GATEWAY_";
 
-    pub(super) const fn new(
-        section: &'static str,
-        name: &'static str,
-        kind: Kind,
-        fallback: DefaultValue,
-        doc: &'static str,
-    ) -> Self {
+    pub(super) const fn flag(fallback: bool) -> Self {
+        Self::new(Kind::Flag, DefaultValue::Flag(fallback))
+    }
+
+    pub(super) const fn flag_or(word: &'static str, fallback: &'static str) -> Self {
+        Self::new(Kind::FlagOr(word), DefaultValue::Text(fallback))
+    }
+
+    pub(super) const fn count(least: u64, most: u64, fallback: u64) -> Self {
+        Self::new(Kind::Count(least, most), DefaultValue::Count(fallback))
+    }
+
+    pub(super) const fn duration(least: Duration, most: Duration, fallback: &'static str) -> Self {
+        Self::new(Kind::Duration(least, most), DefaultValue::Text(fallback))
+    }
+
+    pub(super) const fn size(least: u64, most: u64, fallback: &'static str) -> Self {
+        Self::new(Kind::Size(least, most), DefaultValue::Text(fallback))
+    }
+
+    pub(super) const fn choice(words: &'static [&'static str], fallback: &'static str) -> Self {
+        Self::new(Kind::Choice(words), DefaultValue::Text(fallback))
+    }
+
+    pub(super) const fn text(allowed: &'static str, fallback: &'static str) -> Self {
+        Self::new(Kind::Text(allowed), DefaultValue::Text(fallback))
+    }
+
+    pub(super) const fn list(allowed: &'static str, fallback: &'static [&'static str]) -> Self {
+        Self::new(Kind::List(allowed), DefaultValue::List(fallback))
+    }
+
+    /// A key that is not hidden, and whose change needs a restart, unless it says otherwise.
+    pub(super) const fn new(kind: Kind, fallback: DefaultValue) -> Self {
         Self {
-            section,
-            name,
+            section: "",
+            name: "",
             kind,
             fallback,
-            doc,
+            doc: "",
             borrowed: &[],
-            allowed_in: AllowedIn::FileAndEnvironment,
-            echo: Echo::Plain,
-            // A key that does not say otherwise needs a restart.
+            is_secret: false,
+            is_hidden: false,
             reload: Reload::Restart,
         }
+    }
+
+    /// The key at its place. `doc` is a doc comment, whose lines begin with a space.
+    pub(super) const fn named(mut self, section: &'static str, name: &'static str, doc: &'static str) -> Self {
+        (self.section, self.name, self.doc) = (section, name, doc.trim_ascii_start());
+        self
     }
 
     pub(super) const fn borrows(mut self, variables: &'static [&'static str]) -> Self {
@@ -138,12 +160,12 @@ impl Key {
     }
 
     pub(super) const fn hidden(mut self) -> Self {
-        self.echo = Echo::Hidden;
+        self.is_hidden = true;
         self
     }
 
     pub(super) const fn environment_only(mut self) -> Self {
-        self.allowed_in = AllowedIn::EnvironmentOnly;
+        self.is_secret = true;
         self
     }
 
@@ -174,7 +196,7 @@ impl Key {
 
     /// Whether the key is accepted in a file; secrets are not.
     pub fn in_file(&self) -> bool {
-        self.allowed_in == AllowedIn::FileAndEnvironment
+        !self.is_secret
     }
 }
 

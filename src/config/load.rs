@@ -9,9 +9,7 @@ use super::env::{Environment, variable};
 use super::files::{Files, unreadable};
 use super::key::Key;
 use super::reader::Reader;
-use super::section::{
-    Admin, Cache, Callers, Credentials, Defender, Definitions, Merge, Queue, Quota, Server, Store, Telemetry, cloud,
-};
+use super::section::Resolved;
 use super::settings::Settings;
 use crate::plain_text;
 
@@ -21,37 +19,6 @@ const USUAL_PLACE: &str = "/etc/defender-gateway/gateway.toml";
 /// No sensible configuration is larger, so a wrong path (a log, a disk image) is noticed early.
 const MAX_FILE_BYTES: u64 = 256 << 10;
 
-/// A configuration without errors, as plain values that need no further parsing.
-#[derive(Clone, Debug)]
-pub struct Resolved {
-    /// The listener that callers use.
-    pub server: Server,
-    /// Health, metrics and status.
-    pub admin: Admin,
-    /// The upstream.
-    pub defender: Defender,
-    /// How the gateway signs in.
-    pub credentials: Credentials,
-    /// What the upstream allows.
-    pub quota: Quota,
-    /// How requests wait.
-    pub queue: Queue,
-    /// The limit of waiting requests per caller, and shares of the quota.
-    pub callers: Callers,
-    /// Answers kept in memory.
-    pub cache: Cache,
-    /// How scan definitions are passed on.
-    pub definitions: Definitions,
-    /// Sharing of upstream calls.
-    pub merge: Merge,
-    /// What replicas share.
-    pub store: Store,
-    /// Logs and traces.
-    pub telemetry: Telemetry,
-    /// The same key by key, for comparing and for people.
-    pub settings: Settings,
-}
-
 /// A configuration, with notes about it.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -59,17 +26,8 @@ pub struct Loaded {
     pub resolved: Resolved,
     /// What is no error, but probably not intended: one sentence each, in no particular order.
     pub notes: Vec<String>,
-    /// Where the values come from.
-    pub source: Source,
-}
-
-/// Where a configuration was read from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// This file, then the environment.
-    File(PathBuf),
-    /// The environment alone.
-    Environment,
+    /// The file that was read before the environment, if there was one.
+    pub file: Option<PathBuf>,
 }
 
 /// The text of a configuration before it is parsed. Equal documents have equal values.
@@ -109,8 +67,7 @@ impl Document {
             Ok(text) => Ok(Self::new(&path, text)),
             Err(problem) => {
                 let problem = format!("{}: {problem}", path.display());
-                let key = None;
-                Err(Mistakes::new(None, vec![ConfigError { origin, key, problem }]))
+                Err(Mistakes::new(None, vec![ConfigError::new(origin, None, problem)]))
             }
         }
     }
@@ -163,17 +120,17 @@ impl Document {
     }
 
     fn read(&self, mut reader: Reader<'_>) -> Result<Loaded, Mistakes> {
-        let resolved = sections(&mut reader);
+        let resolved = Resolved::read(&mut reader);
         let (mut mistakes, notes) = reader.finish();
         // A file that is not TOML has no keys, so errors about missing keys would be misleading.
         if mistakes.iter().any(is_syntax) {
             mistakes.retain(|mistake| mistake.origin != Origin::Default);
         }
         match resolved {
-            Some(resolved) if mistakes.is_empty() => Ok(Loaded {
+            Ok(resolved) if mistakes.is_empty() => Ok(Loaded {
                 resolved,
                 notes,
-                source: self.path.clone().map_or(Source::Environment, Source::File),
+                file: self.path.clone(),
             }),
             _ => Err(Mistakes::new(self.path.clone(), mistakes)),
         }
@@ -209,37 +166,4 @@ pub fn parse(path: &Path, text: &str, env: &Environment, files: &dyn Files) -> R
 
 fn is_syntax(mistake: &ConfigError) -> bool {
     mistake.key.is_none() && matches!(mistake.origin, Origin::File { .. })
-}
-
-/// Every section is read, even after one has failed, so that all errors are reported together.
-fn sections(reader: &mut Reader<'_>) -> Option<Resolved> {
-    let cloud = cloud(reader);
-    let server = Server::read(reader);
-    let admin = Admin::read(reader, server.as_ref());
-    let defender = Defender::read(reader, cloud);
-    let credentials = Credentials::read(reader, cloud);
-    let quota = Quota::read(reader);
-    let queue = Queue::read(reader);
-    let callers = Callers::read(reader);
-    let cache = Cache::read(reader);
-    let definitions = Definitions::read(reader);
-    let merge = Merge::read(reader);
-    let store = Store::read(reader);
-    let telemetry = Telemetry::read(reader);
-    let settings = reader.settings();
-    Some(Resolved {
-        server: server?,
-        admin: admin?,
-        defender: defender?,
-        credentials: credentials?,
-        quota: quota?,
-        queue: queue?,
-        callers: callers?,
-        cache: cache?,
-        definitions: definitions?,
-        merge: merge?,
-        store: store?,
-        telemetry: telemetry?,
-        settings,
-    })
 }

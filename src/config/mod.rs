@@ -8,8 +8,8 @@
 //!                                         Resolved (plain values)   or   all errors at once
 //! ```
 //!
-//! Each section's file contains everything about it: its keys (name, default, range, meaning), the
-//! resolved values, and the rules between keys. The names of variables, the suggestions for
+//! Each section's file declares its keys once (name, type, default, range, meaning) and has the
+//! rules between them. The struct of the values, the names of variables, the suggestions for
 //! misspelt keys, the [`reference()`] in `config/README.md` and the [`schema()`] are all derived
 //! from the keys. They also say what a running gateway can apply ([`Reload`]).
 //!
@@ -40,9 +40,9 @@ pub use config_error::{ConfigError, Mistakes, Origin};
 pub use env::{Environment, variable};
 pub use files::{Disk, Files, Found};
 pub use key::{DefaultValue, Key, Kind, Reload, keys};
-pub use load::{Document, Loaded, Resolved, Source, load, parse};
+pub use load::{Document, Loaded, load, parse};
 pub use reference::reference;
 pub use schema::schema;
-pub use section::{Credential, Credentials, Merging, Pin, Proxy, Sampling, Scope, TokenProxy, Traces, TrustedRoots};
+pub use section::{Credential, Credentials, Merging, Pin, Proxy, Resolved, Scope, TokenProxy, TrustedRoots};
 pub use settings::Settings;
-pub use value::{Limit, Listen, parse_duration, parse_size, show_duration, show_size};
+pub use value::{Limit, parse_duration, parse_size, show_duration, show_size};

@@ -1,7 +1,9 @@
 //! Reads keys as values. A value that cannot be read becomes an error at its position, and reading
-//! goes on: the sections get `None` and report all errors in the rest.
+//! goes on: the sections get [`Recorded`] and report all errors in the rest.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::zeroize::Zeroizing;
@@ -9,7 +11,7 @@ use secrecy::zeroize::Zeroizing;
 use super::config_error::{ConfigError, Origin};
 use super::env::Environment;
 use super::files::{Files, Found, unreadable};
-use super::key::{Echo, Key, Kind, keys};
+use super::key::{Key, Kind, keys};
 use super::raw::{Entry, Node, Raw, RawConfig};
 use super::settings::Settings;
 use super::value::{parse_duration, parse_size};
@@ -27,6 +29,9 @@ pub(super) struct Reader<'a> {
 /// There is no value, and the error has been recorded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Recorded;
+
+/// A value, unless an error about it has been recorded.
+pub(super) type Read<T> = Result<T, Recorded>;
 
 /// A value and where it was written.
 #[derive(Clone, Debug)]
@@ -69,7 +74,20 @@ impl<'a> Reader<'a> {
 
     /// Records something the operator should know although it is no error.
     pub(super) fn note(&mut self, text: impl Into<String>) {
-        self.notes.push(text.into());
+        let text = text.into();
+        // Some keys are read again for the sake of others.
+        if !self.notes.contains(&text) {
+            self.notes.push(text);
+        }
+    }
+
+    /// Reads one key by the function of its declaration.
+    pub(super) fn field<T>(
+        &mut self,
+        key: &'static Key,
+        read: impl FnOnce(&mut Self, &'static Key) -> Read<T>,
+    ) -> Read<T> {
+        read(self, key)
     }
 
     /// Where the value of `key` comes from.
@@ -84,31 +102,22 @@ impl<'a> Reader<'a> {
     }
 
     /// Records an error about `key` where it is written.
-    pub(super) fn wrong(&mut self, key: &'static Key, problem: impl Into<String>) {
+    pub(super) fn wrong(&mut self, key: &'static Key, problem: impl Into<String>) -> Recorded {
         let origin = self.origin(key);
-        self.wrong_at(origin, key.path(), problem);
+        self.wrong_at(origin, key.path(), problem)
     }
 
     /// Records an error at another position.
-    pub(super) fn wrong_at(&mut self, origin: Origin, key: impl Into<String>, problem: impl Into<String>) {
-        self.mistakes.push(ConfigError {
-            origin,
-            key: Some(key.into()),
-            problem: problem.into(),
-        });
+    pub(super) fn wrong_at(&mut self, origin: Origin, key: impl Into<String>, problem: impl Into<String>) -> Recorded {
+        self.mistakes.push(ConfigError::new(origin, Some(key.into()), problem));
+        Recorded
     }
 
-    /// Records that `raw` has the wrong type.
-    fn misfit(&mut self, key: &'static Key, origin: Origin, raw: &Raw) {
-        let problem = match (raw, key.kind) {
-            (Raw::Number(number), Kind::Duration(..) | Kind::Size(..)) => {
-                let hint = match key.kind {
-                    Kind::Size(..) => parse_size(number).err(),
-                    _ => parse_duration(number).err(),
-                };
-                let hint = quoted(&hint.unwrap_or_default());
-                format!("{number} {hint}; allowed is {}", key.kind)
-            }
+    /// Records that `key` has a value of the wrong type.
+    fn misfit(&mut self, key: &'static Key, Node { raw, origin }: Node) -> Recorded {
+        let problem = match (&raw, key.kind) {
+            (Raw::Number(number), Kind::Duration(..)) => with_unit(number, parse_duration(number).err(), key),
+            (Raw::Number(number), Kind::Size(..)) => with_unit(number, parse_size(number).err(), key),
             (Raw::Text(text), Kind::Flag | Kind::Count(..)) => {
                 let is_in_file = matches!(origin, Origin::File { .. });
                 let quotes = if is_in_file { ", without quotes" } else { "" };
@@ -119,83 +128,78 @@ impl<'a> Reader<'a> {
             (raw, Kind::Regions) => format!("is {}; write a list of tables with name and url", raw.shape()),
             (raw, _) => format!("is {}; write a text in quotes: {}", raw.shape(), key.kind),
         };
-        self.wrong_at(origin, key.path(), problem);
+        self.wrong_at(origin, key.path(), problem)
     }
 
-    pub(super) fn flag(&mut self, key: &'static Key) -> Option<bool> {
-        let Node { raw, origin } = self.written.node(key);
-        if let Raw::Flag(value) = raw {
-            return Some(value);
+    pub(super) fn flag(&mut self, key: &'static Key) -> Read<bool> {
+        match self.written.node(key) {
+            Node {
+                raw: Raw::Flag(value), ..
+            } => Ok(value),
+            node => Err(self.misfit(key, node)),
         }
-        self.misfit(key, origin, &raw);
-        None
     }
 
     /// `true`, `false` or the key's word, each with its value.
-    pub(super) fn flag_or<T: Copy>(&mut self, key: &'static Key, [on, off, other]: [T; 3]) -> Option<T> {
-        if let (Raw::Text(_), Kind::FlagOr(word)) = (self.written.node(key).raw, key.kind) {
-            return self.choice(key, &[(word, other)]);
+    pub(super) fn flag_or<T: Copy>(&mut self, key: &'static Key, [on, off, other]: [T; 3]) -> Read<T> {
+        match self.written.node(key).raw {
+            Raw::Text(_) => self.one_of(key, |word| {
+                matches!(key.kind, Kind::FlagOr(own) if own == word).then_some(other)
+            }),
+            _ => self.flag(key).map(|flag| if flag { on } else { off }),
         }
-        self.flag(key).map(|flag| if flag { on } else { off })
     }
 
-    pub(super) fn count(&mut self, key: &'static Key) -> Option<u64> {
-        let Node { raw, origin } = self.written.node(key);
-        let (Raw::Number(text), Kind::Count(least, most)) = (&raw, key.kind) else {
-            self.misfit(key, origin, &raw);
-            return None;
+    pub(super) fn count<T: FromStr>(&mut self, key: &'static Key) -> Read<T> {
+        let node = self.written.node(key);
+        let (Raw::Number(text), Kind::Count(least, most)) = (&node.raw, key.kind) else {
+            return Err(self.misfit(key, node));
         };
+        let is_allowed = text.parse().is_ok_and(|value: u64| (least..=most).contains(&value));
         match text.parse() {
-            Ok(value) if (least..=most).contains(&value) => Some(value),
-            _ => {
-                self.wrong_at(
-                    origin,
-                    key.path(),
-                    format!("{text} is out of range; allowed is {}", key.kind),
-                );
-                None
-            }
+            Ok(value) if is_allowed => Ok(value),
+            _ => Err(self.wrong(key, format!("{text} is out of range; allowed is {}", key.kind))),
         }
     }
 
-    pub(super) fn duration(&mut self, key: &'static Key) -> Option<Duration> {
+    pub(super) fn duration(&mut self, key: &'static Key) -> Read<Duration> {
         let Kind::Duration(least, most) = key.kind else {
-            return None;
+            return Err(Recorded);
         };
-        self.parsed(key, |text| match parse_duration(text) {
-            Ok(value) if (least..=most).contains(&value) => Ok(value),
-            Ok(_) => Err("is out of range".into()),
-            Err(problem) => Err(problem),
-        })
+        self.parsed(key, |text| in_range(least..=most, parse_duration(text)?))
     }
 
-    pub(super) fn size(&mut self, key: &'static Key) -> Option<u64> {
+    pub(super) fn size(&mut self, key: &'static Key) -> Read<u64> {
         let Kind::Size(least, most) = key.kind else {
-            return None;
+            return Err(Recorded);
         };
-        self.parsed(key, |text| match parse_size(text) {
-            Ok(value) if (least..=most).contains(&value) => Ok(value),
-            Ok(_) => Err("is out of range".into()),
-            Err(problem) => Err(problem),
+        self.parsed(key, |text| in_range(least..=most, parse_size(text)?))
+    }
+
+    /// The value of a word, which stands where the word stands among the key's own.
+    pub(super) fn choice<T: Copy>(&mut self, key: &'static Key, values: &[T]) -> Read<T> {
+        let Kind::Choice(words) = key.kind else {
+            return Err(Recorded);
+        };
+        self.one_of(key, |text| {
+            let index = words.iter().position(|word| *word == text)?;
+            values.get(index).copied()
         })
     }
 
-    /// One of a fixed set of words, each with its value.
-    pub(super) fn choice<T: Copy>(&mut self, key: &'static Key, words: &[(&str, T)]) -> Option<T> {
-        self.parsed(key, |text| {
-            let found = words.iter().find(|(word, _)| *word == text);
-            found.map(|(_, value)| *value).ok_or_else(|| "is unknown".into())
-        })
+    fn one_of<T>(&mut self, key: &'static Key, value: impl FnOnce(&str) -> Option<T>) -> Read<T> {
+        self.parsed(key, |text| value(text).ok_or_else(|| "is unknown".into()))
     }
 
     /// A text that `parse` accepts; its error is a phrase that follows the value.
-    pub(super) fn parsed<T>(&mut self, key: &'static Key, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        let Node { raw, origin } = self.written.node(key);
-        let Raw::Text(text) = &raw else {
-            self.misfit(key, origin, &raw);
-            return None;
-        };
-        self.understood(key, key.path(), origin, text, parse)
+    pub(super) fn parsed<T>(&mut self, key: &'static Key, parse: impl FnOnce(&str) -> Result<T, String>) -> Read<T> {
+        match self.written.node(key) {
+            Node {
+                raw: Raw::Text(text),
+                origin,
+            } => self.understood(key, key.path(), origin, &text, parse),
+            node => Err(self.misfit(key, node)),
+        }
     }
 
     /// Like [`Reader::parsed`]; an empty text is `None`.
@@ -203,141 +207,84 @@ impl<'a> Reader<'a> {
         &mut self,
         key: &'static Key,
         parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Result<Option<T>, Recorded> {
-        let value = self.parsed(key, |text| {
-            if text.is_empty() {
-                Ok(None)
-            } else {
-                parse(text).map(Some)
-            }
-        });
-        value.ok_or(Recorded)
+    ) -> Read<Option<T>> {
+        self.parsed(key, |text| (!text.is_empty()).then(|| parse(text)).transpose())
     }
 
-    /// A list of texts that `parse` accepts.
+    /// A list of texts that `parse` accepts. One invalid item makes the list invalid, but the
+    /// others are still checked.
     pub(super) fn each<T>(
         &mut self,
         key: &'static Key,
         parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<Vec<Sourced<T>>> {
-        let Node { raw, origin } = self.written.node(key);
-        let Raw::List(items) = raw else {
-            self.misfit(key, origin, &raw);
-            return None;
-        };
-        let mut values = Some(Vec::new());
-        for (index, Node { raw, origin }) in items.into_iter().enumerate() {
+    ) -> Read<Vec<Sourced<T>>> {
+        let mut values = Vec::new();
+        for (index, Node { raw, origin }) in self.items(key)?.into_iter().enumerate() {
             let path = format!("{}[{index}]", key.path());
-            let value = if let Raw::Text(text) = &raw {
-                self.understood(key, path, origin.clone(), text, &parse)
-            } else {
-                self.wrong_at(
-                    origin.clone(),
-                    path,
-                    format!("is {}; write a text in quotes", raw.shape()),
-                );
-                None
-            };
-            // One invalid item makes the list invalid, but the others are still checked.
-            values = values.zip(value).map(|(mut values, value)| {
-                values.push(Sourced { value, origin });
-                values
+            values.push(match &raw {
+                Raw::Text(text) => self
+                    .understood(key, path, origin.clone(), text, &parse)
+                    .map(|value| Sourced { value, origin }),
+                _ => Err(self.wrong_at(origin, path, format!("is {}; write a text in quotes", raw.shape()))),
             });
         }
-        values
+        values.into_iter().collect()
     }
 
-    /// The items of a list of tables, not yet parsed.
-    pub(super) fn items(&mut self, key: &'static Key) -> Option<Vec<Node>> {
-        let Node { raw, origin } = self.written.node(key);
-        if let Raw::List(items) = raw {
-            return Some(items);
+    /// The items of a list, not yet parsed.
+    pub(super) fn items(&mut self, key: &'static Key) -> Read<Vec<Node>> {
+        match self.written.node(key) {
+            Node {
+                raw: Raw::List(items), ..
+            } => Ok(items),
+            node => Err(self.misfit(key, node)),
         }
-        self.misfit(key, origin, &raw);
-        None
     }
 
-    /// The entries of a table of names and numbers: each name once, each number in range.
-    pub(super) fn shares(&mut self, key: &'static Key) -> Option<Vec<Sourced<(String, u64)>>> {
-        let Node { raw, origin } = self.written.node(key);
-        let (Raw::Table(entries), Kind::Shares(least, most)) = (&raw, key.kind) else {
-            self.misfit(key, origin, &raw);
-            return None;
-        };
-        let mut shares = Some(Vec::<Sourced<(String, u64)>>::new());
-        for Entry { name, origin, value } in entries {
-            let path = format!("{}.{}", key.path(), name.escape_debug());
-            let number = match &value.raw {
-                Raw::Number(text) => text.parse().ok().filter(|number| (least..=most).contains(number)),
-                _ => None,
-            };
-            let twice = |said: &Sourced<(String, u64)>| said.value.0 == *name;
-            let problem = match (&value.raw, number) {
-                (_, Some(_)) if shares.as_ref().is_some_and(|shares| shares.iter().any(twice)) => {
-                    Some("is listed twice".into())
-                }
-                (_, Some(_)) => None,
-                (Raw::Number(text), None) => Some(format!("{text} is out of range; allowed is {least} to {most}")),
-                (_, None) if matches!(origin, Origin::Variable(_)) => {
-                    Some(format!("has no number; write NAME=NUMBER with {least} to {most}"))
-                }
-                (raw, None) => Some(format!("is {}; write {least} to {most}, without quotes", raw.shape())),
-            };
-            if let Some(problem) = problem {
-                self.wrong_at(value.origin.clone(), path, problem);
-            }
-            // One invalid entry makes the table invalid, but the others are still checked.
-            shares = shares.zip(number).map(|(mut shares, number)| {
-                shares.push(Sourced {
-                    value: (name.clone(), number),
-                    origin: origin.clone(),
-                });
-                shares
-            });
+    /// The entries of a table, not yet parsed.
+    pub(super) fn entries(&mut self, key: &'static Key) -> Read<Vec<Entry>> {
+        match self.written.node(key) {
+            Node {
+                raw: Raw::Table(entries),
+                ..
+            } => Ok(entries),
+            node => Err(self.misfit(key, node)),
         }
-        shares
     }
 
-    pub(super) fn understood<T>(
+    fn understood<T>(
         &mut self,
         key: &'static Key,
         path: String,
         origin: Origin,
         text: &str,
         parse: impl FnOnce(&str) -> Result<T, String>,
-    ) -> Option<T> {
-        match parse(text) {
-            Ok(value) => Some(value),
-            Err(problem) => {
-                let problem = format!("{} {problem}; allowed is {}", echo(key, text), key.kind);
-                self.wrong_at(origin, path, problem);
-                None
-            }
-        }
+    ) -> Read<T> {
+        parse(text).map_err(|problem| {
+            let problem = format!("{} {problem}; allowed is {}", echo(key, text), key.kind);
+            self.wrong_at(origin, path, problem)
+        })
     }
 
     /// A secret, directly from the environment: our variable, or else a borrowed one. The origin is
     /// the variable.
     pub(super) fn secret(&self, key: &'static Key) -> Option<Sourced<Secret>> {
         let ours = key.variable();
-        let names = std::iter::once(ours.as_str()).chain(key.borrowed.iter().copied());
-        names
-            .filter_map(|name| Some((name, self.env.value(name)?)))
-            .map(|(name, value)| Sourced {
-                value: value.clone(),
+        let mut names = std::iter::once(ours.as_str()).chain(key.borrowed.iter().copied());
+        names.find_map(|name| {
+            Some(Sourced {
+                value: self.env.value(name)?.clone(),
                 origin: Origin::Variable(name.into()),
             })
-            .next()
+        })
     }
 
     /// The path of a file that has to exist, be readable and not be empty.
-    pub(super) fn file(&mut self, key: &'static Key) -> Result<Option<PathBuf>, Recorded> {
+    pub(super) fn file(&mut self, key: &'static Key) -> Read<Option<PathBuf>> {
         let path = self.optional(key, |text| Ok(PathBuf::from(text)))?;
-        if let Some(path) = &path
-            && let Err(problem) = self.holds(path)
-        {
-            self.wrong(key, format!("{}: {problem}", path.display()));
-            return Err(Recorded);
+        if let Some(path) = &path {
+            self.holds(path)
+                .map_err(|problem| self.file_wrong(key, path, problem))?;
         }
         Ok(path)
     }
@@ -366,23 +313,34 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// How `value` is written in a configuration: as the first word that stands for it.
-pub(super) fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
-    let found = words.iter().find(|(_, of)| *of == value);
-    found.map_or("", |(word, _)| word)
+/// `value`, if it is in `range`. The error is a phrase that follows the value in a message.
+pub(super) fn in_range<T: PartialOrd>(range: RangeInclusive<T>, value: T) -> Result<T, String> {
+    if range.contains(&value) {
+        Ok(value)
+    } else {
+        Err("is out of range".into())
+    }
 }
 
 /// The value as it may appear in a message.
 fn echo(key: &Key, text: &str) -> String {
     const LONGEST: usize = 80;
-    match key.echo {
-        Echo::Hidden => "the value".into(),
-        Echo::Plain if text.chars().count() > LONGEST => {
-            let start: String = text.chars().take(LONGEST).collect();
-            format!("\"{}…\"", start.escape_debug())
-        }
-        Echo::Plain => format!("\"{}\"", text.escape_debug()),
+    if key.is_hidden {
+        return "the value".into();
     }
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("\"{}…\"", text[..end].escape_debug()),
+        None => format!("\"{}\"", text.escape_debug()),
+    }
+}
+
+/// What is wrong with a number that has no unit.
+fn with_unit(number: &str, hint: Option<String>, key: &Key) -> String {
+    format!(
+        "{number} {}; allowed is {}",
+        quoted(&hint.unwrap_or_default()),
+        key.kind
+    )
 }
 
 /// Values in a file need quotes around them: `write 30s` becomes `write "30s"`.

@@ -26,7 +26,7 @@ fn write(out: &mut String) -> std::fmt::Result {
          column says *live*; for the rest it asks for a restart.",
         variable::CONFIG
     )?;
-    for section in &SECTIONS {
+    for section in SECTIONS {
         writeln!(out, "\n**`[{}]`**: {}\n", section.name, section.doc)?;
         writeln!(
             out,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use url::Url;
 
 use super::config_error::Origin;
-use super::key::{Echo, Key, Reload, keys};
+use super::key::{Key, Reload, keys};
 use super::raw::{Node, Raw, RawConfig};
 use super::section::SECTIONS;
 
@@ -99,7 +99,7 @@ impl Settings {
     /// before line numbers.
     pub fn show(&self, file: Option<&Path>) -> String {
         let mut text = String::new();
-        for section in &SECTIONS {
+        for section in SECTIONS {
             let _ = write!(text, "{}[{}]", if text.is_empty() { "" } else { "\n" }, section.name);
             text.push('\n');
             for key in section.keys {
@@ -137,24 +137,11 @@ impl fmt::Debug for Settings {
 
 /// As TOML, without passwords.
 fn value(key: &Key, raw: &Raw) -> toml::Value {
-    match raw {
-        Raw::Text(text) if key.echo == Echo::Hidden => toml::Value::String(without_password(text)),
-        Raw::Text(text) => toml::Value::String(text.clone()),
-        // A value that is no whole number has been rejected.
-        Raw::Number(text) => text
-            .parse()
-            .map_or(toml::Value::String(text.clone()), toml::Value::Integer),
-        Raw::Flag(flag) => toml::Value::Boolean(*flag),
-        // No key has this type.
-        Raw::Date => toml::Value::String(String::new()),
-        Raw::List(items) => toml::Value::Array(items.iter().map(|item| value(key, &item.raw)).collect()),
-        Raw::Table(entries) => {
-            let entries = entries
-                .iter()
-                .map(|entry| (entry.name.clone(), value(key, &entry.value.raw)));
-            toml::Value::Table(entries.collect())
-        }
-    }
+    raw.to_toml(if key.is_hidden {
+        &without_password
+    } else {
+        &str::to_owned
+    })
 }
 
 /// An address without its user, password and query; other values unchanged, because ids and names

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::telemetry::named_enum;
+
 /// At most `calls` in any `window`, as the upstream counts them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
@@ -72,27 +74,31 @@ fn window_name(window: Duration) -> String {
     }
 }
 
-/// What to assume about calls made before this process started, when nothing is remembered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum UnknownPast {
-    /// None were made.
-    #[default]
-    Empty,
-    /// Some may have been: a tenth of the burst, then the sustained rate, until one long window has
-    /// been watched.
-    Paced,
-    /// All were: no call until that is provably over.
-    Full,
+named_enum! {
+    /// What to assume about calls made before this process started, when nothing is remembered.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub enum UnknownPast, as_str {
+        /// None were made.
+        #[default]
+        Empty = "empty",
+        /// Some may have been: a tenth of the burst, then the sustained rate, until one long window
+        /// has been watched.
+        Paced = "paced",
+        /// All were: no call until that is provably over.
+        Full = "full",
+    }
 }
 
-/// Whether what is left of the longest window is spread out under pressure.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Pacing {
-    /// A token bucket spreads it evenly, so that an hour is not gone after 15 minutes.
-    #[default]
-    Spread,
-    /// Calls leave as long as the windows have room.
-    None,
+named_enum! {
+    /// Whether what is left of the longest window is spread out under pressure.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub enum Pacing, as_str {
+        /// A token bucket spreads it evenly, so that an hour is not gone after 15 minutes.
+        #[default]
+        Spread = "spread",
+        /// Calls leave as long as the windows have room.
+        None = "none",
+    }
 }
 
 /// The quota's settings.

@@ -64,6 +64,14 @@ pub struct Snapshot {
     pub eviction: Option<Eviction>,
 }
 
+impl Snapshot {
+    /// What is left of each window: `37 of 100 left in 1m, 1200 of 1500 left in 1h`.
+    pub fn left(&self) -> String {
+        let left = |window: &Window| format!("{} of {} left in {}", window.remaining, window.limit, window.name);
+        self.windows.iter().map(left).collect::<Vec<_>>().join(", ")
+    }
+}
+
 impl Quota {
     /// Opens the quota of this process and, when a state file is configured, remembers the calls of
     /// earlier processes.

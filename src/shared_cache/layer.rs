@@ -105,7 +105,7 @@ impl SharedCache {
 }
 
 /// The counts for `/status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Snapshot {
     /// Whether answers are shared; `false` while the circuit breaker is open.
     pub up: bool,

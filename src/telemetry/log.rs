@@ -11,17 +11,20 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use super::json_line::{self, JsonLine};
+use super::named_enum;
 
-/// The format of log lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    /// Text when stderr is a terminal, otherwise JSON for a log collector.
-    #[default]
-    Auto,
-    /// One JSON object per line.
-    Json,
-    /// One readable line.
-    Text,
+named_enum! {
+    /// The format of log lines.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub enum Format, as_str {
+        /// Text when stderr is a terminal, otherwise JSON for a log collector.
+        #[default]
+        Auto = "auto",
+        /// One JSON object per line.
+        Json = "json",
+        /// One readable line.
+        Text = "text",
+    }
 }
 
 /// `message` as a line of the log in JSON format, for messages that no filter may suppress.

@@ -1,7 +1,7 @@
-//! Enums whose variants have names in metrics, logs and JSON.
+//! Enums whose variants have names in metrics, logs, JSON and the configuration.
 
 /// Declares an enum with the name of each variant; the names are told by the method given, and all
-/// variants are listed in `ALL`, in their order.
+/// variants are listed in `ALL`, their names in `NAMES`, in their order.
 ///
 /// ```text
 /// named_enum! {
@@ -32,7 +32,11 @@ macro_rules! named_enum {
             #[allow(dead_code, reason = "not all that have names are listed")]
             $vis const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
 
-            /// The name in metrics, logs and JSON.
+            /// Their names, in the same order.
+            #[allow(dead_code, reason = "not all that have names are listed")]
+            $vis const NAMES: [&'static str; Self::ALL.len()] = [$($name),+];
+
+            /// The name in metrics, logs, JSON and the configuration.
             $vis const fn $method(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)+

@@ -58,8 +58,8 @@ impl Credential {
 }
 
 named_enum! {
-    /// The four kinds, by the names of the configuration.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    /// The four kinds, by the names of the configuration, in the order in which it prefers them.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub enum Kind, as_str {
         /// A client secret.
         ClientSecret = "client_secret",

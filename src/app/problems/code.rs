@@ -4,7 +4,8 @@ use crate::telemetry::named_enum;
 use std::time::Duration;
 
 named_enum! {
-    /// A kind of problem. The order is the one in which people should look at them.
+    /// A kind of problem. The order is the one in which people should look at them: the worst
+    /// first.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
     pub(in crate::app) enum Code, as_str {
         /// No valid token, so no call can be made.
@@ -60,23 +61,12 @@ named_enum! {
 impl Code {
     /// How bad it is.
     pub(in crate::app) fn severity(self) -> Severity {
-        match self {
-            Self::NoToken
-            | Self::RolesMissing
-            | Self::UpstreamUnauthorized
-            | Self::UpstreamForbidden
-            | Self::UpstreamFailing
-            | Self::NoRegion
-            | Self::StoreLost => Severity::Critical,
-            Self::RegionLost
-            | Self::SignInFailing
-            | Self::StoreEvicting
-            | Self::Paused
-            | Self::QuotaSpent
-            | Self::Paced
-            | Self::ConnectionsFull
-            | Self::ConfigRefused => Severity::Warning,
-            Self::ConfigPending | Self::MergeResting => Severity::Info,
+        if self <= Self::StoreLost {
+            Severity::Critical
+        } else if self <= Self::ConfigRefused {
+            Severity::Warning
+        } else {
+            Severity::Info
         }
     }
 

@@ -1,15 +1,13 @@
 //! The conditions of the problems. Each looks at one part; none changes anything.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use super::{Code, Problem};
 use crate::app::reload::Configuration;
-use crate::app::status::Current;
+use crate::app::sources::{Current, Sources};
 use crate::{queue, quota, server, token, upstream};
 
 /// How long sign-in may take before a missing token is a problem without having failed.
@@ -17,22 +15,6 @@ const FIRST_TOKEN: Duration = Duration::from_secs(10);
 
 /// A failure is told of when it is every tenth call or more, and more than one, or all there are.
 const SHARE: usize = 10;
-
-/// The parts that problems are looked for in.
-#[derive(Debug)]
-pub(in crate::app) struct Sources {
-    pub(in crate::app) started: Instant,
-    /// One for all operations, or one for each in their order.
-    pub(in crate::app) quotas: Arc<[quota::Quota]>,
-    /// Likewise.
-    pub(in crate::app) queues: Arc<[queue::Queue<quota::Quota>]>,
-    pub(in crate::app) queue_metrics: queue::Metrics,
-    pub(in crate::app) current: Arc<ArcSwap<Current>>,
-    pub(in crate::app) configuration: Configuration,
-    pub(in crate::app) connections: server::Connections,
-    /// Requests that had been refused for want of slots when it was last looked.
-    pub(in crate::app) refused: AtomicU64,
-}
 
 /// A ledger, and who waits for it.
 struct State {
@@ -50,193 +32,181 @@ impl State {
     }
 }
 
-impl Sources {
-    /// What is wrong now.
-    pub(super) fn find(&self, now: Instant) -> Vec<Problem> {
-        let current = self.current.load();
-        let snapshot = current.token_source.snapshot();
-        let mut found = Vec::new();
-        found.extend(self.sign_in(&snapshot, now));
-        found.extend(roles(&snapshot));
-        found.extend(upstream(&current.calls.recent().snapshot()));
-        found.extend(regions(&current.regions.snapshot()));
-        found.extend(self.store(&current));
-        found.extend(self.slots());
-        found.extend(self.connections());
-        found.extend(self.configuration());
-        found.extend(merging(&current));
-        found
-    }
+/// What is wrong now. `refused` is how many requests had been refused for want of slots when it was
+/// last looked.
+pub(super) fn find(sources: &Sources, refused: &AtomicU64, now: Instant) -> Vec<Problem> {
+    let current = sources.current.load();
+    let snapshot = current.token_source.snapshot();
+    let mut found = Vec::new();
+    found.extend(sign_in(sources, &snapshot, now));
+    found.extend(roles(&snapshot));
+    found.extend(upstream(&current.calls.recent().snapshot()));
+    found.extend(regions(&current.regions.snapshot()));
+    found.extend(store(sources, &current));
+    found.extend(slots(sources, refused));
+    found.extend(connections(&sources.connections));
+    found.extend(configuration(&sources.configuration));
+    found.extend(merging(&current));
+    found
+}
 
-    fn sign_in(&self, snapshot: &token::Snapshot, now: Instant) -> Option<Problem> {
-        let error = snapshot.last_error.as_ref();
-        let left = snapshot.expires_in.map(|left| left.as_secs());
-        match (left, error) {
-            (Some(_), None) => None,
-            (Some(left), Some(error)) => Some(problem(
-                Code::SignInFailing,
-                1,
-                format!(
-                    "the token cannot be renewed: {}: {}; the one at hand lasts another {left} s",
-                    error.code, error.message
-                ),
-                error.advice,
-            )),
-            (None, Some(error)) => Some(problem(
-                Code::NoToken,
-                1,
-                format!("there is no valid token: {}: {}", error.code, error.message),
-                error.advice,
-            )),
-            (None, None) if now.saturating_duration_since(self.started) < FIRST_TOKEN => None,
-            (None, None) => Some(problem(
-                Code::NoToken,
-                1,
-                "there is no valid token: sign-in has not answered yet".into(),
-                "check that the sign-in address (credentials.authority) can be reached from here",
-            )),
+fn sign_in(sources: &Sources, snapshot: &token::Snapshot, now: Instant) -> Option<Problem> {
+    let error = snapshot.last_error.as_ref();
+    let left = snapshot.expires_in.map(|left| left.as_secs());
+    let (code, message, advice) = match (left, error) {
+        (Some(_), None) => return None,
+        (None, None) if now.saturating_duration_since(sources.started) < FIRST_TOKEN => return None,
+        (Some(left), Some(error)) => {
+            let (code, message) = (&error.code, &error.message);
+            let message =
+                format!("the token cannot be renewed: {code}: {message}; the one at hand lasts another {left} s");
+            (Code::SignInFailing, message, error.advice)
         }
-    }
+        (None, Some(error)) => {
+            let message = format!("there is no valid token: {}: {}", error.code, error.message);
+            (Code::NoToken, message, error.advice)
+        }
+        (None, None) => (
+            Code::NoToken,
+            "there is no valid token: sign-in has not answered yet".into(),
+            "check that the sign-in address (credentials.authority) can be reached from here",
+        ),
+    };
+    Some(problem(code, message, advice))
+}
 
-    fn store(&self, current: &Current) -> Vec<Problem> {
-        let mut found = Vec::new();
-        let is_lost = self.quotas.iter().any(|quota| quota.unavailable_for().is_some());
-        if is_lost
-            || current
-                .shared_cache
-                .as_ref()
-                .is_some_and(|member| !member.snapshot().up)
-        {
-            let message = if is_lost {
-                "the store that replicas share does not answer: no call is made, and only what is cached is answered"
-            } else {
-                "the store that replicas share does not answer in time: answers are not shared between replicas"
-            };
-            found.push(problem(
-                Code::StoreLost,
-                1,
-                message.into(),
-                "check that the store at store.url runs and can be reached from here",
-            ));
-        }
-        if let Some(eviction) = self.quotas.iter().find_map(|quota| quota.snapshot().eviction)
-            && eviction.takes_any_key()
-        {
-            found.push(problem(
-                Code::StoreEvicting,
-                1,
-                format!(
-                    "the store removes any key when its memory is full (maxmemory-policy {}), the record of calls too",
-                    eviction.policy
-                ),
-                "set the store's maxmemory-policy to noeviction or volatile-lru, or use a store of its own",
-            ));
-        }
-        found
+fn store(sources: &Sources, current: &Current) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let is_lost = sources.quotas.iter().any(|quota| quota.unavailable_for().is_some());
+    if is_lost
+        || current
+            .shared_cache
+            .as_ref()
+            .is_some_and(|member| !member.snapshot().up)
+    {
+        let message = if is_lost {
+            "the store that replicas share does not answer: no call is made, and only what is cached is answered"
+        } else {
+            "the store that replicas share does not answer in time: answers are not shared between replicas"
+        };
+        found.push(problem(
+            Code::StoreLost,
+            message,
+            "check that the store at store.url runs and can be reached from here",
+        ));
     }
+    if let Some(eviction) = sources.quotas.iter().find_map(|quota| quota.snapshot().eviction)
+        && eviction.takes_any_key()
+    {
+        found.push(problem(
+            Code::StoreEvicting,
+            format!(
+                "the store removes any key when its memory is full (maxmemory-policy {}), the record of calls too",
+                eviction.policy
+            ),
+            "set the store's maxmemory-policy to noeviction or volatile-lru, or use a store of its own",
+        ));
+    }
+    found
+}
 
-    /// Whether callers have to wait or are refused, and why.
-    fn slots(&self) -> Option<Problem> {
-        let states = self.states();
-        let waiting: u64 = states.iter().map(|state| state.waiting).sum();
-        if let Some(left) = states.iter().filter_map(|state| state.quota.paused).max() {
-            return Some(problem(
+/// Whether callers have to wait or are refused, and why.
+fn slots(sources: &Sources, earlier: &AtomicU64) -> Option<Problem> {
+    let states = states(sources);
+    let waiting: u64 = states.iter().map(|state| state.waiting).sum();
+    if let Some(left) = states.iter().filter_map(|state| state.quota.paused).max() {
+        return Some(
+            problem(
                 Code::Paused,
-                waiting,
                 format!(
                     "Defender answered 429 and ordered a pause: no call for another {} s, {waiting} waiting",
                     left.as_secs().max(1),
                 ),
                 "find out who else uses this app registration; the gateway goes on by itself after the pause",
-            ));
-        }
-        let refused = self.queue_metrics.refused_for_slots();
-        let lately = refused.saturating_sub(self.refused.swap(refused, Ordering::Relaxed));
-        // The first of those whose callers wait for want of slots; refusals are not counted by
-        // ledger, so otherwise any that is short.
-        let short = |state: &&State| state.is_spent() || state.is_paced();
-        let state = states
-            .iter()
-            .find(|state| state.waiting > 0 && short(state))
-            .or_else(|| {
-                if lately > 0 {
-                    states.iter().find(short).or(states.first())
-                } else {
-                    None
-                }
-            })?;
-        let left = |window: &quota::Window| format!("{} of {} left in {}", window.remaining, window.limit, window.name);
-        let windows = state.quota.windows.iter().map(left).collect::<Vec<_>>().join(", ");
-        let count = lately + waiting;
-        Some(match &state.quota.pace {
-            Some(pace) if !state.is_spent() => problem(
-                Code::Paced,
-                count,
-                format!(
-                    "callers ask for more than the {} window allows, so its calls are spread: {:.0} a minute, {windows}; {waiting} \
-                     waiting, {refused} refused since the start",
-                    pace.window, pace.per_minute
-                ),
-                "ask less often or for more at a time, raise cache.ttl, or let calls leave until the window is spent \
-                 (quota.pacing = \"none\")",
+            )
+            .counting(waiting),
+        );
+    }
+    let refused = sources.queue_metrics.refused_for_slots();
+    let lately = refused.saturating_sub(earlier.swap(refused, Ordering::Relaxed));
+    // The first of those whose callers wait for want of slots; refusals are not counted by
+    // ledger, so otherwise any that is short.
+    let short = |state: &&State| state.is_spent() || state.is_paced();
+    let state = states
+        .iter()
+        .find(|state| state.waiting > 0 && short(state))
+        .or_else(|| {
+            if lately > 0 {
+                states.iter().find(short).or(states.first())
+            } else {
+                None
+            }
+        })?;
+    let windows = state.quota.left();
+    let problem = match &state.quota.pace {
+        Some(pace) if !state.is_spent() => problem(
+            Code::Paced,
+            format!(
+                "callers ask for more than the {} window allows, so its calls are spread: {:.0} a minute, {windows}; {waiting} \
+                 waiting, {refused} refused since the start",
+                pace.window, pace.per_minute
             ),
-            _ => problem(
-                Code::QuotaSpent,
-                count,
-                format!(
-                    "callers ask for more than Defender's quota allows: {windows}; {waiting} waiting, {refused} refused since the start"
-                ),
-                "ask less often or for more at a time, or raise cache.ttl",
+            "ask less often or for more at a time, raise cache.ttl, or let calls leave until the window is spent \
+             (quota.pacing = \"none\")",
+        ),
+        _ => problem(
+            Code::QuotaSpent,
+            format!(
+                "callers ask for more than Defender's quota allows: {windows}; {waiting} waiting, {refused} refused since the start"
             ),
-        })
-    }
+            "ask less often or for more at a time, or raise cache.ttl",
+        ),
+    };
+    Some(problem.counting(lately + waiting))
+}
 
-    fn states(&self) -> Vec<State> {
-        let token_limiters = self.quotas.iter().zip(self.queues.iter());
-        let state = |(quota, queue): (&quota::Quota, &queue::Queue<quota::Quota>)| State {
-            quota: quota.snapshot(),
-            waiting: queue.waiting() as u64,
-        };
-        token_limiters.map(state).collect()
-    }
+fn states(sources: &Sources) -> Vec<State> {
+    let token_limiters = sources.quotas.iter().zip(sources.queues.iter());
+    let state = |(quota, queue): (&quota::Quota, &queue::Queue<quota::Quota>)| State {
+        quota: quota.snapshot(),
+        waiting: queue.waiting() as u64,
+    };
+    token_limiters.map(state).collect()
+}
 
-    fn connections(&self) -> Option<Problem> {
-        let (open, most) = (self.connections.open(), self.connections.most());
-        (open >= most).then(|| {
-            problem(
-                Code::ConnectionsFull,
-                u64::from(open),
-                format!(
-                    "{open} callers' connections are open, as many as may be: idle ones make way, further ones wait"
-                ),
-                "have callers reuse connections, or give the gateway more memory and open files",
-            )
-        })
-    }
+fn connections(connections: &server::Connections) -> Option<Problem> {
+    let (open, most) = (connections.open(), connections.most());
+    (open >= most).then(|| {
+        problem(
+            Code::ConnectionsFull,
+            format!("{open} callers' connections are open, as many as may be: idle ones make way, further ones wait"),
+            "have callers reuse connections, or give the gateway more memory and open files",
+        )
+        .counting(u64::from(open))
+    })
+}
 
-    fn configuration(&self) -> Vec<Problem> {
-        let (error, pending) = self.configuration.standing();
-        let refused = error.map(|error| {
-            problem(
-                Code::ConfigRefused,
-                1,
-                format!("the configuration as it is written is refused, and the one before runs on: {error}"),
-                "correct it, with `defender-gateway check`; a restart now would fail",
-            )
-        });
-        let pending = (!pending.is_empty()).then(|| {
-            problem(
-                Code::ConfigPending,
-                pending.len() as u64,
-                format!(
-                    "the configuration has changed, and waits for a restart: {}",
-                    pending.join(", ")
-                ),
-                "restart the gateway",
-            )
-        });
-        refused.into_iter().chain(pending).collect()
-    }
+fn configuration(configuration: &Configuration) -> Vec<Problem> {
+    let (error, pending) = configuration.standing();
+    let refused = error.map(|error| {
+        problem(
+            Code::ConfigRefused,
+            format!("the configuration as it is written is refused, and the one before runs on: {error}"),
+            "correct it, with `defender-gateway check`; a restart now would fail",
+        )
+    });
+    let pending = (!pending.is_empty()).then(|| {
+        problem(
+            Code::ConfigPending,
+            format!(
+                "the configuration has changed, and waits for a restart: {}",
+                pending.join(", ")
+            ),
+            "restart the gateway",
+        )
+        .counting(pending.len() as u64)
+    });
+    refused.into_iter().chain(pending).collect()
 }
 
 fn roles(snapshot: &token::Snapshot) -> Option<Problem> {
@@ -244,8 +214,7 @@ fn roles(snapshot: &token::Snapshot) -> Option<Problem> {
     (snapshot.expires_in.is_some() && snapshot.warnings.contains(&missing)).then(|| {
         problem(
             Code::RolesMissing,
-            1,
-            "the token lacks the permission Machine.Read.All, so Defender answers 403".into(),
+            "the token lacks the permission Machine.Read.All, so Defender answers 403",
             "give the app the application permission Machine.Read.All and admin consent; the gateway asks for a new token by itself \
              before this one expires, a restart asks at once",
         )
@@ -255,10 +224,10 @@ fn roles(snapshot: &token::Snapshot) -> Option<Problem> {
 fn upstream(recent: &upstream::RecentSnapshot) -> Vec<Problem> {
     let calls = recent.calls;
     let told = |count: usize| count > 0 && count * SHARE >= calls && (count > 1 || count == calls);
-    let make = |code, count: usize, what: &str, advice: &str| {
+    let make = |code, count: usize, what: &str, advice| {
         told(count).then(|| {
             let message = format!("{count} of the last {calls} calls were {what}");
-            problem(code, count as u64, message, advice)
+            problem(code, message, advice).counting(count as u64)
         })
     };
     let failure = recent.latest_failure.as_deref().unwrap_or("no answer");
@@ -308,14 +277,13 @@ fn regions(rows: &[crate::region::HostStatus]) -> Option<Problem> {
     };
     let advice = "look at the way out from here (DNS, firewall, proxy) and at Microsoft's service health; the gateway tries them again by \
                   itself";
-    Some(problem(code, lost.len() as u64, message, advice))
+    Some(problem(code, message, advice).counting(lost.len() as u64))
 }
 
 fn merging(current: &Current) -> Option<Problem> {
     let (left, split_error) = current.merging.as_ref()?.resting()?;
     Some(problem(
         Code::MergeResting,
-        1,
         format!(
             "requests are not merged for another {} s: {split_error}",
             left.as_secs()
@@ -324,12 +292,18 @@ fn merging(current: &Current) -> Option<Problem> {
     ))
 }
 
-fn problem(code: Code, count: u64, message: String, advice: &str) -> Problem {
+fn problem(code: Code, message: impl Into<String>, advice: &'static str) -> Problem {
     Problem {
         code,
-        count,
-        message,
-        advice: advice.to_owned(),
+        count: 1,
+        message: message.into(),
+        advice,
+    }
+}
+
+impl Problem {
+    fn counting(self, count: u64) -> Self {
+        Self { count, ..self }
     }
 }
 

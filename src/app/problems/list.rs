@@ -1,6 +1,7 @@
 //! Which problems there are, since when, and what was said of them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::{Code, Severity, Sources};
+use super::found::find;
+use super::{Code, Severity};
+use crate::app::sources::Sources;
 use crate::task::Tasks;
 
 /// How often somebody looks, if nobody asks.
@@ -26,7 +29,7 @@ pub(in crate::app) struct Problem {
     /// What is wrong.
     pub(in crate::app) message: String,
     /// What to do about it.
-    pub(in crate::app) advice: String,
+    pub(in crate::app) advice: &'static str,
 }
 
 /// A problem, and since when it has been there.
@@ -43,7 +46,9 @@ pub(in crate::app) struct Problems(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    sources: Sources,
+    sources: Arc<Sources>,
+    /// Requests that had been refused for want of slots when it was last looked.
+    refused: AtomicU64,
     standing: Mutex<BTreeMap<Code, Standing>>,
     gauges: Family<Labels, Gauge>,
 }
@@ -55,7 +60,7 @@ struct Labels {
 
 impl Problems {
     /// Looks every second until `tasks` are finished.
-    pub(in crate::app) fn start(sources: Sources, registry: &mut Registry, tasks: &Tasks) -> Self {
+    pub(in crate::app) fn start(sources: Arc<Sources>, registry: &mut Registry, tasks: &Tasks) -> Self {
         let gauges = Family::<Labels, Gauge>::default();
         for code in Code::ALL {
             drop(gauges.get_or_create(&Labels { code: code.as_str() }));
@@ -67,6 +72,7 @@ impl Problems {
         );
         let problems = Self(Arc::new(Shared {
             sources,
+            refused: AtomicU64::new(0),
             standing: Mutex::default(),
             gauges,
         }));
@@ -88,7 +94,7 @@ impl Problems {
         // Held over the look: what is found must not be overtaken by what was found before it.
         let mut standing = shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        update(&mut standing, shared.sources.find(now), now);
+        update(&mut standing, find(&shared.sources, &shared.refused, now), now);
         for code in Code::ALL {
             let labels = Labels { code: code.as_str() };
             let is_there = i64::from(standing.contains_key(&code));
@@ -144,7 +150,7 @@ mod tests {
             code,
             count,
             message: String::new(),
-            advice: String::new(),
+            advice: "",
         }
     }
 

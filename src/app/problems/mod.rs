@@ -10,5 +10,4 @@ mod found;
 mod list;
 
 pub(super) use code::{Code, Severity};
-pub(super) use found::Sources;
 pub(super) use list::{Problem, Problems, Standing};

@@ -8,8 +8,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use super::{ConfigSource, Configuration, Metrics};
 use crate::app::Error;
 use crate::app::components::Components;
-use crate::app::settings;
-use crate::app::status::Current;
+use crate::app::sources::Current;
 use crate::app::supervised::BackgroundTasks;
 use crate::clock::Wall;
 use crate::config::{Document, Key, Mistakes, Resolved};
@@ -222,7 +221,8 @@ fn shown(made: &Components) -> Current {
         merge_evidence: made.merge_evidence(),
         max_ids: made.config.merge.max_ids.get(),
         calls: made.calls.clone(),
-        identity: settings::shown_identity(&made.config),
+        tenant: made.config.credentials.tenant_id.clone(),
+        cloud: made.config.defender.cloud,
     }
 }
 

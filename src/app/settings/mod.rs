@@ -13,7 +13,7 @@ use prometheus_client::metrics::counter::Counter;
 pub use self::quota::ledger;
 pub(super) use self::quota::{attempt, quota, quota_of, registration, shared_cache, sharing_of, store};
 pub(super) use self::resources::{admin_listener, data_listener, shares, warn_about_memory};
-pub(super) use self::sign_in::{SIGN_IN_BYTES, SIGN_IN_TIMEOUT, identity, shown_identity, token, token_proxy};
+pub(super) use self::sign_in::{SIGN_IN_BYTES, SIGN_IN_TIMEOUT, identity, token};
 use super::context::Memory;
 use super::token_limiters::TokenLimiters;
 use super::{Error, rate_limit};
@@ -22,12 +22,10 @@ use crate::config::{self, Merging, Resolved, Scope};
 use crate::memory::Shares;
 use crate::scan::Operation;
 use crate::secret::Secret;
-use crate::server::access_log::AccessLog;
-use crate::telemetry::trace::{self, Sampler};
 use crate::{cache, net, queue, region, response, server, single_flight, upstream};
 
 pub(super) fn net(config: &Resolved, base: &net::Config) -> Result<net::Config, Error> {
-    let proxy = config.defender.proxy.as_ref().map(proxy).transpose()?;
+    let proxy = config.defender.via_proxy.as_ref().map(proxy).transpose()?;
     Ok(net::Config {
         ca_file: config.defender.ca_file.clone(),
         proxy,
@@ -40,34 +38,8 @@ fn proxy(proxy: &config::Proxy) -> Result<net::Proxy, Error> {
     net::Proxy::new(&proxy.url, authorization, &proxy.except).map_err(Error::of("the forward proxy"))
 }
 
-pub(super) fn collector(traces: &config::Traces) -> Result<trace::Collector, Error> {
-    let sampling = traces.sampling;
-    let root = match sampling.millionths {
-        0 => Sampler::AlwaysOff,
-        config::Sampling::ALL.. => Sampler::AlwaysOn,
-        some => Sampler::TraceIdRatioBased(f64::from(some) / f64::from(config::Sampling::ALL)),
-    };
-    Ok(trace::Collector {
-        url: traces
-            .url
-            .as_str()
-            .try_into()
-            .map_err(Error::of("the collector's address"))?,
-        fields: traces.fields.clone(),
-        sampler: if sampling.parent_based {
-            Sampler::ParentBased(Box::new(root))
-        } else {
-            root
-        },
-        resource: traces.resource.clone(),
-    })
-}
-
 pub(super) fn regions(config: &Resolved) -> Result<region::Config, Error> {
-    let candidates = config.defender.candidates().map(|region| region::Candidate {
-        name: region.name.clone(),
-        url: region.url.clone(),
-    });
+    let candidates = config.defender.candidates().cloned();
     region::Config::new(candidates.collect()).map_err(Error::of("the regions"))
 }
 
@@ -117,11 +89,7 @@ pub(super) fn read(config: &Resolved, shares: &Shares) -> server::read::Config {
 pub(super) fn count(config: &Resolved) -> server::access_log::Config {
     server::access_log::Config {
         caller_header: config.queue.caller_header.clone(),
-        access_log: if config.telemetry.access_log {
-            AccessLog::On
-        } else {
-            AccessLog::Off
-        },
+        access_log: config.telemetry.access_log,
     }
 }
 

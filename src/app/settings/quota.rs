@@ -55,7 +55,7 @@ pub(in crate::app) fn quota_of(
 
 /// Where the store is, if there is one.
 pub(in crate::app) fn store(config: &Resolved) -> Option<store::Config> {
-    let address = config.store.address.clone()?;
+    let address = config.store.url.clone()?;
     Some(store::Config {
         password_file: config.store.password_file.clone(),
         ca_file: config.store.ca_file.clone(),
@@ -107,8 +107,8 @@ pub(in crate::app) fn shared_cache(config: &Resolved, store: store::Client) -> O
 
 /// The tenant and the application that the quota and the answers belong to.
 pub(in crate::app) fn registration(config: &Resolved) -> (&str, &str) {
-    let credential = &config.credentials.credential;
-    match (credential.tenant_id(), credential.client_id()) {
+    let credentials = &config.credentials;
+    match (credentials.tenant_id.as_deref(), credentials.client_id.as_deref()) {
         (Some(tenant), client) => (tenant, client.unwrap_or_default()),
         // Without a word about the tenant there is one identity, and the platform knows which.
         (None, client) => ("managed", client.unwrap_or("system")),

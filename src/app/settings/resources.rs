@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::app::context::Memory;
-use crate::config::{self, Resolved};
+use crate::config::Resolved;
 use crate::memory::{DEFAULT_TOTAL, LEAST_TOTAL, Shares};
 use crate::resources::Machine;
 use crate::{admin, server};
@@ -88,7 +88,7 @@ pub(in crate::app) fn data_listener(config: &Resolved, machine: Machine, memory:
         head_bytes: memory.shares.heads,
         socket_buffer: memory.shares.socket_buffer(),
         large_answers: Some(Arc::clone(&memory.answers.large)),
-        listen: config.server.listen.iter().map(address).collect(),
+        listen: config.server.listen.clone(),
         drain: config.server.drain,
         linger: config.server.linger,
         ..usual
@@ -96,18 +96,11 @@ pub(in crate::app) fn data_listener(config: &Resolved, machine: Machine, memory:
 }
 
 pub(in crate::app) fn admin_listener(config: &Resolved, machine: Machine) -> server::Config {
-    let listener = admin::listener(address(&config.admin.listen));
+    let listener = admin::listener(config.admin.listen.clone());
     let few = machine.open_files.map_or(u64::MAX, |files| files / 8);
     server::Config {
         max_connections: u32::try_from(few).map_or(listener.max_connections, |few| listener.max_connections.min(few)),
         ..listener
-    }
-}
-
-fn address(listen: &config::Listen) -> server::Address {
-    match listen {
-        config::Listen::Tcp(address) => server::Address::Tcp(*address),
-        config::Listen::Unix(path) => server::Address::Unix(path.clone()),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use url::Url;
+
 use crate::app::Error;
-use crate::app::status::Identity;
 use crate::config::{self, Credential, Resolved};
 use crate::token;
 
@@ -23,78 +24,46 @@ pub(in crate::app) fn token(config: &config::Credentials) -> Result<token::Confi
 }
 
 /// Whose token the gateway has: what it is answered is meant for that application alone.
-pub(in crate::app) fn identity(config: &Resolved) -> (&str, Option<&str>, Option<&str>) {
+pub(in crate::app) fn identity(config: &Resolved) -> (&Url, Option<&str>, Option<&str>) {
     let credentials = &config.credentials;
-    let credential = &credentials.credential;
-    (
-        credentials.authority.as_str(),
-        credential.tenant_id(),
-        credential.client_id(),
-    )
-}
-
-/// The tenant and the cloud, for people.
-pub(in crate::app) fn shown_identity(config: &Resolved) -> Identity {
-    Identity {
-        tenant: config.credentials.credential.tenant_id().map(str::to_owned),
-        cloud: config.defender.cloud.as_str(),
-    }
-}
-
-/// Where token requests go instead of the authority, if anywhere.
-pub(in crate::app) fn token_proxy(config: &config::Credentials) -> Option<&config::TokenProxy> {
-    match &config.credential {
-        Credential::WorkloadIdentity { proxy, .. } => proxy.as_ref(),
-        _ => None,
-    }
+    let (tenant_id, client_id) = (&credentials.tenant_id, &credentials.client_id);
+    (&credentials.authority, tenant_id.as_deref(), client_id.as_deref())
 }
 
 fn credential(config: &config::Credentials) -> Result<token::Credential, Error> {
-    let app = |tenant_id: &str, client_id: &str| {
-        token::App::try_new(&config.authority, tenant_id, client_id).map_err(Error::of("the app registration"))
+    let app = || {
+        let (tenant_id, client_id) = (config.tenant_id.as_deref(), config.client_id.as_deref());
+        token::App::try_new(
+            &config.authority,
+            tenant_id.unwrap_or_default(),
+            client_id.unwrap_or_default(),
+        )
+        .map_err(Error::of("the app registration"))
     };
     Ok(match &config.credential {
-        Credential::ClientSecret {
-            tenant_id,
-            client_id,
-            secret,
-        } => token::Credential::ClientSecret {
-            app: app(tenant_id, client_id)?,
+        Credential::ClientSecret(secret) => token::Credential::ClientSecret {
+            app: app()?,
             secret: secret.clone(),
         },
-        Credential::Certificate {
-            tenant_id,
-            client_id,
-            certificate_file,
-            private_key_file,
-        } => token::Credential::Certificate {
-            app: app(tenant_id, client_id)?,
-            files: token::CertificateFiles {
-                certificate: certificate_file.clone(),
-                private_key: private_key_file.clone(),
-            },
+        Credential::Certificate(files) => token::Credential::Certificate {
+            app: app()?,
+            files: files.clone(),
         },
-        Credential::WorkloadIdentity {
-            tenant_id,
-            client_id,
-            token_file,
-            proxy,
-        } => {
-            let app = app(tenant_id, client_id)?;
+        Credential::WorkloadIdentity { token_file, proxy } => {
             let app = match proxy {
-                Some(proxy) => app
+                Some(proxy) => app()?
                     .through_token_proxy(&proxy.url)
                     .map_err(Error::of("the token proxy"))?,
-                None => app,
+                None => app()?,
             };
             token::Credential::WorkloadIdentity {
                 app,
                 token_file: token_file.clone(),
             }
         }
-        Credential::ManagedIdentity { client_id, endpoint } => token::Credential::ManagedIdentity(token::Identity {
-            client_id: client_id.clone(),
-            host: endpoint.clone(),
+        Credential::ManagedIdentity(host) => token::Credential::ManagedIdentity(token::Identity {
+            client_id: config.client_id.clone(),
+            host: host.clone(),
         }),
     })
 }

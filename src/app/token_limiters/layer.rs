@@ -1,17 +1,12 @@
 //! The layer that puts each try on its limiter.
 
-use std::fmt;
-use std::future::{Future, Ready, ready};
-use std::pin::Pin;
-use std::sync::Arc;
+use std::future::ready;
 use std::task::{Context, Poll};
 
-use futures_util::future::{BoxFuture, Either};
-use pin_project_lite::pin_project;
+use futures_util::future::BoxFuture;
 use tower::Layer as _;
 
 use super::TokenLimiters;
-use super::table::Limiter;
 use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint};
 use crate::scan::UpstreamResponse;
 use crate::{queue, quota};
@@ -53,7 +48,7 @@ where
 {
     type Response = UpstreamResponse;
     type Error = Failure;
-    type Future = Either<OnLimiter, Ready<Result<UpstreamResponse, Failure>>>;
+    type Future = BoxFuture<'static, Result<UpstreamResponse, Failure>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         // As in the queue: readiness below is awaited after the turn has come.
@@ -70,38 +65,16 @@ where
                     answer: None,
                     source: refused.into(),
                 };
-                return Either::Right(ready(Err(failure)));
+                return Box::pin(ready(Err(failure)));
             }
         };
         let mut queued = queue::Layer::new(limiter.queue.clone()).layer(self.inner.clone());
         let answer = queued.call(attempt);
-        Either::Left(OnLimiter { answer, limiter })
-    }
-}
-
-pin_project! {
-    /// An answer under way.
-    #[must_use = "futures do nothing unless polled"]
-    pub struct OnLimiter {
-        #[pin]
-        answer: BoxFuture<'static, Result<UpstreamResponse, Failure>>,
-        // Held until the answer is there: a limiter that somebody is on is not forgotten.
-        limiter: Arc<Limiter>,
-    }
-}
-
-impl Future for OnLimiter {
-    type Output = Result<UpstreamResponse, Failure>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().answer.poll(context)
-    }
-}
-
-impl fmt::Debug for OnLimiter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OnLane")
-            .field("limiter", &self.limiter)
-            .finish_non_exhaustive()
+        Box::pin(async move {
+            let answered = answer.await;
+            // Held until the answer is there: a limiter that somebody is on is not forgotten.
+            drop(limiter);
+            answered
+        })
     }
 }

@@ -14,77 +14,50 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::clock::Wall;
-use crate::config::{self, ConfigError, Credential, Listen, Loaded, Origin, Resolved};
+use crate::config::{self, ConfigError, Credential, Loaded, Origin, Resolved};
+use crate::server::Address;
 use crate::telemetry::log::chain;
-use crate::token::CertificateFiles;
 use crate::{net, plain_text};
 
 /// Every file that cannot be used.
 pub(super) async fn mistakes(loaded: &Loaded) -> Vec<ConfigError> {
     let resolved = &loaded.resolved;
-    let mut found = Vec::new();
-    found.extend(
-        certificate(resolved)
-            .await
-            .map(|problem| ("credentials.certificate_file", problem)),
-    );
-    let authorities = [
-        ("defender.ca_file", &resolved.defender.ca_file),
-        ("store.ca_file", &resolved.store.ca_file),
+    let look = |path: &Option<PathBuf>, problem: fn(&Path) -> Option<String>| path.as_deref().and_then(problem);
+    let mut looked = vec![
+        ("credentials.certificate_file", certificate(resolved).await),
+        (
+            "defender.ca_file",
+            look(&resolved.defender.ca_file, unusable_authorities),
+        ),
+        ("store.ca_file", look(&resolved.store.ca_file, unusable_authorities)),
+        (
+            "store.certificate_file",
+            look(&resolved.store.certificate_file, unusable_pair),
+        ),
+        ("quota.state_file", look(&resolved.quota.state_file, unwritable_file)),
+        ("admin.listen", unusable_socket(&resolved.admin.listen)),
     ];
-    for (key, path) in authorities {
-        let problem = path.as_ref().and_then(|path| unusable_authorities(path));
-        found.extend(problem.map(|problem| (key, problem)));
-    }
-    let shown = resolved.store.certificate_file.as_deref();
-    found.extend(
-        shown
-            .and_then(unusable_pair)
-            .map(|problem| ("store.certificate_file", problem)),
-    );
-    let state = resolved.quota.state_file.as_deref();
-    found.extend(
-        state
-            .and_then(unwritable_file)
-            .map(|problem| ("quota.state_file", problem)),
-    );
-    for listen in &resolved.server.listen {
-        found.extend(unusable_socket(listen).map(|problem| ("server.listen", problem)));
-    }
-    found.extend(unusable_socket(&resolved.admin.listen).map(|problem| ("admin.listen", problem)));
-    found
-        .into_iter()
-        .map(|(key, problem)| mistake(loaded, key, problem))
-        .collect()
+    let listen = resolved.server.listen.iter();
+    looked.extend(listen.map(|listen| ("server.listen", unusable_socket(listen))));
+    let problem = |(key, problem): (_, Option<String>)| Some(mistake(loaded, key, problem?));
+    looked.into_iter().filter_map(problem).collect()
 }
 
 fn mistake(loaded: &Loaded, path: &'static str, problem: String) -> ConfigError {
     let key = config::keys().find(|key| key.path() == path);
-    ConfigError {
-        origin: key.map_or(Origin::Default, |key| loaded.resolved.settings.get(key).origin),
-        key: Some(path.into()),
-        problem,
-    }
+    let origin = key.map_or(Origin::Default, |key| loaded.resolved.settings.get(key).origin);
+    ConfigError::new(origin, Some(path.into()), problem)
 }
 
 /// What sign-in would say about certificate and key.
 async fn certificate(resolved: &Resolved) -> Option<String> {
-    let Credential::Certificate {
-        certificate_file,
-        private_key_file,
-        ..
-    } = &resolved.credentials.credential
-    else {
+    let Credential::Certificate(files) = &resolved.credentials.credential else {
         return None;
-    };
-    let files = CertificateFiles {
-        certificate: certificate_file.clone(),
-        private_key: private_key_file.clone(),
     };
     match files.expiry().await {
         Ok(at) if at < Wall::system().now() => Some(format!(
             "{}: the certificate has expired on {at}",
-            certificate_file.display()
+            files.certificate.display()
         )),
         Ok(_) => None,
         Err(error) => Some(format!("{}; {}", error.message(), error.advice())),
@@ -138,8 +111,8 @@ fn unwritable_file(path: &Path) -> Option<String> {
 }
 
 /// Why a Unix socket cannot be made, if it cannot.
-fn unusable_socket(listen: &Listen) -> Option<String> {
-    let Listen::Unix(path) = listen else { return None };
+fn unusable_socket(listen: &Address) -> Option<String> {
+    let Address::Unix(path) = listen else { return None };
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => {
             Some(format!("{}: there is something else than a socket", path.display()))

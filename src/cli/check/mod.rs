@@ -3,15 +3,12 @@
 mod files;
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::runtime::block_on_one;
 use super::{Check, Error, print};
 use crate::app;
-use crate::config::{
-    self, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, Source, show_duration, show_size,
-};
+use crate::config::{self, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, show_duration, show_size};
 use crate::store::Eviction;
 
 /// Reads the configuration, prints a summary or all of it to stdout. Starts nothing.
@@ -24,33 +21,21 @@ pub fn check(asked: &Check) -> Result<(), Error> {
     }
     let loaded = config::load(asked.config.config.as_deref(), &Environment::real(), &Disk)?;
     if asked.show {
-        return print(&whole(&loaded));
+        return print(&loaded.resolved.settings.show(loaded.file.as_deref()));
     }
     let mistakes = block_on_one(async { Ok(files::mistakes(&loaded).await) })?;
     if !mistakes.is_empty() {
-        return Err(Mistakes::new(file(&loaded), mistakes).into());
+        return Err(Mistakes::new(loaded.file, mistakes).into());
     }
     print(&summary(&loaded))
-}
-
-fn file(loaded: &Loaded) -> Option<PathBuf> {
-    match &loaded.source {
-        Source::File(path) => Some(path.clone()),
-        Source::Environment => None,
-    }
-}
-
-/// Every value with its origin.
-fn whole(loaded: &Loaded) -> String {
-    loaded.resolved.settings.show(file(loaded).as_deref())
 }
 
 /// What would run, a line per subject. Holds no secret.
 fn summary(loaded: &Loaded) -> String {
     let mut text = String::new();
-    let source = match &loaded.source {
-        Source::File(path) => format!("{}, then the environment", path.display()),
-        Source::Environment => "the environment alone; no file".into(),
+    let source = match &loaded.file {
+        Some(path) => format!("{}, then the environment", path.display()),
+        None => "the environment alone; no file".into(),
     };
     let subjects = [("configuration", source)]
         .into_iter()
@@ -103,7 +88,7 @@ fn regions(resolved: &Resolved) -> String {
         }
     }
     let names = names.join(" ");
-    match (&resolved.defender.pin, hosts) {
+    match (&resolved.defender.region, hosts) {
         (Pin::Auto, 1) => format!("{names}: one host"),
         (Pin::Auto, _) => format!("the nearest of {hosts} hosts: {names}"),
         (Pin::Only(_), 1) => format!("pinned to {names}: one host"),
@@ -113,7 +98,7 @@ fn regions(resolved: &Resolved) -> String {
 
 fn way_out(resolved: &Resolved) -> String {
     let defender = &resolved.defender;
-    let mut text = defender.proxy.as_ref().map_or_else(
+    let mut text = defender.via_proxy.as_ref().map_or_else(
         || "direct".to_owned(),
         |proxy| format!("through the proxy {}", proxy.url.as_str().trim_end_matches('/')),
     );
@@ -125,25 +110,24 @@ fn way_out(resolved: &Resolved) -> String {
 
 fn sign_in(resolved: &Resolved) -> String {
     let credentials = &resolved.credentials;
-    let credential = &credentials.credential;
-    let who = match (credential.client_id(), credential.tenant_id()) {
+    let who = match (&credentials.client_id, &credentials.tenant_id) {
         (Some(client), Some(tenant)) => format!("application {client} of tenant {tenant} at {}", credentials.authority),
         (Some(client), None) => format!("identity {client}"),
         _ => "the system-assigned identity".into(),
     };
-    format!("{} {}; {who}", credential.kind(), credentials.why)
+    format!("{} {}; {who}", credentials.credential.kind(), credentials.why)
 }
 
 fn telemetry(resolved: &Resolved) -> String {
     let telemetry = &resolved.telemetry;
     let traces = telemetry
-        .traces
+        .otlp_endpoint
         .as_ref()
         .map_or("nowhere", |traces| traces.url.as_str());
     format!(
         "logs {} as {}, traces go {traces}",
         telemetry.log,
-        telemetry.format_word()
+        telemetry.format.as_str()
     )
 }
 
@@ -152,15 +136,15 @@ fn quota(resolved: &Resolved) -> String {
     let limits: Vec<_> = quota.limits.iter().map(ToString::to_string).collect();
     let memory = match &quota.state_file {
         Some(path) => format!("remembered in {}", path.display()),
-        None if resolved.store.address.is_some() => "remembered in the store".into(),
+        None if resolved.store.url.is_some() => "remembered in the store".into(),
         None => "not remembered across restarts".into(),
     };
-    let past = quota.unknown_past_word();
+    let past = quota.on_unknown_past.as_str();
     format!(
         "{}, burst {}, pacing {}, {memory}, unknown past: {past}",
         limits.join(" "),
         quota.burst,
-        quota.pacing_word()
+        quota.pacing.as_str()
     )
 }
 
@@ -209,7 +193,7 @@ fn merging(resolved: &Resolved) -> String {
 
 fn store(resolved: &Resolved) -> String {
     let store = &resolved.store;
-    store.address.as_ref().map_or_else(
+    store.url.as_ref().map_or_else(
         || "none: this process alone".into(),
         |address| {
             format!(

@@ -78,25 +78,22 @@ impl DemoGateway {
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        let request = request
-            .body(Bytes::from(body))
-            .map_err(|error| Error::failed("a request", error))?;
-        self.send(request).await
+        self.send(request.body(Bytes::from(body)), "the gateway did not answer")
+            .await
     }
 
     /// Asks the gateway for the list of definitions.
     pub(super) async fn list(&self) -> Result<Told, Error> {
         let request = Request::get(format!("{}{LIST}", self.data)).body(Bytes::new());
-        self.send(request.map_err(|error| Error::failed("a request", error))?)
-            .await
+        self.send(request, "the gateway did not answer").await
     }
 
-    async fn send(&self, request: Request<Bytes>) -> Result<Told, Error> {
+    async fn send(&self, request: http::Result<Request<Bytes>>, without: &'static str) -> Result<Told, Error> {
+        let request = request.map_err(|error| Error::failed("a request", error))?;
         let begun = Instant::now();
         let answer = self.exchange.clone().oneshot(request).await;
-        let answer = answer.map_err(|error| Error::failed("the gateway did not answer", error))?;
         Ok(Told {
-            answer,
+            answer: answer.map_err(|error| Error::failed(without, error))?,
             took: begun.elapsed(),
         })
     }
@@ -104,10 +101,8 @@ impl DemoGateway {
     /// The gateway's `/status`.
     pub(super) async fn status(&self) -> Result<Value, Error> {
         let request = Request::get(format!("{}/status", self.admin)).body(Bytes::new());
-        let request = request.map_err(|error| Error::failed("a request", error))?;
-        let answer = self.exchange.clone().oneshot(request).await;
-        let answer = answer.map_err(|error| Error::failed("the admin listener did not answer", error))?;
-        serde_json::from_slice(answer.body()).map_err(|error| Error::failed("the status is no JSON", error))
+        let told = self.send(request, "the admin listener did not answer").await?;
+        serde_json::from_slice(told.answer.body()).map_err(|error| Error::failed("the status is no JSON", error))
     }
 
     /// The status once every region has been measured, or after two seconds.

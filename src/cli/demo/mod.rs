@@ -23,42 +23,52 @@ use replicas::Replicas;
 /// # Errors
 /// When an address cannot be taken, or something did not work as it should.
 pub fn demo(asked: &Demo) -> Result<(), Error> {
-    let (once, replicas) = (asked.once, asked.replicas);
     block_on(None, async move {
         let stop = CancellationToken::new();
         let signals = Tasks::new();
         watch_signals(&signals, stop.clone(), CancellationToken::new())?;
-        match replicas {
-            None => alone(once, &stop).await,
-            Some(count) => together(count, once, &stop).await,
+        match asked.replicas {
+            None => alone(asked, &stop).await,
+            Some(count) => together(count, asked, &stop).await,
         }
     })
 }
 
-async fn alone(once: bool, stop: &CancellationToken) -> Result<(), Error> {
+async fn alone(asked: &Demo, stop: &CancellationToken) -> Result<(), Error> {
     let fixture = Fixture::start().await?;
-    let played = tokio::select! {
-        played = script::play(&fixture) => played,
-        () = stop.cancelled() => Ok(()),
+    let steps = async {
+        script::play(&fixture).await?;
+        Ok(script::invitation(&fixture))
     };
-    if played.is_ok() && !once && !stop.is_cancelled() {
-        print(&script::invitation(&fixture))?;
-        stop.cancelled().await;
-    }
+    let played = play(steps, asked, stop).await;
     fixture.stop().await;
     played
 }
 
-async fn together(count: u32, once: bool, stop: &CancellationToken) -> Result<(), Error> {
+async fn together(count: u32, asked: &Demo, stop: &CancellationToken) -> Result<(), Error> {
     let mut replicas = Replicas::set(count).await?;
-    let played = tokio::select! {
-        played = replicas.play() => played,
-        () = stop.cancelled() => Ok(()),
+    let steps = async {
+        replicas.play().await?;
+        Ok(replicas.invitation())
     };
-    if played.is_ok() && !once && !stop.is_cancelled() {
-        print(&replicas.invitation())?;
-        stop.cancelled().await;
-    }
+    let played = play(steps, asked, stop).await;
     replicas.stop().await;
     played
+}
+
+/// Plays `steps`, which end with an invitation to try it.
+async fn play(
+    steps: impl Future<Output = Result<String, Error>>,
+    asked: &Demo,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
+    let invitation = tokio::select! {
+        played = steps => played?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    if !asked.once && !stop.is_cancelled() {
+        print(&invitation)?;
+        stop.cancelled().await;
+    }
+    Ok(())
 }

@@ -44,63 +44,24 @@ impl Ids {
 pub(super) async fn run(config: &Resolved, ids: &Ids, calls: u32, report: &mut Report) -> Result<(), Error> {
     let one_shot_client = OneShotClient::open(config).map_err(|error| Error::failed("cannot reach out", error))?;
     let mut throttled = None;
-    let outcome = run_experiments(&one_shot_client, ids, calls, (report, &mut throttled)).await;
+    let experiments = async {
+        let bearer = sign_in(&one_shot_client, report).await?;
+        regions(&one_shot_client, report).await?;
+        let mut experiment = Experiment {
+            one_shot_client: &one_shot_client,
+            bearer: bearer.secret(),
+            left: calls.saturating_add(1),
+            throttled: &mut throttled,
+            report,
+        };
+        experiment.calls(ids, calls).await
+    };
+    let outcome = experiments.await;
     found_out(config, report);
     scope(throttled.as_deref(), report);
-    let windows = one_shot_client.quota().windows;
-    let left = windows
-        .iter()
-        .map(|window| format!("{} of {} left in {}", window.remaining, window.limit, window.name));
-    report.say("quota", left.collect::<Vec<_>>().join(", "));
+    report.say("quota", one_shot_client.quota().left());
     one_shot_client.close().await;
     outcome
-}
-
-async fn run_experiments(
-    one_shot_client: &OneShotClient,
-    ids: &Ids,
-    calls: u32,
-    (report, throttled): (&mut Report, &mut Option<String>),
-) -> Result<(), Error> {
-    let bearer = sign_in(one_shot_client, report).await?;
-    regions(one_shot_client, report).await?;
-    let mut experiment = Experiment {
-        one_shot_client,
-        bearer: bearer.secret(),
-        left: calls.saturating_add(1),
-        throttled,
-    };
-    let Some(first) = ids.0.first() else {
-        let answer = experiment.ask(&[NOBODY], "").await?;
-        let outcome = answer.as_ref().map_or(StatusCode::OK, Response::status);
-        accepted(outcome, &[StatusCode::NOT_FOUND, StatusCode::BAD_REQUEST])?;
-        report.say(
-            "call",
-            format!("{outcome} for an id that does not exist: the token is accepted"),
-        );
-        report.say(
-            "answers",
-            "not looked at: name two or more of your scan definitions with --id ID --id ID, and add --calls 8",
-        );
-        return Ok(());
-    };
-    let Some(alone) = experiment.ask(&[first], "").await? else {
-        return Ok(());
-    };
-    accepted(alone.status(), &[])?;
-    report.say(
-        "call",
-        format!("{} for one id, {} rows", alone.status(), count(alone.body())),
-    );
-    fields(alone.body(), report);
-    if ids.0.len() < 2 || calls == 0 {
-        report.say(
-            "sharing",
-            "not looked at: it takes two or more --id and --calls 8 or more",
-        );
-        return Ok(());
-    }
-    sharing(&mut experiment, ids, alone.body(), report).await
 }
 
 async fn sign_in(one_shot_client: &OneShotClient, report: &mut Report) -> Result<token::Bearer, Error> {
@@ -154,9 +115,40 @@ struct Experiment<'a> {
     left: u32,
     /// What a 429 said.
     throttled: &'a mut Option<String>,
+    report: &'a mut Report,
 }
 
 impl Experiment<'_> {
+    async fn calls(&mut self, ids: &Ids, calls: u32) -> Result<(), Error> {
+        let Some(first) = ids.0.first() else {
+            let answer = self.ask(&[NOBODY], "").await?;
+            let outcome = answer.as_ref().map_or(StatusCode::OK, Response::status);
+            accepted(outcome, &[StatusCode::NOT_FOUND, StatusCode::BAD_REQUEST])?;
+            self.report.say(
+                "call",
+                format!("{outcome} for an id that does not exist: the token is accepted"),
+            );
+            self.report.say(
+                "answers",
+                "not looked at: name two or more of your scan definitions with --id ID --id ID, and add --calls 8",
+            );
+            return Ok(());
+        };
+        let Some(alone) = self.ask(&[first], "").await? else {
+            return Ok(());
+        };
+        accepted(alone.status(), &[])?;
+        let text = format!("{} for one id, {} rows", alone.status(), count(alone.body()));
+        self.report.say("call", text);
+        fields(alone.body(), self.report);
+        if ids.0.len() < 2 || calls == 0 {
+            let text = "not looked at: it takes two or more --id and --calls 8 or more";
+            self.report.say("sharing", text);
+            return Ok(());
+        }
+        self.sharing(ids, alone.body()).await
+    }
+
     /// The answer to a request for `ids`, written as they are; `None` when no call is left for it.
     async fn ask(&mut self, ids: &[&str], query: &str) -> Result<Option<Response<Bytes>>, Error> {
         if self.left == 0 {
@@ -179,96 +171,82 @@ impl Experiment<'_> {
         }
         Ok(Some(answer))
     }
-}
 
-/// Compares answers to several ids at once with answers to each.
-async fn sharing(experiment: &mut Experiment<'_>, ids: &Ids, first: &Bytes, report: &mut Report) -> Result<(), Error> {
-    let all: Vec<&str> = ids.0.iter().map(String::as_str).collect();
-    let Some(together) = experiment.ask(&all, "").await? else {
-        return Ok(());
-    };
-    if together.status() != StatusCode::OK {
-        report.say(
+    /// Compares answers to several ids at once with answers to each.
+    async fn sharing(&mut self, ids: &Ids, first: &Bytes) -> Result<(), Error> {
+        let all: Vec<&str> = ids.0.iter().map(String::as_str).collect();
+        let Some(together) = self.ask(&all, "").await? else {
+            return Ok(());
+        };
+        let split = if together.status() == StatusCode::OK {
+            Request::plain(Endpoint::HISTORY, all.iter().copied())
+                .map_err(|_| SplitError::Shape)
+                .and_then(|request| Rows::split(&request, together.body()))
+                .map_err(|split_error| split_error.to_string())
+        } else {
+            Err(format!("{} for {} ids in one call", together.status(), all.len()))
+        };
+        let rows = match split {
+            Ok(rows) => rows,
+            Err(why) => {
+                self.report.say("sharing", format!("no: {why}"));
+                recommend(self.report, None);
+                return Ok(());
+            }
+        };
+        self.report.say("order", order(&rows));
+        let mut same = rows.only(|id| id == 0) == *first;
+        let mut compared = 1;
+        for (at, id) in all.iter().enumerate().skip(1) {
+            // The other requests are worth a call each, too.
+            if self.left <= 5 && compared > 1 {
+                break;
+            }
+            let Some(alone) = self.ask(&[id], "").await? else {
+                break;
+            };
+            same &= alone.status() == StatusCode::OK && rows.only(|of| of == at) == *alone.body();
+            compared += 1;
+        }
+        let verdict = if same { "the same bytes" } else { "NOT the same bytes" };
+        let (found, asked) = (rows.len(), all.len());
+        self.report.say(
             "sharing",
-            format!("no: {} for {} ids in one call", together.status(), all.len()),
+            format!("{found} rows for {asked} ids in one call; taken apart, {verdict} as {compared} calls alone"),
         );
-        recommend(report, None);
-        return Ok(());
+        // With an unfinished comparison nothing is certain.
+        let is_proven = same && compared > 1 && !rows.is_empty();
+        self.oddities(&all, first, together.body()).await?;
+        recommend(self.report, is_proven.then_some(rows.len()));
+        Ok(())
     }
-    let split = Request::plain(Endpoint::HISTORY, all.iter().copied())
-        .map_err(|_| SplitError::Shape)
-        .and_then(|request| Rows::split(&request, together.body()));
-    let rows = match split {
-        Ok(rows) => rows,
-        Err(split_error) => {
-            report.say("sharing", format!("no: {split_error}"));
-            recommend(report, None);
-            return Ok(());
-        }
-    };
-    report.say("order", order(&rows));
-    let mut same = rows.only(|id| id == 0) == *first;
-    let mut compared = 1;
-    for (at, id) in all.iter().enumerate().skip(1) {
-        // The other requests are worth a call each, too.
-        if experiment.left <= 5 && compared > 1 {
-            break;
-        }
-        let Some(alone) = experiment.ask(&[id], "").await? else {
-            break;
-        };
-        same &= alone.status() == StatusCode::OK && rows.only(|of| of == at) == *alone.body();
-        compared += 1;
-    }
-    let verdict = if same { "the same bytes" } else { "NOT the same bytes" };
-    report.say(
-        "sharing",
-        format!(
-            "{} rows for {} ids in one call; taken apart, {verdict} as {compared} calls alone",
-            rows.len(),
-            all.len()
-        ),
-    );
-    // With an unfinished comparison nothing is certain.
-    let is_proven = same && compared > 1 && !rows.is_empty();
-    oddities(experiment, &all, (first, together.body()), report).await?;
-    recommend(report, is_proven.then_some(rows.len()));
-    Ok(())
-}
 
-/// What else is not documented, one call each.
-async fn oddities(
-    experiment: &mut Experiment<'_>,
-    all: &[&str],
-    (first, together): (&Bytes, &Bytes),
-    report: &mut Report,
-) -> Result<(), Error> {
-    let id = all.first().copied().unwrap_or(NOBODY);
-    let alike = |answer: &Response<Bytes>, body: &Bytes| match answer.status() {
-        StatusCode::OK if answer.body() == body => "the same answer".to_owned(),
-        StatusCode::OK => format!(
-            "another answer, {} rows instead of {}",
-            count(answer.body()),
-            count(body)
-        ),
-        status => format!("{status}"),
-    };
-    let reversed: Vec<_> = all.iter().rev().copied().collect();
-    let upper = id.to_uppercase();
-    let cases: [(&str, &[&str], &Bytes); 4] = [
-        ("ids in reverse", &reversed, together),
-        ("id in capitals", &[&upper], first),
-        ("id twice", &[id, id], first),
-        ("unknown id too", &[id, NOBODY], first),
-    ];
-    for (what, ids, body) in cases {
-        let Some(answer) = experiment.ask(ids, "").await? else {
-            return Ok(());
-        };
-        report.say("odd", format!("{what}: {}", alike(&answer, body)));
+    /// What else is not documented, one call each.
+    async fn oddities(&mut self, all: &[&str], first: &Bytes, together: &Bytes) -> Result<(), Error> {
+        let id = all.first().copied().unwrap_or(NOBODY);
+        let reversed: Vec<_> = all.iter().rev().copied().collect();
+        let upper = id.to_uppercase();
+        let cases: [(&str, &[&str], &str, &Bytes); 5] = [
+            ("ids in reverse", &reversed, "", together),
+            ("id in capitals", &[&upper], "", first),
+            ("id twice", &[id, id], "", first),
+            ("unknown id too", &[id, NOBODY], "", first),
+            ("$top=10000", all, "$top=10000", together),
+        ];
+        for (what, ids, query, expected) in cases {
+            let Some(answer) = self.ask(ids, query).await? else {
+                return Ok(());
+            };
+            let verdict = match answer.status() {
+                StatusCode::OK if answer.body() == expected => "the same answer".to_owned(),
+                StatusCode::OK => {
+                    let (rows, usual) = (count(answer.body()), count(expected));
+                    format!("another answer, {rows} rows instead of {usual}")
+                }
+                status => format!("{status}"),
+            };
+            self.report.say("odd", format!("{what}: {verdict}"));
+        }
+        Ok(())
     }
-    if let Some(answer) = experiment.ask(all, "$top=10000").await? {
-        report.say("odd", format!("$top=10000: {}", alike(&answer, together)));
-    }
-    Ok(())
 }

@@ -27,11 +27,8 @@ pub(super) fn read(text: &str, written: &mut RawConfig, mistakes: &mut Vec<Confi
             continue;
         };
         let DeValue::Table(table) = value.get_ref() else {
-            mistakes.push(ConfigError {
-                origin,
-                key: Some(name.into()),
-                problem: format!("is a section, not a value; write [{name}] on a line of its own"),
-            });
+            let problem = format!("is a section, not a value; write [{name}] on a line of its own");
+            mistakes.push(ConfigError::new(origin, Some(name.into()), problem));
             continue;
         };
         for (name, value) in table {
@@ -42,11 +39,10 @@ pub(super) fn read(text: &str, written: &mut RawConfig, mistakes: &mut Vec<Confi
             let origin = position(text, name.span().start);
             match known(section.name, section.keys, name.get_ref()) {
                 Ok(key) => written.set(key, node(text, value)),
-                Err(problem) => mistakes.push(ConfigError {
-                    origin,
-                    key: Some(format!("{}.{}", section.name, name.get_ref())),
-                    problem,
-                }),
+                Err(problem) => {
+                    let key = format!("{}.{}", section.name, name.get_ref());
+                    mistakes.push(ConfigError::new(origin, Some(key), problem));
+                }
             }
         }
     }
@@ -60,11 +56,8 @@ fn syntax(text: &str, errors: &[toml::de::Error], mistakes: &mut Vec<ConfigError
         let Origin::File { line, .. } = origin else { continue };
         if broken.replace(line) != Some(line) {
             // Only the parser's message, because the line itself may contain a secret.
-            mistakes.push(ConfigError {
-                origin,
-                key: None,
-                problem: format!("is not TOML: {}", error.message()),
-            });
+            let problem = format!("is not TOML: {}", error.message());
+            mistakes.push(ConfigError::new(origin, None, problem));
         }
     }
 }
@@ -114,11 +107,7 @@ fn unknown_section(origin: Origin, name: &str) -> ConfigError {
         let names: Vec<_> = SECTIONS.iter().map(|section| section.name).collect();
         format!("is unknown; the sections are {}", names.join(", "))
     };
-    ConfigError {
-        origin,
-        key: Some(name.into()),
-        problem,
-    }
+    ConfigError::new(origin, Some(name.into()), problem)
 }
 
 fn node(text: &str, value: &Spanned<DeValue<'_>>) -> Node {

@@ -30,22 +30,23 @@ pub(in crate::config) struct Entry {
 }
 
 impl Raw {
-    fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Text(one), Self::Text(other)) | (Self::Number(one), Self::Number(other)) => one == other,
-            (Self::Flag(one), Self::Flag(other)) => one == other,
-            (Self::Date, Self::Date) => true,
-            (Self::List(one), Self::List(other)) => {
-                one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.has_same_value(other))
+    /// As TOML, with each text as `shown` gives it.
+    pub(in crate::config) fn to_toml(&self, shown: &dyn Fn(&str) -> String) -> toml::Value {
+        match self {
+            Self::Text(text) => toml::Value::String(shown(text)),
+            // A value that is no whole number has been rejected.
+            Self::Number(text) => text
+                .parse()
+                .map_or_else(|_| toml::Value::String(text.clone()), toml::Value::Integer),
+            Self::Flag(flag) => toml::Value::Boolean(*flag),
+            // No key has this type.
+            Self::Date => toml::Value::String(String::new()),
+            Self::List(items) => toml::Value::Array(items.iter().map(|item| item.raw.to_toml(shown)).collect()),
+            Self::Table(entries) => {
+                let entries = entries.iter();
+                let entries = entries.map(|entry| (entry.name.clone(), entry.value.raw.to_toml(shown)));
+                toml::Value::Table(entries.collect())
             }
-            (Self::Table(one), Self::Table(other)) => {
-                let is_in = |entry: &Entry| {
-                    let mut same = other.iter().filter(|other| other.name == entry.name);
-                    same.any(|other| entry.value.has_same_value(&other.value))
-                };
-                one.len() == other.len() && one.iter().all(is_in)
-            }
-            _ => false,
         }
     }
 
@@ -65,7 +66,8 @@ impl Raw {
 impl Node {
     /// Whether both have the same value, at any position.
     pub(in crate::config) fn has_same_value(&self, other: &Self) -> bool {
-        self.raw.is_same(&other.raw)
+        let value = |node: &Self| node.raw.to_toml(&str::to_owned);
+        value(self) == value(other)
     }
 
     pub(super) fn new(raw: Raw, origin: Origin) -> Self {

@@ -30,11 +30,8 @@ pub(super) fn read(
         }
         let key = keys().find(|key| key.variable() == name);
         let mut wrong = |key: Option<&Key>, problem: String| {
-            mistakes.push(ConfigError {
-                origin: Origin::Variable(name.into()),
-                key: key.map(Key::path),
-                problem,
-            });
+            let origin = Origin::Variable(name.into());
+            mistakes.push(ConfigError::new(origin, key.map(Key::path), problem));
         };
         match (key, value) {
             (Some(key), Some(value)) if key.in_file() => written.set(key, node(key, name, value)),

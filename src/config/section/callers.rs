@@ -3,81 +3,72 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
+use super::declare::{keys, section};
+use crate::config::config_error::Origin;
 use crate::config::key::{DefaultValue, Key, Kind};
-use crate::config::reader::Reader;
+use crate::config::raw::{Entry, Node, Raw};
+use crate::config::reader::{Read, Reader};
 use crate::config::value::Limit;
 
-static LIMIT: Key = Key::new(
-    "callers",
-    "limit",
-    Kind::Text("REQUESTS/WINDOW, such as \"600/1m\", or \"\" for none"),
-    DefaultValue::Text(""),
-    "How many requests one caller may make, cache hits included; more are answered 429. A bucket: up to twice as many can fall into \
-     one window.",
-)
-.live();
-static WEIGHTS: Key = Key::new(
-    "callers",
-    "weights",
-    // Shares finer than a thousandth would not be noticed.
-    Kind::Shares(1, 1000),
-    DefaultValue::EmptyTable,
-    "How much of the quota a caller gets beside others who wait: twice the weight, twice the share. 1 for callers without an entry. \
-     In the environment `NAME=WEIGHT,NAME=WEIGHT`.",
-)
-.live();
+section! {
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Callers: "callers", "fair use in front of everything, and shares of the quota";
 
-pub(super) static KEYS: &[&Key] = &[&LIMIT, &WEIGHTS];
+    /// How many requests one caller may make, cache hits included; more are answered 429. A bucket:
+    /// up to twice as many can fall into one window.
+    limit: Option<Limit> = Key::text("REQUESTS/WINDOW, such as \"600/1m\", or \"\" for none", "").live()
+        => |reader, key| reader.optional(key, str::parse);
+
+    /// How much of the quota a caller gets beside others who wait: twice the weight, twice the
+    /// share. 1 for callers without an entry. In the environment `NAME=WEIGHT,NAME=WEIGHT`.
+    weights: BTreeMap<String, NonZeroU32> = Key::new(Kind::Shares(1, MAX_WEIGHT), DefaultValue::EmptyTable).live()
+        => weights;
+}
 
 /// Longer lists are not written by hand and are probably a mistake.
-const MAX_WEIGHTS: usize = 1000;
+const MAX_CALLERS: usize = 1000;
+
+/// Shares finer than a thousandth would not be noticed.
+const MAX_WEIGHT: u64 = 1000;
 
 /// Longer names are cut off where requests are read, so an entry with one would never match.
 const MAX_NAME_BYTES: usize = 64;
 
-/// The limit of waiting requests per caller, and shares of the quota.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Callers {
-    /// Requests per caller; `None` without a limit.
-    pub limit: Option<Limit>,
-    /// The share of each named caller, 1 to 1000, beside 1 for all others.
-    pub weights: BTreeMap<String, NonZeroU32>,
-}
-
-impl Callers {
-    pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let limit = reader.optional(&LIMIT, str::parse);
-        let weights = weights(reader);
-        Some(Self {
-            limit: limit.ok()?,
-            weights: weights?,
-        })
+/// The share of each named caller, beside 1 for all others. One invalid entry makes the table
+/// invalid, but the others are still checked.
+fn weights(reader: &mut Reader<'_>, key: &'static Key) -> Read<BTreeMap<String, NonZeroU32>> {
+    let entries = reader.entries(key)?;
+    if entries.len() > MAX_CALLERS {
+        let problem = format!("holds {} callers; allowed is up to {MAX_CALLERS}", entries.len());
+        return Err(reader.wrong(key, problem));
     }
-}
-
-fn weights(reader: &mut Reader<'_>) -> Option<BTreeMap<String, NonZeroU32>> {
-    let said = reader.shares(&WEIGHTS)?;
-    if said.len() > MAX_WEIGHTS {
-        let problem = format!("holds {} callers; allowed is up to {MAX_WEIGHTS}", said.len());
-        reader.wrong(&WEIGHTS, problem);
-        return None;
-    }
-    let mut weights = Some(BTreeMap::new());
-    for said in said {
-        let (name, weight) = said.value;
-        if let Err(problem) = check_name(&name) {
-            let path = format!("{}.{}", WEIGHTS.path(), name.escape_debug());
-            reader.wrong_at(said.origin, path, problem);
-            weights = None;
-            continue;
-        }
-        let weight = u32::try_from(weight).ok().and_then(NonZeroU32::new);
-        weights = weights.zip(weight).map(|(mut weights, weight)| {
-            weights.insert(name, weight);
-            weights
+    let mut weights = Ok(BTreeMap::new());
+    for Entry { name, origin, value } in entries {
+        let path = format!("{}.{}", key.path(), name.escape_debug());
+        let weight = weight(&value).map_err(|problem| reader.wrong_at(value.origin, path.clone(), problem));
+        let known = check_name(&name).map_err(|problem| reader.wrong_at(origin.clone(), path.clone(), problem));
+        weights = weights.and_then(|mut weights| {
+            known?;
+            match weights.insert(name, weight?) {
+                Some(_) => Err(reader.wrong_at(origin, path, "is listed twice")),
+                None => Ok(weights),
+            }
         });
     }
     weights
+}
+
+fn weight(value: &Node) -> Result<NonZeroU32, String> {
+    let Raw::Number(text) = &value.raw else {
+        return Err(match value.origin {
+            Origin::Variable(_) => format!("has no number; write NAME=NUMBER with 1 to {MAX_WEIGHT}"),
+            _ => format!("is {}; write 1 to {MAX_WEIGHT}, without quotes", value.raw.shape()),
+        });
+    };
+    let weight = text.parse().ok();
+    weight
+        .filter(|weight: &NonZeroU32| u64::from(weight.get()) <= MAX_WEIGHT)
+        .ok_or_else(|| format!("{text} is out of range; allowed is 1 to {MAX_WEIGHT}"))
 }
 
 /// Checks that requests can carry a caller's name.

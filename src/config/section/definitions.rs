@@ -1,31 +1,15 @@
 //! `[definitions]`: how scan definitions are passed on.
 
-use crate::config::key::{DefaultValue, Key, Kind};
+use super::declare::{keys, section};
+use crate::config::key::Key;
 use crate::config::reader::Reader;
 
-static PASS_AUTHENTICATION_PARAMS: Key = Key::new(
-    "definitions",
-    "pass_authentication_params",
-    Kind::Flag,
-    DefaultValue::Flag(false),
-    "Whether callers get `scanAuthenticationParams` of definitions, which may hold the credentials of scanners, as the upstream gives it. \
-     `false`: it is replaced by null. `true`: an answer in which it is not null is kept nowhere.",
-)
-.live();
+section! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Definitions: "definitions", "what passes of scan definitions";
 
-pub(super) static KEYS: &[&Key] = &[&PASS_AUTHENTICATION_PARAMS];
-
-/// How scan definitions are passed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Definitions {
-    /// Whether credentials of scanners are passed on.
-    pub pass_authentication_params: bool,
-}
-
-impl Definitions {
-    pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        Some(Self {
-            pass_authentication_params: reader.flag(&PASS_AUTHENTICATION_PARAMS)?,
-        })
-    }
+    /// Whether callers get `scanAuthenticationParams` of definitions, which may hold the
+    /// credentials of scanners, as the upstream gives it. `false`: it is replaced by null. `true`:
+    /// an answer in which it is not null is kept nowhere.
+    pass_authentication_params: bool = Key::flag(false).live() => Reader::flag;
 }

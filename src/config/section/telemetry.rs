@@ -3,54 +3,42 @@
 use tracing_subscriber::filter::Targets;
 use url::Url;
 
+use super::declare::{keys, section};
+use super::traces;
 use crate::config::config_error::Origin;
 use crate::config::env::variable;
-use crate::config::key::{DefaultValue, Key, Kind};
-use crate::config::reader::{Reader, word};
-use crate::config::section::traces::Traces;
+use crate::config::key::Key;
+use crate::config::reader::{Read, Reader};
 use crate::config::suggestion::nearest;
 use crate::config::value::address;
 use crate::telemetry::log::Format;
+use crate::telemetry::trace::Collector;
 
-static LOG: Key = Key::new(
-    "telemetry",
-    "log",
-    Kind::Text(
+section! {
+    #[derive(Clone, Debug)]
+    pub struct Telemetry: "telemetry", "logs and traces";
+
+    /// What is logged, as tracing filter directives.
+    log: String = Key::text(
         "a level (off, error, warn, info, debug, trace) or directives such as \"info,defender_gateway::quota=debug\"",
-    ),
-    DefaultValue::Text("info"),
-    "What is logged, as tracing filter directives.",
-)
-.live();
-static FORMAT: Key = Key::new(
-    "telemetry",
-    "format",
-    Kind::Choice(&["auto", "json", "text"]),
-    DefaultValue::Text("auto"),
-    "How log lines look: `auto` is text on a terminal and JSON elsewhere. With `json`, everything that `run` says is JSON, what it says at the \
-     start and why it did not start included.",
-);
-static OTLP_ENDPOINT: Key = Key::new(
-    "telemetry",
-    "otlp_endpoint",
-    Kind::Text("an http:// or https:// address without user and password, or \"\" for none"),
-    DefaultValue::Text(""),
-    "The collector that traces go to (OTLP over HTTP, protobuf), without `/v1/traces`; empty: nowhere.",
-)
-.borrows(&[variable::OTLP_TRACES_ENDPOINT, variable::OTLP_ENDPOINT])
-.hidden();
+        "info",
+    ).live() => |reader, key| reader.parsed(key, directives);
 
-static ACCESS_LOG: Key = Key::new(
-    "telemetry",
-    "access_log",
-    Kind::Flag,
-    DefaultValue::Flag(false),
-    "Whether every request gets a line of its own, besides those for refusals and failures: who asked what, and how it ended, with the \
-     target `defender_gateway::access` at the level info.",
-)
-.live();
+    /// How log lines look: `auto` is text on a terminal and JSON elsewhere. With `json`, everything
+    /// that `run` says is JSON, what it says at the start and why it did not start included.
+    format: Format = Key::choice(&Format::NAMES, "auto") => |reader, key| reader.choice(key, &Format::ALL);
 
-pub(super) static KEYS: &[&Key] = &[&LOG, &FORMAT, &OTLP_ENDPOINT, &ACCESS_LOG];
+    /// The collector that traces go to (OTLP over HTTP, protobuf), without `/v1/traces`; empty:
+    /// nowhere.
+    otlp_endpoint: Option<Collector> = Key::text(
+        "an http:// or https:// address without user and password, or \"\" for none",
+        "",
+    ).borrows(&[variable::OTLP_TRACES_ENDPOINT, variable::OTLP_ENDPOINT]).hidden() => collector;
+
+    /// Whether every request gets a line of its own, besides those for refusals and failures: who
+    /// asked what, and how it ended, with the target `defender_gateway::access` at the level info.
+    access_log: bool = Key::flag(false).live() => Reader::flag;
+}
 
 /// Levels as other programs call them.
 const OTHER_WORDS: [(&str, &str); 15] = [
@@ -73,42 +61,10 @@ const OTHER_WORDS: [(&str, &str); 15] = [
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// Logs and traces.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Telemetry {
-    /// Tracing filter directives that parse.
-    pub log: String,
-    /// How log lines look.
-    pub format: Format,
-    /// Where traces go; `None`: nowhere.
-    pub traces: Option<Traces>,
-    /// Whether every request gets a line.
-    pub access_log: bool,
-}
-
-const FORMATS: [(&str, Format); 3] = [("auto", Format::Auto), ("json", Format::Json), ("text", Format::Text)];
-
-impl Telemetry {
-    /// How `format` is written in a configuration.
-    pub fn format_word(&self) -> &'static str {
-        word(&FORMATS, self.format)
-    }
-
-    pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let log = reader.parsed(&LOG, directives);
-        let format = reader.choice(&FORMAT, &FORMATS);
-        let access_log = reader.flag(&ACCESS_LOG);
-        let endpoint = reader.optional(&OTLP_ENDPOINT, endpoint);
-        let whole =
-            matches!(reader.origin(&OTLP_ENDPOINT), Origin::Variable(name) if name == variable::OTLP_TRACES_ENDPOINT);
-        let traces = endpoint.map(|endpoint| endpoint.and_then(|endpoint| Traces::read(reader, endpoint, whole)));
-        Some(Self {
-            log: log?,
-            format: format?,
-            traces: traces.ok()?,
-            access_log: access_log?,
-        })
-    }
+fn collector(reader: &mut Reader<'_>, key: &'static Key) -> Read<Option<Collector>> {
+    let endpoint = reader.optional(key, endpoint)?;
+    let whole = matches!(reader.origin(key), Origin::Variable(name) if name == variable::OTLP_TRACES_ENDPOINT);
+    Ok(endpoint.and_then(|endpoint| traces::read(reader, endpoint, whole)))
 }
 
 fn directives(text: &str) -> Result<String, String> {

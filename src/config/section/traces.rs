@@ -9,80 +9,46 @@ use url::Url;
 
 use crate::config::env::variable;
 use crate::config::reader::Reader;
+use crate::telemetry::trace::{Collector, Sampler};
 
-/// How traces are sent, and with which resource.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Traces {
-    /// The address that they are posted to, path included.
-    pub url: Url,
-    /// Header fields of those requests. The values are secret.
-    pub fields: Vec<(HeaderName, HeaderValue)>,
-    /// Which requests are traced.
-    pub sampling: Sampling,
-    /// `service.name` and other attributes of this process, the more important ones last.
-    pub resource: Vec<(String, String)>,
-}
-
-/// Which requests are traced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sampling {
-    /// Whether the caller's decision is used, if there is one.
-    pub parent_based: bool,
-    /// The share of all other requests, in millionths.
-    pub millionths: u32,
-}
-
-impl Sampling {
-    /// All of them.
-    pub const ALL: u32 = 1_000_000;
-
-    /// The specification's default.
-    const DEFAULT: Self = Self {
-        parent_based: true,
-        millionths: Self::ALL,
-    };
-}
-
-impl Traces {
-    /// `whole`: the endpoint is complete.
-    pub(super) fn read(reader: &mut Reader<'_>, endpoint: Url, whole: bool) -> Option<Self> {
-        let off = said(reader, &[variable::OTEL_DISABLED]).is_some_and(|(_, value)| value.eq_ignore_ascii_case("true"));
-        let exporter = said(reader, &[variable::TRACES_EXPORTER]);
-        match exporter {
-            Some((_, value)) if value == "none" => return None,
-            Some((name, value)) if value != "otlp" => {
-                reader.note(format!("{name}: {value:?} is not known here; traces are sent by OTLP"));
-            }
-            _ => {}
+/// `None`: traces are turned off. `whole`: the endpoint is complete.
+pub(super) fn read(reader: &mut Reader<'_>, endpoint: Url, whole: bool) -> Option<Collector> {
+    let off = said(reader, &[variable::OTEL_DISABLED]).is_some_and(|(_, value)| value.eq_ignore_ascii_case("true"));
+    let exporter = said(reader, &[variable::TRACES_EXPORTER]);
+    match exporter {
+        Some((_, value)) if value == "none" => return None,
+        Some((name, value)) if value != "otlp" => {
+            reader.note(format!("{name}: {value:?} is not known here; traces are sent by OTLP"));
         }
-        if off {
-            return None;
-        }
-        let protocol = said(reader, &[variable::OTLP_TRACES_PROTOCOL, variable::OTLP_PROTOCOL]);
-        match protocol {
-            Some((name, value)) if value != "http/protobuf" => {
-                reader.note(format!(
-                    "{name}: {value:?} is not spoken here; traces are sent as http/protobuf, commonly to port 4318"
-                ));
-            }
-            None if endpoint.port() == Some(4317) => {
-                reader.note("traces are sent over HTTP, but port 4317 is commonly OTLP over gRPC; HTTP's is 4318");
-            }
-            _ => {}
-        }
-        Some(Self {
-            url: if whole { endpoint } else { with_path(endpoint) },
-            fields: fields(reader),
-            sampling: sampling(reader),
-            resource: resource(reader),
-        })
+        _ => {}
     }
+    if off {
+        return None;
+    }
+    let protocol = said(reader, &[variable::OTLP_TRACES_PROTOCOL, variable::OTLP_PROTOCOL]);
+    match protocol {
+        Some((name, value)) if value != "http/protobuf" => {
+            reader.note(format!(
+                "{name}: {value:?} is not spoken here; traces are sent as http/protobuf, commonly to port 4318"
+            ));
+        }
+        None if endpoint.port() == Some(4317) => {
+            reader.note("traces are sent over HTTP, but port 4317 is commonly OTLP over gRPC; HTTP's is 4318");
+        }
+        _ => {}
+    }
+    Some(Collector {
+        url: if whole { endpoint } else { with_path(endpoint) },
+        fields: fields(reader),
+        sampler: sampler(reader),
+        resource: resource(reader),
+    })
 }
 
 /// The first of these variables that is set, and its value without white space around it.
 fn said(reader: &Reader<'_>, names: &[&'static str]) -> Option<(&'static str, String)> {
-    let found = names.iter().find_map(|name| Some((*name, reader.env.value(name)?)));
-    found.map(|(name, value)| (name, value.expose().trim().to_owned()))
+    let (name, value) = reader.env.first(names)?;
+    Some((name, value.expose().trim().to_owned()))
 }
 
 fn with_path(mut endpoint: Url) -> Url {
@@ -113,45 +79,39 @@ fn fields(reader: &mut Reader<'_>) -> Vec<(HeaderName, HeaderValue)> {
     fields
 }
 
-fn sampling(reader: &mut Reader<'_>) -> Sampling {
-    let Some((name, sampler)) = said(reader, &[variable::TRACES_SAMPLER]) else {
-        return Sampling::DEFAULT;
+/// The specification's default is `parentbased_always_on`.
+fn sampler(reader: &mut Reader<'_>) -> Sampler {
+    let parent_based = |root| Sampler::ParentBased(Box::new(root));
+    let Some((name, text)) = said(reader, &[variable::TRACES_SAMPLER]) else {
+        return parent_based(Sampler::AlwaysOn);
     };
-    let (parent_based, root) = match sampler.strip_prefix("parentbased_") {
-        Some(root) => (true, root),
-        None => (false, &*sampler),
-    };
-    let millionths = match root {
-        "always_on" => Sampling::ALL,
-        "always_off" => 0,
-        "traceidratio" => ratio(reader),
+    let root = match text.strip_prefix("parentbased_").unwrap_or(&text) {
+        "always_on" => Sampler::AlwaysOn,
+        "always_off" => Sampler::AlwaysOff,
+        "traceidratio" => Sampler::TraceIdRatioBased(ratio(reader)),
         _ => {
             reader.note(format!(
-                "{name}: {sampler:?} is not known here; parentbased_always_on is used"
+                "{name}: {text:?} is not known here; parentbased_always_on is used"
             ));
-            return Sampling::DEFAULT;
+            return parent_based(Sampler::AlwaysOn);
         }
     };
-    Sampling {
-        parent_based,
-        millionths,
+    if text.starts_with("parentbased_") {
+        parent_based(root)
+    } else {
+        root
     }
 }
 
-fn ratio(reader: &mut Reader<'_>) -> u32 {
+fn ratio(reader: &mut Reader<'_>) -> f64 {
     let Some((name, text)) = said(reader, &[variable::TRACES_SAMPLER_ARG]) else {
-        return Sampling::ALL;
+        return 1.0;
     };
-    match text.parse::<f64>() {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "between 0 and a million"
-        )]
-        Ok(ratio) if (0.0..=1.0).contains(&ratio) => (ratio * f64::from(Sampling::ALL)).round() as u32,
+    match text.parse() {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => ratio,
         _ => {
             reader.note(format!("{name}: {text:?} is no number from 0 to 1; 1 is used"));
-            Sampling::ALL
+            1.0
         }
     }
 }

@@ -1,23 +1,15 @@
 //! An address to accept connections on: an IP address and port, or a Unix socket.
 
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 
-/// An address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Listen {
-    /// An IP address and port; port 0 lets the system choose.
-    Tcp(SocketAddr),
-    /// The absolute path of a Unix socket, at most [`Listen::MAX_PATH_BYTES`] long.
-    Unix(PathBuf),
-}
+use crate::server::Address;
 
-impl Listen {
-    /// The kernel's `sun_path` holds 108 bytes with the terminating zero.
-    pub const MAX_PATH_BYTES: usize = 107;
+/// The kernel's `sun_path` holds 108 bytes with the terminating zero.
+const MAX_PATH_BYTES: usize = 107;
 
+impl Address {
     /// Whether only this machine (in a pod: only this pod) can connect.
     pub fn is_local(&self) -> bool {
         match self {
@@ -46,7 +38,7 @@ impl Listen {
 
 /// Reads `ADDRESS:PORT`, `[ADDRESS]:PORT` or `unix:/PATH`. The error is a phrase that follows the
 /// value in a message.
-impl FromStr for Listen {
+impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -71,38 +63,28 @@ impl FromStr for Listen {
     }
 }
 
-fn unix(path: &str) -> Result<Listen, String> {
+fn unix(path: &str) -> Result<Address, String> {
     if !Path::new(path).is_absolute() {
         return Err("has no absolute path; write unix:/run/defender-gateway/gateway.sock".into());
     }
-    if path.len() > Listen::MAX_PATH_BYTES {
+    if path.len() > MAX_PATH_BYTES {
         return Err(format!(
             "has a path of {} bytes; the system allows {}",
             path.len(),
-            Listen::MAX_PATH_BYTES
+            MAX_PATH_BYTES
         ));
     }
     if path.contains('\0') {
         return Err("has a zero byte in its path".into());
     }
-    Ok(Listen::Unix(path.into()))
-}
-
-/// As a caller would write it: `http://ADDRESS:PORT`, or `unix:PATH`.
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "http://{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
+    Ok(Address::Unix(path.into()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn listen(text: &str) -> Listen {
+    fn listen(text: &str) -> Address {
         text.parse().unwrap()
     }
 
@@ -121,7 +103,7 @@ mod tests {
             ("unix:/a\0b", "has a zero byte"),
             (long.as_str(), "has a path of 108 bytes; the system allows 107"),
         ] {
-            let error = text.parse::<Listen>().unwrap_err();
+            let error = text.parse::<Address>().unwrap_err();
             assert!(error.starts_with(reason), "{text:?}: {error}");
         }
     }

@@ -8,5 +8,4 @@ mod listen;
 mod quantity;
 
 pub use limit::Limit;
-pub use listen::Listen;
 pub use quantity::{parse_duration, parse_size, show_duration, show_size};

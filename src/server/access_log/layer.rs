@@ -25,27 +25,18 @@ use crate::telemetry::trace::Trace;
 pub struct Config {
     /// The header field with the caller's name; `None` to use the peer's address.
     pub caller_header: Option<HeaderName>,
-    /// Whether each request gets a line in the access log.
-    pub access_log: AccessLog,
+    /// Whether each request gets a line in the access log, not only those that were refused or
+    /// failed.
+    pub access_log: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             caller_header: Some(HeaderName::from_static("x-caller")),
-            access_log: AccessLog::Off,
+            access_log: false,
         }
     }
-}
-
-/// Which requests get a log line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AccessLog {
-    /// Only those that were refused or failed.
-    #[default]
-    Off,
-    /// All of them.
-    On,
 }
 
 /// Counts every response to an operation, in a span with the request's id.
@@ -154,7 +145,7 @@ where
         request.set_caller(origin.caller.name().clone());
         let meta = request.meta();
         let mut subject = Subject::new(origin, meta);
-        if self.shared.config.access_log == AccessLog::On {
+        if self.shared.config.access_log {
             subject.access = Some(Box::new(Access::of(&meta.head)));
         }
         // At the usual log level only the last line is written, which creates the span when it

@@ -11,7 +11,7 @@ mod open_request;
 mod recent_errors;
 mod subject;
 
-pub use layer::{AccessLog, Config, Layer};
+pub use layer::{Config, Layer};
 pub use metrics::Metrics;
 pub use recent_errors::{ErrorRecord, RecentErrors};
 

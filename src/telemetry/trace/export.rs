@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Request, StatusCode, Uri, header};
+use http::{HeaderName, HeaderValue, Request, StatusCode, header};
 use opentelemetry::KeyValue;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
@@ -14,6 +14,7 @@ use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use super::{Metrics, Tracer};
 use crate::clock::Wall;
@@ -38,7 +39,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(16);
 #[derive(Clone, Debug)]
 pub struct Collector {
     /// The whole address, path included.
-    pub url: Uri,
+    pub url: Url,
     /// Additional header fields, such as an API key; they are marked as sensitive.
     pub fields: Vec<(HeaderName, HeaderValue)>,
     /// Which requests are recorded.
@@ -208,7 +209,7 @@ impl Pump {
 
     /// The number of spans that the collector rejected.
     async fn send(&self, body: Bytes) -> Result<usize, Refused> {
-        let mut request = Request::post(self.collector.url.clone())
+        let mut request = Request::post(self.collector.url.as_str())
             .header(header::CONTENT_TYPE, "application/x-protobuf")
             .header(
                 header::USER_AGENT,

@@ -1,7 +1,7 @@
 //! Which credential is chosen, why, and what is said when none is complete.
 
 use defender_gateway::testing::config::Credential;
-use defender_gateway::testing::token::SecretSource;
+use defender_gateway::testing::token::{CertificateFiles, SecretSource};
 
 use super::{mistakes, parse};
 
@@ -87,7 +87,10 @@ fn what_is_ours_goes_before_azures_variables_and_the_rest_is_named() {
     ];
     let (credential, why) = chosen(text, &theirs);
     assert!(
-        matches!(&credential, Credential::Certificate { private_key_file: Some(key), .. } if key.ends_with("key.pem")),
+        matches!(
+            &credential,
+            Credential::Certificate(CertificateFiles { private_key: Some(key), .. }) if key.ends_with("key.pem")
+        ),
         "{credential:?}"
     );
     assert_eq!(
@@ -161,11 +164,7 @@ fn the_secret_is_refused_in_a_file_and_taken_from_the_environment() {
         ("AZURE_CLIENT_SECRET", "theirs"),
     ];
     let (credential, why) = chosen("", &both);
-    let Credential::ClientSecret {
-        secret: SecretSource::Value(secret),
-        ..
-    } = credential
-    else {
+    let Credential::ClientSecret(SecretSource::Value(secret)) = credential else {
         panic!("{credential:?}")
     };
     assert_eq!(secret.expose(), "ours");
@@ -180,7 +179,7 @@ fn a_secret_file_of_ours_goes_before_azures_variable() {
     let text = "[credentials]\nclient_secret_file = \"/etc/secret\"";
     let (credential, _) = chosen(text, &[("AZURE_CLIENT_SECRET", "theirs")]);
     assert!(
-        matches!(&credential, Credential::ClientSecret { secret: SecretSource::File(path), .. } if path.ends_with("secret")),
+        matches!(&credential, Credential::ClientSecret(SecretSource::File(path)) if path.ends_with("secret")),
         "{credential:?}"
     );
     let text = refused(

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use defender_gateway::testing::config::{DefaultValue, Key, Kind, Listen, Merging, Pin, keys};
+use defender_gateway::testing::config::{DefaultValue, Key, Kind, Merging, Pin, keys};
+use defender_gateway::testing::server::Address;
 
 use super::{assert_one, mistakes, parse, resolved};
 
@@ -64,8 +65,8 @@ fn lists_are_separated_by_commas() {
     let limits: Vec<_> = resolved.quota.limits.iter().map(|limit| limit.name()).collect();
     assert_eq!(limits, ["1s", "1m"], "sorted by window");
     assert_eq!(resolved.quota.burst.get(), 7);
-    assert_eq!(resolved.server.listen[1], Listen::Unix("/run/g.sock".into()));
-    assert_eq!(resolved.defender.pin, Pin::Only("us".into()));
+    assert_eq!(resolved.server.listen[1], Address::Unix("/run/g.sock".into()));
+    assert_eq!(resolved.defender.region, Pin::Only("us".into()));
     let hosts: Vec<_> = resolved
         .defender
         .candidates()
@@ -172,9 +173,9 @@ fn variables_of_others_are_left_alone() {
 fn azures_variables_fill_in_what_is_absent_or_empty() {
     let text = "[credentials]\ntenant_id = \"ours\"\nclient_id = \"\"\nclient_secret_file = \"/etc/secret\"";
     let variables = [("AZURE_TENANT_ID", "theirs"), ("AZURE_CLIENT_ID", "theirs")];
-    let credential = parse(text, &variables).unwrap().resolved.credentials.credential;
+    let credentials = parse(text, &variables).unwrap().resolved.credentials;
     assert_eq!(
-        (credential.tenant_id(), credential.client_id()),
+        (credentials.tenant_id.as_deref(), credentials.client_id.as_deref()),
         (Some("ours"), Some("theirs"))
     );
 
@@ -183,8 +184,8 @@ fn azures_variables_fill_in_what_is_absent_or_empty() {
         &[("DEFENDER_GATEWAY_CREDENTIALS_CLIENT_ID", "mine")],
     ]
     .concat();
-    let credential = parse(text, &ours).unwrap().resolved.credentials.credential;
-    assert_eq!(credential.client_id(), Some("mine"));
+    let credentials = parse(text, &ours).unwrap().resolved.credentials;
+    assert_eq!(credentials.client_id.as_deref(), Some("mine"));
 }
 
 #[test]
@@ -198,10 +199,10 @@ fn traces_and_proxies_are_read_from_their_usual_variables() {
         ],
     );
     assert_eq!(
-        resolved.telemetry.traces.unwrap().url.as_str(),
+        resolved.telemetry.otlp_endpoint.unwrap().url.as_str(),
         "http://collector:4318/v1/traces"
     );
-    let proxy = resolved.defender.proxy.unwrap();
+    let proxy = resolved.defender.via_proxy.unwrap();
     assert_eq!(proxy.url.as_str(), "http://proxy.example:3128/");
     assert_eq!(proxy.except, ["localhost", ".example.com", "10.0.0.0/8"]);
 }
@@ -212,12 +213,12 @@ fn our_proxy_setting_wins_and_none_means_none() {
     assert!(
         resolved("[defender]\nvia_proxy = \"none\"", &variables)
             .defender
-            .proxy
+            .via_proxy
             .is_none()
     );
     let proxy = resolved("[defender]\nvia_proxy = \"http://p:1\"", &variables)
         .defender
-        .proxy
+        .via_proxy
         .unwrap();
     assert_eq!(
         (proxy.url.as_str(), proxy.except.as_slice()),

@@ -88,7 +88,7 @@ fn the_sidecar_needs_only_the_webhook() {
             .server
             .listen
             .iter()
-            .all(defender_gateway::testing::config::Listen::is_local)
+            .all(defender_gateway::testing::server::Address::is_local)
     );
     assert!(loaded.notes.is_empty(), "{:?}", loaded.notes);
 }
@@ -96,7 +96,7 @@ fn the_sidecar_needs_only_the_webhook() {
 #[test]
 fn the_shared_service_has_a_store_and_open_addresses() {
     let loaded = signed_in(&read("shared.toml"), &[]).unwrap();
-    assert!(loaded.resolved.store.address.is_some());
+    assert!(loaded.resolved.store.url.is_some());
     assert!(!loaded.resolved.server.listen[0].is_local());
     assert!(loaded.notes.is_empty(), "{:?}", loaded.notes);
 }

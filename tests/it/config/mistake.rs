@@ -207,5 +207,5 @@ fn nor_are_they_in_the_debug_form_of_what_was_loaded() {
     ];
     let loaded = parse("", &[SIGN_IN.as_slice(), &variables].concat()).unwrap();
     assert!(!format!("{loaded:?}").contains("hunter2"));
-    assert_eq!(loaded.resolved.store.address.unwrap().shown(), "rediss://h:6379/0");
+    assert_eq!(loaded.resolved.store.url.unwrap().shown(), "rediss://h:6379/0");
 }

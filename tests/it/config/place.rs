@@ -179,7 +179,6 @@ fn a_cloud_brings_its_hosts_authority_and_scope() {
         assert_eq!(resolved.defender.candidates().count(), hosts);
         assert_eq!(resolved.credentials.authority.as_str(), authority);
         assert_eq!(resolved.credentials.scope, scope);
-        assert_eq!(format!("{}/.default", resolved.credentials.resource()), scope);
     }
 }
 

@@ -10,15 +10,14 @@ use super::parse;
 fn managed_identity_finds_whom_to_ask() {
     let kind = "[credentials]\nkind = \"managed_identity\"";
     let endpoint = |variables: &[(&str, &str)]| {
-        let credential = parse(kind, variables)
+        let credentials = parse(kind, variables)
             .unwrap_or_else(|mistakes| panic!("{mistakes}"))
             .resolved
-            .credentials
-            .credential;
-        let Credential::ManagedIdentity { endpoint, client_id } = credential else {
-            panic!("{credential:?}")
+            .credentials;
+        let Credential::ManagedIdentity(endpoint) = credentials.credential else {
+            panic!("{:?}", credentials.credential)
         };
-        (endpoint, client_id)
+        (endpoint, credentials.client_id)
     };
     let (machine, client) = endpoint(&[]);
     assert!(
@@ -167,11 +166,7 @@ fn what_cannot_be_a_certificate_is_found_before_sign_in() {
 #[test]
 fn a_secret_is_trimmed_and_its_id_is_recognised() {
     let loaded = parse("", &[&IDS[..], &[("AZURE_CLIENT_SECRET", "hunter2\n")]].concat()).unwrap();
-    let Credential::ClientSecret {
-        secret: SecretSource::Value(secret),
-        ..
-    } = loaded.resolved.credentials.credential
-    else {
+    let Credential::ClientSecret(SecretSource::Value(secret)) = loaded.resolved.credentials.credential else {
         panic!("no secret")
     };
     assert_eq!(secret.expose(), "hunter2");

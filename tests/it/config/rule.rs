@@ -162,10 +162,7 @@ fn stores_have_a_known_scheme_and_a_host() {
         "redis+unix:///run/redis.sock",
     ] {
         assert!(
-            resolved(&format!("[store]\nurl = \"{url}\""), &[])
-                .store
-                .address
-                .is_some(),
+            resolved(&format!("[store]\nurl = \"{url}\""), &[]).store.url.is_some(),
             "{url}"
         );
     }

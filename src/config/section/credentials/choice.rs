@@ -1,35 +1,27 @@
 //! Chooses the kind of credential, and reports what is missing when none is complete.
 
-use super::key::{
-    CERTIFICATE_FILE, CLIENT_ID, CLIENT_SECRET, CLIENT_SECRET_FILE, FEDERATED_TOKEN_FILE, KIND, PRIVATE_KEY_FILE,
-    TENANT_ID,
-};
+use super::key;
 use super::resolved::Credential;
 use super::secret::{self, is_borrowed};
 use super::{managed, pem, token_proxy};
 use crate::config::config_error::Origin;
 use crate::config::key::Key;
-use crate::config::reader::Reader;
+use crate::config::reader::{Read, Reader, Recorded};
 use crate::config::value::guid;
-use crate::telemetry::named_enum;
+use crate::token::Kind;
 
-named_enum! {
-    /// The kinds, in the order of preference among equals.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-    enum Proof, as_str {
-        Secret = "client_secret",
-        Certificate = "certificate",
-        Workload = "workload_identity",
-        Managed = "managed_identity",
-    }
-}
+/// The values of `credentials.kind`.
+pub(super) const KINDS: [&str; 5] = {
+    let [secret, certificate, workload, managed] = Kind::NAMES;
+    ["auto", secret, certificate, workload, managed]
+};
 
 /// All of these have to be texts, also those of other kinds.
 static PATHS: [&Key; 4] = [
-    &CLIENT_SECRET_FILE,
-    &CERTIFICATE_FILE,
-    &PRIVATE_KEY_FILE,
-    &FEDERATED_TOKEN_FILE,
+    &key::client_secret_file,
+    &key::certificate_file,
+    &key::private_key_file,
+    &key::federated_token_file,
 ];
 
 const NOTHING: &str = "nothing to sign in with; the easiest ways: \
@@ -37,52 +29,50 @@ const NOTHING: &str = "nothing to sign in with; the easiest ways: \
     (2) set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET; \
     (3) on an Azure machine with a managed identity, set credentials.kind = \"managed_identity\"";
 
-/// The credential, and the reason for it.
-pub(super) fn choose(reader: &mut Reader<'_>) -> Option<(Credential, String)> {
-    let mut words = vec![("auto", None)];
-    words.extend(Proof::ALL.map(|proof| (proof.as_str(), Some(proof))));
-    let kind = reader.choice(&KIND, &words);
-    let tenant_id = reader.optional(&TENANT_ID, tenant_id);
-    let client_id = reader.optional(&CLIENT_ID, client_id);
+/// The credential, whose it is, and why it was chosen.
+pub(super) struct Chosen {
+    pub(super) credential: Credential,
+    pub(super) ids: Ids,
+    pub(super) why: String,
+}
+
+pub(super) struct Ids {
+    pub(super) tenant_id: Option<String>,
+    pub(super) client_id: Option<String>,
+}
+
+pub(super) fn choose(reader: &mut Reader<'_>) -> Read<Chosen> {
+    let [secret, certificate, workload, managed] = Kind::ALL.map(Some);
+    let kind = reader.choice(&key::kind, &[None, secret, certificate, workload, managed]);
+    let tenant_id = reader.optional(&key::tenant_id, tenant_id);
+    let client_id = reader.optional(&key::client_id, client_id);
     let paths = PATHS.map(|key| reader.optional(key, |_| Ok(())));
     // From here on an error would only repeat the earlier ones.
-    if paths.iter().any(Result::is_err) {
-        return None;
+    for path in paths {
+        path?;
     }
     check_pairs(reader);
-    let (kind, ids) = (
-        kind?,
-        Ids {
-            tenant_id: tenant_id.ok()?,
-            client_id: client_id.ok()?,
-        },
-    );
-
-    let present: Vec<(Proof, Origin)> = Proof::ALL
-        .into_iter()
-        .filter_map(|proof| Some((proof, material(reader, proof)?)))
-        .collect();
-    match kind {
-        Some(proof) => {
-            let missing = missing(reader, proof, &ids);
-            if !missing.is_empty() {
-                reader.wrong(&KIND, format!("\"{}\" needs {}", proof.as_str(), missing.join(" and ")));
-                return None;
-            }
-            let origin = material(reader, proof).unwrap_or(Origin::Default);
-            let why = format!("{}, as credentials.kind says", place(&origin, proof));
-            Some((build(reader, proof, ids)?, why))
-        }
-        None => automatic(reader, present, ids),
+    let kind = kind?;
+    let ids = Ids {
+        tenant_id: tenant_id?,
+        client_id: client_id?,
+    };
+    let Some(proof) = kind else {
+        return automatic(reader, ids);
+    };
+    let missing = missing(reader, proof, &ids);
+    if !missing.is_empty() {
+        let problem = format!("\"{}\" needs {}", proof.as_str(), missing.join(" and "));
+        return Err(reader.wrong(&key::kind, problem));
     }
+    let origin = material(reader, proof).unwrap_or(Origin::Default);
+    let why = format!("{}, as credentials.kind says", place(&origin, proof));
+    build(reader, proof, ids, why)
 }
 
-struct Ids {
-    tenant_id: Option<String>,
-    client_id: Option<String>,
-}
-
-fn automatic(reader: &mut Reader<'_>, mut present: Vec<(Proof, Origin)>, ids: Ids) -> Option<(Credential, String)> {
+fn automatic(reader: &mut Reader<'_>, ids: Ids) -> Read<Chosen> {
+    let found = |proof| Some((proof, material(reader, proof)?));
+    let mut present: Vec<(Kind, Origin)> = Kind::ALL.into_iter().filter_map(found).collect();
     // A value for this program takes precedence over one that the platform gives to every program.
     present.sort_by_key(|(proof, origin)| (is_borrowed(origin), *proof));
     let complete: Vec<_> = present
@@ -105,15 +95,14 @@ fn automatic(reader: &mut Reader<'_>, mut present: Vec<(Proof, Origin)>, ids: Id
         if !others.is_empty() {
             why = format!("{why}; {} would be possible too", others.join(" and "));
         }
-        return Some((build(reader, *proof, ids)?, why));
+        return build(reader, *proof, ids, why);
     }
     if present.is_empty() {
         let problem = match (&ids.tenant_id, &ids.client_id) {
             (None, None) => NOTHING.to_owned(),
             _ => format!("tenant_id and client_id say who the gateway is, but nothing proves it: {NOTHING}"),
         };
-        reader.wrong_at(Origin::Default, "credentials", problem);
-        return None;
+        return Err(reader.wrong_at(Origin::Default, "credentials", problem));
     }
     let halves: Vec<_> = present
         .iter()
@@ -123,26 +112,25 @@ fn automatic(reader: &mut Reader<'_>, mut present: Vec<(Proof, Origin)>, ids: Id
         })
         .collect();
     let problem = format!("no kind is complete: {}", halves.join("; "));
-    reader.wrong_at(Origin::Default, "credentials", problem);
-    None
+    Err(reader.wrong_at(Origin::Default, "credentials", problem))
 }
 
 /// Where the key that makes `proof` possible was written; `None` when it was not.
-fn material(reader: &Reader<'_>, proof: Proof) -> Option<Origin> {
+fn material(reader: &Reader<'_>, proof: Kind) -> Option<Origin> {
     let said = |key: &'static Key| reader.is_set(key).then(|| reader.origin(key));
     match proof {
-        Proof::Secret => secret::origin(reader),
-        Proof::Certificate => said(&CERTIFICATE_FILE),
-        Proof::Workload => said(&FEDERATED_TOKEN_FILE),
-        Proof::Managed => managed::app_service_origin(reader),
+        Kind::ClientSecret => secret::origin(reader),
+        Kind::Certificate => said(&key::certificate_file),
+        Kind::WorkloadIdentity => said(&key::federated_token_file),
+        Kind::ManagedIdentity => managed::app_service_origin(reader),
     }
 }
 
 /// The keys that `proof` still needs.
-fn missing(reader: &Reader<'_>, proof: Proof, ids: &Ids) -> Vec<String> {
+fn missing(reader: &Reader<'_>, proof: Kind, ids: &Ids) -> Vec<String> {
     let mut missing = Vec::new();
-    if proof != Proof::Managed {
-        for (id, key) in [(&ids.tenant_id, &TENANT_ID), (&ids.client_id, &CLIENT_ID)] {
+    if proof != Kind::ManagedIdentity {
+        for (id, key) in [(&ids.tenant_id, &key::tenant_id), (&ids.client_id, &key::client_id)] {
             if id.is_none() {
                 missing.push(format!("{} (or {})", key.path(), key.borrowed.join(", ")));
             }
@@ -150,72 +138,59 @@ fn missing(reader: &Reader<'_>, proof: Proof, ids: &Ids) -> Vec<String> {
     }
     if material(reader, proof).is_none() {
         match proof {
-            Proof::Secret => missing.push(format!(
+            Kind::ClientSecret => missing.push(format!(
                 "{} or {}",
-                CLIENT_SECRET_FILE.path(),
-                CLIENT_SECRET.borrowed.join(", ")
+                key::client_secret_file.path(),
+                key::client_secret.borrowed.join(", ")
             )),
-            Proof::Certificate => missing.push(CERTIFICATE_FILE.path()),
-            Proof::Workload => missing.push(format!(
+            Kind::Certificate => missing.push(key::certificate_file.path()),
+            Kind::WorkloadIdentity => missing.push(format!(
                 "{} (AZURE_FEDERATED_TOKEN_FILE is not set: the Azure webhook did not change this pod; label it \
                  azure.workload.identity/use: \"true\" and create it anew)",
-                FEDERATED_TOKEN_FILE.path()
+                key::federated_token_file.path()
             )),
             // The metadata service needs nothing.
-            Proof::Managed => {}
+            Kind::ManagedIdentity => {}
         }
     }
     missing
 }
 
-fn build(reader: &mut Reader<'_>, proof: Proof, ids: Ids) -> Option<Credential> {
-    let Ids { tenant_id, client_id } = ids;
-    Some(match proof {
-        Proof::Secret => Credential::ClientSecret {
-            tenant_id: tenant_id?,
-            client_id: client_id?,
-            secret: secret::read(reader)?,
-        },
-        Proof::Certificate => {
-            let (certificate_file, private_key_file) = pem::read(reader).ok()?;
-            Credential::Certificate {
-                tenant_id: tenant_id?,
-                client_id: client_id?,
-                certificate_file,
-                private_key_file,
-            }
-        }
-        Proof::Workload => {
-            let token_file = reader.line_file(&FEDERATED_TOKEN_FILE);
+/// The credential of a kind that misses nothing.
+fn build(reader: &mut Reader<'_>, proof: Kind, mut ids: Ids, why: String) -> Read<Chosen> {
+    let credential = match proof {
+        Kind::ClientSecret => Credential::ClientSecret(secret::read(reader)?),
+        Kind::Certificate => Credential::Certificate(pem::read(reader)?),
+        Kind::WorkloadIdentity => {
+            let token_file = reader.line_file(&key::federated_token_file);
             let proxy = token_proxy::read(reader);
             Credential::WorkloadIdentity {
-                tenant_id: tenant_id?,
-                client_id: client_id?,
-                token_file: token_file.ok()??,
-                proxy: proxy.ok()?,
+                token_file: token_file?.ok_or(Recorded)?,
+                proxy: proxy?,
             }
         }
-        Proof::Managed => Credential::ManagedIdentity {
-            client_id,
-            endpoint: managed::read(reader)?,
-        },
-    })
+        Kind::ManagedIdentity => {
+            ids.tenant_id = None;
+            Credential::ManagedIdentity(managed::read(reader)?)
+        }
+    };
+    Ok(Chosen { credential, ids, why })
 }
 
 /// Keys that exclude or need each other, whatever the kind.
 fn check_pairs(reader: &mut Reader<'_>) {
-    if reader.is_set(&PRIVATE_KEY_FILE) && !reader.is_set(&CERTIFICATE_FILE) {
-        let problem = format!("is of no use without {}", CERTIFICATE_FILE.path());
-        reader.wrong(&PRIVATE_KEY_FILE, problem);
+    if reader.is_set(&key::private_key_file) && !reader.is_set(&key::certificate_file) {
+        let problem = format!("is of no use without {}", key::certificate_file.path());
+        reader.wrong(&key::private_key_file, problem);
     }
     secret::check(reader);
 }
 
-fn place(origin: &Origin, proof: Proof) -> String {
+fn place(origin: &Origin, proof: Kind) -> String {
     match origin {
         Origin::File { line, .. } => format!("from line {line} of the file"),
         Origin::Variable(name) => format!("from {name}"),
-        Origin::Default if proof == Proof::Managed => "from the metadata service".into(),
+        Origin::Default if proof == Kind::ManagedIdentity => "from the metadata service".into(),
         Origin::Default => "from nowhere".into(),
     }
 }

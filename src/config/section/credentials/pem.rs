@@ -3,23 +3,24 @@
 //!
 //! Only the headers are checked; whether the key belongs to the certificate shows at sign-in.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::key::{CERTIFICATE_FILE, PRIVATE_KEY_FILE};
+use super::key;
 use crate::config::key::Key;
-use crate::config::reader::{Reader, Recorded};
+use crate::config::reader::{Read, Reader, Recorded};
+use crate::token::CertificateFiles;
 
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 const KEY: &str = "PRIVATE KEY-----";
 
 /// The certificate's file, and the key's if it has one of its own.
-pub(super) fn read(reader: &mut Reader<'_>) -> Result<(PathBuf, Option<PathBuf>), Recorded> {
-    let certificate = reader.file(&CERTIFICATE_FILE);
-    let key = reader.file(&PRIVATE_KEY_FILE);
+pub(super) fn read(reader: &mut Reader<'_>) -> Read<CertificateFiles> {
+    let certificate = reader.file(&key::certificate_file);
+    let key = reader.file(&key::private_key_file);
     let (Some(certificate), key) = (certificate?, key?) else {
         return Err(Recorded);
     };
-    let first = look(reader, &CERTIFICATE_FILE, &certificate, |text| {
+    let first = look(reader, &key::certificate_file, &certificate, |text| {
         if !text.contains(CERTIFICATE) {
             return Err("holds no PEM certificate");
         }
@@ -31,7 +32,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<(PathBuf, Option<PathBuf>)
         if key.is_none() { usable(text) } else { Ok(()) }
     });
     let second = key.as_deref().map_or(Ok(()), |path| {
-        look(reader, &PRIVATE_KEY_FILE, path, |text| {
+        look(reader, &key::private_key_file, path, |text| {
             if text.contains(KEY) {
                 usable(text)
             } else {
@@ -40,7 +41,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<(PathBuf, Option<PathBuf>)
         })
     });
     first.and(second)?;
-    Ok((certificate, key))
+    Ok(CertificateFiles {
+        certificate,
+        private_key: key,
+    })
 }
 
 fn look(
@@ -48,16 +52,16 @@ fn look(
     key: &'static Key,
     path: &Path,
     judge: impl FnOnce(&str) -> Result<(), &'static str>,
-) -> Result<(), Recorded> {
+) -> Read<()> {
     // ASN.1 begins with a sequence.
     let binary = reader.content(path).is_ok_and(|content| content.first() == Some(&0x30));
     if binary {
         let problem = "is binary (PKCS#12 or DER); convert it with: openssl pkcs12 -in FILE -nodes -out FILE.pem";
-        return reader.file_wrong(key, path, problem);
+        return Err(reader.file_wrong(key, path, problem));
     }
     let text = reader.pem(key, path)?;
     // The text around the sections may be in any encoding.
-    judge(&String::from_utf8_lossy(&text)).or_else(|problem| reader.file_wrong(key, path, problem))
+    judge(&String::from_utf8_lossy(&text)).map_err(|problem| reader.file_wrong(key, path, problem))
 }
 
 fn usable(text: &str) -> Result<(), &'static str> {

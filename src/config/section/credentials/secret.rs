@@ -1,9 +1,9 @@
 //! The client secret, from the environment or from a file of its own.
 
-use super::key::{CLIENT_SECRET, CLIENT_SECRET_FILE};
+use super::key;
 use crate::config::config_error::Origin;
 use crate::config::key::Key;
-use crate::config::reader::Reader;
+use crate::config::reader::{Read, Reader, Recorded};
 use crate::config::value::guid::is_guid;
 use crate::plain_text;
 use crate::secret::Secret;
@@ -13,9 +13,9 @@ use crate::token::SecretSource;
 /// variable that every program sees.
 pub(super) fn origin(reader: &Reader<'_>) -> Option<Origin> {
     let file = reader
-        .is_set(&CLIENT_SECRET_FILE)
-        .then(|| reader.origin(&CLIENT_SECRET_FILE));
-    match (reader.secret(&CLIENT_SECRET), file) {
+        .is_set(&key::client_secret_file)
+        .then(|| reader.origin(&key::client_secret_file));
+    match (reader.secret(&key::client_secret), file) {
         (Some(secret), Some(file)) if is_borrowed(&secret.origin) => Some(file),
         (Some(secret), _) => Some(secret.origin),
         (None, file) => file,
@@ -23,33 +23,33 @@ pub(super) fn origin(reader: &Reader<'_>) -> Option<Origin> {
 }
 
 /// The secret at the place that [`origin`] returned.
-pub(super) fn read(reader: &mut Reader<'_>) -> Option<SecretSource> {
-    let said = reader.secret(&CLIENT_SECRET);
-    let said = said.filter(|said| !(is_borrowed(&said.origin) && reader.is_set(&CLIENT_SECRET_FILE)));
+pub(super) fn read(reader: &mut Reader<'_>) -> Read<SecretSource> {
+    let said = reader.secret(&key::client_secret);
+    let said = said.filter(|said| !(is_borrowed(&said.origin) && reader.is_set(&key::client_secret_file)));
     let Some(said) = said else {
-        let path = reader.line_file(&CLIENT_SECRET_FILE).ok()??;
+        let path = reader.line_file(&key::client_secret_file)?.ok_or(Recorded)?;
         let looks_like_an_id = reader
             .content(&path)
             .is_ok_and(|content| plain_text::line(&content).is_ok_and(is_guid));
         if looks_like_an_id {
-            reader.note(format!("{}: {}: {AN_ID}", CLIENT_SECRET_FILE.path(), path.display()));
+            reader.note(format!(
+                "{}: {}: {AN_ID}",
+                key::client_secret_file.path(),
+                path.display()
+            ));
         }
-        return Some(SecretSource::File(path));
+        return Ok(SecretSource::File(path));
     };
     let Origin::Variable(name) = said.origin else {
-        return None;
+        return Err(Recorded);
     };
     let text = said.value.expose();
     // Secrets have no white space; a line break at the end or a byte order mark come from how the
     // variable was made.
     let trimmed = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     if trimmed.is_empty() {
-        reader.wrong_at(
-            Origin::Variable(name),
-            CLIENT_SECRET.path(),
-            "holds nothing but white space",
-        );
-        return None;
+        let key = key::client_secret.path();
+        return Err(reader.wrong_at(Origin::Variable(name), key, "holds nothing but white space"));
     }
     if trimmed.len() < text.len() {
         let what = if text.contains('\u{feff}') {
@@ -68,20 +68,20 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<SecretSource> {
     for oddity in plain_text::oddities(trimmed.as_bytes()) {
         reader.note(format!("{name}: {oddity}"));
     }
-    Some(SecretSource::Value(Secret::new(trimmed.to_owned())))
+    Ok(SecretSource::Value(Secret::new(trimmed.to_owned())))
 }
 
 /// Rejects a secret together with a file for it, both meant for this program.
 pub(super) fn check(reader: &mut Reader<'_>) {
     let ours = reader
-        .secret(&CLIENT_SECRET)
+        .secret(&key::client_secret)
         .is_some_and(|said| !is_borrowed(&said.origin));
-    if ours && reader.is_set(&CLIENT_SECRET_FILE) {
+    if ours && reader.is_set(&key::client_secret_file) {
         let problem = format!(
             "names a secret, and {} holds one; keep one of them",
-            CLIENT_SECRET.variable()
+            key::client_secret.variable()
         );
-        reader.wrong(&CLIENT_SECRET_FILE, problem);
+        reader.wrong(&key::client_secret_file, problem);
     }
 }
 

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use url::Url;
 
-use crate::config::config_error::Origin;
+use super::managed::wrong;
 use crate::config::env::variable;
-use crate::config::reader::{Reader, Recorded};
+use crate::config::reader::{Read, Reader};
 use crate::config::value::address;
 
 /// The address that workload-identity token requests are sent to, instead of the authority.
@@ -34,28 +34,26 @@ pub enum TrustedRoots {
 }
 
 /// `None`: there is none.
-pub(super) fn read(reader: &mut Reader<'_>) -> Result<Option<TokenProxy>, Recorded> {
+pub(super) fn read(reader: &mut Reader<'_>) -> Read<Option<TokenProxy>> {
     let text = |reader: &Reader<'_>, name| reader.env.value(name).map(|value| value.expose().to_owned());
     let Some(url) = text(reader, variable::TOKEN_PROXY) else {
         return Ok(None);
     };
     let url = match address::plain(&url) {
         Ok(url) if url.scheme() == "https" => Ok(url),
-        Ok(_) => wrong(
-            reader,
-            variable::TOKEN_PROXY,
-            "the address does not start with https://",
-        ),
-        Err(problem) => wrong(reader, variable::TOKEN_PROXY, format!("the address {problem}")),
+        Ok(_) => Err("the address does not start with https://".to_owned()),
+        Err(problem) => Err(format!("the address {problem}")),
     };
+    let url = url.map_err(|problem| wrong(reader, variable::TOKEN_PROXY, problem));
     let file = text(reader, variable::TOKEN_PROXY_CA_FILE);
     let data = text(reader, variable::TOKEN_PROXY_CA_DATA);
-    let roots = roots(reader, file, data);
+    let roots = roots(reader, file, data).map_err(|(name, problem)| wrong(reader, name, problem));
     let server_name = text(reader, variable::TOKEN_PROXY_SNI_NAME);
     if let Some(name) = &server_name
         && ServerName::try_from(name.as_str()).is_err()
     {
-        return wrong(reader, variable::TOKEN_PROXY_SNI_NAME, "the value is no server name");
+        let problem = "the value is no server name";
+        return Err(wrong(reader, variable::TOKEN_PROXY_SNI_NAME, problem));
     }
     Ok(Some(TokenProxy {
         url: url?,
@@ -64,44 +62,26 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<Option<TokenProxy>, Record
     }))
 }
 
-fn roots(reader: &mut Reader<'_>, file: Option<String>, data: Option<String>) -> Result<TrustedRoots, Recorded> {
+/// The error is the variable's name and what is wrong with it.
+fn roots(
+    reader: &Reader<'_>,
+    file: Option<String>,
+    data: Option<String>,
+) -> Result<TrustedRoots, (&'static str, String)> {
+    use variable::{TOKEN_PROXY_CA_DATA, TOKEN_PROXY_CA_FILE};
     match (file, data) {
         (None, None) => Ok(TrustedRoots::BuiltIn),
-        (Some(_), Some(_)) => wrong(
-            reader,
-            variable::TOKEN_PROXY_CA_DATA,
-            format!(
-                "is set together with {}; keep one of them",
-                variable::TOKEN_PROXY_CA_FILE
-            ),
-        ),
-        (Some(file), None) => {
-            let path = PathBuf::from(file);
-            match reader.holds(&path) {
-                Ok(()) => Ok(TrustedRoots::File(path)),
-                Err(problem) => wrong(
-                    reader,
-                    variable::TOKEN_PROXY_CA_FILE,
-                    format!("{}: {problem}", path.display()),
-                ),
-            }
+        (Some(_), Some(_)) => {
+            let problem = format!("is set together with {TOKEN_PROXY_CA_FILE}; keep one of them");
+            Err((TOKEN_PROXY_CA_DATA, problem))
         }
-        (None, Some(data)) => {
-            let mut certificates = CertificateDer::pem_slice_iter(data.as_bytes());
-            if matches!(certificates.next(), Some(Ok(_))) {
-                Ok(TrustedRoots::Pem(data))
-            } else {
-                wrong(
-                    reader,
-                    variable::TOKEN_PROXY_CA_DATA,
-                    "the value holds no PEM certificate",
-                )
-            }
-        }
+        (Some(file), None) => match reader.holds(file.as_ref()) {
+            Ok(()) => Ok(TrustedRoots::File(file.into())),
+            Err(problem) => Err((TOKEN_PROXY_CA_FILE, format!("{file}: {problem}"))),
+        },
+        (None, Some(data)) => match CertificateDer::pem_slice_iter(data.as_bytes()).next() {
+            Some(Ok(_)) => Ok(TrustedRoots::Pem(data)),
+            _ => Err((TOKEN_PROXY_CA_DATA, "the value holds no PEM certificate".into())),
+        },
     }
-}
-
-fn wrong<T>(reader: &mut Reader<'_>, name: &str, problem: impl Into<String>) -> Result<T, Recorded> {
-    reader.wrong_at(Origin::Variable(name.into()), "credentials.kind", problem);
-    Err(Recorded)
 }

@@ -2,12 +2,13 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::resolved::VIA_PROXY;
 use crate::config::config_error::Origin;
 use crate::config::env::variable;
-use crate::config::reader::{Reader, Recorded};
+use crate::config::key::Key;
+use crate::config::reader::{Read, Reader};
 use crate::secret::Secret;
 
 /// A proxy that tunnels `https` connections (`CONNECT`).
@@ -23,43 +24,32 @@ pub struct Proxy {
 }
 
 /// `None`: connect directly.
-pub(super) fn read(reader: &mut Reader<'_>) -> Result<Option<Proxy>, Recorded> {
-    if reader.is_set(&VIA_PROXY) {
+pub(super) fn read(reader: &mut Reader<'_>, key: &'static Key) -> Read<Option<Proxy>> {
+    if reader.is_set(key) {
         let except = except(reader);
-        let said = reader.parsed(&VIA_PROXY, |text| match text {
+        return reader.parsed(key, |text| match text {
             "none" => Ok(None),
             _ => proxy(text, except).map(Some),
         });
-        return said.ok_or(Recorded);
     }
-    let names = [variable::HTTPS_PROXY, variable::HTTPS_PROXY_LOWER];
-    let Some((name, value)) = names
-        .iter()
-        .find_map(|name| Some((*name, reader.env.value(name)?.clone())))
-    else {
+    let Some((name, value)) = reader.env.first(&[variable::HTTPS_PROXY, variable::HTTPS_PROXY_LOWER]) else {
         return Ok(None);
     };
-    match proxy(value.expose(), except(reader)) {
-        Ok(proxy) => Ok(Some(proxy)),
-        Err(problem) => {
-            let problem = format!("the value {problem}; unset it, or set defender.via_proxy");
-            reader.wrong_at(Origin::Variable(name.into()), VIA_PROXY.path(), problem);
-            Err(Recorded)
-        }
-    }
+    proxy(value.expose(), except(reader)).map(Some).map_err(|problem| {
+        let problem = format!("the value {problem}; unset it, or set defender.via_proxy");
+        reader.wrong_at(Origin::Variable(name.into()), key.path(), problem)
+    })
 }
 
 fn except(reader: &Reader<'_>) -> Vec<String> {
-    let names = [variable::NO_PROXY, variable::NO_PROXY_LOWER];
-    let list = names.iter().find_map(|name| reader.env.value(name));
-    list.map_or_else(Vec::new, |list| {
-        let entries = list
-            .expose()
-            .split([',', ' ', '\t'])
-            .map(str::trim)
-            .filter(|entry| !entry.is_empty());
-        entries.map(str::to_lowercase).collect()
-    })
+    let Some((_, list)) = reader.env.first(&[variable::NO_PROXY, variable::NO_PROXY_LOWER]) else {
+        return Vec::new();
+    };
+    let entries = list.expose().split([',', ' ', '\t']).map(str::trim);
+    entries
+        .filter(|entry| !entry.is_empty())
+        .map(str::to_lowercase)
+        .collect()
 }
 
 /// The error must not contain the value, which may include a password.
@@ -100,19 +90,11 @@ fn authorization(url: &Url) -> Result<Option<Secret>, String> {
     Ok(Some(Secret::new(format!("Basic {}", BASE64_STANDARD.encode(pair)))))
 }
 
+/// `None`: a `%` without two digits behind it.
 fn percent_decoded(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = text.bytes();
-    let mut decoded = Vec::new();
-    while let Some(byte) = bytes.next() {
-        if byte == b'%' {
-            let mut digit = || char::from(bytes.next()?).to_digit(16);
-            let (high, low) = (digit()?, digit()?);
-            decoded.push(u8::try_from(high * 16 + low).ok()?);
-        } else {
-            decoded.push(byte);
-        }
-    }
-    Some(decoded)
+    let is_code = |after: &str| after.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    let is_sound = text.split('%').skip(1).all(is_code);
+    is_sound.then(|| percent_decode_str(text).collect())
 }
 
 #[cfg(test)]

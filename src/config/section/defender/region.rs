@@ -2,25 +2,18 @@
 
 use url::Url;
 
-use super::resolved::{REGION, REGIONS};
+use super::key;
 use crate::config::cloud::Cloud;
 use crate::config::config_error::Origin;
-use crate::config::raw::{Entry, Node, Raw};
-use crate::config::reader::Reader;
+use crate::config::key::Key;
+use crate::config::raw::{Node, Raw};
+use crate::config::reader::{Read, Reader, Recorded};
 use crate::config::suggestion::nearest;
 use crate::config::value::address;
+use crate::region::Candidate;
 
 /// Each host is probed, so there is a limit, which real setups do not reach.
 const MAX_REGIONS: usize = 32;
-
-/// One upstream host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Region {
-    /// Its geography: 1 to 32 lower-case letters, digits and hyphens. Several hosts may share one.
-    pub name: String,
-    /// Its base address: scheme, host and port.
-    pub url: Url,
-}
 
 /// Which hosts may be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,100 +34,74 @@ impl Pin {
     }
 }
 
-/// The configured hosts, or else the cloud's.
-pub(super) fn read(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Option<Vec<Region>> {
-    let items = reader.items(&REGIONS)?;
+/// The configured hosts, or else the cloud's. One invalid host makes the list invalid, but the
+/// others are still checked.
+pub(super) fn read(reader: &mut Reader<'_>, key: &'static Key) -> Read<Vec<Candidate>> {
+    let cloud = super::cloud(reader);
+    let items = reader.items(key)?;
     if items.is_empty() {
-        return cloud.map(table);
+        return Ok(table(cloud?));
     }
     if items.len() > MAX_REGIONS {
-        reader.wrong(
-            &REGIONS,
-            format!("holds {} hosts; allowed is 1 to {MAX_REGIONS}", items.len()),
-        );
-        return None;
+        let problem = format!("holds {} hosts; allowed is 1 to {MAX_REGIONS}", items.len());
+        return Err(reader.wrong(key, problem));
     }
-    let mut regions = Some(Vec::<Region>::new());
+    let mut regions = Ok(Vec::<Candidate>::new());
     for (index, item) in items.into_iter().enumerate() {
-        let path = format!("{}[{index}]", REGIONS.path());
+        let path = format!("{}[{index}]", key.path());
         let origin = item.origin.clone();
-        let region = one(reader, &path, item, cloud);
-        if let (Some(region), Some(earlier)) = (&region, &regions)
-            && earlier.iter().any(|earlier| earlier.url == region.url)
-        {
-            reader.wrong_at(origin, path, format!("{} is listed twice", region.url));
-        }
-        regions = regions.zip(region).map(|(mut regions, region)| {
+        let region = one(reader, &path, item, cloud.ok());
+        regions = regions.and_then(|mut regions| {
+            let region = region?;
+            if regions.iter().any(|earlier| earlier.url == region.url) {
+                return Err(reader.wrong_at(origin, path, format!("{} is listed twice", region.url)));
+            }
             regions.push(region);
-            regions
+            Ok(regions)
         });
     }
     regions
 }
 
-fn table(cloud: Cloud) -> Vec<Region> {
+fn table(cloud: Cloud) -> Vec<Candidate> {
     let parsed = |(name, url): &(&str, &str)| {
-        let url = Url::parse(url).ok()?;
-        Some(Region {
-            name: (*name).into(),
-            url,
-        })
+        let (name, url) = ((*name).into(), Url::parse(url).ok()?);
+        Some(Candidate { name, url })
     };
     cloud.regions().iter().filter_map(parsed).collect()
 }
 
-fn one(reader: &mut Reader<'_>, path: &str, item: Node, cloud: Option<Cloud>) -> Option<Region> {
+fn one(reader: &mut Reader<'_>, path: &str, item: Node, cloud: Option<Cloud>) -> Read<Candidate> {
     let Raw::Table(entries) = item.raw else {
         let form = match item.origin {
             Origin::Variable(_) => "NAME=URL",
             _ => "{ name = \"eu\", url = \"https://…\" }",
         };
-        reader.wrong_at(item.origin, path, format!("is {}; write {form}", item.raw.shape()));
-        return None;
+        return Err(reader.wrong_at(item.origin, path, format!("is {}; write {form}", item.raw.shape())));
     };
+    for field in ["name", "url"] {
+        if !entries.iter().any(|entry| entry.name == field) {
+            let problem = format!("has no {field}; a region has name and url");
+            reader.wrong_at(item.origin.clone(), path, problem);
+        }
+    }
     let (mut name, mut url) = (None, None);
-    let mut named = (false, false);
-    for Entry {
-        name: field,
-        origin,
-        value,
-    } in entries
-    {
-        let at = format!("{path}.{field}");
-        let Raw::Text(text) = &value.raw else {
-            reader.wrong_at(
-                value.origin,
-                at,
-                format!("is {}; write a text in quotes", value.raw.shape()),
-            );
-            named = (named.0 || field == "name", named.1 || field == "url");
-            continue;
-        };
-        let (origin, result) = match field.as_str() {
-            "name" => {
-                named.0 = true;
-                (value.origin, region_name(text).map(|text| name = Some(text)))
-            }
-            "url" => {
-                named.1 = true;
-                (value.origin, region_url(text, cloud).map(|parsed| url = Some(parsed)))
-            }
-            _ => (origin, Err("is unknown; a region has name and url".into())),
+    for entry in entries {
+        let Node { raw, origin } = entry.value;
+        let (origin, result) = match (entry.name.as_str(), &raw) {
+            ("name", Raw::Text(text)) => (origin, region_name(text).map(|text| name = Some(text))),
+            ("url", Raw::Text(text)) => (origin, region_url(text, cloud).map(|parsed| url = Some(parsed))),
+            (_, Raw::Text(_)) => (entry.origin, Err("is unknown; a region has name and url".into())),
+            (_, raw) => (origin, Err(format!("is {}; write a text in quotes", raw.shape()))),
         };
         if let Err(problem) = result {
-            reader.wrong_at(origin, at, problem);
+            reader.wrong_at(origin, format!("{path}.{}", entry.name), problem);
         }
     }
-    for (there, field) in [(named.0, "name"), (named.1, "url")] {
-        if !there {
-            reader.wrong_at(
-                item.origin.clone(),
-                path,
-                format!("has no {field}; a region has name and url"),
-            );
-        }
+    match (name, url) {
+        (Some(name), Some(url)) => Ok(Candidate { name, url }),
+        _ => Err(Recorded),
     }
-    Some(Region { name: name?, url: url? })
 }
 
 fn region_name(text: &str) -> Result<String, String> {
@@ -161,22 +128,24 @@ fn region_url(text: &str, cloud: Option<Cloud>) -> Result<Url, String> {
 }
 
 /// `auto`, or the name of a region that exists.
-pub(super) fn pin(reader: &mut Reader<'_>, regions: Option<&[Region]>) -> Option<Pin> {
-    reader.parsed(&REGION, |text| {
+pub(super) fn pin(reader: &mut Reader<'_>, key: &'static Key) -> Read<Pin> {
+    let regions = reader.field(&key::regions, read);
+    reader.parsed(key, |text| {
         if text == "auto" {
             return Ok(Pin::Auto);
         }
-        let pin = Pin::Only(text.into());
         // Without a table there is an error already, and nothing to compare with.
-        let Some(regions) = regions else { return Ok(pin) };
-        if regions.iter().any(|region| region.name == text) {
-            return Ok(pin);
-        }
+        let Ok(regions) = regions else {
+            return Ok(Pin::Only(text.into()));
+        };
         let mut names: Vec<&str> = Vec::new();
-        for region in regions {
+        for region in &regions {
             if !names.contains(&region.name.as_str()) {
                 names.push(&region.name);
             }
+        }
+        if names.contains(&text) {
+            return Ok(Pin::Only(text.into()));
         }
         let hint =
             nearest(text, names.iter().copied()).map_or_else(String::new, |near| format!(" (did you mean {near}?)"));
