@@ -1,19 +1,16 @@
 //! One HTTP connection.
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::Either;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor as _;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use crate::net::Config;
 use crate::net::pool::Host;
@@ -31,7 +28,6 @@ const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 pub(super) struct Connection {
     sender: Sender,
     created: Instant,
-    alarm: ReusableTimer,
 }
 
 #[derive(Debug)]
@@ -130,7 +126,6 @@ impl Connection {
         Ok(Self {
             sender,
             created: Instant::now(),
-            alarm: ReusableTimer::default(),
         })
     }
 
@@ -141,7 +136,6 @@ impl Connection {
             Sender::Http2(sender) => Some(Self {
                 sender: Sender::Http2(sender.clone()),
                 created: self.created,
-                alarm: ReusableTimer::default(),
             }),
         }
     }
@@ -168,14 +162,6 @@ impl Connection {
         !closed && now.saturating_duration_since(self.created) <= max_age
     }
 
-    /// Whether it can take a request now.
-    pub(super) fn is_ready(&self) -> bool {
-        match &self.sender {
-            Sender::Http1(sender) => sender.is_ready(),
-            Sender::Http2(sender) => sender.is_ready(),
-        }
-    }
-
     /// Waits until it can take a request, that is, until the earlier ones are finished.
     ///
     /// # Errors
@@ -199,16 +185,13 @@ impl Connection {
     ///
     /// Dropping the future abandons the exchange. It is unknown then whether the request was
     /// written, and the connection cannot be used again over HTTP/1.1.
-    pub(super) fn send<'a, F>(
-        &'a mut self,
-        host: &'a Host,
+    pub(super) async fn send(
+        &mut self,
+        host: &Host,
         mut request: Request<Full<Bytes>>,
         until: Instant,
-        given_up: F,
-    ) -> impl Future<Output = Result<Response<Incoming>, Failed>> + Send + use<'a, F>
-    where
-        F: Future<Output = ()> + Send,
-    {
+        given_up: impl Future<Output = ()> + Send,
+    ) -> Result<Response<Incoming>, Failed> {
         let is_http1 = self.protocol() == Protocol::Http1;
         // Over HTTP/2 another task writes the request and does not return it; the body is shared,
         // not copied.
@@ -216,59 +199,30 @@ impl Connection {
         if is_http1 {
             host.use_origin_form(&mut request);
         }
-        let answer = match &mut self.sender {
-            Sender::Http1(sender) => Either::Left(sender.try_send_request(request)),
-            Sender::Http2(sender) => Either::Right(sender.try_send_request(request)),
+        let answer = async {
+            match &mut self.sender {
+                Sender::Http1(sender) => sender.try_send_request(request).await,
+                Sender::Http2(sender) => sender.try_send_request(request).await,
+            }
         };
-        let alarm = &mut self.alarm;
-        async move {
-            let (mut answer, mut given_up) = (pin!(answer), pin!(given_up));
-            let result = poll_fn(|context| match answer.as_mut().poll(context) {
-                Poll::Ready(answer) => Poll::Ready(Some(answer)),
-                Poll::Pending if given_up.as_mut().poll(context).is_ready() => Poll::Ready(None),
-                Poll::Pending => alarm.poll(until, context).map(|()| None),
-            });
-            match result.await {
-                Some(Ok(answer)) => Ok(answer),
-                Some(Err(mut error)) => Err(if let Some(mut request) = error.take_message() {
-                    if is_http1 {
-                        host.use_absolute_form(&mut request);
-                    }
-                    Failed::Unsent(Box::new(request), error.into_error())
-                } else {
-                    let error = error.into_error();
-                    match copy.zip(Refusal::of(&error)) {
-                        Some((request, refusal)) => Failed::Unprocessed(request, refusal, error),
-                        None => Failed::Lost(error),
-                    }
-                }),
-                None => Err(Failed::Late),
+        let answer = tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = given_up => return Err(Failed::Late),
+            () = sleep_until(until) => return Err(Failed::Late),
+        };
+        answer.map_err(|mut error| {
+            if let Some(mut request) = error.take_message() {
+                if is_http1 {
+                    host.use_absolute_form(&mut request);
+                }
+                return Failed::Unsent(Box::new(request), error.into_error());
             }
-        }
-    }
-}
-
-/// A timer that is reused by one request after the other.
-///
-/// Nearly all requests are answered in time, so a timer for each of them would be set and removed
-/// in vain. This one stays set to the time of an earlier request, and is checked when it fires.
-#[derive(Debug, Default)]
-struct ReusableTimer(Option<Pin<Box<Sleep>>>);
-
-impl ReusableTimer {
-    /// Ready from `at` on.
-    fn poll(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<()> {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        // It fires early for a later time, and is set again then.
-        if sleep.deadline() > at {
-            sleep.as_mut().reset(at);
-        }
-        while sleep.as_mut().poll(context).is_ready() {
-            if sleep.deadline() >= at {
-                return Poll::Ready(());
+            let error = error.into_error();
+            match copy.zip(Refusal::of(&error)) {
+                Some((request, refusal)) => Failed::Unprocessed(request, refusal, error),
+                None => Failed::Lost(error),
             }
-            sleep.as_mut().reset(at);
-        }
-        Poll::Pending
+        })
     }
 }

@@ -17,8 +17,7 @@ use tokio::sync::Mutex as Gate;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::net::connection::Connection;
-use crate::net::connector::Offer;
-use crate::net::connector::Target;
+use crate::net::connector::{Offer, Target};
 use crate::net::stream::Protocol;
 use crate::net::{Config, ConnectError, Connector, Error, Kind, Step};
 
@@ -124,20 +123,6 @@ impl Pool {
             .map_err(|kind| Error::new(host.authority(), kind))
     }
 
-    /// A connection that is available at once, if there is one; it has served others before.
-    pub(super) fn try_take(&self, host: &Host, now: Instant) -> Option<Connection> {
-        let mut kept = host.kept();
-        let connection = kept.next(self.config.max_age, now)?;
-        if connection.is_ready() {
-            return Some(connection);
-        }
-        // It is not ready for a moment, or has been closed, which [`Pool::take`] finds out.
-        if connection.protocol() == Protocol::Http1 {
-            kept.idle.push((now, connection));
-        }
-        None
-    }
-
     async fn look(&self, host: &Host, connector: &Connector, deadline: Instant) -> Result<(Connection, bool), Kind> {
         if let Some(kept) = self.kept(host).await {
             return Ok((kept, true));
@@ -211,13 +196,7 @@ impl Kept {
     }
 
     fn next(&mut self, max_age: Duration, now: Instant) -> Option<Connection> {
-        if self
-            .shared
-            .as_ref()
-            .is_some_and(|shared| !shared.is_usable(max_age, now))
-        {
-            self.shared = None;
-        }
+        self.shared.take_if(|shared| !shared.is_usable(max_age, now));
         if let Some(shared) = &self.shared {
             return shared.shared();
         }
@@ -287,14 +266,8 @@ impl Host {
 
     /// Keeps a connection from taking further requests; requests under way go on.
     pub(super) fn retire(&self, connection: &Connection) {
-        let mut kept = self.kept();
-        if kept
-            .shared
-            .as_ref()
-            .is_some_and(|shared| shared.created() == connection.created())
-        {
-            kept.shared = None;
-        }
+        let is_same = |shared: &mut Connection| shared.created() == connection.created();
+        self.kept().shared.take_if(is_same);
     }
 
     /// The host has asked for HTTP/1.1, and nothing else is offered for a while.
