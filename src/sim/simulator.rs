@@ -169,7 +169,8 @@ impl Simulator {
     /// A verifier with all arrivals that count, for the current limits.
     pub fn judge(&self) -> QuotaVerifier {
         let mut judge = QuotaVerifier::new(&self.sim_state.state().limits);
-        judge.extend(self.calls().iter().filter(|call| call.is_operation).map(|call| call.at));
+        let calls = self.calls();
+        judge.extend(calls.iter().filter(|call| call.operation.is_some()).map(|call| call.at));
         judge
     }
 

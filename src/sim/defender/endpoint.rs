@@ -1,11 +1,10 @@
 //! A region's host over HTTP.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http::uri::Scheme;
 use http::{Method, Request, StatusCode, header};
@@ -47,7 +46,7 @@ struct Arrival {
 }
 
 impl Handler for Region {
-    fn answer(self: Arc<Self>, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Reply> + Send>> {
+    fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Reply> {
         Box::pin(async move { self.respond(request).await })
     }
 
@@ -93,7 +92,6 @@ impl Region {
     /// Counts and records the call.
     fn arrive(&self, head: &Parts) -> Arrival {
         let operation = operation(head);
-        let is_operation = operation.is_some();
         let options = match operation.map(asked) {
             Some(Asked::List(_)) => Options::of_list(head.uri.query()).map(|(options, _)| options),
             _ => Options::read(head.uri.query()),
@@ -108,7 +106,7 @@ impl Region {
             read.map_err(|bad| Refusal::unauthorized(&bad.to_string()))
         });
         let over_http2 = head.version == http::Version::HTTP_2;
-        let fault = state.draw_fault(&self.name, is_operation);
+        let fault = state.draw_fault(&self.name, operation.is_some());
         // Over HTTP/1.1 there are no streams to refuse.
         let fault = fault.filter(|fault| over_http2 || !fault.refuses_streams());
         // A request that is not processed is no call.
@@ -122,7 +120,6 @@ impl Region {
             path: head.uri.path().into(),
             query: head.uri.query().map(Into::into),
             version: format!("{:?}", head.version),
-            is_operation: operation.is_some(),
             operation,
             ids: Vec::new(),
             top: options.top,

@@ -1,11 +1,10 @@
 //! Sign-in over HTTP.
 
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http::{Method, Request, StatusCode, header};
 use hyper::body::Incoming;
@@ -60,7 +59,7 @@ impl Outcome {
 }
 
 impl Handler for Endpoint {
-    fn answer(self: Arc<Self>, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Reply> + Send>> {
+    fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Reply> {
         Box::pin(async move { self.respond(request).await })
     }
 
