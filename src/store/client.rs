@@ -73,12 +73,6 @@ impl fmt::Debug for Client {
     }
 }
 
-impl From<Config> for Client {
-    fn from(config: Config) -> Self {
-        Self::new(&config)
-    }
-}
-
 impl Client {
     /// A client that is not connected yet.
     pub fn new(config: &Config) -> Self {
@@ -117,23 +111,6 @@ impl Client {
             .ask(cmd("SET").arg(key).arg(value).arg("NX").arg("PX").arg(millis(ttl)))
             .await?;
         Ok(answer.is_some())
-    }
-
-    /// Forgets what is stored under `key`; says whether there was something.
-    ///
-    /// # Errors
-    /// [`Error`] when no answer came in time.
-    pub async fn remove(&self, key: &str) -> Result<bool, Error> {
-        self.ask(cmd("DEL").arg(key)).await
-    }
-
-    /// Says `message` on `channel`, to all who listen now ([`Client::subscribe`]).
-    ///
-    /// # Errors
-    /// [`Error`] when no answer came in time.
-    pub async fn publish(&self, channel: &str, message: &[u8]) -> Result<(), Error> {
-        let _listeners: i64 = self.ask(cmd("PUBLISH").arg(channel).arg(message)).await?;
-        Ok(())
     }
 
     /// Runs `script`, which returns bytes or nothing. In a cluster all `keys` must have one hash

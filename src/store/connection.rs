@@ -36,34 +36,31 @@ const REDIRECTS: u32 = 2;
 /// last of them.
 #[derive(Clone)]
 pub(super) enum Connection {
-    One(One),
+    /// To one server.
+    One {
+        connection: MultiplexedConnection,
+        /// Whether messages come over it, too.
+        hears: bool,
+        /// Its task goes on for as long as an answer is outstanding, so that it has to be ended.
+        _driver: Arc<DropGuard>,
+    },
     Cluster(ClusterConnection),
-}
-
-/// A connection to one server.
-#[derive(Clone)]
-pub(super) struct One {
-    connection: MultiplexedConnection,
-    /// Whether messages come over it, too.
-    hears: bool,
-    /// Its task goes on for as long as an answer is outstanding, so that it has to be ended.
-    _driver: Arc<DropGuard>,
 }
 
 impl Connection {
     /// Connects to the master, or the cluster; where messages can come over the connection, it
     /// subscribes.
     pub(super) async fn open(config: &Config, subscribers: &Arc<Subscribers>) -> Result<Self, Error> {
-        within(config.timeout * ANSWERS_TO_CONNECT, async {
+        within(longest(config), async {
             let access = Access::read(config).await?;
             if config.address.kind != Kind::Cluster {
                 let master = access.master(config).await?;
-                return Ok(Self::One(match master.connect(Some(subscribers)).await {
+                return match master.connect(Some(subscribers)).await {
                     // It speaks an older protocol, over which either commands are sent or messages
                     // come.
-                    Err(error) if error.is_answer() => master.connect(None).await?,
-                    connected => connected?,
-                }));
+                    Err(error) if error.is_answer() => master.connect(None).await,
+                    connected => connected,
+                };
             }
             let servers = config.address.servers.iter();
             let servers = servers.map(|server| server.clone().set_redis_settings(access.settings.clone()));
@@ -87,18 +84,16 @@ impl Connection {
         })
         .await
     }
-}
 
-impl Connection {
     /// Whether messages come over it.
     pub(super) fn hears(&self) -> bool {
-        matches!(self, Self::One(One { hears: true, .. }))
+        matches!(self, Self::One { hears: true, .. })
     }
 
     /// Has what is said on `channel` come over it.
     pub(super) async fn subscribe(&mut self, channel: &str) -> Result<(), Error> {
-        if let Self::One(one) = self {
-            one.connection.subscribe(channel).await?;
+        if let Self::One { connection, .. } = self {
+            connection.subscribe(channel).await?;
         }
         Ok(())
     }
@@ -143,7 +138,7 @@ pub(super) struct Server {
 impl Server {
     /// Opens a connection for commands, and for the messages of `subscribers`. The time limits are
     /// ours, around each command; the library's own would only add a second set.
-    pub(super) async fn connect(&self, subscribers: Option<&Arc<Subscribers>>) -> Result<One, Error> {
+    pub(super) async fn connect(&self, subscribers: Option<&Arc<Subscribers>>) -> Result<Connection, Error> {
         let wire = Wire::for_commands(&self.info, self.tls.as_ref())
             .await
             .map_err(broken)?;
@@ -167,7 +162,7 @@ impl Server {
         for channel in channels.into_iter().flatten() {
             connection.subscribe(channel).await?;
         }
-        Ok(One {
+        Ok(Connection::One {
             connection,
             hears: subscribers.is_some(),
             _driver: Arc::new(guard),
@@ -214,11 +209,8 @@ impl Access {
     /// The server that is the master now.
     async fn master(&self, config: &Config) -> Result<Server, Error> {
         let Kind::Sentinel(group) = &config.address.kind else {
-            return self.server(
-                config.address.servers[0]
-                    .clone()
-                    .set_redis_settings(self.settings.clone()),
-            );
+            let server = config.address.servers[0].clone();
+            return self.server(server.set_redis_settings(self.settings.clone()));
         };
         let sentinels = config.address.servers.iter().map(|server| self.server(server.clone()));
         let sentinels = sentinels.collect::<Result<Vec<_>, _>>()?;
@@ -270,7 +262,7 @@ async fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
 impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
-            Self::One(one) => one.req_packed_command(command),
+            Self::One { connection, .. } => connection.req_packed_command(command),
             Self::Cluster(connection) => connection.req_packed_command(command),
         }
     }
@@ -282,34 +274,15 @@ impl ConnectionLike for Connection {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
-            Self::One(one) => one.req_packed_commands(pipeline, offset, count),
+            Self::One { connection, .. } => connection.req_packed_commands(pipeline, offset, count),
             Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
         }
     }
 
     fn get_db(&self) -> i64 {
         match self {
-            Self::One(one) => one.get_db(),
+            Self::One { connection, .. } => connection.get_db(),
             Self::Cluster(connection) => connection.get_db(),
         }
-    }
-}
-
-impl ConnectionLike for One {
-    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        self.connection.req_packed_command(command)
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        self.connection.req_packed_commands(pipeline, offset, count)
-    }
-
-    fn get_db(&self) -> i64 {
-        self.connection.get_db()
     }
 }

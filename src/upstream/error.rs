@@ -77,11 +77,6 @@ impl Error {
         matches!(&self.reason, Reason::Exchange(error) if error.is_timeout() && !error.is_unprocessed())
     }
 
-    /// Whether provably nothing was processed, mostly because no connection could be made.
-    pub fn is_connect(&self) -> bool {
-        matches!(&self.reason, Reason::Exchange(error) if error.is_unprocessed())
-    }
-
     /// The error token of RFC 9209 §2.3.
     pub fn proxy_status(&self) -> &'static str {
         match &self.reason {
