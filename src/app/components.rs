@@ -95,7 +95,7 @@ impl Components {
         let plan = Plan::of(config, &environment)?;
         let net = connections(&plan.net, &environment)?;
         let wall = Wall::system();
-        let store = settings::store(config).map(|store| store::Client::new(&store));
+        let store = settings::store(config).map(store::Client::from);
         let (own, quota_metrics) = open_quotas(config, plan.attempt, &wall, tasks, store.as_ref(), root)?;
         let limiter_metrics = token_limiters::SharedMetrics {
             quota: quota_metrics,

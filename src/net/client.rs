@@ -15,7 +15,7 @@ use tower::util::BoxCloneSyncService;
 
 use crate::memory::MemoryBudget;
 use crate::net::collect::Collector;
-use crate::net::connection::{Connection, Failed, Refusal};
+use crate::net::connection::{Connection, Refusal};
 use crate::net::pool::{Host, Pool};
 use crate::net::{Config, Connector, Error, Exchange, Kind, Resolver, SetupError};
 
@@ -171,7 +171,7 @@ impl Client {
         let Some(host) = self.pool.host(request.uri()) else {
             return Err(Error::new(&"no host".into(), Kind::Unsendable));
         };
-        let mut request = request.map(Full::new);
+        let request = request.map(Full::new);
         let deadline = Instant::now() + self.config.connect_timeout;
         let mut retry_delays = RETRY_DELAYS.into_iter();
         loop {
@@ -179,7 +179,7 @@ impl Client {
             let (mut connection, kept) = Box::pin(self.pool.take(&host, &self.connector, deadline)).await?;
             let sent = Instant::now();
             let until = sent + limits.head.min(limits.whole);
-            let failed = match connection.send(&host, request, until, watch()).await {
+            let kind = match connection.send(&host, request.clone(), until, watch()).await {
                 Ok(answer) => {
                     let (head, body) = answer.into_parts();
                     let collector = Collector::new(limits.body_bytes, self.large_bodies.clone());
@@ -187,33 +187,27 @@ impl Client {
                     let body = body.unwrap_or(Err(Kind::BodyTimeout));
                     return self.end(&host, connection, body.map(|body| Response::from_parts(head, body)));
                 }
-                Err(failed) => failed,
+                Err(kind) => kind,
             };
             let now = Instant::now();
-            let (again, pause, kind) = match failed {
+            let pause = match &kind {
                 // The connection was closed while idle. There may be more of that kind, so the
                 // number of repetitions is bounded.
-                Failed::Unsent(unsent, error) => {
-                    let pause = (kept && now < deadline).then_some(Duration::ZERO);
-                    (Some(unsent), pause, Kind::NotSent(error))
-                }
+                Kind::NotSent(_) => (kept && now < deadline).then_some(Duration::ZERO),
                 // The host has not processed it. Another connection may lead to another machine,
                 // or to one that is available again.
-                Failed::Unprocessed(untouched, refusal, error) => {
-                    if refusal == Refusal::Http1Required {
+                Kind::NotProcessed(error) => {
+                    if Refusal::of(error) == Some(Refusal::Http1Required) {
                         host.require_http1(now);
                     }
-                    let pause = retry_delays.next().filter(|pause| now + *pause < deadline);
-                    (Some(untouched), pause, Kind::NotProcessed(error))
+                    retry_delays.next().filter(|pause| now + *pause < deadline)
                 }
-                Failed::Lost(error) => (None, None, Kind::Lost(error)),
-                Failed::Late => (None, None, Kind::HeadTimeout),
+                _ => None,
             };
-            let Some((untouched, pause)) = again.zip(pause) else {
+            let Some(pause) = pause else {
                 return self.end(&host, connection, Err(kind));
             };
             host.retire(&connection);
-            request = *untouched;
             sleep(pause).await;
         }
     }

@@ -12,9 +12,9 @@ use hyper::rt::Executor as _;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, sleep_until};
 
-use crate::net::Config;
 use crate::net::pool::Host;
 use crate::net::stream::{Protocol, Stream};
+use crate::net::{Config, Kind};
 
 /// The longest head of an answer over HTTP/1.1, and the longest list of header fields over HTTP/2.
 const MAX_HEAD_BYTES: u32 = 64 * 1024;
@@ -38,20 +38,6 @@ enum Sender {
     Http2(http2::SendRequest<Full<Bytes>>),
 }
 
-/// Why there is no head of an answer.
-#[derive(Debug)]
-pub(super) enum Failed {
-    /// Nothing of the request was written; it is returned.
-    Unsent(Box<Request<Full<Bytes>>>, hyper::Error),
-    /// The request was written over HTTP/2, and the peer said that it has processed nothing of it;
-    /// it is returned.
-    Unprocessed(Box<Request<Full<Bytes>>>, Refusal, hyper::Error),
-    /// The request may have been written.
-    Lost(hyper::Error),
-    /// The request may have been written, and no head arrived in time.
-    Late,
-}
-
 /// How a peer says over HTTP/2 that it has processed nothing of a request (RFC 9113 §8.7, and §7 on
 /// `HTTP_1_1_REQUIRED`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +51,7 @@ pub(super) enum Refusal {
 impl Refusal {
     /// What `error` says about a request without an answer; `None` when it says nothing of this
     /// kind.
-    fn of(error: &hyper::Error) -> Option<Self> {
+    pub(super) fn of(error: &hyper::Error) -> Option<Self> {
         let mut cause = std::error::Error::source(error);
         let found = loop {
             match cause?.downcast_ref::<h2::Error>() {
@@ -179,7 +165,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// [`Failed`].
+    /// [`Kind::NotSent`], [`Kind::NotProcessed`], [`Kind::Lost`] or [`Kind::HeadTimeout`].
     ///
     /// # Cancel safety
     ///
@@ -191,37 +177,32 @@ impl Connection {
         mut request: Request<Full<Bytes>>,
         until: Instant,
         given_up: impl Future<Output = ()> + Send,
-    ) -> Result<Response<Incoming>, Failed> {
-        let is_http1 = self.protocol() == Protocol::Http1;
-        // Over HTTP/2 another task writes the request and does not return it; the body is shared,
-        // not copied.
-        let copy = (!is_http1).then(|| Box::new(request.clone()));
-        if is_http1 {
-            host.use_origin_form(&mut request);
-        }
+    ) -> Result<Response<Incoming>, Kind> {
         let answer = async {
             match &mut self.sender {
-                Sender::Http1(sender) => sender.try_send_request(request).await,
+                Sender::Http1(sender) => {
+                    host.use_origin_form(&mut request);
+                    sender.try_send_request(request).await
+                }
                 Sender::Http2(sender) => sender.try_send_request(request).await,
             }
         };
         let answer = tokio::select! {
             biased;
             answer = answer => answer,
-            () = given_up => return Err(Failed::Late),
-            () = sleep_until(until) => return Err(Failed::Late),
+            () = given_up => return Err(Kind::HeadTimeout),
+            () = sleep_until(until) => return Err(Kind::HeadTimeout),
         };
-        answer.map_err(|mut error| {
-            if let Some(mut request) = error.take_message() {
-                if is_http1 {
-                    host.use_absolute_form(&mut request);
-                }
-                return Failed::Unsent(Box::new(request), error.into_error());
-            }
+        answer.map_err(|error| {
+            // The request comes back only when nothing of it was written.
+            let is_unsent = error.message().is_some();
             let error = error.into_error();
-            match copy.zip(Refusal::of(&error)) {
-                Some((request, refusal)) => Failed::Unprocessed(request, refusal, error),
-                None => Failed::Lost(error),
+            if is_unsent {
+                Kind::NotSent(error)
+            } else if Refusal::of(&error).is_some() {
+                Kind::NotProcessed(error)
+            } else {
+                Kind::Lost(error)
             }
         })
     }

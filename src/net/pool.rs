@@ -254,16 +254,6 @@ impl Host {
         *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
     }
 
-    /// Reverts that, because the next connection may speak HTTP/2.
-    pub(super) fn use_absolute_form<B>(&self, request: &mut Request<B>) {
-        request.headers_mut().remove(HOST);
-        let mut parts = std::mem::take(request.uri_mut()).into_parts();
-        parts.scheme = Some(self.scheme.clone());
-        parts.authority = Some(self.authority.clone());
-        // Its parts were those of a valid address before.
-        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
-    }
-
     /// Keeps a connection from taking further requests; requests under way go on.
     pub(super) fn retire(&self, connection: &Connection) {
         let is_same = |shared: &mut Connection| shared.created() == connection.created();

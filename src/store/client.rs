@@ -73,6 +73,12 @@ impl fmt::Debug for Client {
     }
 }
 
+impl From<Config> for Client {
+    fn from(config: Config) -> Self {
+        Self::new(&config)
+    }
+}
+
 impl Client {
     /// A client that is not connected yet.
     pub fn new(config: &Config) -> Self {

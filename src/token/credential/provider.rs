@@ -43,27 +43,16 @@ pub(in crate::token) struct CredentialProvider {
     expires: Option<Timestamp>,
 }
 
+/// What the credential is.
 #[derive(Debug)]
-enum Source {
+pub(in crate::token) enum Source {
     Secret(SecretSource),
     Certificate(CertificateFiles),
     Federated(PathBuf),
 }
 
 impl CredentialProvider {
-    pub(in crate::token) fn of_secret(secret: SecretSource) -> Self {
-        Self::new(Source::Secret(secret))
-    }
-
-    pub(in crate::token) fn of_certificate(files: CertificateFiles) -> Self {
-        Self::new(Source::Certificate(files))
-    }
-
-    pub(in crate::token) fn of_federated(token_file: PathBuf) -> Self {
-        Self::new(Source::Federated(token_file))
-    }
-
-    fn new(source: Source) -> Self {
+    pub(in crate::token) fn new(source: Source) -> Self {
         Self {
             source,
             fingerprint: None,

@@ -12,7 +12,7 @@ use super::identity;
 use super::issued::Issued;
 use crate::clock::Wall;
 use crate::net::Exchange;
-use crate::token::credential::CredentialProvider;
+use crate::token::credential::{CredentialProvider, Source};
 use crate::token::{App, Config, Credential, Error, Identity, Problem, Reason, Scope, Warning, aadsts};
 
 /// How long one exchange may take, from the first byte sent to the last one received.
@@ -52,20 +52,14 @@ impl SignIn {
     /// `imds` reaches link-local addresses directly; the metadata service does not work through
     /// proxies.
     pub(in crate::token) fn new(config: Config, exchange: Exchange, imds: Exchange, wall: Wall) -> Self {
-        let app_method = |app, provider| Method::App {
-            app,
-            provider: Box::new(provider),
+        let app = |app, source| {
+            let provider = Box::new(CredentialProvider::new(source));
+            (Method::App { app, provider }, exchange)
         };
         let (method, exchange) = match config.credential {
-            Credential::ClientSecret { app, secret } => {
-                (app_method(app, CredentialProvider::of_secret(secret)), exchange)
-            }
-            Credential::Certificate { app, files } => {
-                (app_method(app, CredentialProvider::of_certificate(files)), exchange)
-            }
-            Credential::WorkloadIdentity { app, token_file } => {
-                (app_method(app, CredentialProvider::of_federated(token_file)), exchange)
-            }
+            Credential::ClientSecret { app: id, secret } => app(id, Source::Secret(secret)),
+            Credential::Certificate { app: id, files } => app(id, Source::Certificate(files)),
+            Credential::WorkloadIdentity { app: id, token_file } => app(id, Source::Federated(token_file)),
             Credential::ManagedIdentity(identity) => (Method::Managed(identity), imds),
         };
         Self {
