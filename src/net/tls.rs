@@ -77,7 +77,6 @@ fn trusting(
     Ok(config)
 }
 
-/// The certificates of a PEM text.
 fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
     let text = plain_text::pem(text).map_err(|malformed| pem::Error::Io(io::Error::other(malformed)))?;
     CertificateDer::pem_slice_iter(&text).collect()

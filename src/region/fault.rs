@@ -12,11 +12,9 @@ use crate::scan::ResponseFault;
 #[derive(Debug, thiserror::Error)]
 #[error("the response of {host} with the status {status} is no answer of Defender's")]
 pub struct Error {
-    /// The host.
     pub host: String,
     /// The response's status.
     pub status: StatusCode,
-    /// What is wrong with it.
     #[source]
     pub fault: ResponseFault,
 }

@@ -201,7 +201,6 @@ pub struct Behaviour {
     pub latency: Duration,
     /// Each half of the round trip takes up to half of this longer, at random.
     pub jitter: Duration,
-    /// The faults.
     pub faults: Plan<Fault>,
 }
 
@@ -220,7 +219,6 @@ pub struct SignIn {
     pub refresh_in: Option<Duration>,
     /// How long an answer takes. Default 20 ms.
     pub latency: Duration,
-    /// The faults.
     pub faults: Plan<SignInFault>,
 }
 
@@ -253,7 +251,6 @@ pub enum Assertions {
 pub struct Throttle {
     /// In the `Retry-After` field.
     pub header: RetryAfter,
-    /// In the message.
     pub message: Message,
 }
 
@@ -270,7 +267,6 @@ pub enum RetryAfter {
     Absent,
 }
 
-/// The message of a 429.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Message {

@@ -52,7 +52,6 @@ pub enum Error {
     Filter {
         /// The text that was given.
         filter: String,
-        /// What is wrong with it.
         source: ParseError,
     },
     /// The process has a logger already, which stays in use.

@@ -166,10 +166,7 @@ pub enum Reason {
     Throttled,
     /// A failure of the service itself.
     #[error("it failed with {code}")]
-    Failed {
-        /// Its code.
-        code: Code,
-    },
+    Failed { code: Code },
     /// The response is no token: a redirect, or a login page of the network.
     #[error("its answer was not a token")]
     Unreadable,

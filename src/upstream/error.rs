@@ -15,7 +15,6 @@ pub struct Error {
     reason: Reason,
 }
 
-/// What failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Reason {
     /// There was no complete answer: a fault of the network or the upstream.
@@ -30,10 +29,7 @@ pub enum Reason {
     /// A status that is no answer: a final 1xx (101 would change the protocol, which was not asked
     /// for), or above 599. The upstream's fault.
     #[error("the upstream answered with the status {status}, which means nothing here")]
-    Status {
-        /// The status.
-        status: StatusCode,
-    },
+    Status { status: StatusCode },
     /// A compressed body, although none was asked for. The upstream's fault.
     #[error("the upstream encoded the answer although it was asked not to")]
     Encoded,
@@ -59,7 +55,6 @@ impl Error {
         &self.host
     }
 
-    /// The reason.
     pub fn reason(&self) -> &Reason {
         &self.reason
     }

@@ -156,7 +156,6 @@ impl TokenService {
     }
 }
 
-/// The credential in a form.
 pub(super) fn credential(form: &Form) -> Credential {
     match (form.get("client_secret"), form.get("client_assertion")) {
         // An assertion that cannot be parsed is treated as a certificate's, whose errors are

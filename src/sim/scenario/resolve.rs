@@ -18,9 +18,7 @@ pub enum ScenarioError {
     /// The file cannot be read.
     #[error("the scenario {path} cannot be read")]
     Unreadable {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
@@ -32,12 +30,7 @@ pub enum ScenarioError {
     Limit(#[from] ParseLimitError),
     /// Keys that do not go together, or a value out of its range.
     #[error("{place}: {what}")]
-    Wrong {
-        /// The table.
-        place: String,
-        /// The problem.
-        what: String,
-    },
+    Wrong { place: String, what: String },
 }
 
 impl Config {
