@@ -132,6 +132,13 @@ impl Config {
         self
     }
 
+    pub(super) fn behaviour(&mut self, region: &str) -> Option<&mut Behaviour> {
+        let mut regions = self.regions.iter_mut();
+        regions
+            .find(|known| known.name == region)
+            .map(|known| &mut known.behaviour)
+    }
+
     /// Why these settings are invalid.
     pub(super) fn mistake(&self) -> Option<String> {
         if !self.listen.ip().is_loopback() {
@@ -220,6 +227,13 @@ pub struct SignIn {
     /// How long an answer takes. Default 20 ms.
     pub latency: Duration,
     pub faults: Plan<SignInFault>,
+}
+
+impl SignIn {
+    /// The audience of a token: the scope without `/.default`.
+    pub(super) fn resource(&self) -> &str {
+        self.scope.strip_suffix("/.default").unwrap_or(&self.scope)
+    }
 }
 
 impl Default for SignIn {

@@ -64,7 +64,7 @@ impl Handler for Endpoint {
     }
 
     fn setup(&self) -> Duration {
-        self.sim_state.state().token_service.rules.latency
+        self.sim_state.state().config.sign_in.latency
     }
 }
 
@@ -85,10 +85,8 @@ impl Endpoint {
         let (latency, fault) = {
             let mut state = self.sim_state.state();
             let state = &mut *state;
-            (
-                state.token_service.rules.latency,
-                state.token_service.rules.faults.draw(&mut state.rng),
-            )
+            let sign_in = &mut state.config.sign_in;
+            (sign_in.latency, sign_in.faults.draw(&mut state.rng))
         };
         let credential = presented(&head, &form);
         self.sim_state.rest(latency).await;
@@ -157,10 +155,10 @@ impl Endpoint {
         let mut state = self.sim_state.state();
         let state = &mut *state;
         Some(
-            match discovery::answer(head, &self.base(head), &state.token_service.tenant_id)? {
+            match discovery::answer(head, &self.base(head), &state.config.tenant_id)? {
                 Ok(document) => discovery::reply(&document, StatusCode::OK),
                 Err(refusal) => {
-                    let document = refusal.document(self.sim_state.wall.now(), &mut state.rng);
+                    let document = refusal.document(state.config.wall.now(), &mut state.rng);
                     discovery::reply(&document, refusal.code.status())
                 }
             },
@@ -183,7 +181,7 @@ impl Endpoint {
             let state = &mut *state;
             state
                 .token_service
-                .decide((tenant, &endpoint), &form, self.sim_state.wall.now(), &mut state.rng)
+                .decide(&state.config, (tenant, &endpoint), &form, &mut state.rng)
         });
         match verdict {
             Ok(issued) => Outcome {
@@ -197,7 +195,9 @@ impl Endpoint {
     }
 
     fn refuse(&self, refusal: &Refusal) -> Outcome {
-        let document = refusal.document(self.sim_state.wall.now(), &mut self.sim_state.state().rng);
+        let mut state = self.sim_state.state();
+        let now = state.config.wall.now();
+        let document = refusal.document(now, &mut state.rng);
         Outcome {
             reply: Reply::new(refusal.code.status(), JSON, document.to_string()),
             code: Some(refusal.code.number()),
