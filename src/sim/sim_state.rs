@@ -43,7 +43,7 @@ pub(super) struct State {
 }
 
 /// The two halves of a round trip.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Trip {
     pub(super) there: Duration,
     pub(super) back: Duration,
@@ -116,10 +116,7 @@ impl State {
     /// The latencies of a call to `region`.
     pub(super) fn trip(&mut self, region: &str) -> Trip {
         let Some(behaviour) = self.config.behaviour(region) else {
-            return Trip {
-                there: Duration::ZERO,
-                back: Duration::ZERO,
-            };
+            return Trip::default();
         };
         let (half, jitter) = (behaviour.latency / 2, behaviour.jitter / 2);
         Trip {

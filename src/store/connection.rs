@@ -1,7 +1,6 @@
 //! Opening a connection, whatever kind of store it is.
 
 use std::convert::Infallible;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use tokio_util::sync::DropGuard;
 use super::address::Kind;
 use super::config::{Config, MOST_PATIENT};
 use super::error::Error;
-use super::limited_stream::{Unheard, Wire};
+use super::limited_stream::{Allowance, Unheard, Wire};
 use super::sentinel;
 use super::subscription::Subscribers;
 use super::tls::{self, Pem};
@@ -139,9 +138,7 @@ impl Server {
     /// Opens a connection for commands, and for the messages of `subscribers`. The time limits are
     /// ours, around each command; the library's own would only add a second set.
     pub(super) async fn connect(&self, subscribers: Option<&Arc<Subscribers>>) -> Result<Connection, Error> {
-        let wire = Wire::for_commands(&self.info, self.tls.as_ref())
-            .await
-            .map_err(broken)?;
+        let wire = self.wire(Allowance::commands()).await?;
         let mut limits = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None);
@@ -171,14 +168,15 @@ impl Server {
 
     /// Opens a connection for messages.
     pub(super) async fn subscribe(&self, unheard: Unheard) -> Result<PubSub, Error> {
-        let wire = Wire::for_messages(&self.info, self.tls.as_ref(), unheard).await;
-        Ok(PubSub::new(self.info.redis_settings(), wire.map_err(broken)?).await?)
+        let wire = self.wire(Allowance::Messages(unheard)).await?;
+        Ok(PubSub::new(self.info.redis_settings(), wire).await?)
     }
-}
 
-/// A connection that could not be opened, as the library says it of its own.
-fn broken(error: io::Error) -> Error {
-    Error::Failed(error.into())
+    async fn wire(&self, allowance: Allowance) -> Result<Wire, Error> {
+        let wire = Wire::open(&self.info, self.tls.as_ref(), allowance).await;
+        // As the library says it of its own connections.
+        wire.map_err(|error| Error::Failed(error.into()))
+    }
 }
 
 /// What lets us in, as the files say now.

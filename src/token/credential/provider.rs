@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::assertion;
 use super::certificate::Certificate;
@@ -38,9 +38,11 @@ pub(in crate::token) struct CredentialProvider {
     source: Source,
     fingerprint: Option<Fingerprint>,
     /// When the present content was first read.
-    loaded: Option<Timestamp>,
-    open_file: Option<PathBuf>,
-    expires: Option<Timestamp>,
+    pub(in crate::token) loaded: Option<Timestamp>,
+    /// The file with the secret or key, if every user of the machine can read it.
+    pub(in crate::token) open_file: Option<PathBuf>,
+    /// When the certificate expires.
+    pub(in crate::token) expires: Option<Timestamp>,
 }
 
 /// What the credential is.
@@ -109,26 +111,6 @@ impl CredentialProvider {
     /// Whether assertions are signed here, with times of this machine's clock.
     pub(in crate::token) fn is_certificate(&self) -> bool {
         matches!(self.source, Source::Certificate(_))
-    }
-
-    /// The file with the secret or key, if every user of the machine can read it.
-    pub(in crate::token) fn open_file(&self) -> Option<&Path> {
-        self.open_file.as_deref()
-    }
-
-    /// When the present credential was first read.
-    pub(in crate::token) fn loaded(&self) -> Option<Timestamp> {
-        self.loaded
-    }
-
-    /// When the certificate expires.
-    pub(in crate::token) fn expires(&self) -> Option<Timestamp> {
-        self.expires
-    }
-
-    /// When the certificate expires, if that is less than `within` from `now`.
-    pub(in crate::token) fn expires_within(&self, now: Timestamp, within: SignedDuration) -> Option<Timestamp> {
-        self.expires.filter(|at| at.duration_since(now) < within)
     }
 
     fn paths(&self) -> Vec<&Path> {

@@ -230,8 +230,8 @@ async fn only_the_file_with_the_key_has_to_be_private() {
     mode(&paths[0], 0o644);
     mode(&paths[1], 0o600);
     provider.proof(&testing::app(), Timestamp::UNIX_EPOCH).await.unwrap();
-    assert_eq!(provider.open_file(), None);
+    assert_eq!(provider.open_file, None);
     mode(&paths[1], 0o644);
     provider.proof(&testing::app(), Timestamp::UNIX_EPOCH).await.unwrap();
-    assert_eq!(provider.open_file(), Some(paths[1].as_path()));
+    assert_eq!(provider.open_file.as_deref(), Some(paths[1].as_path()));
 }

@@ -1,7 +1,6 @@
 //! Sign-in with any of the four kinds of credential.
 
 use std::future::Future;
-use std::path::Path;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -114,17 +113,20 @@ impl SignIn {
             return (None, None);
         };
         let now = self.wall.now();
-        let left = provider.expires().map(|at| at.duration_since(now).as_secs_f64());
-        (provider.loaded(), left)
+        let left = provider.expires.map(|at| at.duration_since(now).as_secs_f64());
+        (provider.loaded, left)
     }
 
     /// What was noticed and needs attention.
     pub(in crate::token) fn warnings(&self) -> Vec<Warning> {
         let mut warnings = Vec::new();
         if let Method::App { provider, .. } = &self.method {
-            let path = provider.open_file().map(Path::to_owned);
+            let path = provider.open_file.clone();
             warnings.extend(path.map(|path| Warning::FileTooOpen { path }));
-            let expiry = provider.expires_within(self.wall.now(), CERTIFICATE_WARNING);
+            let now = self.wall.now();
+            let expiry = provider
+                .expires
+                .filter(|at| at.duration_since(now) < CERTIFICATE_WARNING);
             warnings.extend(expiry.map(|at| Warning::CertificateExpiry { at }));
         }
         if !self.skew.is_zero() {
