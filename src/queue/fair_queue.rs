@@ -88,7 +88,7 @@ impl<S: PermitSource> Clone for Queue<S> {
 #[derive(Debug)]
 struct Shared<S: PermitSource> {
     state: Mutex<State<S::Permit>>,
-    slots: S,
+    source: S,
     /// Tells the clock task that a slot is wanted earlier than it knows.
     wake: Notify,
     /// What this queue has added to the gauge that it may share with others. Changed under the
@@ -99,18 +99,18 @@ struct Shared<S: PermitSource> {
 
 impl<S: PermitSource> Queue<S> {
     /// An empty queue, with the task that hands slots out when they come.
-    pub fn start(config: Config, slots: S, tasks: &Tasks, metrics: Metrics) -> Self {
-        let queue = Self::new(config, slots, metrics);
+    pub fn start(config: Config, source: S, tasks: &Tasks, metrics: Metrics) -> Self {
+        let queue = Self::new(config, source, metrics);
         tasks.spawn_upkeep("queue clock", queue.clone().run_clock());
         queue
     }
 
     /// An empty queue that hands slots out only while somebody runs [`Queue::run_clock`]: for one
     /// that may end before the program does.
-    pub fn new(config: Config, slots: S, metrics: Metrics) -> Self {
+    pub fn new(config: Config, source: S, metrics: Metrics) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(State::new(config)),
-            slots,
+            source,
             wake: Notify::new(),
             shown: AtomicI64::new(0),
             metrics,
@@ -153,13 +153,13 @@ impl<S: PermitSource> Queue<S> {
 
     /// How long a caller who is new here would wait for its slot.
     pub fn predicted_wait(&self) -> Duration {
-        self.0.lock().predicted_wait(Instant::now(), &self.0.slots)
+        self.0.lock().predicted_wait(Instant::now(), &self.0.source)
     }
 
     /// The gateway stops at `closes`: whoever would be served later is refused now, and so is who
     /// comes from now on.
     pub fn close(&self, closes: Instant) {
-        self.0.lock().close(Instant::now(), closes, &self.0.slots);
+        self.0.lock().close(Instant::now(), closes, &self.0.source);
     }
 
     /// Spreads the cost of the slot that `attempt` was granted over all who benefit from its call;
@@ -183,7 +183,7 @@ impl<S: PermitSource> Queue<S> {
 
     /// The state for people.
     pub fn snapshot(&self) -> Snapshot {
-        self.0.lock().snapshot(Instant::now(), &self.0.slots)
+        self.0.lock().snapshot(Instant::now(), &self.0.source)
     }
 
     /// Brings the gauges up to date; called when somebody scrapes.
@@ -200,12 +200,12 @@ impl<S: PermitSource> Queue<S> {
             deadline: attempt.caller.deadline,
             start,
         };
-        if let Some(permit) = state.try_fast_path(now, &attempt.caller, &self.0.slots) {
+        if let Some(permit) = state.try_fast_path(now, &attempt.caller, &self.0.source) {
             self.0.tell(&state);
             return Ok(waiting(now, EntryState::Granted(permit)));
         }
-        let Entered { id, start, turn } = state.enter(now, attempt, &self.0.slots)?;
-        let next = state.hand_out(now, &self.0.slots);
+        let Entered { id, start, turn } = state.enter(now, attempt, &self.0.source)?;
+        let next = state.hand_out(now, &self.0.source);
         self.0.tell(&state);
         if !state.order.is_empty() && next != state.armed {
             state.armed = next;
@@ -227,7 +227,7 @@ impl<S: PermitSource> Queue<S> {
         loop {
             let next = {
                 let mut state = self.0.lock();
-                let next = state.hand_out(Instant::now(), &self.0.slots);
+                let next = state.hand_out(Instant::now(), &self.0.source);
                 state.armed = next;
                 self.0.tell(&state);
                 next
@@ -240,7 +240,7 @@ impl<S: PermitSource> Queue<S> {
             };
             tokio::select! {
                 () = timer => {}
-                () = self.0.slots.changed() => {}
+                () = self.0.source.changed() => {}
                 () = self.0.wake.notified() => {}
             }
         }
@@ -260,7 +260,7 @@ impl<S: PermitSource> Shared<S> {
         let shown = i64::try_from(waiting).unwrap_or(i64::MAX);
         let before = self.shown.swap(shown, Ordering::Relaxed);
         self.metrics.waiting.inc_by(shown - before);
-        self.slots.demand(state.demand());
+        self.source.demand(state.demand());
     }
 
     /// Waits to be told.
@@ -283,7 +283,7 @@ impl<S: PermitSource> Shared<S> {
             refused.reason,
             Reason::Late | Reason::Promised | Reason::Displaced | Reason::PausedPastDeadline
         );
-        match self.slots.unavailable_for().filter(|_| is_want) {
+        match self.source.unavailable_for().filter(|_| is_want) {
             Some(retry_after) => Refused::new(Reason::StoreLost, retry_after),
             None => refused,
         }

@@ -29,7 +29,7 @@ impl<P> State<P> {
         // It comes back when a slot is free, or is refused again: so it is told no slot that
         // another request of its caller was told, however few of those who are told to come back
         // do.
-        let own_slot = (request.allowed < INSTANT).then(|| self.slots.start(own.len(), now));
+        let own_slot = (request.allowed < INSTANT).then(|| self.forecast.start(own.len(), now));
         let place = self.order.position_for(name, urgency, None, own);
         let (_, start) = self.turn_at(&place, now);
         let room = self.room_for(reason, request, now).max(own_slot);
@@ -75,7 +75,7 @@ impl<P> State<P> {
     fn room_for(&self, reason: Reason, request: Request<'_>, now: Instant) -> Option<Instant> {
         match reason {
             Reason::Full => Some(
-                self.slots
+                self.forecast
                     .start(self.order.len().saturating_sub(self.config.max_requests), now),
             ),
             Reason::CallerFull => {
@@ -123,7 +123,7 @@ impl<P> State<P> {
         let until = |at: Instant| at.saturating_duration_since(now);
         let seconds = if wait < INSTANT {
             // Nobody may wait then, or the slot is theirs.
-            whole(until(start.max(self.slots.start(self.order.len(), now))))
+            whole(until(start.max(self.forecast.start(self.order.len(), now))))
         } else {
             let middle = until(start).saturating_sub(wait / 2) + INSTANT / 2;
             middle.as_secs().max(whole(until(start).saturating_sub(wait)))

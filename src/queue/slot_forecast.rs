@@ -24,8 +24,8 @@ pub(super) struct SlotForecast {
 
 impl SlotForecast {
     /// Forecasts at least `count` slots. Returns whether earlier answers no longer hold.
-    pub(super) fn look_ahead<S: PermitSource>(&mut self, now: Instant, count: usize, slots: &S) -> bool {
-        let version = slots.version();
+    pub(super) fn look_ahead<S: PermitSource>(&mut self, now: Instant, count: usize, source: &S) -> bool {
+        let version = source.version();
         // A first slot in the past was not used: the bucket has grown since. Timers are late by a
         // moment.
         let holds = self.version == Some(version)
@@ -38,7 +38,7 @@ impl SlotForecast {
         }
         self.starts.clear();
         // Some more, so that not every slot handed out asks for another forecast.
-        slots.forecast(now, count + count / 4, &mut self.starts);
+        source.forecast(now, count + count / 4, &mut self.starts);
         self.version = Some(version);
         self.apart = self.spacing().unwrap_or(UNKNOWN);
         true

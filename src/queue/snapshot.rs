@@ -52,8 +52,8 @@ pub struct PredictedTurns {
 const SHOWN: usize = 50;
 
 impl<P> State<P> {
-    pub(super) fn snapshot<S: PermitSource<Permit = P>>(&mut self, now: Instant, slots: &S) -> Snapshot {
-        let predicted_wait = self.predicted_wait(now, slots);
+    pub(super) fn snapshot<S: PermitSource<Permit = P>>(&mut self, now: Instant, source: &S) -> Snapshot {
+        let predicted_wait = self.predicted_wait(now, source);
         let waiting = self.order.waiting_by_caller();
         let callers = waiting.len();
         let mut shares: Vec<_> = self

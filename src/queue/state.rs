@@ -41,7 +41,7 @@ pub(super) struct State<P> {
     /// By when everybody can use a slot, ascending.
     deadlines: Vec<(Instant, u64)>,
     pub(super) waiters: HashMap<u64, Waiter<P>>,
-    pub(super) slots: SlotForecast,
+    pub(super) forecast: SlotForecast,
     /// The order of all queues, as it was taken over last, if there is one.
     shared: Option<Arc<SharedOrder>>,
     pub(super) recent: RecentCallers,
@@ -84,7 +84,7 @@ impl<P> State<P> {
             config,
             deadlines: Vec::new(),
             waiters: HashMap::new(),
-            slots: SlotForecast::default(),
+            forecast: SlotForecast::default(),
             shared: None,
             recent: RecentCallers::default(),
             expectations: Expectations::default(),
@@ -104,7 +104,7 @@ impl<P> State<P> {
 
     /// A slot that is free now, when nobody waits for it: what [`State::enter`] and
     /// [`State::hand_out`] would come to, without a forecast.
-    pub(super) fn try_fast_path<S>(&mut self, now: Instant, caller: &Caller, slots: &S) -> Option<P>
+    pub(super) fn try_fast_path<S>(&mut self, now: Instant, caller: &Caller, source: &S) -> Option<P>
     where
         S: PermitSource<Permit = P>,
     {
@@ -112,7 +112,7 @@ impl<P> State<P> {
         if !self.order.is_empty() || takes_nobody || self.closes.is_some() {
             return None;
         }
-        let permit = slots.take(now).ok()?;
+        let permit = source.take(now).ok()?;
         let (name, urgency) = (&caller.name, caller.urgency);
         self.recent.visit(name);
         let arrival = self.expectations.arrive(name, urgency, now, &mut self.order);
@@ -124,7 +124,7 @@ impl<P> State<P> {
     }
 
     /// Takes a ticket, or refuses at once.
-    pub(super) fn enter<S>(&mut self, now: Instant, attempt: &Attempt, slots: &S) -> Result<Entered<P>, Refused>
+    pub(super) fn enter<S>(&mut self, now: Instant, attempt: &Attempt, source: &S) -> Result<Entered<P>, Refused>
     where
         S: PermitSource<Permit = P>,
     {
@@ -135,7 +135,7 @@ impl<P> State<P> {
         let deadline = caller.deadline.max(now);
         self.recent.visit(name);
         let arrival = self.expectations.arrive(name, urgency, now, &mut self.order);
-        self.look_ahead(now, self.order.len() + 1 + BESIDES, slots);
+        self.look_ahead(now, self.order.len() + 1 + BESIDES, source);
         self.is_rejecting &= !self.order.is_empty();
         // A place below 2^48 and a count of tickets: unique, and in order of first arrival even
         // when a request queues again.
@@ -196,7 +196,7 @@ impl<P> State<P> {
         self.order.add(ticket);
         let index = self.deadlines.partition_point(|entry| *entry < (deadline, id));
         self.deadlines.insert(index, (deadline, id));
-        let in_time = self.slots.until(deadline).saturating_sub(ahead.rank() + 1);
+        let in_time = self.forecast.until(deadline).saturating_sub(ahead.rank() + 1);
         self.check.came(delay, in_time, self.order.loops(), now);
         self.check.budget = (self.check.budget + STEPS_PER_ARRIVAL).min(2 * self.order.len() + STEPS_PER_ARRIVAL);
         let (sender, turn) = oneshot::channel();
@@ -226,33 +226,33 @@ impl<P> State<P> {
         if start <= deadline {
             return Ok(());
         }
-        if self.slots.start(ahead.waiting, now) > deadline {
+        if self.forecast.start(ahead.waiting, now) > deadline {
             return Err(Reason::Late);
         }
         Err(Reason::Promised)
     }
 
     /// Hands free slots to whoever's turn it is; says when to look again.
-    pub(super) fn hand_out<S>(&mut self, now: Instant, slots: &S) -> Option<Instant>
+    pub(super) fn hand_out<S>(&mut self, now: Instant, source: &S) -> Option<Instant>
     where
         S: PermitSource<Permit = P>,
     {
         let mut in_hand = None;
         while let Some(next) = self.order.next().map(|ticket| (ticket.deadline, ticket.id)) {
-            self.look_ahead(now, self.order.len() + 1, slots);
+            self.look_ahead(now, self.order.len() + 1, source);
             if next.0 + TOLERANCE < now {
                 let reason = self.why_late(next.1, 0);
                 self.take_back(next.1, reason, None, now);
                 continue;
             }
-            let permit = match in_hand.take().map_or_else(|| slots.take(now), Ok) {
+            let permit = match in_hand.take().map_or_else(|| source.take(now), Ok) {
                 Ok(permit) => permit,
                 Err(at) => {
                     let again = self.take_back_late(now);
-                    return at.into_iter().chain(slots.next_timeout()).chain(again).min();
+                    return at.into_iter().chain(source.next_timeout()).chain(again).min();
                 }
             };
-            let granted = slots.granted_to(&permit);
+            let granted = source.granted_to(&permit);
             let granted = granted.and_then(|(urgency, name)| self.order.next_of(&name, urgency));
             let id = granted.as_ref().map_or(next.1, |ticket| ticket.id);
             // Where the turn was decided elsewhere, its cost is counted there: a caller must not
@@ -281,7 +281,7 @@ impl<P> State<P> {
         self.served += 1;
         self.recent.served(caller);
         self.expectations.granted(caller, urgency, now, &mut self.order);
-        self.slots.on_granted(now);
+        self.forecast.on_granted(now);
     }
 
     /// The call of this caller has been answered: it may ask again.
@@ -290,17 +290,17 @@ impl<P> State<P> {
     }
 
     /// No slot is of use after `closes`: whoever would have to wait longer is told now.
-    pub(super) fn close<S: PermitSource<Permit = P>>(&mut self, now: Instant, closes: Instant, slots: &S) {
+    pub(super) fn close<S: PermitSource<Permit = P>>(&mut self, now: Instant, closes: Instant, source: &S) {
         self.closes = Some(closes);
-        self.look_ahead(now, self.order.len() + 1, slots);
-        let until = self.slots.until(closes);
+        self.look_ahead(now, self.order.len() + 1, source);
+        let until = self.forecast.until(closes);
         let in_time = InTime {
             wanted: until,
             tolerated: until,
         };
         let played = self
             .order
-            .play(self.others(), |rank| self.slots.after(rank, now), |_| in_time);
+            .play(self.others(), |rank| self.forecast.after(rank, now), |_| in_time);
         for Late { id, .. } in played.late {
             self.tell(id, Refused::new(Reason::ShuttingDown, Duration::from_secs(1)), now);
         }
@@ -340,21 +340,21 @@ impl<P> State<P> {
 
     /// The slot cost is shared by all who benefit from the call.
     pub(super) fn split_cost(&mut self, urgency: Urgency, payer: &Name, cost_sharers: &[Name], now: Instant) {
-        self.check.split_error(now);
+        self.check.order_changed(now);
         self.order.split_cost(urgency, payer, cost_sharers);
     }
 
     /// Forecasts at least `count` slots, unless the last forecast still holds.
-    pub(super) fn look_ahead<S: PermitSource<Permit = P>>(&mut self, now: Instant, count: usize, slots: &S) {
-        let shared = slots.shared_order();
+    pub(super) fn look_ahead<S: PermitSource<Permit = P>>(&mut self, now: Instant, count: usize, source: &S) {
+        let shared = source.shared_order();
         if let Some(shared) = shared.filter(|new| self.shared.as_ref().is_none_or(|known| !Arc::ptr_eq(known, new))) {
             self.order.adopt(&shared);
             self.shared = Some(shared);
             // Slots that were used elsewhere may have been forecast.
-            self.slots.invalidate();
-            self.check.split_error(now);
+            self.forecast.invalidate();
+            self.check.order_changed(now);
         }
-        if self.slots.look_ahead(now, count, slots) {
+        if self.forecast.look_ahead(now, count, source) {
             self.check.drifted = true;
         }
     }

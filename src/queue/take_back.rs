@@ -27,7 +27,7 @@ pub(super) struct Check {
     /// Callers that ask again whenever they are answered, when this was found out.
     loops: usize,
     /// Since when it is not known any more, because more came.
-    pub(super) overtaken: Option<Instant>,
+    pub(super) unknown_since: Option<Instant>,
     /// Slots may come later than they were said to.
     pub(super) drifted: bool,
     /// Steps that may be spent at once.
@@ -47,7 +47,7 @@ impl Check {
     pub(super) const IDLE: Self = Self {
         spare: usize::MAX,
         loops: 0,
-        overtaken: None,
+        unknown_since: None,
         drifted: false,
         budget: 0,
     };
@@ -57,14 +57,14 @@ impl Check {
         match delay {
             Delay::None => self.spare = self.spare.min(spare),
             Delay::One if self.spare > 0 && loops <= self.loops => self.spare = (self.spare - 1).min(spare),
-            Delay::One | Delay::Unknown => self.split_error(now),
+            Delay::One | Delay::Unknown => self.order_changed(now),
         }
     }
 
     /// The order has changed.
-    pub(super) fn split_error(&mut self, now: Instant) {
+    pub(super) fn order_changed(&mut self, now: Instant) {
         self.spare = 0;
-        self.overtaken.get_or_insert(now);
+        self.unknown_since.get_or_insert(now);
     }
 }
 
@@ -73,23 +73,25 @@ impl<P> State<P> {
     /// better right came, or because slots come later than forecast (the upstream ordered a pause).
     /// Says when to look again, if that was put off.
     pub(super) fn take_back_late(&mut self, now: Instant) -> Option<Instant> {
-        let Check { overtaken, drifted, .. } = self.check;
-        if overtaken.is_none() && !drifted {
+        let Check {
+            unknown_since, drifted, ..
+        } = self.check;
+        if unknown_since.is_none() && !drifted {
             return None;
         }
         let cost = self.order.len();
-        let put_off = overtaken.map_or(now, |since| since + AFTER);
+        let put_off = unknown_since.map_or(now, |since| since + AFTER);
         if cost > self.check.budget.max(STEPS_PER_ARRIVAL) && put_off > now {
             return Some(put_off);
         }
-        let tolerance = if overtaken.is_some() { SLIGHTLY } else { TOLERANCE };
+        let tolerance = if unknown_since.is_some() { SLIGHTLY } else { TOLERANCE };
         let in_time = |deadline| InTime {
-            wanted: self.slots.until(deadline),
-            tolerated: self.slots.until(deadline + tolerance),
+            wanted: self.forecast.until(deadline),
+            tolerated: self.forecast.until(deadline + tolerance),
         };
         let played = self
             .order
-            .play(self.others(), |rank| self.slots.after(rank, now), in_time);
+            .play(self.others(), |rank| self.forecast.after(rank, now), in_time);
         self.check = Check {
             spare: played.spare,
             loops: self.order.loops(),
@@ -111,7 +113,7 @@ impl<P> State<P> {
         let (name, urgency) = (&ticket.caller, ticket.urgency);
         let arrival = Arrival::Displaced;
         let start = if let Some(rank) = rank {
-            self.slots.start(rank, now)
+            self.forecast.start(rank, now)
         } else {
             let own = self.expectations.returns_before_refused(name, urgency, arrival);
             let place = self.order.position_for(name, urgency, None, own);

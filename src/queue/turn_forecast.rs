@@ -30,7 +30,11 @@ impl<P> State<P> {
     pub(super) fn turn_until(&self, place: &ServicePosition, latest: Instant, now: Instant) -> (Ahead, Instant) {
         // The queue's own bounds ask for how many wait in all.
         let is_exact = self.order.len() >= self.config.max_requests || self.closes.is_some();
-        let most = if is_exact { usize::MAX } else { self.slots.until(latest) };
+        let most = if is_exact {
+            usize::MAX
+        } else {
+            self.forecast.until(latest)
+        };
         self.turn(place, self.look(Claims::Due, latest, most, now))
     }
 
@@ -60,9 +64,9 @@ impl<P> State<P> {
     }
 
     /// How long a caller who is new here would wait.
-    pub(super) fn predicted_wait<S: PermitSource<Permit = P>>(&mut self, now: Instant, slots: &S) -> Duration {
+    pub(super) fn predicted_wait<S: PermitSource<Permit = P>>(&mut self, now: Instant, source: &S) -> Duration {
         self.expectations.expire(now, &mut self.order);
-        self.look_ahead(now, self.order.len() + 1 + BESIDES, slots);
+        self.look_ahead(now, self.order.len() + 1 + BESIDES, source);
         let place = self.order.position_for(&Name::new(""), Urgency::default(), None, 0..0);
         let (_, start) = self.turn_at(&place, now);
         start.saturating_duration_since(now)
@@ -74,7 +78,7 @@ impl<P> State<P> {
             now,
             until,
             most,
-            most_of_loop: self.slots.until(now + LOOPS_LAST),
+            most_of_loop: self.forecast.until(now + LOOPS_LAST),
             others: self.others(),
         }
     }
@@ -100,10 +104,10 @@ impl<P> State<P> {
 
     /// The first slot that is left by those who go first.
     fn first_left(&self, competitors: &Competitors<'_>, look: Look<'_>) -> (Ahead, Instant) {
-        let (mut until, mut slots) = (self.slots.start(0, look.now), 1);
+        let (mut until, mut slots) = (self.forecast.start(0, look.now), 1);
         loop {
             let ahead = competitors.ahead(until, slots);
-            let start = self.slots.start(ahead.rank(), look.now);
+            let start = self.forecast.start(ahead.rank(), look.now);
             if start <= until || start > look.until {
                 return (ahead, start);
             }
@@ -115,6 +119,6 @@ impl<P> State<P> {
     /// without looking at each.
     fn latest_start(&self, now: Instant) -> Option<Instant> {
         let is_simple = self.others().is_empty() && self.order.loops() == 0;
-        is_simple.then(|| self.slots.start(self.order.len() + self.order.returning(), now))
+        is_simple.then(|| self.forecast.start(self.order.len() + self.order.returning(), now))
     }
 }

@@ -1,4 +1,4 @@
-//! The account, run ahead: when does each of the next slots come?
+//! The state of the quota, run ahead: when does each of the next slots come?
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use tokio::time::Instant;
 
 use super::state::{QuotaState, ThrottleState};
 
-/// The starts of the next slots, computed from a copy of the account by the very code that will
+/// The starts of the next slots, computed from a copy of the state by the very code that will
 /// grant them, on the assumption that every slot is used as soon as it comes and every call takes
 /// about as long as calls have taken.
 #[derive(Debug)]
 pub struct Forecast {
-    account: QuotaState,
+    quota_state: QuotaState,
     at: Instant,
     landing: Duration,
 }
@@ -20,38 +20,42 @@ impl Forecast {
     /// How far to look before saying "not before then": beyond a day nobody waits.
     pub const HORIZON: Duration = Duration::from_hours(24);
 
-    /// A forecast from the account's state at `now`.
-    pub fn new(account: &QuotaState, now: Instant) -> Self {
-        let mut account = account.clone();
-        let landing = account.latency.bound();
-        let probe_lands = match account.gate {
-            ThrottleState::Probing { probe } => account
+    /// A forecast from the state at `now`.
+    pub fn new(quota_state: &QuotaState, now: Instant) -> Self {
+        let mut quota_state = quota_state.clone();
+        let landing = quota_state.latency.bound();
+        let probe_lands = match quota_state.throttle {
+            ThrottleState::Probing { probe } => quota_state
                 .ledger
                 .issued_at(probe)
                 .map(|issued| (issued + landing).max(now)),
             ThrottleState::Paused { until } => Some(until),
             ThrottleState::Open => None,
         };
-        account.gate = ThrottleState::Open;
-        account.ledger.land_all(landing, now);
+        quota_state.throttle = ThrottleState::Open;
+        quota_state.ledger.land_all(landing, now);
         let at = probe_lands.unwrap_or(now).max(now);
         if probe_lands.is_some() {
             // The best that can be said: the probe is accepted.
-            account.accepted(at);
+            quota_state.accepted(at);
         }
-        account.foreign.without_trial();
+        quota_state.foreign.without_trial();
         // As fast as calls are accepted, it hardly delays any.
-        account.slow_start = None;
-        Self { account, at, landing }
+        quota_state.slow_start = None;
+        Self {
+            quota_state,
+            at,
+            landing,
+        }
     }
 
     /// The start of the next slot. Starts never go backwards, and end at [`Forecast::HORIZON`].
     pub fn next_slot(&mut self) -> Instant {
         let horizon = self.at + Self::HORIZON;
         loop {
-            match self.account.take(self.at) {
+            match self.quota_state.take(self.at) {
                 Ok(charge) => {
-                    self.account.ledger.settle(charge, self.at + self.landing);
+                    self.quota_state.ledger.settle(charge, self.at + self.landing);
                     return self.at;
                 }
                 Err(Some(at)) if at >= horizon => return horizon,

@@ -4,7 +4,7 @@
 //! The ledger knows our own calls only. A 429 while it has room says that others use the same app
 //! registration, or that the upstream is short of something else. When it was the long window that
 //! was full, n of our own calls in it mean that the others have L - n: that is the estimate. It
-//! slows the pace and never closes the gate, and it is adjusted as congestion control does (AIMD,
+//! slows the pace and never stops calls, and it is adjusted as congestion control does (AIMD,
 //! RFC 5681): each refusal at the estimate raises it a little, each stretch without one lowers it,
 //! slowly at first and then twice as fast every twelfth of the window. An accepted call while it
 //! says that the window is full refutes it, and it shrinks at once.
@@ -88,7 +88,7 @@ pub(super) struct Foreign {
     /// The rate that was last planned with.
     planned: f64,
     /// Times in which others made no calls, or none are known of, by when those calls would leave
-    /// the window: ascending.
+    /// the window: ascending; of more than [`MOST_KEPT`] the latest.
     holes: VecDeque<(Instant, Instant)>,
     /// Refusals that may have been the long window's: when, and at how many answered calls. Refused
     /// calls are among those, so one that was in flight when another was refused raises the number:
@@ -275,7 +275,8 @@ impl Foreign {
             Which::Long | Which::Unnamed => {}
         }
         let back = own.next_return();
-        if answer.window == Which::Unnamed && answer.wait > back.map(|back| back + ROUNDING - now) {
+        let makes_room_in_time = |wait: Duration| back.is_some_and(|back| now + wait <= back + ROUNDING);
+        if answer.window == Which::Unnamed && answer.wait.is_some_and(|wait| !makes_room_in_time(wait)) {
             // The call of ours that leaves earlier would make room earlier.
             return false;
         }
@@ -347,7 +348,9 @@ impl Foreign {
                 self.explain(span, run, now);
             }
             self.holes.push_back((run.since + span.window, now + span.window));
-            self.holes.truncate(MOST_KEPT);
+            if self.holes.len() > MOST_KEPT {
+                self.holes.pop_front();
+            }
         } else if !run.believed && !run.elsewhere && run.refusals <= 3 {
             self.claims.push_back((now, run.answered));
             if self.claims.len() > MOST_KEPT {

@@ -27,7 +27,7 @@ pub struct Quota(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<PersistedState>,
     /// Counts changes that make an earlier forecast wrong.
     version: AtomicU64,
     /// Counts the moments at which the state may have changed.
@@ -37,11 +37,12 @@ struct Shared {
     metrics: Metrics,
 }
 
+/// The state, and the file that remembers it, if there is one.
 #[derive(Debug)]
-struct State {
+struct PersistedState {
     /// The longest that a call can take.
     attempt: Duration,
-    account: QuotaState,
+    quota_state: QuotaState,
     file: Option<StateFile>,
 }
 
@@ -53,7 +54,7 @@ impl Quota {
     /// When the state file cannot be used.
     pub fn open(config: &Config, wall: Wall, metrics: Metrics) -> io::Result<Self> {
         let now = Instant::now();
-        let mut account = QuotaState::new(config, now);
+        let mut quota_state = QuotaState::new(config, now);
         let file = match &config.state_file {
             None => None,
             Some(path) => {
@@ -68,33 +69,37 @@ impl Quota {
                     let bucket = past.bucket.map(|(ago, filling)| (moment(ago, now), filling));
                     let mut past: Vec<Instant> = past.charges.into_iter().map(|ago| moment(ago, now)).collect();
                     past.sort();
-                    account = QuotaState::resume(config, &past, bucket, now);
+                    quota_state = QuotaState::resume(config, &past, bucket, now);
                 }
                 if let Some(at) = now.checked_sub(window) {
                     // Those processes may have made calls before the ones that were worth
                     // remembering.
-                    account.ledger.forget_until(at);
+                    quota_state.ledger.forget_until(at);
                 }
                 Some(state_file)
             }
         };
         let attempt = config.attempt;
-        let state = State { attempt, account, file };
+        let state = PersistedState {
+            attempt,
+            quota_state,
+            file,
+        };
         Ok(Self::with(state, wall, metrics))
     }
 
     /// A quota of its own that is forgotten with it: a state file in `config` is left alone.
     pub fn ephemeral(config: &Config, wall: Wall, metrics: Metrics) -> Self {
-        let account = QuotaState::new(config, Instant::now());
-        let state = State {
+        let quota_state = QuotaState::new(config, Instant::now());
+        let state = PersistedState {
             attempt: config.attempt,
-            account,
+            quota_state,
             file: None,
         };
         Self::with(state, wall, metrics)
     }
 
-    fn with(state: State, wall: Wall, metrics: Metrics) -> Self {
+    fn with(state: PersistedState, wall: Wall, metrics: Metrics) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(state),
             version: AtomicU64::new(0),
@@ -109,7 +114,7 @@ impl Quota {
     /// [`QuotaState::reconfigure`]. The state file stays the one it is.
     pub fn reconfigure(&self, config: &Config) {
         let mut state = self.0.lock();
-        state.account.reconfigure(config, Instant::now());
+        state.quota_state.reconfigure(config, Instant::now());
         // Calls that were promised more time still have it.
         state.attempt = state.attempt.max(config.attempt);
         let attempt = state.attempt;
@@ -130,15 +135,15 @@ impl Quota {
     /// tell.
     pub fn take(&self, now: Instant) -> Result<Permit, Option<Instant>> {
         let mut state = self.0.lock();
-        let charge = state.account.take(now)?;
+        let charge = state.quota_state.take(now)?;
         let latest = now + state.attempt;
         let note = match &mut *state {
-            State { file: None, .. } => None,
-            State {
+            PersistedState { file: None, .. } => None,
+            PersistedState {
                 file: Some(state_file),
-                account,
+                quota_state,
                 ..
-            } => Some(state_file.issued(&self.0.wall.read(), account.pace.filling(now))),
+            } => Some(state_file.issued(&self.0.wall.read(), quota_state.pace.filling(now))),
         };
         drop(state);
         let note = note.and_then(|note| report(note, "write"));
@@ -153,7 +158,7 @@ impl Quota {
 
     /// Appends the starts of the next `count` slots to `slots`; see [`Forecast`].
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
-        let mut forecast = Forecast::new(&self.0.look().account, now);
+        let mut forecast = Forecast::new(&self.0.look().quota_state, now);
         slots.extend((0..count).map(|_| forecast.next_slot()));
     }
 
@@ -174,22 +179,22 @@ impl Quota {
     /// When a call of unknown fate ends by itself, which is no change that [`Quota::changed`]
     /// tells.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.0.look().account.next_timeout()
+        self.0.look().quota_state.next_timeout()
     }
 
     /// Whether calls that nobody waits for may be made now.
     pub fn has_surplus(&self) -> bool {
-        self.0.lock().account.has_surplus(Instant::now())
+        self.0.lock().quota_state.has_surplus(Instant::now())
     }
 
     /// How scarce slots are.
     pub fn scarcity(&self) -> Scarcity {
-        self.0.lock().account.scarcity(Instant::now())
+        self.0.lock().quota_state.scarcity(Instant::now())
     }
 
     /// When the quota, if no further call is made, is as good as a fresh one; `now` when it is.
     pub fn empty_at(&self, now: Instant) -> Instant {
-        self.0.look().account.empty_at(now)
+        self.0.look().quota_state.empty_at(now)
     }
 
     /// Changes whenever a snapshot may have become another one, except by the passing of time.
@@ -201,18 +206,18 @@ impl Quota {
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
         let mut state = self.0.look();
-        state.account.ledger.sweep(now);
-        let account = &mut state.account;
-        let windows = account.windows(now);
-        let pace = account.pace_state(now);
+        state.quota_state.ledger.sweep(now);
+        let quota_state = &mut state.quota_state;
+        let windows = quota_state.windows(now);
+        let pace = quota_state.pace_state(now);
         Snapshot {
-            steady_until: account.steady_until(&windows, pace.as_ref(), now),
+            steady_until: quota_state.steady_until(&windows, pace.as_ref(), now),
             windows,
             pace,
-            paused: account.pause(now),
-            foreign: account.foreign(),
-            in_flight: account.ledger.in_flight(),
-            calls: account.calls(),
+            paused: quota_state.pause(now),
+            foreign: quota_state.foreign(),
+            in_flight: quota_state.ledger.in_flight(),
+            calls: quota_state.calls(),
             replicas: None,
             eviction: None,
         }
@@ -227,14 +232,14 @@ impl Quota {
 
 impl Shared {
     /// The state, to change it.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PersistedState> {
         let state = self.look();
         self.revision.fetch_add(1, Ordering::Relaxed);
         state
     }
 
     /// The state, to look at it; also to let it do what is due.
-    fn look(&self) -> MutexGuard<'_, State> {
+    fn look(&self) -> MutexGuard<'_, PersistedState> {
         // A panic inside leaves a state that is at worst too careful.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -279,7 +284,7 @@ impl Permit {
     pub fn settle(self) {
         let shared = Arc::clone(&self.shared);
         if self.end(
-            |state, charge, now| state.account.settle(charge, now),
+            |state, charge, now| state.quota_state.settle(charge, now),
             StateFile::settled,
         ) {
             shared.changed();
@@ -293,7 +298,7 @@ impl Permit {
     pub fn refund(self) {
         let shared = Arc::clone(&self.shared);
         self.end(
-            |state, charge, now| state.account.refund(charge, now),
+            |state, charge, now| state.quota_state.refund(charge, now),
             StateFile::refunded,
         );
         shared.changed();
@@ -304,8 +309,8 @@ impl Permit {
         let shared = Arc::clone(&self.shared);
         let (until, foreign) = self.end(
             |state, charge, now| {
-                let until = state.account.throttled(charge, answer, now);
-                (until, state.account.foreign())
+                let until = state.quota_state.throttled(charge, answer, now);
+                (until, state.quota_state.foreign())
             },
             StateFile::settled,
         );
@@ -328,12 +333,12 @@ impl Permit {
 
     fn end<R>(
         mut self,
-        on_account: impl FnOnce(&mut State, Charge, Instant) -> R,
+        on_state: impl FnOnce(&mut PersistedState, Charge, Instant) -> R,
         on_file: impl FnOnce(&mut StateFile, u64, &Reading) -> io::Result<()>,
     ) -> R {
         self.stage = Stage::Ended;
         let mut state = self.shared.lock();
-        let result = on_account(&mut state, self.charge, Instant::now());
+        let result = on_state(&mut state, self.charge, Instant::now());
         let noted = match (self.note, state.file.as_mut()) {
             (Some(note), Some(state_file)) => on_file(state_file, note, &self.shared.wall.read()),
             _ => Ok(()),
@@ -347,7 +352,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if self.stage == Stage::Left {
-            self.shared.lock().account.lose(self.charge, Instant::now());
+            self.shared.lock().quota_state.lose(self.charge, Instant::now());
             self.shared.changed();
         } else if self.stage == Stage::Held {
             let shared = Arc::clone(&self.shared);

@@ -18,7 +18,7 @@ use super::slow_start::SlowStart;
 pub struct QuotaState {
     pub(super) ledger: Ledger,
     pub(super) pace: Pacer,
-    pub(super) gate: ThrottleState,
+    pub(super) throttle: ThrottleState,
     pub(super) latency: Latency,
     pub(super) foreign: Foreign,
     /// While there is one, it holds calls back besides.
@@ -53,7 +53,7 @@ impl QuotaState {
     /// How long after its end a cut call's bytes may still reach the upstream.
     pub(super) const LANDING: Duration = Duration::from_secs(1);
 
-    /// A fresh account. What it assumes of the past is the configuration's `unknown_past`.
+    /// A fresh state. What it assumes of the past is the configuration's `unknown_past`.
     pub fn new(config: &Config, now: Instant) -> Self {
         let mut ledger = Ledger::new(config.limits.clone(), config.attempt + Self::LANDING);
         let level = match config.unknown_past {
@@ -71,7 +71,7 @@ impl QuotaState {
         Self {
             ledger,
             pace: Pacer::new(config.burst, level, now),
-            gate: ThrottleState::Open,
+            throttle: ThrottleState::Open,
             latency: Latency::START,
             foreign: Foreign::default(),
             slow_start: None,
@@ -81,12 +81,12 @@ impl QuotaState {
         }
     }
 
-    /// An account kept elsewhere, as it is now; for looking at it and ahead.
+    /// A state kept elsewhere, as it is now; for looking at it and ahead.
     pub(super) fn picture(ledger: Ledger, pace: Pacer, paused_until: Option<Instant>, latency: Latency) -> Self {
         Self {
             ledger,
             pace,
-            gate: paused_until.map_or(ThrottleState::Open, |until| ThrottleState::Paused { until }),
+            throttle: paused_until.map_or(ThrottleState::Open, |until| ThrottleState::Paused { until }),
             latency,
             foreign: Foreign::default(),
             slow_start: None,
@@ -128,9 +128,9 @@ impl QuotaState {
                 if let Some(start) = &mut self.slow_start {
                     start.issue(now);
                 }
-                if let ThrottleState::Paused { .. } = self.gate {
+                if let ThrottleState::Paused { .. } = self.throttle {
                     // Paused → Probing: the first call after the pause.
-                    self.gate = ThrottleState::Probing { probe: charge };
+                    self.throttle = ThrottleState::Probing { probe: charge };
                 }
                 Ok(charge)
             }
@@ -144,29 +144,29 @@ impl QuotaState {
         // Before the sweep, which forgets the returns that these plans are made of.
         self.catch_up(now);
         self.ledger.sweep(now);
-        let gate = match self.gate {
+        let opens = match self.throttle {
             ThrottleState::Open => now,
             ThrottleState::Paused { until } => until.max(now),
             // Probing → Open: the probe's fate stayed unknown past its timeout; nobody said 429.
             ThrottleState::Probing { probe } if self.ledger.issued_at(probe).is_none() => {
-                self.gate = ThrottleState::Open;
+                self.throttle = ThrottleState::Open;
                 now
             }
             ThrottleState::Probing { .. } => return None,
         };
-        let gate = self.slow_start.map_or(gate, |start| start.opens_at().max(gate));
+        let opens = self.slow_start.map_or(opens, |start| start.opens_at().max(opens));
         let Availability::At(at) = self.ledger.opening(now) else {
             return None;
         };
         if self.is_unpaced(now) {
-            return Some(at.max(gate));
+            return Some(at.max(opens));
         }
         if self.pace.is_due(now) {
             self.replan(now);
         }
         let bucket = self.pace.opens_at(now).into_iter().chain(self.next_plan(now));
         let bucket = bucket.chain(self.next_room(now)).min()?;
-        Some(at.max(gate).max(bucket))
+        Some(at.max(opens).max(bucket))
     }
 
     /// The call was answered at `now`, and not with a 429. Returns whether slots may come later or
@@ -174,7 +174,7 @@ impl QuotaState {
     /// or others use less than was thought. An early answer changes nothing until its window is
     /// over.
     pub fn settle(&mut self, charge: Charge, now: Instant) -> bool {
-        let mut upsets = self.gate != ThrottleState::Open;
+        let mut upsets = self.throttle != ThrottleState::Open;
         if let Some(issued) = self.ledger.issued_at(charge) {
             let took = now.saturating_duration_since(issued);
             upsets |= took > self.latency.bound();
@@ -182,7 +182,7 @@ impl QuotaState {
         }
         self.ledger.settle(charge, now);
         self.after_probe(charge);
-        if self.gate == ThrottleState::Open {
+        if self.throttle == ThrottleState::Open {
             upsets |= self.slow_start.is_some();
             self.slow_start.take_if(SlowStart::accept);
             upsets |= self.accepted(now);
@@ -211,35 +211,35 @@ impl QuotaState {
         self.pace.invalidate();
     }
 
-    /// An account that knows the calls of earlier processes, `past` in ascending order, and goes on
+    /// A state that knows the calls of earlier processes, `past` in ascending order, and goes on
     /// as they would have: with the bucket as it was last written down. What an hour of calls
     /// leaves in the bucket depends on the hour before, so it cannot be computed from `past`.
     /// Without a bucket it starts empty.
     pub fn resume(config: &Config, past: &[Instant], bucket: Option<(Instant, BucketState)>, now: Instant) -> Self {
-        let mut account = Self::new(&config.clone().unknown_past(UnknownPast::Empty), now);
+        let mut quota_state = Self::new(&config.clone().unknown_past(UnknownPast::Empty), now);
         for at in past {
-            account.ledger.record(*at);
+            quota_state.ledger.record(*at);
         }
         let longest = config.limits.last().map_or(Duration::ZERO, Limit::hold);
-        account.pace = match bucket {
+        quota_state.pace = match bucket {
             Some((at, filling)) => {
                 let end = at.min(now) + filling.lasts.min(longest);
                 Pacer::kept(config.burst, filling.level, filling.rate, end, at.min(now))
             }
             None => Pacer::new(config.burst, 0, now),
         };
-        account
+        quota_state
     }
 
     /// Until when everybody waits because the upstream said 429.
     pub fn paused_until(&self) -> Option<Instant> {
-        match self.gate {
+        match self.throttle {
             ThrottleState::Paused { until } => Some(until),
             ThrottleState::Open | ThrottleState::Probing { .. } => None,
         }
     }
 
-    /// When this account, if no further call is made, is as good as a fresh one: no call counts any
+    /// When this state, if no further call is made, is as good as a fresh one: no call counts any
     /// more and no pause is ordered.
     pub fn empty_at(&self, now: Instant) -> Instant {
         self.paused_until()
@@ -344,15 +344,15 @@ impl QuotaState {
     /// Probing → Paused, but for no longer: the probe brought no answer, so another call has to
     /// find out.
     fn again_probe(&mut self, charge: Charge, now: Instant) {
-        if self.gate == (ThrottleState::Probing { probe: charge }) {
-            self.gate = ThrottleState::Paused { until: now };
+        if self.throttle == (ThrottleState::Probing { probe: charge }) {
+            self.throttle = ThrottleState::Paused { until: now };
         }
     }
 
     /// Probing → Open: the probe was answered.
     fn after_probe(&mut self, charge: Charge) {
-        if self.gate == (ThrottleState::Probing { probe: charge }) {
-            self.gate = ThrottleState::Open;
+        if self.throttle == (ThrottleState::Probing { probe: charge }) {
+            self.throttle = ThrottleState::Open;
         }
     }
 }

@@ -1,5 +1,6 @@
-//! What the upstream's answers tell the account of others who use the same quota: see
-//! [`super::foreign`].
+//! What a 429 does, and what an accepted call does after one: everybody pauses, one call finds out
+//! whether the pause is over ([`ThrottleState`]), and [`super::foreign`] estimates the others who use
+//! the same quota.
 
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ impl QuotaState {
     pub(super) fn held(&self, now: Instant) -> Held {
         /// What is told in whole seconds.
         const SHORTEST: Duration = Duration::from_secs(1);
-        match self.gate {
+        match self.throttle {
             ThrottleState::Open => Held::Nothing,
             ThrottleState::Paused { until } if until <= now => Held::AllButOne,
             ThrottleState::Paused { until } => Held::For(until - now),
@@ -55,7 +56,8 @@ impl QuotaState {
     /// A call that had left before the pause was ordered tells nothing new, but a wait that it
     /// names is kept.
     pub fn throttled(&mut self, charge: Charge, answer: ThrottleHint, now: Instant) -> Instant {
-        let is_news = self.gate == ThrottleState::Open || self.gate == (ThrottleState::Probing { probe: charge });
+        let is_news =
+            self.throttle == ThrottleState::Open || self.throttle == (ThrottleState::Probing { probe: charge });
         self.ledger.settle(charge, now);
         let named = self.read(answer, now);
         let until = match self.span() {
@@ -74,16 +76,16 @@ impl QuotaState {
         };
         self.pace.invalidate();
         self.slow_start = None;
-        match self.gate {
+        match self.throttle {
             // The probe that is under way finds out.
             ThrottleState::Probing { .. } if !is_news && answer.wait.is_none() => return now,
             // A later 429 may extend the pause, never shorten it.
             ThrottleState::Paused { until: before } => {
-                self.gate = ThrottleState::Paused {
+                self.throttle = ThrottleState::Paused {
                     until: before.max(until),
                 };
             }
-            ThrottleState::Probing { .. } | ThrottleState::Open => self.gate = ThrottleState::Paused { until },
+            ThrottleState::Probing { .. } | ThrottleState::Open => self.throttle = ThrottleState::Paused { until },
         }
         self.paused_until().unwrap_or(until)
     }

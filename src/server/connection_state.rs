@@ -52,8 +52,11 @@ pub(super) struct ConnectionState {
     accepted: Instant,
     requests: AtomicU64,
     in_flight: AtomicUsize,
+    /// When the peer last read something, or a request ended.
     last_ms: AtomicU64,
+    /// When a request last ended.
     ended_ms: AtomicU64,
+    /// When the head under way began; [`NEVER`] when there is none.
     head_since_ms: AtomicU64,
     http2: AtomicBool,
     http10: AtomicBool,
@@ -111,14 +114,14 @@ impl ConnectionState {
     }
 
     /// Records that bytes arrived. Between requests they are the beginning of a head.
-    pub(super) fn read(&self) {
+    pub(super) fn bytes_arrived(&self) {
         if self.in_flight.load(Ordering::Relaxed) == 0 {
             self.begun.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Records that the peer read bytes of a response.
-    pub(super) fn wrote(&self) {
+    /// Records that the peer read bytes of a response, or a request ended.
+    pub(super) fn progressed(&self) {
         self.progressed.store(true, Ordering::Relaxed);
     }
 
@@ -260,9 +263,9 @@ impl ConnectionState {
         self.pending_responses.watch(answer);
     }
 
-    /// What to do now. `closing` is since when the connection has been asked to close; `draining`
-    /// tells whether the gateway stops.
-    pub(super) fn action(&self, limits: Limits, closing: Option<Instant>, draining: Draining) -> Action {
+    /// What to do now. `closing_since` is when the connection was asked to close; `draining` tells
+    /// whether the gateway stops.
+    pub(super) fn action(&self, limits: Limits, closing_since: Option<Instant>, draining: Draining) -> Action {
         let now = Instant::now();
         if self.cut.load(Ordering::Relaxed) {
             return Action::Cut;
@@ -275,19 +278,19 @@ impl ConnectionState {
             }
             // Whether the memory is wanted is checked again then.
             let look = stalled.max(now + RECHECK);
-            return match self.action_by_time(now, limits, closing, draining, oldest) {
+            return match self.action_by_time(now, limits, closing_since, draining, oldest) {
                 Action::Wait(until) => Action::Wait(until.min(look)),
                 other => other,
             };
         }
-        self.action_by_time(now, limits, closing, draining, None)
+        self.action_by_time(now, limits, closing_since, draining, None)
     }
 
     fn action_by_time(
         &self,
         now: Instant,
         limits: Limits,
-        closing: Option<Instant>,
+        closing_since: Option<Instant>,
         draining: Draining,
         oldest: Option<Instant>,
     ) -> Action {
@@ -295,7 +298,7 @@ impl ConnectionState {
         if self.in_flight.load(Ordering::Relaxed) > 0 {
             // The request has its own deadlines. The connection is checked again later because of
             // the drain and of earlier responses.
-            return match (closing, draining) {
+            return match (closing_since, draining) {
                 (None, Draining::Since(_)) => Action::Close,
                 (None, Draining::No) if overdue.is_some_and(|due| due <= now) => Action::Close,
                 // A peer that does not confirm the GOAWAY can go on sending requests.
@@ -306,12 +309,12 @@ impl ConnectionState {
             };
         }
         let last = self.moment(self.last_ms.load(Ordering::Relaxed));
-        let unless = |due: Instant, action| if due <= now { action } else { Action::Wait(due) };
+        let when_due = |due: Instant, action| if due <= now { action } else { Action::Wait(due) };
         let response_due = self.moment(self.ended_ms.load(Ordering::Relaxed)) + RESPONSE_TIMEOUT;
         let response_due = overdue.map_or(response_due, |due| due.min(response_due));
-        if let Some(since) = closing {
+        if let Some(since) = closing_since {
             let due = last.max(since) + CLOSING;
-            return unless(due.min(response_due.max(since) + CLOSING), Action::Cut);
+            return when_due(due.min(response_due.max(since) + CLOSING), Action::Cut);
         }
         let head = self.head_since_ms.load(Ordering::Relaxed);
         let fresh = self.requests.load(Ordering::Relaxed) == 0;
@@ -320,13 +323,13 @@ impl ConnectionState {
             return if fresh { Action::Cut } else { Action::Close };
         }
         if let Draining::Since(since) = draining {
-            return unless(if fresh { since + FIRST_REQUEST } else { now }, Action::Close);
+            return when_due(if fresh { since + FIRST_REQUEST } else { now }, Action::Close);
         }
         if head != NEVER && (fresh || !self.http2.load(Ordering::Relaxed)) {
             // On HTTP/2 bytes between requests may be pings, so only the idle timeout applies.
-            return unless(self.moment(head) + limits.header, Action::Cut);
+            return when_due(self.moment(head) + limits.header, Action::Cut);
         }
-        unless((last + limits.idle).min(response_due), Action::Close)
+        when_due((last + limits.idle).min(response_due), Action::Close)
     }
 
     fn now_ms(&self) -> u64 {
@@ -359,7 +362,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.ended.store(true, Ordering::Relaxed);
-        self.0.wrote();
+        self.0.progressed();
         if self.0.http2.load(Ordering::Relaxed) {
             self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
         } else {

@@ -115,7 +115,7 @@ impl AsyncRead for Socket {
         let read = buffer.filled().len() - before;
         if read > 0 {
             this.head.add(read);
-            this.state.read();
+            this.state.bytes_arrived();
         }
         Poll::Ready(Ok(()))
     }
@@ -125,7 +125,7 @@ impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(self.stream.writer().poll_write(cx, bytes))?;
         self.peer.wrote(written < bytes.len());
-        self.state.wrote();
+        self.state.progressed();
         Poll::Ready(Ok(written))
     }
 
@@ -148,7 +148,7 @@ impl AsyncWrite for Socket {
         };
         let written = ready!(written)?;
         self.peer.wrote(written < length);
-        self.state.wrote();
+        self.state.progressed();
         Poll::Ready(Ok(written))
     }
 

@@ -172,7 +172,7 @@ impl LedgerReplica {
     }
 
     /// The quota as this replica knows it.
-    pub(super) fn account(&self, now: Instant) -> QuotaState {
+    pub(super) fn quota_state(&self, now: Instant) -> QuotaState {
         let mut past: Vec<Instant> = Vec::new();
         let mut pending_calls: Vec<Instant> = Vec::new();
         for known in self.charges.values() {
@@ -191,10 +191,10 @@ impl LedgerReplica {
             ledger.issue(issued);
         }
         let paused = self.paused_until.filter(|until| *until > now);
-        let mut account = QuotaState::picture(ledger, self.pace.clone(), paused, self.latency);
-        account.foreign = self.foreign.clone();
-        account.unpaced_from = self.is_unpaced.then_some(now);
-        account
+        let mut quota_state = QuotaState::picture(ledger, self.pace.clone(), paused, self.latency);
+        quota_state.foreign = self.foreign.clone();
+        quota_state.unpaced_from = self.is_unpaced.then_some(now);
+        quota_state
     }
 }
 

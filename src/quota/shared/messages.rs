@@ -62,6 +62,8 @@ pub(super) struct SyncRequest<'a> {
     pub(super) refunded: &'a [String],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(super) throttled: &'a [ThrottleHint],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(super) lost: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) copy: Option<LedgerSnapshot>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]

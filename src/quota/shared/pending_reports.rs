@@ -13,8 +13,9 @@ pub(super) struct PendingReports {
     settled: Vec<(String, Instant)>,
     refunded: Vec<String>,
     throttled: Vec<(ThrottleHint, Instant)>,
+    lost: Vec<String>,
     /// How many of each the step under way names.
-    saying: [usize; 3],
+    saying: [usize; 4],
 }
 
 /// The same as a step says it.
@@ -26,6 +27,9 @@ pub(super) struct Reports<'a> {
     pub refunded: &'a [String],
     /// What 429s said.
     pub throttled: Vec<ThrottleHint>,
+    /// Charges of calls that nobody will hear of again. They stay, because the calls may have
+    /// arrived; but a probe among them finds nothing out.
+    pub lost: &'a [String],
 }
 
 impl PendingReports {
@@ -35,6 +39,10 @@ impl PendingReports {
 
     pub(super) fn refund(&mut self, ids: impl IntoIterator<Item = String>) {
         self.refunded.extend(ids);
+    }
+
+    pub(super) fn lose(&mut self, id: String) {
+        self.lost.push(id);
     }
 
     pub(super) fn throttle(&mut self, id: String, answer: quota::ThrottleHint, now: Instant) {
@@ -49,7 +57,12 @@ impl PendingReports {
 
     /// All of it, for the next step.
     pub(super) fn say(&mut self, now: Instant) -> Reports<'_> {
-        self.saying = [self.settled.len(), self.refunded.len(), self.throttled.len()];
+        self.saying = [
+            self.settled.len(),
+            self.refunded.len(),
+            self.throttled.len(),
+            self.lost.len(),
+        ];
         let throttled = |(said, at): &(ThrottleHint, Instant)| ThrottleHint {
             age: messages::age(*at, now),
             ..said.clone()
@@ -62,14 +75,16 @@ impl PendingReports {
                 .collect(),
             refunded: &self.refunded,
             throttled: self.throttled.iter().map(throttled).collect(),
+            lost: &self.lost,
         }
     }
 
     /// The store has heard the latest step.
     pub(super) fn on_reply(&mut self) {
-        let [settled, refunded, throttled] = std::mem::take(&mut self.saying);
+        let [settled, refunded, throttled, lost] = std::mem::take(&mut self.saying);
         self.settled.drain(..settled);
         self.refunded.drain(..refunded);
         self.throttled.drain(..throttled);
+        self.lost.drain(..lost);
     }
 }

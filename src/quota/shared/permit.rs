@@ -120,13 +120,13 @@ impl Quota {
     pub fn has_surplus(&self) -> bool {
         let now = Instant::now();
         let state = self.0.look();
-        state.is_granting() && state.account(now).has_surplus(now)
+        state.is_granting() && state.quota_state(now).has_surplus(now)
     }
 
     /// How scarce slots are, as this replica knows it.
     pub fn scarcity(&self) -> Scarcity {
         let now = Instant::now();
-        self.0.look().account(now).scarcity(now)
+        self.0.look().quota_state(now).scarcity(now)
     }
 
     /// Changes whenever a snapshot may have become another one, except by the passing of time.
@@ -138,17 +138,17 @@ impl Quota {
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
         let state = self.0.look();
-        let mut account = state.account(now);
-        account.ledger.sweep(now);
-        let windows = account.windows(now);
-        let pace = account.pace_state(now);
+        let mut quota_state = state.quota_state(now);
+        quota_state.ledger.sweep(now);
+        let windows = quota_state.windows(now);
+        let pace = quota_state.pace_state(now);
         Snapshot {
-            steady_until: account.steady_until(&windows, pace.as_ref(), now),
+            steady_until: quota_state.steady_until(&windows, pace.as_ref(), now),
             windows,
             pace,
-            paused: account.pause(now),
+            paused: quota_state.pause(now),
             foreign: state.foreign,
-            in_flight: account.ledger.in_flight(),
+            in_flight: quota_state.ledger.in_flight(),
             calls: state.calls,
             replicas: Some(state.copy.members.len().max(1)),
             eviction: state.eviction.clone(),
@@ -344,9 +344,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if !self.left {
-            self.end(Protocol::refund);
-        }
+        self.end(if self.left { Protocol::lose } else { Protocol::refund });
     }
 }
 

@@ -20,10 +20,10 @@ pub(super) struct SlotForecast {
 }
 
 impl SlotForecast {
-    pub(super) fn of(account: &QuotaState, now: Instant) -> Self {
-        let longest = account.ledger.limits().last();
+    pub(super) fn of(quota_state: &QuotaState, now: Instant) -> Self {
+        let longest = quota_state.ledger.limits().last();
         Self {
-            forecast: Forecast::new(account, now),
+            forecast: Forecast::new(quota_state, now),
             last: now,
             computed: 0,
             apart: longest.map_or(Duration::ZERO, |limit| {

@@ -50,7 +50,7 @@ const DAY: Duration = Duration::from_hours(24);
 struct Day<'a> {
     scenario: &'a Scenario,
     rng: Rng,
-    account: QuotaState,
+    quota_state: QuotaState,
     events: BinaryHeap<Reverse<(Instant, Event)>>,
     /// What a state file would hold: when each charge of each process counts as made, as far as
     /// known.
@@ -66,7 +66,7 @@ fn run(scenario: &Scenario, seed: u64) -> Day<'_> {
     let mut day = Day {
         scenario,
         rng: Rng::new(seed),
-        account: QuotaState::new(&documented(), start),
+        quota_state: QuotaState::new(&documented(), start),
         events: BinaryHeap::new(),
         remembered: BTreeMap::new(),
         process: 0,
@@ -94,12 +94,12 @@ impl Day<'_> {
     fn happen(&mut self, event: Event, at: Instant) {
         match event {
             Event::Answer(charge) => {
-                self.account.settle(charge, at);
+                self.quota_state.settle(charge, at);
                 self.remembered.insert((self.process, charge), at);
             }
             Event::Refusal(charge) => {
                 let wait = self.rng.up_to(MINUTE);
-                self.account.throttled(
+                self.quota_state.throttled(
                     charge,
                     ThrottleHint {
                         window: Some(MINUTE),
@@ -114,8 +114,8 @@ impl Day<'_> {
                 self.remembered.retain(|_, made| *made + 2 * HOUR > at);
                 let mut past: Vec<Instant> = self.remembered.values().map(|made| (*made).min(at + TIMEOUT)).collect();
                 past.sort();
-                let bucket = (at, self.account.pace.filling(at));
-                self.account = QuotaState::resume(&documented(), &past, Some(bucket), at);
+                let bucket = (at, self.quota_state.pace.filling(at));
+                self.quota_state = QuotaState::resume(&documented(), &past, Some(bucket), at);
                 // Answers to the old process reach nobody.
                 self.events.clear();
                 self.events.push(Reverse((
@@ -132,7 +132,7 @@ impl Day<'_> {
         let cycle = (on + off) as f64;
         let phase = (now - self.start).as_secs_f64() % cycle;
         let ready = if phase < on as f64 {
-            self.account.take(now)
+            self.quota_state.take(now)
         } else {
             Err(None)
         };
@@ -145,7 +145,7 @@ impl Day<'_> {
             Err(at) => {
                 let next_cycle = now + Duration::from_secs_f64((cycle - phase).max(0.001));
                 let event = self.events.peek().map(|Reverse((at, _))| *at);
-                let next = [at, event, self.account.next_timeout()]
+                let next = [at, event, self.quota_state.next_timeout()]
                     .into_iter()
                     .flatten()
                     .min()
@@ -157,7 +157,7 @@ impl Day<'_> {
 
     fn send(&mut self, charge: Charge, now: Instant) {
         if self.rng.chance(self.scenario.unsent) {
-            self.account.refund(charge, now);
+            self.quota_state.refund(charge, now);
             return;
         }
         self.remembered.insert((self.process, charge), now + TIMEOUT);
@@ -283,10 +283,10 @@ fn a_saturated_day_uses_the_quota_and_never_pauses_for_longer_than_a_minute() {
 #[test]
 fn a_quiet_gateway_lets_a_burst_go_at_once() {
     let start = Instant::now();
-    let mut account = QuotaState::new(&documented(), start);
+    let mut quota_state = QuotaState::new(&documented(), start);
     for round in 0..5_u32 {
         let now = start + 2 * HOUR * round;
-        let burst = std::iter::from_fn(|| account.take(now).ok()).count();
+        let burst = std::iter::from_fn(|| quota_state.take(now).ok()).count();
         assert_eq!(burst, 100, "round {round}");
     }
 }

@@ -10,9 +10,9 @@ use crate::quota::Forecast;
 use crate::quota::ledger::Charge;
 use crate::quota::state::QuotaState;
 
-/// An account in use: calls are answered within a second.
+/// A quota in use: calls are answered within a second.
 struct World {
-    account: QuotaState,
+    quota_state: QuotaState,
     answers: BinaryHeap<Reverse<(Instant, Charge)>>,
     rng: Rng,
 }
@@ -22,13 +22,13 @@ impl World {
     fn step(&mut self, now: Instant, wanted: bool) -> (bool, Option<Instant>) {
         while let Some(Reverse((at, charge))) = self.answers.peek().copied().filter(|Reverse((at, _))| *at <= now) {
             self.answers.pop();
-            self.account.settle(charge, at);
+            self.quota_state.settle(charge, at);
         }
         let next_answer = self.answers.peek().map(|Reverse((at, _))| *at);
         if !wanted {
             return (false, next_answer);
         }
-        match self.account.take(now) {
+        match self.quota_state.take(now) {
             Ok(charge) => {
                 let took = self.rng.up_to(Duration::from_secs(1));
                 self.answers.push(Reverse((now + took, charge)));
@@ -63,16 +63,16 @@ fn slots_come_no_later_than_forecast() {
     let mut latest = Duration::ZERO;
     for seed in 0..40 {
         let start = Instant::now();
-        let account = QuotaState::new(&documented(), start);
+        let quota_state = QuotaState::new(&documented(), start);
         let mut world = World {
-            account,
+            quota_state,
             answers: BinaryHeap::new(),
             rng: Rng::new(seed + 1),
         };
         let load = [0.5, 0.9, 0.97, 1.0, 1.2][usize::try_from(seed % 5).unwrap()];
         let mut now = use_for(&mut world, start, 1.0 + 2.0 * world_roll(seed), load);
         world.step(now, false);
-        let mut forecast = Forecast::new(&world.account, now);
+        let mut forecast = Forecast::new(&world.quota_state, now);
         for slot in 0..150 {
             let foretold = forecast.next_slot();
             loop {

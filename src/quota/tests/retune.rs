@@ -110,18 +110,18 @@ fn the_upstream_never_sees_more_than_its_limits_through_a_day_of_changes() {
     let upstream = [(MINUTE, 100), (HOUR, 3000)];
     let mut rng = Rng::new(7);
     let start = Instant::now();
-    let mut account = QuotaState::new(&tables[0], start);
+    let mut quota_state = QuotaState::new(&tables[0], start);
     let (mut now, mut arrivals, mut due) = (start, Vec::new(), start + MINUTE * 5);
     while now < start + HOUR * 24 {
         if now >= due {
             let index = usize::try_from(rng.up_to(Duration::from_secs(6)).as_secs()).unwrap();
-            account.reconfigure(&tables[index], now);
+            quota_state.reconfigure(&tables[index], now);
             due = now + rng.up_to(MINUTE * 40);
         }
-        match account.take(now) {
+        match quota_state.take(now) {
             Ok(charge) => {
                 arrivals.push(now);
-                account.settle(charge, now);
+                quota_state.settle(charge, now);
             }
             Err(Some(at)) => now = at.min(due).max(now + Duration::from_millis(1)),
             Err(None) => now += Duration::from_millis(100),
@@ -137,46 +137,46 @@ fn the_upstream_never_sees_more_than_its_limits_through_a_day_of_changes() {
 #[test]
 fn tighter_limits_count_what_was_made_before_and_wider_ones_again_all_of_it() {
     let now = Instant::now();
-    let mut account = QuotaState::new(&documented(), now);
+    let mut quota_state = QuotaState::new(&documented(), now);
     for _ in 0..80 {
-        let charge = account.take(now).unwrap();
-        account.settle(charge, now);
+        let charge = quota_state.take(now).unwrap();
+        quota_state.settle(charge, now);
     }
-    account.reconfigure(&config(&[(10, MINUTE), (100, HOUR)], 10), now);
-    let windows = account.windows(now);
+    quota_state.reconfigure(&config(&[(10, MINUTE), (100, HOUR)], 10), now);
+    let windows = quota_state.windows(now);
     assert_eq!(
         (windows[0].used, windows[0].remaining),
         (10, 0),
         "at most what the window holds is shown"
     );
     assert_eq!((windows[1].used, windows[1].remaining), (80, 20));
-    assert!(account.take(now).is_err());
-    account.reconfigure(&documented(), now + MINUTE / 2);
-    assert_eq!(account.windows(now + MINUTE / 2)[0].used, 80);
+    assert!(quota_state.take(now).is_err());
+    quota_state.reconfigure(&documented(), now + MINUTE / 2);
+    assert_eq!(quota_state.windows(now + MINUTE / 2)[0].used, 80);
 }
 
 #[test]
 fn a_window_that_reaches_further_back_than_memory_is_taken_to_be_as_full_as_it_can_be() {
     let start = Instant::now();
-    let mut account = QuotaState::new(&documented(), start);
-    let charge = account.take(start).unwrap();
-    account.settle(charge, start);
+    let mut quota_state = QuotaState::new(&documented(), start);
+    let charge = quota_state.take(start).unwrap();
+    quota_state.settle(charge, start);
     // Nothing is forgotten yet: the longer window is known.
-    account.reconfigure(&config(&[(100, MINUTE), (3000, HOUR * 2)], 100), start + MINUTE);
-    assert_eq!(account.windows(start + MINUTE)[1].used, 1);
+    quota_state.reconfigure(&config(&[(100, MINUTE), (3000, HOUR * 2)], 100), start + MINUTE);
+    assert_eq!(quota_state.windows(start + MINUTE)[1].used, 1);
 
     let later = start + HOUR * 3;
-    let mut account = QuotaState::new(&documented(), start);
+    let mut quota_state = QuotaState::new(&documented(), start);
     for at in [start, later] {
-        let charge = account.take(at).unwrap();
-        account.settle(charge, at);
+        let charge = quota_state.take(at).unwrap();
+        quota_state.settle(charge, at);
     }
     let now = later + MINUTE;
     // The call three hours ago was forgotten; it and whatever else was is outside of two hours, but
     // not of six.
-    let mut two = account.clone();
+    let mut two = quota_state.clone();
     two.reconfigure(&config(&[(100, MINUTE), (3000, HOUR * 2)], 100), now);
     assert_eq!(two.windows(now)[1].used, 1);
-    account.reconfigure(&config(&[(100, MINUTE), (9000, HOUR * 6)], 100), now);
-    assert_eq!(account.windows(now)[1].used, 1 + 3 * 1500);
+    quota_state.reconfigure(&config(&[(100, MINUTE), (9000, HOUR * 6)], 100), now);
+    assert_eq!(quota_state.windows(now)[1].used, 1 + 3 * 1500);
 }

@@ -11,14 +11,14 @@ const SECOND: Duration = Duration::from_secs(1);
 /// `latency_estimator`.
 fn saturated(config: &Config, latency: Duration, jitter: f64, length: Duration) -> Vec<Duration> {
     let start = Instant::now();
-    let mut account = QuotaState::new(config, start);
+    let mut quota_state = QuotaState::new(config, start);
     let (mut now, mut calls, mut rng) = (start, Vec::new(), Rng::new(1));
     let mut pending_calls = std::collections::VecDeque::new();
     while now < start + length {
         while let Some((_, charge)) = pending_calls.pop_front_if(|(at, _)| *at <= now) {
-            account.settle(charge, now);
+            quota_state.settle(charge, now);
         }
-        let at = match account.take(now) {
+        let at = match quota_state.take(now) {
             Ok(charge) => {
                 let answer = now + latency.mul_f64(1.0 - jitter * rng.roll());
                 let index = pending_calls.partition_point(|(at, _)| *at <= answer);

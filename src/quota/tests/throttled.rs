@@ -21,45 +21,45 @@ fn after(start: Instant, seconds: u64) -> Instant {
 #[test]
 fn everybody_pauses_then_one_probe_finds_out() {
     let start = Instant::now();
-    let mut account = QuotaState::new(&documented(), start);
-    let refused = account.take(start).unwrap();
-    account.throttled(refused, said(MINUTE, 8), start);
-    assert_eq!(account.take(start), Err(Some(after(start, 8))));
-    let probe = account.take(after(start, 8)).unwrap();
-    assert_eq!(account.take(after(start, 8)), Err(None), "one probe at a time");
-    account.settle(probe, after(start, 9));
-    assert!(account.take(after(start, 9)).is_ok());
-    assert!(account.take(after(start, 9)).is_ok());
+    let mut quota_state = QuotaState::new(&documented(), start);
+    let refused = quota_state.take(start).unwrap();
+    quota_state.throttled(refused, said(MINUTE, 8), start);
+    assert_eq!(quota_state.take(start), Err(Some(after(start, 8))));
+    let probe = quota_state.take(after(start, 8)).unwrap();
+    assert_eq!(quota_state.take(after(start, 8)), Err(None), "one probe at a time");
+    quota_state.settle(probe, after(start, 9));
+    assert!(quota_state.take(after(start, 9)).is_ok());
+    assert!(quota_state.take(after(start, 9)).is_ok());
 }
 
 #[test]
 fn a_pause_is_only_ever_extended() {
     let start = Instant::now();
-    let mut account = QuotaState::new(&documented(), start);
+    let mut quota_state = QuotaState::new(&documented(), start);
     let (first, second, third) = (
-        account.take(start).unwrap(),
-        account.take(start).unwrap(),
-        account.take(start).unwrap(),
+        quota_state.take(start).unwrap(),
+        quota_state.take(start).unwrap(),
+        quota_state.take(start).unwrap(),
     );
-    account.throttled(first, said(MINUTE, 30), start);
-    account.throttled(second, said(MINUTE, 5), start);
-    assert_eq!(account.paused_until(), Some(after(start, 30)));
-    account.throttled(third, said(MINUTE, 40), start);
-    assert_eq!(account.paused_until(), Some(after(start, 40)));
+    quota_state.throttled(first, said(MINUTE, 30), start);
+    quota_state.throttled(second, said(MINUTE, 5), start);
+    assert_eq!(quota_state.paused_until(), Some(after(start, 30)));
+    quota_state.throttled(third, said(MINUTE, 40), start);
+    assert_eq!(quota_state.paused_until(), Some(after(start, 40)));
 }
 
 #[test]
 fn a_refused_probe_pauses_again_and_a_lost_one_ends_the_pause() {
     let start = Instant::now();
-    let mut account = QuotaState::new(&documented(), start);
-    let refused = account.take(start).unwrap();
-    account.throttled(refused, said(MINUTE, 8), start);
-    let probe = account.take(after(start, 8)).unwrap();
-    account.throttled(probe, said(MINUTE, 20), after(start, 9));
-    account.take(after(start, 29)).unwrap();
-    assert_eq!(account.take(after(start, 60)), Err(None));
+    let mut quota_state = QuotaState::new(&documented(), start);
+    let refused = quota_state.take(start).unwrap();
+    quota_state.throttled(refused, said(MINUTE, 8), start);
+    let probe = quota_state.take(after(start, 8)).unwrap();
+    quota_state.throttled(probe, said(MINUTE, 20), after(start, 9));
+    quota_state.take(after(start, 29)).unwrap();
+    assert_eq!(quota_state.take(after(start, 60)), Err(None));
     assert!(
-        account
+        quota_state
             .take(after(start, 29) + TIMEOUT + Duration::from_secs(1))
             .is_ok()
     );
@@ -68,19 +68,19 @@ fn a_refused_probe_pauses_again_and_a_lost_one_ends_the_pause() {
 #[test]
 fn a_probe_that_brings_no_answer_is_followed_by_another_at_once() {
     let start = Instant::now();
-    let mut account = QuotaState::new(&documented(), start);
-    let refused = account.take(start).unwrap();
-    account.throttled(refused, said(MINUTE, 8), start);
-    let unsent = account.take(after(start, 8)).unwrap();
-    account.refund(unsent, after(start, 9));
-    let lost = account.take(after(start, 9)).unwrap();
-    assert_eq!(account.take(after(start, 9)), Err(None), "still one at a time");
-    account.lose(lost, after(start, 10));
-    account.lose(lost, after(start, 10));
-    let probe = account.take(after(start, 10)).unwrap();
-    assert_eq!(account.take(after(start, 10)), Err(None));
-    account.settle(probe, after(start, 11));
-    assert!(account.take(after(start, 11)).is_ok());
+    let mut quota_state = QuotaState::new(&documented(), start);
+    let refused = quota_state.take(start).unwrap();
+    quota_state.throttled(refused, said(MINUTE, 8), start);
+    let unsent = quota_state.take(after(start, 8)).unwrap();
+    quota_state.refund(unsent, after(start, 9));
+    let lost = quota_state.take(after(start, 9)).unwrap();
+    assert_eq!(quota_state.take(after(start, 9)), Err(None), "still one at a time");
+    quota_state.lose(lost, after(start, 10));
+    quota_state.lose(lost, after(start, 10));
+    let probe = quota_state.take(after(start, 10)).unwrap();
+    assert_eq!(quota_state.take(after(start, 10)), Err(None));
+    quota_state.settle(probe, after(start, 11));
+    assert!(quota_state.take(after(start, 11)).is_ok());
 }
 
 /// A reset connection loses many calls at once. They may have arrived, so they count; but it is
@@ -90,57 +90,61 @@ fn after_lost_calls_it_is_known_when_the_next_may_go() {
     let start = Instant::now();
     let limit = limit(5, Duration::from_secs(10));
     let config = Config::try_new(vec![limit.clone()], NonZeroU32::new(5).unwrap(), TIMEOUT).unwrap();
-    let mut account = QuotaState::new(&config, start);
-    let calls: Vec<_> = (0..5).map(|_| account.take(start).unwrap()).collect();
-    assert_eq!(account.take(after(start, 1)), Err(None), "any of them may be answered");
+    let mut quota_state = QuotaState::new(&config, start);
+    let calls: Vec<_> = (0..5).map(|_| quota_state.take(start).unwrap()).collect();
+    assert_eq!(
+        quota_state.take(after(start, 1)),
+        Err(None),
+        "any of them may be answered"
+    );
     for call in calls {
-        account.lose(call, after(start, 2));
+        quota_state.lose(call, after(start, 2));
     }
     let latest = start + TIMEOUT + QuotaState::LANDING + limit.hold();
-    assert_eq!(account.take(after(start, 2)), Err(Some(latest)));
-    let mut forecast = Forecast::new(&account, after(start, 2));
+    assert_eq!(quota_state.take(after(start, 2)), Err(Some(latest)));
+    let mut forecast = Forecast::new(&quota_state, after(start, 2));
     assert_eq!(forecast.next_slot(), latest, "and callers are told");
     let just_before = latest - Duration::from_millis(1);
-    assert!(account.take(just_before).is_err());
-    assert!(account.take(latest).is_ok());
+    assert!(quota_state.take(just_before).is_err());
+    assert!(quota_state.take(latest).is_ok());
 }
 
 #[test]
 fn calls_of_others_are_not_charged() {
     let start = Instant::now();
-    let mut account = QuotaState::new(&documented(), start);
-    let refused = account.take(start).unwrap();
-    account.throttled(refused, said(MINUTE, 8), start);
-    let used: Vec<usize> = account.windows(start).iter().map(|window| window.used).collect();
+    let mut quota_state = QuotaState::new(&documented(), start);
+    let refused = quota_state.take(start).unwrap();
+    quota_state.throttled(refused, said(MINUTE, 8), start);
+    let used: Vec<usize> = quota_state.windows(start).iter().map(|window| window.used).collect();
     assert_eq!(used, [1, 1], "our own call, and nothing else");
-    assert_eq!(account.foreign(), 0, "the minute says nothing about the hour");
+    assert_eq!(quota_state.foreign(), 0, "the minute says nothing about the hour");
 }
 
 #[test]
 fn a_full_hour_is_an_estimate_of_others_that_success_refutes() {
     let start = Instant::now();
-    let mut account = QuotaState::new(&documented(), start);
-    let first = account.take(start).unwrap();
-    account.settle(first, start);
-    let refused = account.take(after(start, 900)).unwrap();
-    let until = account.throttled(refused, said(HOUR, 1800), after(start, 900));
+    let mut quota_state = QuotaState::new(&documented(), start);
+    let first = quota_state.take(start).unwrap();
+    quota_state.settle(first, start);
+    let refused = quota_state.take(after(start, 900)).unwrap();
+    let until = quota_state.throttled(refused, said(HOUR, 1800), after(start, 900));
     assert_eq!(until, after(start, 2700));
     // 1,499 calls of others in 1,800 s are more than an hour has, so it is the most that is
     // estimated.
-    assert_eq!(account.foreign(), 1350);
-    assert_eq!(account.windows(start)[1].used, 2);
+    assert_eq!(quota_state.foreign(), 1350);
+    assert_eq!(quota_state.windows(start)[1].used, 2);
     // Nobody else calls any more: each call that is accepted says so.
     let (mut now, mut calls) = (after(start, 2700), 0);
     while now < after(start, 2700 + 3 * 3600) {
-        match account.take(now) {
+        match quota_state.take(now) {
             Ok(charge) => {
-                account.settle(charge, now);
+                quota_state.settle(charge, now);
                 calls += 1;
             }
             Err(at) => now = at.unwrap().max(now + Duration::from_millis(1)),
         }
     }
-    assert_eq!(account.foreign(), 0, "after {calls} calls");
+    assert_eq!(quota_state.foreign(), 0, "after {calls} calls");
     assert!(calls > 1500, "{calls} calls in three hours");
 }
 
@@ -149,20 +153,20 @@ fn a_full_hour_is_an_estimate_of_others_that_success_refutes() {
 #[test]
 fn a_refusal_without_a_word_is_that_of_the_window_which_is_fullest() {
     let start = Instant::now();
-    let mut account = QuotaState::new(&documented().pacing(crate::quota::Pacing::None), start);
+    let mut quota_state = QuotaState::new(&documented().pacing(crate::quota::Pacing::None), start);
     let mut now = start;
     for _ in 0..5 {
         for _ in 0..80 {
-            let charge = account.take(now).unwrap();
-            account.settle(charge, now);
+            let charge = quota_state.take(now).unwrap();
+            quota_state.settle(charge, now);
         }
         for _ in 0..4 {
-            let refused = account.take(now).unwrap();
-            now = account.throttled(refused, ThrottleHint::default(), now);
+            let refused = quota_state.take(now).unwrap();
+            now = quota_state.throttled(refused, ThrottleHint::default(), now);
         }
-        let probe = account.take(now).unwrap();
-        account.settle(probe, now);
-        assert_eq!(account.foreign(), 0);
+        let probe = quota_state.take(now).unwrap();
+        quota_state.settle(probe, now);
+        assert_eq!(quota_state.foreign(), 0);
         now += MINUTE;
     }
 }
@@ -170,21 +174,21 @@ fn a_refusal_without_a_word_is_that_of_the_window_which_is_fullest() {
 #[test]
 fn without_a_word_probes_come_ever_later_up_to_a_minute() {
     let start = Instant::now();
-    let mut account = QuotaState::new(&documented(), start);
+    let mut quota_state = QuotaState::new(&documented(), start);
     let (mut now, mut waits) = (start, Vec::new());
     for _ in 0..8 {
-        let probe = account.take(now).unwrap();
-        assert_eq!(account.take(now).is_ok(), waits.is_empty(), "one at a time");
-        let until = account.throttled(probe, ThrottleHint::default(), now);
+        let probe = quota_state.take(now).unwrap();
+        assert_eq!(quota_state.take(now).is_ok(), waits.is_empty(), "one at a time");
+        let until = quota_state.throttled(probe, ThrottleHint::default(), now);
         waits.push((until - now).as_secs());
         now = until;
     }
     assert_eq!(waits, [5, 5, 10, 20, 40, 60, 60, 60]);
-    let probe = account.take(now).unwrap();
-    account.settle(probe, now);
-    let next = account.take(now).unwrap();
+    let probe = quota_state.take(now).unwrap();
+    quota_state.settle(probe, now);
+    let next = quota_state.take(now).unwrap();
     assert_eq!(
-        account.throttled(next, ThrottleHint::default(), now),
+        quota_state.throttled(next, ThrottleHint::default(), now),
         now + Duration::from_secs(5)
     );
 }
@@ -192,22 +196,22 @@ fn without_a_word_probes_come_ever_later_up_to_a_minute() {
 #[test]
 fn named_waits_that_are_too_short_are_stretched_and_never_shortened() {
     let start = Instant::now();
-    let mut account = QuotaState::new(&documented(), start);
+    let mut quota_state = QuotaState::new(&documented(), start);
     let zero = ThrottleHint {
         window: None,
         wait: Some(Duration::ZERO),
     };
     let (mut now, mut probes) = (start, 0);
     while now < after(start, 600) {
-        let probe = account.take(now).unwrap();
-        let until = account.throttled(probe, zero, now);
+        let probe = quota_state.take(now).unwrap();
+        let until = quota_state.throttled(probe, zero, now);
         assert!(until >= now + Duration::from_secs(1), "no call without end");
         assert!(until <= now + MINUTE);
         (now, probes) = (until, probes + 1);
     }
     assert!(probes < 60, "{probes} probes in ten minutes");
-    let probe = account.take(now).unwrap();
-    let until = account.throttled(probe, said(MINUTE, 300), now);
+    let probe = quota_state.take(now).unwrap();
+    let until = quota_state.throttled(probe, said(MINUTE, 300), now);
     assert_eq!(until, now + Duration::from_mins(5));
 }
 
@@ -215,11 +219,11 @@ fn named_waits_that_are_too_short_are_stretched_and_never_shortened() {
 fn a_full_unknown_past_waits_until_it_is_provably_over() {
     let start = Instant::now();
     let config = documented().unknown_past(crate::quota::UnknownPast::Full);
-    let mut account = QuotaState::new(&config, start);
-    let Err(Some(mut at)) = account.take(start) else {
+    let mut quota_state = QuotaState::new(&config, start);
+    let Err(Some(mut at)) = quota_state.take(start) else {
         panic!("nothing may go")
     };
-    while let Err(next) = account.take(at) {
+    while let Err(next) = quota_state.take(at) {
         at = next.unwrap();
     }
     assert!(at - start >= HOUR + TIMEOUT, "{:?}", at - start);
@@ -234,6 +238,27 @@ fn a_full_unknown_past_waits_until_it_is_provably_over() {
 fn a_paced_unknown_past_starts_with_a_tenth() {
     let start = Instant::now();
     let config = documented().unknown_past(crate::quota::UnknownPast::Paced);
-    let mut account = QuotaState::new(&config, start);
-    assert_eq!(std::iter::from_fn(|| account.take(start).ok()).count(), 10);
+    let mut quota_state = QuotaState::new(&config, start);
+    assert_eq!(std::iter::from_fn(|| quota_state.take(start).ok()).count(), 10);
+}
+
+/// Each time in which nothing was accepted leaves a hole in the window of others' calls; of many
+/// the latest matter, because they leave the window last.
+#[test]
+fn of_many_refused_times_the_latest_are_remembered() {
+    let start = Instant::now();
+    let mut quota_state = QuotaState::new(&documented(), start);
+    let mut ends = Vec::new();
+    for n in 0..10 {
+        let mut now = after(start, n * 300);
+        for _ in 0..3 {
+            let refused = quota_state.take(now).unwrap();
+            now = quota_state.throttled(refused, said(MINUTE, 40), now);
+        }
+        let accepted = quota_state.take(now).unwrap();
+        quota_state.settle(accepted, now);
+        ends.push(now + limit(1500, HOUR).hold());
+    }
+    let remembered: Vec<Instant> = quota_state.foreign.holes().iter().map(|(_, to)| *to).collect();
+    assert_eq!(remembered, ends[2..]);
 }

@@ -27,7 +27,7 @@ async fn pass(seconds: u64) -> Instant {
 async fn the_first_request_must_come_soon() {
     let state = ConnectionState::new();
     assert_eq!(serving(&state), Action::Wait(Instant::now() + LIMITS.header));
-    state.read();
+    state.bytes_arrived();
     state.stamp();
     pass(10).await;
     assert_eq!(serving(&state), Action::Cut);
@@ -40,7 +40,7 @@ async fn a_pooled_connection_may_idle_longer_than_a_head_may_take() {
     state.stamp();
     let now = pass(30).await;
     assert_eq!(serving(&state), Action::Wait(now + Duration::from_secs(30)));
-    state.read();
+    state.bytes_arrived();
     state.stamp();
     pass(10).await;
     assert_eq!(serving(&state), Action::Cut);
@@ -62,7 +62,7 @@ async fn pings_between_requests_are_no_slow_head() {
     let state = ConnectionState::new();
     drop(state.request(Version::HTTP_2));
     state.stamp();
-    state.read();
+    state.bytes_arrived();
     state.stamp();
     pass(11).await;
     assert!(matches!(serving(&state), Action::Wait(_)));
@@ -74,7 +74,7 @@ async fn a_long_answer_that_is_taken_slowly_is_no_idleness() {
     drop(state.request(Version::HTTP_11));
     state.stamp();
     pass(50).await;
-    state.wrote();
+    state.progressed();
     state.stamp();
     pass(50).await;
     assert!(matches!(serving(&state), Action::Wait(_)));
@@ -89,14 +89,14 @@ async fn answers_that_are_not_taken_are_not_held_for_ever_however_busy_the_peer_
     state.stamp();
     for _ in 0..29 {
         pass(20).await;
-        state.wrote();
+        state.progressed();
         state.stamp();
         assert!(matches!(serving(&state), Action::Wait(_)));
     }
     let closing = pass(20).await;
     assert_eq!(serving(&state), Action::Close);
     pass(5).await;
-    state.wrote();
+    state.progressed();
     state.stamp();
     assert_eq!(state.action(LIMITS, Some(closing), Draining::No), Action::Cut);
 }
@@ -193,7 +193,7 @@ async fn a_peer_that_reads_nothing_is_cut_off_while_others_wait_for_its_memory()
     };
     pass(9).await;
     assert!(matches!(state.action(wanted, None, Draining::No), Action::Wait(_)));
-    state.wrote();
+    state.progressed();
     state.stamp();
     pass(9).await;
     assert!(matches!(state.action(wanted, None, Draining::No), Action::Wait(_)));

@@ -62,7 +62,7 @@ pub(crate) fn ledger(data: &[u8]) {
             }
             assert!(taken <= WANTED, "{taken} slots");
             assert!(state.next_look(now) <= now + Duration::from_hours(1));
-            let _ = state.account(now);
+            let _ = state.quota_state(now);
             let mut slots = VecDeque::new();
             state.forecast(now, WANTED, &mut slots);
             assert!(slots.len() == WANTED && slots.iter().is_sorted(), "{slots:?}");

@@ -45,6 +45,12 @@ impl Protocol {
         self.collect(now);
     }
 
+    /// Nobody will hear of the call of this charge again; it may have arrived.
+    pub fn lose(&mut self, id: String, now: Instant) {
+        self.pending_reports.lose(id);
+        self.collect(now);
+    }
+
     /// The call of this charge was refused with 429.
     pub fn throttle(&mut self, id: String, answer: quota::ThrottleHint, now: Instant) {
         self.copy.settle(&id, now);
@@ -54,7 +60,7 @@ impl Protocol {
 
     /// Appends when the next `count` slots of all replicas come, those in hand first.
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
-        let mut coming = SlotForecast::of(&self.copy.account(now), now);
+        let mut coming = SlotForecast::of(&self.copy.quota_state(now), now);
         let in_hand = self.granted.len().min(count);
         slots.extend(std::iter::repeat_n(now, in_hand));
         slots.extend(std::iter::repeat_with(|| coming.next_slot()).take(count - in_hand));
@@ -70,8 +76,8 @@ impl Protocol {
     }
 
     /// The quota as this replica knows it.
-    pub fn account(&self, now: Instant) -> QuotaState {
-        self.copy.account(now)
+    pub fn quota_state(&self, now: Instant) -> QuotaState {
+        self.copy.quota_state(now)
     }
 
     /// Whether the store has answered, and grants slots.

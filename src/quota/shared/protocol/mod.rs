@@ -220,6 +220,7 @@ impl Protocol {
             settled: &said.settled,
             refunded: said.refunded,
             throttled: &said.throttled,
+            lost: said.lost,
             copy,
             leave,
             doubt: self.doubted.as_deref(),

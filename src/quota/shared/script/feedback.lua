@@ -274,7 +274,7 @@ local function throttle(said)
   upset()
 end
 
--- The plan of the bucket: see pace.rs.
+-- The plan of the bucket: see pacer.rs.
 local function replan()
   local returns = {}
   local past = redis.call('ZRANGEBYSCORE', PAST, '(' .. string.format('%.0f', now - longest.hold), '+inf', 'WITHSCORES')

@@ -2,7 +2,8 @@
 -- Nothing is granted until the replicas have brought their copies.
 local function begin_epoch(before)
   -- The answer to a probe may never be heard of here; without one, the next call finds out.
-  local gate = before.gate and before.gate.till and before.gate or nil
+  local gate = before.gate
+  if gate and gate.probe then gate = { till = now } end
   state = {
     epoch = step.nonce, run = run, doubted = step.doubt ~= nil and step.doubt == before.epoch or nil,
     shift = before.shift, seq = before.seq, keep = before.keep, most = before.most,
@@ -89,12 +90,17 @@ local function settle(id, age)
   if redis.call('ZSCORE', FLYING, id) then count_at(id, now - age) end
 end
 
+-- The probe brings no answer, so another call has to find out.
+local function probe_again(id)
+  if state.gate and state.gate.probe == id then state.gate = { till = now } end
+end
+
 local function refund(id)
   if redis.call('ZREM', FLYING, id) == 1 then
     note(id)
     state.level = math.min(state.level + 1, step.burst)
     upset()
-    if state.gate and state.gate.probe == id then state.gate = nil end
+    probe_again(id)
   end
 end
 

@@ -18,12 +18,19 @@ local function drop(name)
   redis.call('ZADD', GONE, state.gen, name)
 end
 
+-- What became of the calls of a replica that is gone, nobody will say.
+local function lose_probe(name)
+  local probe = state.gate and state.gate.probe
+  if probe and probe:sub(1, #name + 1) == name .. ':' then probe_again(probe) end
+end
+
 local function end_leases()
   local ended = redis.call('ZRANGEBYSCORE', LEASES, '-inf', '(' .. string.format('%.0f', now), 'LIMIT', 0, ENDED)
   local gone = false
   for _, name in ipairs(ended) do
     if name ~= step.me then
       drop(name)
+      lose_probe(name)
       gone = true
     end
   end

@@ -48,7 +48,7 @@ local function is_lost()
   return false
 end
 
--- The bucket: see pace.rs, of which this is the shared form.
+-- The bucket: see pacer.rs, of which this is the shared form.
 local function fill()
   state.level = math.min(step.burst, state.level + state.rate * math.max(0, now - state.at))
   state.at = now

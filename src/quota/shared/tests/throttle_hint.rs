@@ -17,6 +17,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 const TOOK: Duration = Duration::from_millis(200);
+/// What the refusal says that probes follow.
+const PAUSE: Duration = Duration::from_secs(8);
 
 /// True sliding windows over everybody's accepted calls; in storms ours are refused for no reason.
 #[derive(Default)]
@@ -65,10 +67,29 @@ impl Upstream {
     }
 }
 
+/// How a call ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Accepted,
+    Refused(ThrottleHint),
+    /// It left, and nothing is heard of it.
+    Lost,
+    /// It did not leave.
+    NotSent,
+    /// Its replica dies with it.
+    Killed,
+}
+
 struct World {
     store: Store,
     replicas: Vec<Protocol>,
-    pending_calls: VecDeque<(Instant, usize, String, Result<(), ThrottleHint>)>,
+    pending_calls: VecDeque<(Instant, usize, String, Fate)>,
+    /// What becomes of the first calls after a refusal's [`PAUSE`]; later ones reach the upstream.
+    fates: VecDeque<Fate>,
+    /// When those calls left.
+    unanswered: Vec<Instant>,
+    /// The replica that takes no steps any more.
+    dead: Option<usize>,
     upstream: Upstream,
     start: Instant,
     now: Instant,
@@ -97,6 +118,9 @@ impl World {
             store: Store::start(sharing.keys(), None),
             replicas: (0..2).map(replica).collect(),
             pending_calls: VecDeque::new(),
+            fates: VecDeque::new(),
+            unanswered: Vec::new(),
+            dead: None,
             upstream: Upstream::default(),
             start,
             now: start,
@@ -143,7 +167,8 @@ impl World {
     fn pass_until(&mut self, end: Instant) {
         loop {
             self.settle_down();
-            let looks = self.replicas.iter().map(|replica| replica.next_look(self.now));
+            let alive = (0..2).filter(|n| self.dead != Some(*n));
+            let looks = alive.map(|n| self.replicas[n].next_look(self.now));
             let answer = self.pending_calls.front().map(|(at, ..)| *at);
             let next = looks
                 .chain(answer)
@@ -162,11 +187,15 @@ impl World {
         for _ in 0..100 {
             while let Some((_, n, id, answer)) = self.pending_calls.pop_front_if(|(at, ..)| *at <= self.now) {
                 match answer {
-                    Ok(()) => self.replicas[n].settle(id, self.now),
-                    Err(told) => self.replicas[n].throttle(id, told, self.now),
+                    _ if self.dead == Some(n) => {}
+                    Fate::Accepted => self.replicas[n].settle(id, self.now),
+                    Fate::Refused(told) => self.replicas[n].throttle(id, told, self.now),
+                    Fate::Lost => self.replicas[n].lose(id, self.now),
+                    Fate::NotSent => self.replicas[n].refund(id, self.now),
+                    Fate::Killed => self.dead = Some(n),
                 }
             }
-            let due = (0..2).find(|n| self.replicas[*n].next_look(self.now) <= self.now);
+            let due = (0..2).find(|n| self.dead != Some(*n) && self.replicas[*n].next_look(self.now) <= self.now);
             let Some(n) = due else { return };
             self.step(n);
         }
@@ -180,13 +209,8 @@ impl World {
         let reply = self.store.run(&step);
         self.replicas[n].on_reply(&reply, now, now);
         while let Some(slot) = self.replicas[n].take(now) {
-            let answer = self.upstream.ours(now);
-            if answer.is_ok() {
-                self.ours.push(now);
-            } else {
-                self.refused.push(now);
-            }
-            self.pending_calls.push_back((now + TOOK, n, slot.id, answer));
+            let fate = self.fate(now);
+            self.pending_calls.push_back((now + TOOK, n, slot.id, fate));
         }
         self.replicas[n].demand(waiting(self.waiting), now);
         for (name, at) in self.store.wakes() {
@@ -196,6 +220,26 @@ impl World {
                 } else if name == format!("r{n}") {
                     replica.wake(at, now);
                 }
+            }
+        }
+    }
+
+    /// What becomes of a call that leaves now.
+    fn fate(&mut self, now: Instant) -> Fate {
+        if self.refused.first().is_some_and(|at| *at + PAUSE <= now)
+            && let Some(fate) = self.fates.pop_front()
+        {
+            self.unanswered.push(now);
+            return fate;
+        }
+        match self.upstream.ours(now) {
+            Ok(()) => {
+                self.ours.push(now);
+                Fate::Accepted
+            }
+            Err(told) => {
+                self.refused.push(now);
+                Fate::Refused(told)
             }
         }
     }
@@ -224,7 +268,7 @@ impl World {
         let told: Vec<u64> = self
             .replicas
             .iter()
-            .map(|replica| replica.account(self.now).foreign())
+            .map(|replica| replica.quota_state(self.now).foreign())
             .collect();
         assert!(
             told[0].abs_diff(told[1]) <= 30,
@@ -246,6 +290,42 @@ fn one_bare_refusal_in_saturation_costs_all_replicas_seconds() {
     println!("{fives:?}");
     assert!(fives.iter().all(|calls| *calls >= 119), "{fives:?}");
     assert!(world.estimate() <= 30);
+}
+
+/// Both replicas are stopped for eight seconds, and what finds out whether they may go on does not.
+fn after_probes(fates: &[Fate]) -> World {
+    let mut world = World::new();
+    world.upstream.storms = vec![(world.at(900), world.at(960), Some(8), 1)];
+    world.fates = fates.iter().copied().collect();
+    world.pass_until(world.at(1000));
+    assert_eq!(world.refused.len(), 1);
+    world
+}
+
+#[test]
+fn a_probe_that_brings_no_answer_is_followed_by_another_at_once() {
+    let world = after_probes(&[Fate::Lost, Fate::NotSent, Fate::Lost]);
+    let over = world.refused[0] + TOOK + PAUSE;
+    let probed: Vec<Instant> = world.unanswered.clone();
+    assert_eq!(probed.len(), 3);
+    let answered = *world.ours.iter().find(|at| **at > over).unwrap();
+    let all: Vec<Instant> = [over].into_iter().chain(probed).chain([answered]).collect();
+    for pair in all.windows(2) {
+        assert!(pair[1] - pair[0] <= SECOND * 2, "{:?}", pair[1] - pair[0]);
+    }
+    for pair in all[1..].windows(2) {
+        assert!(pair[1] - pair[0] >= TOOK, "one probe at a time, of all replicas");
+    }
+    let next = world.ours.iter().find(|at| **at > answered).unwrap();
+    assert!(*next - answered >= TOOK, "the others wait for its answer");
+}
+
+#[test]
+fn a_replica_that_dies_with_the_probe_stops_the_others_for_its_lease_only() {
+    let world = after_probes(&[Fate::Killed]);
+    let died = world.unanswered[0] + TOOK;
+    let next = world.ours.iter().find(|at| **at > died).unwrap();
+    assert!(*next - died <= SECOND * 15, "{:?}", *next - died);
 }
 
 #[test]
