@@ -36,8 +36,6 @@ const RETRY_DELAYS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), 
 #[derive(Clone)]
 pub struct Client {
     pool: Pool,
-    connector: Connector,
-    config: Arc<Config>,
     large_bodies: Option<Arc<MemoryBudget>>,
 }
 
@@ -75,13 +73,13 @@ impl Client {
     /// The same client without the proxy, with a pool of its own: for the managed-identity
     /// endpoint, which must not be proxied.
     pub fn direct(&self) -> Self {
-        Self::build(self.connector.direct(), Arc::clone(&self.config))
+        Self::build(self.pool.connector.direct(), Arc::clone(&self.pool.config))
     }
 
     /// The same client, speaking HTTP/2 to `http` addresses without negotiation, for hosts that are
     /// known to speak it. It has a pool of its own.
     pub fn cleartext_http2(&self) -> Self {
-        Self::build(self.connector.cleartext_http2(), Arc::clone(&self.config))
+        Self::build(self.pool.connector.cleartext_http2(), Arc::clone(&self.pool.config))
     }
 
     /// The same client for one particular server, with a pool of its own: `ca_text` (PEM), if
@@ -92,15 +90,13 @@ impl Client {
     ///
     /// When the text contains no usable certificate, or the name is invalid.
     pub fn for_peer(&self, ca_text: Option<&[u8]>, server_name: Option<&str>) -> Result<Self, SetupError> {
-        let connector = self.connector.for_peer(ca_text, server_name)?;
-        Ok(Self::build(connector, Arc::clone(&self.config)))
+        let connector = self.pool.connector.for_peer(ca_text, server_name)?;
+        Ok(Self::build(connector, Arc::clone(&self.pool.config)))
     }
 
     fn build(connector: Connector, config: Arc<Config>) -> Self {
         Self {
-            pool: Pool::new(Arc::clone(&config)),
-            connector,
-            config,
+            pool: Pool::new(connector, config),
             large_bodies: None,
         }
     }
@@ -116,7 +112,7 @@ impl Client {
 
     /// The connector of this client, which also measures round-trip times.
     pub fn connector(&self) -> &Connector {
-        &self.connector
+        &self.pool.connector
     }
 
     /// This client as a service with fixed limits, for sign-in.
@@ -172,11 +168,11 @@ impl Client {
             return Err(Error::new(&"no host".into(), Kind::Unsendable));
         };
         let request = request.map(Full::new);
-        let deadline = Instant::now() + self.config.connect_timeout;
+        let deadline = Instant::now() + self.pool.config.connect_timeout;
         let mut retry_delays = RETRY_DELAYS.into_iter();
         loop {
             // Boxed, because it is large and seldom has to wait.
-            let (mut connection, kept) = Box::pin(self.pool.take(&host, &self.connector, deadline)).await?;
+            let (mut connection, kept) = Box::pin(self.pool.take(&host, deadline)).await?;
             let sent = Instant::now();
             let until = sent + limits.head.min(limits.whole);
             let kind = match connection.send(&host, request.clone(), until, watch()).await {
@@ -264,7 +260,7 @@ where
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("connector", &self.connector)
+            .field("connector", &self.pool.connector)
             .finish_non_exhaustive()
     }
 }

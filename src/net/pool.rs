@@ -42,7 +42,8 @@ const MAX_HOSTS: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
     hosts: Arc<Mutex<Vec<Arc<Host>>>>,
-    config: Arc<Config>,
+    pub(super) connector: Connector,
+    pub(super) config: Arc<Config>,
 }
 
 /// One scheme, host and port.
@@ -71,9 +72,10 @@ struct Kept {
 }
 
 impl Pool {
-    pub(super) fn new(config: Arc<Config>) -> Self {
+    pub(super) fn new(connector: Connector, config: Arc<Config>) -> Self {
         Self {
             hosts: Arc::default(),
+            connector,
             config,
         }
     }
@@ -111,19 +113,14 @@ impl Pool {
     /// # Cancel safety
     ///
     /// Safe; a connection that is being set up is given up.
-    pub(super) async fn take(
-        &self,
-        host: &Host,
-        connector: &Connector,
-        deadline: Instant,
-    ) -> Result<(Connection, bool), Error> {
-        timeout_at(deadline + SLACK, self.look(host, connector, deadline))
+    pub(super) async fn take(&self, host: &Host, deadline: Instant) -> Result<(Connection, bool), Error> {
+        timeout_at(deadline + SLACK, self.look(host, deadline))
             .await
             .unwrap_or_else(|_| Err(host.late()))
             .map_err(|kind| Error::new(host.authority(), kind))
     }
 
-    async fn look(&self, host: &Host, connector: &Connector, deadline: Instant) -> Result<(Connection, bool), Kind> {
+    async fn look(&self, host: &Host, deadline: Instant) -> Result<(Connection, bool), Kind> {
         if let Some(kept) = self.kept(host).await {
             return Ok((kept, true));
         }
@@ -140,7 +137,7 @@ impl Pool {
             Some(pass)
         };
         let offer = host.kept().offer(Instant::now());
-        let stream = connector.reach(&host.target, offer).await.map_err(Kind::Connect)?;
+        let stream = self.connector.reach(&host.target, offer).await.map_err(Kind::Connect)?;
         let connection = Connection::begin(stream, &self.config).await.map_err(Kind::NotSent)?;
         let mut kept = host.kept();
         kept.open = connection.protocol() == Protocol::Http1;

@@ -14,6 +14,12 @@ use crate::net::connection::Connection;
 use crate::net::pool::Pool;
 use crate::net::stream::{Duplex, Protocol, Stream};
 use crate::net::testing::{Http, Names, client, quick};
+use crate::net::{Connector, Resolver};
+
+fn pool() -> Pool {
+    let connector = Connector::new(&quick(), Resolver::system()).unwrap();
+    Pool::new(connector, Arc::new(quick()))
+}
 
 #[tokio::test]
 async fn one_after_the_other_needs_one_connection_and_a_burst_leaves_a_hundred() {
@@ -36,7 +42,7 @@ async fn one_after_the_other_needs_one_connection_and_a_burst_leaves_a_hundred()
 /// In memory, so that a minute can pass at once.
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_closed_after_a_minute() {
-    let pool = Pool::new(Arc::new(quick()));
+    let pool = pool();
     let host = pool.host(&Uri::from_static("http://eu.test/")).unwrap();
     let begun = Instant::now();
     let mut far_ends = Vec::new();
@@ -60,7 +66,7 @@ async fn an_idle_connection_is_closed_after_a_minute() {
 
 #[test]
 fn the_connections_of_so_many_hosts_are_kept() {
-    let pool = Pool::new(Arc::new(quick()));
+    let pool = pool();
     let host = |n: u32| pool.host(&format!("http://h{n}.test/").parse().unwrap()).unwrap();
     for n in 0..64 {
         host(n);

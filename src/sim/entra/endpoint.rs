@@ -39,8 +39,7 @@ pub(in crate::sim) struct Endpoint {
 pub(super) struct Outcome {
     pub(super) reply: Reply,
     pub(super) code: Option<u32>,
-    pub(super) token_id: Option<String>,
-    pub(super) token: Option<Secret>,
+    pub(super) issued: Option<Issued>,
 }
 
 /// The form, or why it is invalid.
@@ -52,8 +51,7 @@ impl Outcome {
         Self {
             reply,
             code: None,
-            token_id: None,
-            token: None,
+            issued: None,
         }
     }
 }
@@ -103,13 +101,17 @@ impl Endpoint {
             self.sim_state.rest(over).await;
         }
         outcome.reply = outcome.reply.with(header::CACHE_CONTROL, "no-store, no-cache");
+        let issued = outcome
+            .issued
+            .map(|issued| (issued.claims.uti, Secret::new(issued.token)));
+        let (token_id, token) = issued.unzip();
         self.sim_state.journal.signed_in(TokenRecord {
             at,
             credential,
             status: outcome.reply.status(),
             code: outcome.code,
-            token_id: outcome.token_id,
-            token: outcome.token,
+            token_id,
+            token,
             user_agent: head
                 .headers
                 .get(header::USER_AGENT)
@@ -187,8 +189,7 @@ impl Endpoint {
             Ok(issued) => Outcome {
                 reply: Reply::new(StatusCode::OK, JSON, document(&issued).to_string()),
                 code: None,
-                token: Some(Secret::new(issued.token)),
-                token_id: Some(issued.claims.uti),
+                issued: Some(issued),
             },
             Err(refusal) => self.refuse(&refusal),
         }
@@ -201,8 +202,7 @@ impl Endpoint {
         Outcome {
             reply: Reply::new(refusal.code.status(), JSON, document.to_string()),
             code: Some(refusal.code.number()),
-            token_id: None,
-            token: None,
+            issued: None,
         }
     }
 }

@@ -6,7 +6,6 @@ use serde_json::json;
 
 use super::endpoint::{JSON, Outcome};
 use super::form::Form;
-use crate::secret::Secret;
 use crate::sim::config::{Config, IDENTITY_HEADER};
 use crate::sim::record::Credential;
 use crate::sim::sim_state::SimState;
@@ -37,7 +36,7 @@ pub(super) fn answer(sim_state: &SimState, head: &Parts) -> Outcome {
         return Outcome::refused(Reply::new(status, JSON, document.to_string()));
     }
     let issued = state.token_service.issue(&state.config, &mut state.rng);
-    let claims = issued.claims;
+    let claims = &issued.claims;
     let document = json!({
         "access_token": issued.token,
         "client_id": claims.appid,
@@ -51,8 +50,7 @@ pub(super) fn answer(sim_state: &SimState, head: &Parts) -> Outcome {
     Outcome {
         reply: Reply::new(StatusCode::OK, JSON, document.to_string()),
         code: None,
-        token_id: Some(claims.uti),
-        token: Some(Secret::new(issued.token)),
+        issued: Some(issued),
     }
 }
 
