@@ -4,12 +4,15 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor as _;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::net::pool::Host;
@@ -95,7 +98,8 @@ impl Connection {
                 Sender::Http1(sender)
             }
             Protocol::Http2 => {
-                let (sender, connection) = http2::Builder::new(executor.clone())
+                let (parts, started) = mpsc::unbounded_channel();
+                let (sender, connection) = http2::Builder::new(OneTask(parts))
                     .timer(TokioTimer::new())
                     .max_header_list_size(MAX_HEAD_BYTES)
                     .initial_stream_window_size(STREAM_WINDOW)
@@ -105,7 +109,7 @@ impl Connection {
                     .keep_alive_while_idle(true)
                     .handshake(stream.io)
                     .await?;
-                executor.execute(async { drop(connection.await) });
+                executor.execute(run_together(connection, started));
                 Sender::Http2(sender)
             }
         };
@@ -205,5 +209,39 @@ impl Connection {
                 Kind::Lost(error)
             }
         })
+    }
+}
+
+/// Runs what hyper starts for an HTTP/2 connection within the connection's own task.
+///
+/// In tasks of their own, the part that reads frames could see a `GOAWAY` while the other part has
+/// just handed over a request. hyper then fails the request with the `GOAWAY`, as if it had not been
+/// processed, and its headers are sent all the same. The channel holds what was started since the
+/// task ran last: a part for each request that was handed over.
+#[derive(Clone)]
+struct OneTask(mpsc::UnboundedSender<BoxFuture<'static, ()>>);
+
+impl<F> hyper::rt::Executor<F> for OneTask
+where
+    F: Future + Send + 'static,
+{
+    fn execute(&self, part: F) {
+        // Without the connection's task there is nothing left to run.
+        let _ = self.0.send(part.map(drop).boxed());
+    }
+}
+
+/// Runs a connection and the parts that it starts, until all have ended.
+async fn run_together(
+    connection: impl Future + Send + 'static,
+    mut started: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>,
+) {
+    let mut running = FuturesUnordered::from_iter([connection.map(drop).boxed()]);
+    loop {
+        tokio::select! {
+            Some(part) = started.recv() => running.push(part),
+            Some(()) = running.next() => {}
+            else => return,
+        }
     }
 }
