@@ -10,6 +10,7 @@
 mod chaos;
 mod gateways;
 pub(crate) mod line;
+mod probe;
 mod share;
 mod stored;
 

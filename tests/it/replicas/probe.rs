@@ -1,0 +1,37 @@
+//! After a 429, with a store: what finds out whether the pause is over may break.
+
+use std::time::Duration;
+
+use defender_gateway::testing::sim::{Fault, Often, Plan};
+use http::StatusCode;
+
+use crate::support::redis::Redis;
+use crate::support::{Setup, id, until};
+
+/// A call can take 20 seconds, and so long a charge is kept of which nothing is heard: longer than
+/// the request can wait.
+#[tokio::test]
+async fn a_probe_whose_connection_breaks_is_followed_by_another_at_once() {
+    let store = Redis::start().await;
+    let running = Setup::new()
+        .set("store.url", &store.url())
+        .set("defender.timeout", "20s")
+        .start()
+        .await;
+    let set = |fault| {
+        running
+            .simulator
+            .set_faults("eu", &Plan::of(fault, Often::Times(1)))
+            .unwrap()
+    };
+    set(Fault::Throttle(Duration::from_secs(5)));
+    let caller = running.caller.clone();
+    let asked = tokio::spawn(async move { caller.ask_with(&[id(1)], &[("prefer", "wait=15")]).await });
+    let refused = async || (running.upstream_statuses() == [Some(429)]).then_some(());
+    until("the call to be refused", refused).await;
+    set(Fault::Cut);
+    let answer = asked.await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    assert_eq!(running.upstream_statuses(), [Some(429), None, Some(200)]);
+    running.finish().await;
+}
