@@ -21,8 +21,8 @@ impl SharedContext {
         let shared_cache = settings::shared_cache(config, store)?;
         let shared_cache = shared_cache.with_memory(Arc::clone(&self.memory.answers.large));
         let memory = Arc::clone(cache);
-        let adopt: shared_cache::InsertLocal = Arc::new(move |request, life, answer| {
-            memory.insert_remote(request, answer, (life.asked, life.stored), life.ttl);
+        let adopt: shared_cache::InsertLocal = Arc::new(move |request, found| {
+            memory.insert_remote(request, &found.answer, (found.asked, found.stored), found.ttl);
         });
         let Ok(supervised) = Supervised::make(&self.tasks, |tasks| {
             Ok::<_, Infallible>(shared_cache::SharedCache::join(shared_cache, adopt, tasks, metrics))

@@ -55,11 +55,11 @@ impl Cache {
         if !upstream_profile.is_complete(request, rows.len()) {
             return;
         }
+        // Whether there is a fragment of the same answer or of a later one.
         let has_fragment = |id| {
             let fragment = self.fragment(request.endpoint(), id);
             fragment.is_some_and(|fragment| fragment.origin().asked >= asked)
         };
-        // These fragments come from the same answer or from a later one.
         if request.ids().all(has_fragment) {
             return;
         }
@@ -74,12 +74,9 @@ impl Cache {
             } else {
                 fragment
             };
-            let newer = self
-                .fragment(request.endpoint(), id)
-                .is_some_and(|other| other.origin().asked >= asked);
             let key = Key::of_rows(request.endpoint(), id);
             let weight = fragment.weight(&key);
-            if !newer && u64::from(weight) <= self.config.max_size {
+            if !has_fragment(id) && u64::from(weight) <= self.config.max_size {
                 self.put(key, Stored::Fragment(Arc::new(fragment)), weight);
             }
         }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use tokio::time::Instant;
-use tower::{Service, ServiceExt as _};
+use tower::ServiceExt as _;
+use tower::util::BoxCloneService;
 
 use crate::BoxError;
 use crate::cache::layer::{assembled, is_answer};
@@ -12,10 +13,10 @@ use crate::cache::memory_store::Cache;
 use crate::cache::partial_hit::PartialHit;
 use crate::scan::{Call, ForwardReason, Outcome, Request, ServedResponse, Status, UpstreamResponse};
 
-pub(super) async fn ask<S>(inner: S, call: Call, forward: ForwardReason) -> Result<ServedResponse, BoxError>
-where
-    S: Service<Call, Response = ServedResponse, Error = BoxError>,
-{
+/// The service below.
+pub(super) type Below = BoxCloneService<Call, ServedResponse, BoxError>;
+
+pub(super) async fn ask(inner: Below, call: Call, forward: ForwardReason) -> Result<ServedResponse, BoxError> {
     let mut served = inner.oneshot(call).await?;
     // An answer from the shared cache counts as a hit there.
     if served.outcome != Outcome::Hit {
@@ -26,17 +27,14 @@ where
 
 /// Fetches the missing ids and joins the answer; fetches all of them when the joined answer would
 /// not be certain to be right.
-pub(super) async fn ask_for_missing<S>(
-    inner: S,
+pub(super) async fn ask_for_missing(
+    inner: Below,
     call: Call,
     forward: ForwardReason,
     partial_hit: PartialHit,
     missing: Request,
     cache: Arc<Cache>,
-) -> Result<ServedResponse, BoxError>
-where
-    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone,
-{
+) -> Result<ServedResponse, BoxError> {
     let missing = Arc::new(missing);
     let part = Call {
         request: Arc::clone(&missing),
@@ -71,16 +69,13 @@ where
 
 /// Waits for the `list` that other requests have asked for, and answers from it; asks for the
 /// entity when it is not in the list, or that is not certain.
-pub(super) async fn ask_for_list<S>(
-    inner: S,
+pub(super) async fn ask_for_list(
+    inner: Below,
     call: Call,
     forward: ForwardReason,
     list: Request,
     cache: Arc<Cache>,
-) -> Result<ServedResponse, BoxError>
-where
-    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone,
-{
+) -> Result<ServedResponse, BoxError> {
     let for_list = Call {
         request: Arc::new(list),
         caller: Arc::clone(&call.caller),

@@ -15,7 +15,7 @@ use crate::BoxError;
 use crate::cache::Cache;
 use crate::cache::assembly::Assembled;
 use crate::cache::entry::{Age, Entry, RefreshGuard};
-use crate::cache::fetch::{ask, ask_for_list, ask_for_missing};
+use crate::cache::fetch::{Below, ask, ask_for_list, ask_for_missing};
 use crate::cache::freshness::{Evaluation, RefreshHealth, StaleReason, evaluate};
 use crate::cache::lists_under_way::ListsUnderWay;
 use crate::cache::metrics::Lookup;
@@ -95,7 +95,7 @@ pub struct CacheService<S> {
 
 impl<S> fmt::Debug for CacheService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Front")
+        f.debug_struct("CacheService")
             .field("cache", &self.shared.cache)
             .finish_non_exhaustive()
     }
@@ -190,25 +190,21 @@ where
             ForwardReason::Partial => Lookup::Partial,
             ForwardReason::Bypass => Lookup::Bypass,
         });
-        let (inner, endpoint) = (self.inner.clone(), call.request.endpoint());
+        let (inner, endpoint) = (Below::new(self.inner.clone()), call.request.endpoint());
         let lists = &self.shared.lists;
         let list = lists.list_for(&call).filter(|_| forward != ForwardReason::Bypass);
-        let under_way = lists.begin(&call);
-        let asked = match (partial, list) {
-            (Some((partial_hit, missing)), _) => {
-                ask_for_missing(inner, call, forward, partial_hit, missing, Arc::clone(cache)).boxed()
+        let (under_way, cache) = (lists.begin(&call), Arc::clone(cache));
+        let asked = async move {
+            let _under_way = under_way;
+            match (partial, list) {
+                (Some((partial_hit, missing)), _) => {
+                    ask_for_missing(inner, call, forward, partial_hit, missing, cache).await
+                }
+                (None, Some(list)) => ask_for_list(inner, call, forward, list, cache).await,
+                (None, None) => ask(inner, call, forward).await,
             }
-            (None, Some(list)) => ask_for_list(inner, call, forward, list, Arc::clone(cache)).boxed(),
-            (None, None) => ask(inner, call, forward).boxed(),
-        };
-        let asked = match under_way {
-            Some(under_way) => async move {
-                let _under_way = under_way;
-                asked.await
-            }
-            .boxed(),
-            None => asked,
-        };
+        }
+        .boxed();
         Either::Right(match fallback {
             Some(entry) => self.with_fallback(endpoint, asked, entry).boxed(),
             None => asked,

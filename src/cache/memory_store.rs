@@ -181,11 +181,7 @@ impl Cache {
         if let (Some(upstream_profile), Some(rows)) = (self.upstream_profile(), &rows) {
             // This process has not learned from it yet. Otherwise a replica that mostly follows
             // others could not join any fragments.
-            if request.asks_for_all() {
-                upstream_profile.learn_all(request.endpoint(), rows);
-            } else {
-                upstream_profile.learn(request.endpoint(), rows);
-            }
+            upstream_profile.learn(request, rows);
         }
         self.insert_fragments(request, answer, rows.as_ref(), (asked, stored), &lifetimes.ids, None);
         self.insert(key, Entry::at(key, answer, (asked, stored), ttl));

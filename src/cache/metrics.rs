@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder,
-};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::cache::memory_store::Entries;
+use crate::telemetry::named_enum;
 
 /// The cache's counters. Clones count together.
 #[derive(Clone, Debug)]
@@ -77,57 +76,26 @@ impl Metrics {
     }
 }
 
-/// The result of a lookup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Lookup {
-    /// Answered by a fresh entry.
-    Hit,
-    /// Answered by a stale entry.
-    Stale,
-    /// Forwarded: there was no entry.
-    Miss,
-    /// Forwarded: the entry was too old.
-    Expired,
-    /// Forwarded: the caller's `Cache-Control` asked for it.
-    Request,
-    /// Forwarded for some of the ids.
-    Partial,
-    /// Forwarded: the cache is off.
-    Bypass,
-    /// Refused: `only-if-cached`.
-    NotCached,
-}
-
-impl Lookup {
-    /// All results, in the order of their discriminants.
-    pub(super) const ALL: [Self; 8] = [
-        Self::Hit,
-        Self::Stale,
-        Self::Miss,
-        Self::Expired,
-        Self::Request,
-        Self::Partial,
-        Self::Bypass,
-        Self::NotCached,
-    ];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Stale => "stale",
-            Self::Miss => "miss",
-            Self::Expired => "expired",
-            Self::Request => "request",
-            Self::Partial => "partial",
-            Self::Bypass => "bypass",
-            Self::NotCached => "not_cached",
-        }
-    }
-}
-
-impl EncodeLabelValue for Lookup {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        self.as_str().encode(encoder)
+named_enum! {
+    /// The result of a lookup.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub(super) enum Lookup, as_str {
+        /// Answered by a fresh entry.
+        Hit = "hit",
+        /// Answered by a stale entry.
+        Stale = "stale",
+        /// Forwarded: there was no entry.
+        Miss = "miss",
+        /// Forwarded: the entry was too old.
+        Expired = "expired",
+        /// Forwarded: the caller's `Cache-Control` asked for it.
+        Request = "request",
+        /// Forwarded for some of the ids.
+        Partial = "partial",
+        /// Forwarded: the cache is off.
+        Bypass = "bypass",
+        /// Refused: `only-if-cached`.
+        NotCached = "not_cached",
     }
 }
 
@@ -141,20 +109,12 @@ struct UsedLabel {
     used: Used,
 }
 
-/// Whether prefetched rows were used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Used {
-    Yes,
-    No,
-}
-
-impl EncodeLabelValue for Used {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        match self {
-            Self::Yes => "true",
-            Self::No => "false",
-        }
-        .encode(encoder)
+named_enum! {
+    /// Whether prefetched rows were used.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    enum Used, as_str {
+        Yes = "true",
+        No = "false",
     }
 }
 

@@ -20,6 +20,16 @@ use crate::clock::Wall;
 use crate::store::Eviction;
 use crate::task::Tasks;
 
+/// Does the same with either kind.
+macro_rules! either {
+    ($either:expr, $kind:ident => $call:expr) => {
+        match $either {
+            Self::Local($kind) => $call,
+            Self::Shared($kind) => $call,
+        }
+    };
+}
+
 /// The quota of one app registration. Clones share it.
 #[derive(Clone, Debug)]
 pub enum Quota {
@@ -97,10 +107,7 @@ impl Quota {
 
     /// Changes whenever a snapshot may have become another one, except by the passing of time.
     pub fn revision(&self) -> u64 {
-        match self {
-            Self::Local(quota) => quota.revision(),
-            Self::Shared(quota) => quota.revision(),
-        }
+        either!(self, quota => quota.revision())
     }
 
     /// Says what is wanted: a shared quota hands out slots only to those who wait.
@@ -136,10 +143,7 @@ impl Quota {
 
     /// Appends the starts of the next `count` slots to `slots`; see [`super::Forecast`].
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
-        match self {
-            Self::Local(quota) => quota.forecast(now, count, slots),
-            Self::Shared(quota) => quota.forecast(now, count, slots),
-        }
+        either!(self, quota => quota.forecast(now, count, slots));
     }
 
     /// How many slots this process can count on until that moment, as far as `most`.
@@ -153,10 +157,7 @@ impl Quota {
 
     /// Changes whenever an earlier forecast may no longer hold.
     pub fn version(&self) -> u64 {
-        match self {
-            Self::Local(quota) => quota.version(),
-            Self::Shared(quota) => quota.version(),
-        }
+        either!(self, quota => quota.version())
     }
 
     /// Resolves when a slot may have become free earlier than last said. For one waiter; changes
@@ -165,10 +166,7 @@ impl Quota {
     /// # Cancel safety
     /// Safe.
     pub async fn changed(&self) {
-        match self {
-            Self::Local(quota) => quota.changed().await,
-            Self::Shared(quota) => quota.changed().await,
-        }
+        either!(self, quota => quota.changed().await);
     }
 
     /// When a call of unknown fate ends by itself, which is no change that [`Quota::changed`]
@@ -183,18 +181,12 @@ impl Quota {
 
     /// Whether calls that nobody waits for may be made now.
     pub fn has_surplus(&self) -> bool {
-        match self {
-            Self::Local(quota) => quota.has_surplus(),
-            Self::Shared(quota) => quota.has_surplus(),
-        }
+        either!(self, quota => quota.has_surplus())
     }
 
     /// How scarce slots are.
     pub fn scarcity(&self) -> Scarcity {
-        match self {
-            Self::Local(quota) => quota.scarcity(),
-            Self::Shared(quota) => quota.scarcity(),
-        }
+        either!(self, quota => quota.scarcity())
     }
 
     /// From when on no call of this process counts in any window. For one that is shared, others'
@@ -208,18 +200,12 @@ impl Quota {
 
     /// The state for people.
     pub fn snapshot(&self) -> Snapshot {
-        match self {
-            Self::Local(quota) => quota.snapshot(),
-            Self::Shared(quota) => quota.snapshot(),
-        }
+        either!(self, quota => quota.snapshot())
     }
 
     /// Brings the gauges up to date; called when somebody scrapes.
     pub fn show(&self) {
-        match self {
-            Self::Local(quota) => quota.show(),
-            Self::Shared(quota) => quota.show(),
-        }
+        either!(self, quota => quota.show());
     }
 }
 
@@ -245,47 +231,27 @@ impl Permit {
 
     /// When the call must have ended: the ledger keeps the charge a little longer, and no longer.
     pub fn latest(&self) -> Instant {
-        match self {
-            Self::Local(permit) => permit.latest(),
-            Self::Shared(permit) => permit.latest(),
-        }
+        either!(self, permit => permit.latest())
     }
 
     /// The call is about to leave.
     pub fn leave(&mut self) {
-        match self {
-            Self::Local(permit) => permit.leave(),
-            Self::Shared(permit) => permit.leave(),
-        }
+        either!(self, permit => permit.leave());
     }
 
     /// The call was answered, and not with a 429.
     pub fn settle(self) {
-        match self {
-            Self::Local(permit) => permit.settle(),
-            Self::Shared(permit) => permit.settle(),
-        }
+        either!(self, permit => permit.settle());
     }
 
     /// Provably no byte of the call was written.
     pub fn refund(self) {
-        match self {
-            Self::Local(permit) => permit.refund(),
-            // Dropped before it left.
-            Self::Shared(permit) => permit.refund(),
-        }
+        either!(self, permit => permit.refund());
     }
 
     /// The call was answered with a 429: everybody pauses. Returns for how long, as far as this
     /// process knows.
-    #[expect(
-        clippy::must_use_candidate,
-        reason = "the pause holds whether or not anybody is told of it"
-    )]
     pub fn throttled(self, answer: ThrottleHint) -> Duration {
-        match self {
-            Self::Local(permit) => permit.throttled(answer),
-            Self::Shared(permit) => permit.throttled(answer),
-        }
+        either!(self, permit => permit.throttled(answer))
     }
 }

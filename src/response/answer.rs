@@ -19,6 +19,7 @@ use crate::attempt::Failure;
 use crate::caller::RequestId;
 use crate::memory::{Exhausted, LARGE_ANSWER, MemoryBudget};
 use crate::scan::{self, ForwardReason, Operation, ServedResponse, Status, UpstreamResponse};
+use crate::telemetry::log;
 
 /// The body of every response: complete, and shared with the cache.
 pub type Body = Full<Bytes>;
@@ -218,7 +219,7 @@ pub(super) fn failed(
             ended: Some(Ended {
                 outcome: Outcome::of_answer(scan::Outcome::Forwarded, answer.status, config.token_owner),
                 forward: status.forward,
-                cause: Some(chain(error)),
+                cause: Some(log::chain(error.as_ref())),
             }),
             id: id.clone(),
             at,
@@ -232,7 +233,7 @@ pub(super) fn failed(
             outcome,
             forward: None,
             cause: Some(match outcome {
-                Outcome::Failed => chain(error),
+                Outcome::Failed => log::chain(error.as_ref()),
                 // No part failed: the detail for the caller says all there is to say, whatever
                 // layers the error came through.
                 _ => format!("{}: {}", problem.code, problem.detail),
@@ -379,16 +380,4 @@ fn refused_by_upstream(outcome: Outcome, status: StatusCode) -> Option<String> {
         Outcome::Served(_) => None,
         _ => Some(format!("Defender answered {status}")),
     }
-}
-
-/// The error with its causes. Errors of this crate contain neither secrets nor bodies.
-fn chain(error: &BoxError) -> String {
-    let mut text = String::new();
-    for cause in causes(error) {
-        if !text.is_empty() {
-            text.push_str(": ");
-        }
-        text.push_str(&cause.to_string());
-    }
-    text
 }

@@ -8,7 +8,7 @@ use http::{HeaderValue, StatusCode};
 use ring::digest;
 
 use super::layer::Tag;
-use crate::scan::{Headers, UpstreamResponse};
+use crate::scan::{Headers, UpstreamResponse, hex};
 
 /// The answer with its tag; for a caller that has the same tag, a 304 without body. Only successful
 /// answers have a tag.
@@ -33,8 +33,7 @@ pub(super) fn tagged(answer: UpstreamResponse, wanted: &Tag) -> (UpstreamRespons
 /// Half of the SHA-256, which is enough that two bodies never share a tag.
 fn tag(body: &[u8]) -> String {
     let digest = digest::digest(&digest::SHA256, body);
-    let digits = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}"));
-    format!("\"{}\"", digits.collect::<String>())
+    format!("\"{}\"", hex(&digest.as_ref()[..16]))
 }
 
 /// Whether `If-None-Match` contains the tag (RFC 9110 §13.1.2), by weak comparison; `*` matches

@@ -82,6 +82,16 @@ impl Problem {
         }
     }
 
+    /// The gateway can do less than usual for a while.
+    pub fn reduced_capacity(kind: ErrorCode, detail: impl Into<Cow<'static, str>>, retry_after: Duration) -> Self {
+        Self {
+            type_uri: Self::REDUCED_CAPACITY,
+            retry_after: Some(retry_after),
+            proxy_status_error: ProxyStatusError::Local,
+            ..Self::new(kind, detail)
+        }
+    }
+
     /// The same problem with another `Proxy-Status`.
     pub fn with_proxy_status(self, proxy_status_error: ProxyStatusError) -> Self {
         Self {

@@ -14,12 +14,7 @@ use crate::{cache, queue, quota, region, single_flight, token, upstream};
 /// The response to `error`: the first cause in its chain that the table knows decides. An unknown
 /// error is a failure of the gateway.
 pub fn problem(error: &BoxError) -> Problem {
-    causes(error).find_map(known).unwrap_or_else(|| {
-        Problem::new(
-            ErrorCode::InternalServerError,
-            "the gateway failed to handle the request; its log says more under the request's id",
-        )
-    })
+    causes(error).find_map(known).unwrap_or_else(panicked)
 }
 
 /// `error` and its causes, outermost first.
@@ -69,25 +64,14 @@ fn queue(refused: &queue::Refused) -> Problem {
     });
     let detail = format!("{}; {advice}come back in {wait_s} s", refused.reason.as_str());
     match refused.reason {
-        queue::Reason::ShuttingDown => Problem {
-            type_uri: Problem::REDUCED_CAPACITY,
-            ..Problem::new(ErrorCode::ShuttingDown, refused.reason.as_str())
-                .with_proxy_status(ProxyStatusError::Local)
-                .with_retry_after(MOMENT)
-        },
-        queue::Reason::StoreLost => Problem {
-            type_uri: Problem::REDUCED_CAPACITY,
-            ..Problem::new(ErrorCode::QuotaUnavailable, refused.reason.as_str())
-                .with_proxy_status(ProxyStatusError::Local)
-                .with_retry_after(wait)
-        },
+        queue::Reason::ShuttingDown => {
+            Problem::reduced_capacity(ErrorCode::ShuttingDown, refused.reason.as_str(), MOMENT)
+        }
+        queue::Reason::StoreLost => {
+            Problem::reduced_capacity(ErrorCode::QuotaUnavailable, refused.reason.as_str(), wait)
+        }
         // The quota of the caller's own token may have calls left.
-        queue::Reason::Tokens => Problem {
-            type_uri: Problem::REDUCED_CAPACITY,
-            ..Problem::new(ErrorCode::ServiceUnavailable, detail)
-                .with_proxy_status(ProxyStatusError::Local)
-                .with_retry_after(wait)
-        },
+        queue::Reason::Tokens => Problem::reduced_capacity(ErrorCode::ServiceUnavailable, detail, wait),
         // The caller's own limit, independent of the upstream's quota.
         queue::Reason::CallerLimiter => Problem::quota_exceeded(detail, wait, Policies::None),
         _ => Problem {
@@ -135,12 +119,7 @@ fn upstream(error: &upstream::Error) -> Problem {
 
 /// There is no memory for the request while others use it.
 fn exhausted(detail: String) -> Problem {
-    Problem {
-        type_uri: Problem::REDUCED_CAPACITY,
-        ..Problem::new(ErrorCode::ServiceUnavailable, detail)
-            .with_proxy_status(ProxyStatusError::Local)
-            .with_retry_after(Exhausted::RETRY_AFTER)
-    }
+    Problem::reduced_capacity(ErrorCode::ServiceUnavailable, detail, Exhausted::RETRY_AFTER)
 }
 
 fn no_answer(error: &region::Error) -> Problem {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::caller::Caller;
 use crate::scan::{Request, UpstreamResponse};
+use crate::telemetry::named_enum;
 
 /// A request of a caller.
 #[derive(Clone, Debug)]
@@ -34,34 +35,20 @@ pub struct ServedResponse {
     pub age: Option<Duration>,
 }
 
-/// The outcome of a request that was answered. (The others in the metrics are errors.)
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// Answered by a fresh entry of the cache.
-    Hit,
-    /// Answered by a stale entry of the cache.
-    Stale,
-    /// Answered by a call that an equal request had started.
-    Collapsed,
-    /// Answered by a batch: a call for several requests.
-    Merged,
-    /// Answered by a call of its own.
-    Forwarded,
-}
-
-impl Outcome {
-    /// All outcomes, in the order of their discriminants.
-    pub const ALL: [Self; 5] = [Self::Hit, Self::Stale, Self::Collapsed, Self::Merged, Self::Forwarded];
-
-    /// The name in metrics and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Stale => "stale",
-            Self::Collapsed => "collapsed",
-            Self::Merged => "merged",
-            Self::Forwarded => "forwarded",
-        }
+named_enum! {
+    /// The outcome of a request that was answered. (The others in the metrics are errors.)
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Outcome, as_str {
+        /// Answered by a fresh entry of the cache.
+        Hit = "hit",
+        /// Answered by a stale entry of the cache.
+        Stale = "stale",
+        /// Answered by a call that an equal request had started.
+        Collapsed = "collapsed",
+        /// Answered by a batch: a call for several requests.
+        Merged = "merged",
+        /// Answered by a call of its own.
+        Forwarded = "forwarded",
     }
 }
 
@@ -82,31 +69,20 @@ pub struct Status {
     pub detail: Option<&'static str>,
 }
 
-/// Why a request was forwarded and not answered from the cache (RFC 9211 §2.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ForwardReason {
-    /// Nothing was stored.
-    Miss,
-    /// The stored answer was too old.
-    Stale,
-    /// The caller's `Cache-Control` did not allow the stored answer.
-    Request,
-    /// Some of the ids were stored.
-    Partial,
-    /// The cache is not used for such requests.
-    Bypass,
-}
-
-impl ForwardReason {
-    /// The token of RFC 9211.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Miss => "miss",
-            Self::Stale => "stale",
-            Self::Request => "request",
-            Self::Partial => "partial",
-            Self::Bypass => "bypass",
-        }
+named_enum! {
+    /// Why a request was forwarded and not answered from the cache (RFC 9211 §2.2).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum ForwardReason, as_str {
+        /// Nothing was stored.
+        Miss = "miss",
+        /// The stored answer was too old.
+        Stale = "stale",
+        /// The caller's `Cache-Control` did not allow the stored answer.
+        Request = "request",
+        /// Some of the ids were stored.
+        Partial = "partial",
+        /// The cache is not used for such requests.
+        Bypass = "bypass",
     }
 }
 

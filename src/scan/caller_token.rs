@@ -1,11 +1,11 @@
 //! A caller's own access token.
 
 use std::fmt;
-use std::fmt::Write as _;
 
 use ring::digest;
 
 use crate::operation::Operation;
+use crate::scan::hex;
 use crate::secret::Secret;
 
 /// A bearer token of a caller, which is used upstream instead of the gateway's.
@@ -88,14 +88,6 @@ impl Payer {
         token_id: None,
         operation: Operation::HistoryByDefinition,
     };
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -4,22 +4,17 @@
 //! split or joined, unless they could be about certain rows or their number: then they would be
 //! wrong beside other rows.
 
-use std::borrow::Cow;
-use std::fmt;
-use std::marker::PhantomData;
-
-use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
-
 use crate::scan::SplitError;
 use crate::scan::id_class::Asked;
-use crate::scan::row::Text;
+use crate::scan::members::{Member, members, string};
 
-/// The members that are not documented.
-#[derive(Debug, Default)]
+/// The members of an answer.
+#[derive(Debug)]
 pub(super) struct Envelope<'a> {
-    others: Vec<(Cow<'a, str>, &'a RawValue)>,
+    /// The text of `value`.
+    pub(super) value: &'a str,
+    /// The members that are not documented.
+    others: Vec<Member<'a>>,
 }
 
 /// Parts of names that are about other pages, or about the number of rows.
@@ -29,21 +24,25 @@ impl<'a> Envelope<'a> {
     /// The most bytes of unknown members, because all of them are searched.
     const LARGEST: usize = 4096;
 
-    /// Parses an answer: its `value`, and its other members.
+    /// Parses an answer.
     ///
     /// # Errors
     ///
     /// [`SplitError::NextLink`] when there is a link to more rows, [`SplitError::Shape`] when it is
-    /// not one object with one `value` of the expected type.
-    pub(super) fn read<T: Deserialize<'a>>(text: &'a str) -> Result<(T, Self), SplitError> {
-        let mut json = serde_json::Deserializer::from_str(text);
-        let mut split_error = SplitError::Shape;
-        let reader = Reader {
-            split_error: &mut split_error,
-            list: PhantomData,
-        };
-        let read = reader.deserialize(&mut json).and_then(|read| json.end().map(|()| read));
-        read.map_err(|_| split_error)
+    /// not one object with one `value`.
+    pub(super) fn read(text: &'a str) -> Result<Self, SplitError> {
+        let (mut list, mut context, mut others) = (None, None, Vec::new());
+        for (name, value) in members(text).map_err(|_| SplitError::Shape)? {
+            match &*name {
+                "value" if list.is_none() => list = Some(value),
+                "value" => return Err(SplitError::Shape),
+                "@odata.context" if context.is_none() => context = Some(string(value).ok_or(SplitError::Shape)?),
+                other if other.to_ascii_lowercase().ends_with("nextlink") => return Err(SplitError::NextLink),
+                _ => others.push((name, value)),
+            }
+        }
+        let value = list.ok_or(SplitError::Shape)?;
+        Ok(Self { value, others })
     }
 
     /// Checks that no member is about some of the rows only, or their number.
@@ -52,12 +51,10 @@ impl<'a> Envelope<'a> {
     ///
     /// [`SplitError::Shape`] when one may be.
     pub(super) fn check(&self, asked: &Asked<'_>, rows: usize) -> Result<(), SplitError> {
-        let bytes: usize = self.others.iter().map(|(_, value)| value.get().len()).sum();
-        let is_about_rows = |(name, value): &(Cow<'_, str>, &RawValue)| {
+        let bytes: usize = self.others.iter().map(|(_, value)| value.len()).sum();
+        let is_about_rows = |(name, value): &Member<'_>| {
             let name = name.to_ascii_lowercase();
-            ABOUT_ROWS.iter().any(|part| name.contains(part))
-                || value.get().parse() == Ok(rows)
-                || names_an_id(asked, value.get())
+            ABOUT_ROWS.iter().any(|part| name.contains(part)) || value.parse() == Ok(rows) || names_an_id(asked, value)
         };
         if bytes > Self::LARGEST || self.others.iter().any(is_about_rows) {
             return Err(SplitError::Shape);
@@ -75,50 +72,6 @@ fn names_an_id(asked: &Asked<'_>, text: &str) -> bool {
         .any(|word| !word.is_empty() && asked.find(word).is_some())
 }
 
-struct Reader<'d, T> {
-    split_error: &'d mut SplitError,
-    list: PhantomData<T>,
-}
-
-impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for Reader<'_, T> {
-    type Value = (T, Envelope<'de>);
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_map(self)
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<'_, T> {
-    type Value = (T, Envelope<'de>);
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an answer")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        use serde::de::Error as _;
-        let (mut list, mut context) = (None, false);
-        let mut envelope = Envelope::default();
-        while let Some(Text(name)) = map.next_key::<Text<'de>>()? {
-            match &*name {
-                "value" if list.is_none() => list = Some(map.next_value()?),
-                "value" => return Err(A::Error::custom("two lists")),
-                "@odata.context" if !context => {
-                    context = true;
-                    map.next_value::<Text<'de>>()?;
-                }
-                other if other.to_ascii_lowercase().ends_with("nextlink") => {
-                    *self.split_error = SplitError::NextLink;
-                    return Err(A::Error::custom("next link"));
-                }
-                _ => envelope.others.push((name, map.next_value()?)),
-            }
-        }
-        let list = list.ok_or_else(|| A::Error::custom("no value"))?;
-        Ok((list, envelope))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,10 +79,11 @@ mod tests {
 
     fn check(members: &str) -> Result<(), SplitError> {
         let text = format!(r#"{{"value":[1,2,3]{members}}}"#);
-        let (list, envelope) = Envelope::read::<Vec<&RawValue>>(&text)?;
+        let envelope = Envelope::read(&text)?;
+        assert_eq!(envelope.value, "[1,2,3]");
         let guid = "7e8da3a5-90e9-4e22-ac1a-9b3d9a3b1d0f";
         let asked = Request::plain(Endpoint::HISTORY, [guid, "nightly"]).unwrap();
-        envelope.check(&Asked::new(&asked), list.len())
+        envelope.check(&Asked::new(&asked), 3)
     }
 
     #[test]

@@ -176,8 +176,8 @@ impl<'a> Asked<'a> {
     }
 
     /// Whether a row's member with this name contains its id.
-    pub(super) fn is_id_name(&self, name: &[u8]) -> bool {
-        self.names.iter().any(|known| known.as_bytes() == name)
+    pub(super) fn is_id_name(&self, name: &str) -> bool {
+        self.names.contains(&name)
     }
 
     /// The number of the one requested id that a row can mean by this text.
@@ -269,7 +269,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_question_with_two_spellings_of_one_id_shares_nothing() {
+    fn a_request_with_two_spellings_of_one_id_shares_nothing() {
         for spelling in spellings(GUID) {
             let request = request(&[GUID, &spelling, "b"]);
             let is_one = request.ids().len() == 2;

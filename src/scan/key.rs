@@ -68,11 +68,7 @@ impl Key {
     /// not unique enough for a lookup.
     pub fn short(&self) -> String {
         let digest = digest::digest(&digest::SHA256, self.0.as_bytes());
-        digest.as_ref().iter().take(6).fold(String::new(), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        hex(&digest.as_ref()[..6])
     }
 }
 
@@ -80,6 +76,15 @@ impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Key({})", self.short())
     }
+}
+
+/// The bytes of a digest in hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// The namespace of keys: answers depend on the tenant and on what its app may see.

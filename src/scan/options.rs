@@ -224,7 +224,7 @@ mod tests {
         ] {
             let options = Options::parse(Some(query)).unwrap();
             assert_eq!(options.query().unwrap_or_default(), sent);
-            assert_ne!(options, Options::default(), "it is no plain question");
+            assert_ne!(options, Options::default(), "it is no plain request");
         }
         assert!(parsed("page=2&x=defender-gateway-link").is_err());
     }

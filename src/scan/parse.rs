@@ -1,9 +1,7 @@
 //! Reads the ids from a body without building a tree.
 //!
-//! [`fast_parse`] reads bodies in the usual form; this module decides about all
-//! others.
+//! [`fast_parse`] reads bodies in the usual form; this module decides about all others.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -12,6 +10,7 @@ use serde_json::error::Category;
 use crate::scan::fast_parse;
 use crate::scan::ids::IdSet;
 use crate::scan::key::KeyPrefix;
+use crate::scan::members::Text;
 use crate::scan::{Excerpt, ParseError};
 
 /// Reads `{"<member>": [string, …]}`, or one string in place of the array, for a key that begins
@@ -68,6 +67,10 @@ impl Reading {
         E::custom("refused")
     }
 
+    fn push<E: serde::de::Error>(&mut self, id: &str) -> Result<(), E> {
+        self.ids.push(id).map_err(|fault| self.fail(fault))
+    }
+
     fn deserialize<'de, D: Deserializer<'de>>(&mut self, json: D) -> Result<(), D::Error> {
         json.deserialize_map(Object(self))
     }
@@ -86,7 +89,7 @@ impl<'de> Visitor<'de> for Object<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let member = self.0.member;
         let mut seen = false;
-        while let Some(name) = map.next_key_seed(Name)? {
+        while let Some(Text(name)) = map.next_key::<Text<'de>>()? {
             if name != member {
                 return Err(self.0.fail(ParseError::UnknownMember(Excerpt::new(&name), member)));
             }
@@ -101,33 +104,6 @@ impl<'de> Visitor<'de> for Object<'_> {
             return Err(self.0.fail(ParseError::NoMember(member)));
         }
         Ok(())
-    }
-}
-
-/// A member's name, borrowed if the body has it without escapes.
-struct Name;
-
-impl<'de> DeserializeSeed<'de> for Name {
-    type Value = Cow<'de, str>;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Name {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a member name")
-    }
-
-    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(name))
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(name.to_owned()))
     }
 }
 
@@ -150,34 +126,13 @@ impl<'de> Visitor<'de> for List<'_> {
     }
 
     fn visit_str<E: serde::de::Error>(self, id: &str) -> Result<(), E> {
-        self.0.ids.push(id).map_err(|fault| self.0.fail(fault))
+        self.0.push(id)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while list.next_element_seed(Element(&mut *self.0))?.is_some() {}
+        while let Some(Text(id)) = list.next_element::<Text<'de>>()? {
+            self.0.push(&id)?;
+        }
         Ok(())
-    }
-}
-
-/// One id of the array.
-struct Element<'r>(&'r mut Reading);
-
-impl<'de> DeserializeSeed<'de> for Element<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Element<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_str<E: serde::de::Error>(self, id: &str) -> Result<(), E> {
-        self.0.ids.push(id).map_err(|fault| self.0.fail(fault))
     }
 }

@@ -1,18 +1,18 @@
 //! Replaces credentials in answers, which are found by the names of their members.
 
-use std::fmt;
 use std::ops::Range;
 
 use bytes::Bytes;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
+use serde::de::IgnoredAny;
 
-use crate::scan::response_kind::without_mark;
-use crate::scan::row::Text;
+use crate::scan::members::{elements, members, range_in, text_of};
 use crate::scan::{Endpoint, UpstreamResponse};
 
 /// The replacement of a value that may contain credentials.
-const NOTHING: &[u8] = b"null";
+const NOTHING: &str = "null";
+
+/// The deepest nesting that is searched. Defender's answers have three levels.
+const DEPTH: u8 = 100;
 
 impl UpstreamResponse {
     /// The answer to a request to `endpoint` with null in place of every value that may contain
@@ -50,7 +50,7 @@ fn replaced(body: &Bytes, found: &[Range<usize>]) -> Bytes {
     let mut copied = 0;
     for secret in found {
         text.extend_from_slice(&body[copied..secret.start]);
-        text.extend_from_slice(NOTHING);
+        text.extend_from_slice(NOTHING.as_bytes());
         copied = secret.end;
     }
     text.extend_from_slice(&body[copied..]);
@@ -58,19 +58,31 @@ fn replaced(body: &Bytes, found: &[Range<usize>]) -> Bytes {
 }
 
 /// The ranges of the values that may contain credentials and are not null, in order; `None` when
-/// the body is no JSON.
-fn secrets(names: &'static [&'static str], body: &[u8]) -> Option<Vec<Range<usize>>> {
-    if names.is_empty() {
-        return Some(Vec::new());
+/// the body is no JSON, or nested too deeply.
+fn secrets(names: &[&str], body: &[u8]) -> Option<Vec<Range<usize>>> {
+    let mut found = Vec::new();
+    if !names.is_empty() {
+        search(names, text_of(body)?, DEPTH, &mut found)?;
     }
-    let text = std::str::from_utf8(without_mark(body)).ok()?;
-    let mut finder = Finder {
-        names,
-        origin: body.as_ptr().addr(),
-        found: Vec::new(),
-    };
-    finder.look(text).ok()?;
-    Some(finder.found)
+    Some(found.into_iter().map(|secret| range_in(body, secret)).collect())
+}
+
+fn search<'a>(names: &[&str], value: &'a str, depth: u8, found: &mut Vec<&'a str>) -> Option<()> {
+    let depth = depth.checked_sub(1)?;
+    match value.trim_ascii_start().as_bytes().first() {
+        Some(b'[') => elements(value)?
+            .into_iter()
+            .try_for_each(|element| search(names, element, depth, found)),
+        Some(b'{') => members(value).ok()?.into_iter().try_for_each(|(name, value)| {
+            // Names differ in case between the documentation and the service.
+            if !names.iter().any(|secret| secret.eq_ignore_ascii_case(&name)) {
+                return search(names, value, depth, found);
+            }
+            found.extend(Some(value).filter(|value| *value != NOTHING));
+            Some(())
+        }),
+        _ => serde_json::from_str::<IgnoredAny>(value).ok().map(drop),
+    }
 }
 
 /// Whether a text contains one of the names in any form. An escape may hide it.
@@ -78,80 +90,6 @@ fn may_mention(names: &[&str], body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body).to_ascii_lowercase();
     let is_there = |name: &&str| text.contains(&name.to_ascii_lowercase());
     names.iter().any(is_there) || !names.is_empty() && text.contains("\\u")
-}
-
-struct Finder {
-    names: &'static [&'static str],
-    origin: usize,
-    found: Vec<Range<usize>>,
-}
-
-impl Finder {
-    /// Searches one value, as deep as the parser goes, which is not far.
-    fn look(&mut self, text: &str) -> Result<(), serde_json::Error> {
-        let mut json = serde_json::Deserializer::from_str(text);
-        json.deserialize_any(Looking(self))?;
-        json.end()
-    }
-}
-
-struct Looking<'f>(&'f mut Finder);
-
-impl<'de> Visitor<'de> for Looking<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(Text(name)) = map.next_key::<Text<'de>>()? {
-            let raw = map.next_value::<&RawValue>()?.get();
-            // Names differ in case between the documentation and the service.
-            if !self.0.names.iter().any(|secret| secret.eq_ignore_ascii_case(&name)) {
-                if raw.starts_with(['{', '[']) {
-                    self.0.look(raw).map_err(serde::de::Error::custom)?;
-                }
-            } else if raw.as_bytes() != NOTHING {
-                let start = raw.as_ptr().addr() - self.0.origin;
-                self.0.found.push(start..start + raw.len());
-            }
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while let Some(raw) = list.next_element::<&RawValue>()? {
-            if raw.get().starts_with(['{', '[']) {
-                self.0.look(raw.get()).map_err(serde::de::Error::custom)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -239,11 +177,23 @@ mod tests {
                 r#"[{"scanAuthenticationParams":{}}]"#,
                 r#"[{"scanAuthenticationParams":null}]"#,
             ),
+            (
+                r#"{"a":{"scanAuthenticationParams":1},"scanAuthenticationParams":2,"b":["\""]}"#,
+                r#"{"a":{"scanAuthenticationParams":null},"scanAuthenticationParams":null,"b":["\""]}"#,
+            ),
+            (r#""scanAuthenticationParams""#, r#""scanAuthenticationParams""#),
             (r#"{"scanAuthenticationParams":{"authPassword":"p""#, ""),
             ("<html>no such page</html>", "<html>no such page</html>"),
         ] {
             assert_eq!(redacted(body), expected, "{body}");
         }
+    }
+
+    #[test]
+    fn deep_nesting_takes_no_deep_stack() {
+        let nested = |inner: &str| format!("{}{inner}{}", "[".repeat(1 << 18), "]".repeat(1 << 18));
+        assert_eq!(redacted(nested(r#"{"scanAuthenticationParams":1}"#)), "");
+        assert_eq!(redacted(nested("1")), nested("1"), "nothing in it has that name");
     }
 
     #[test]

@@ -229,18 +229,10 @@ impl Request {
         let Input::Ids { member, .. } = self.endpoint.operation.declaration().input else {
             return Bytes::new();
         };
-        let mut json = String::with_capacity(24 + self.key.len() + 2 * self.count);
-        json.push_str("{\"");
-        json.push_str(member);
-        json.push_str("\":[");
-        for (nth, id) in self.ids().enumerate() {
-            if nth > 0 {
-                json.push(',');
-            }
-            push_string(&mut json, id);
-        }
-        json.push_str("]}");
-        json.into()
+        let ids: Vec<&str> = self.ids().collect();
+        // Texts can always be written as JSON.
+        let ids = serde_json::to_string(&ids).unwrap_or_default();
+        format!("{{\"{member}\":{ids}}}").into()
     }
 }
 
@@ -256,31 +248,4 @@ impl std::hash::Hash for Request {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.key.hash(state);
     }
-}
-
-/// A JSON string (RFC 8259 §7). Control characters, quotes and backslashes must be escaped; nothing
-/// else needs to be.
-fn push_string(json: &mut String, text: &str) {
-    const HEX: [char; 16] = [
-        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
-    ];
-    json.push('"');
-    // Without an early end, so that many bytes are compared at a time.
-    let is_special = |byte: u8| matches!(byte, b'"' | b'\\' | ..0x20);
-    if !text.bytes().fold(false, |found, byte| found | is_special(byte)) {
-        json.push_str(text);
-        json.push('"');
-        return;
-    }
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => json.extend(['\\', c]),
-            '\0'..='\u{1f}' => {
-                json.push_str("\\u00");
-                json.extend([HEX[c as usize >> 4], HEX[c as usize & 15]]);
-            }
-            _ => json.push(c),
-        }
-    }
-    json.push('"');
 }

@@ -8,12 +8,10 @@
 //! Pure: the consequences (another region, a stale answer, nothing stored) are decided by the
 //! callers.
 
-use std::fmt;
-
 use http::{StatusCode, header};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::operation::Shape;
+use crate::scan::members::{members, text_of};
 use crate::scan::{Endpoint, UpstreamResponse};
 
 /// The class of a response.
@@ -116,28 +114,26 @@ fn check(response: &UpstreamResponse, expected: Expected) -> Result<(), Response
     if !response.may_be_json() {
         return Err(ResponseFault::ContentType);
     }
-    let body = without_mark(&response.body);
-    if body.trim_ascii().is_empty() {
+    let text = text_of(&response.body).ok_or(ResponseFault::NotJson)?;
+    if text.trim_ascii().is_empty() {
         return Err(ResponseFault::Empty);
     }
-    // The parser checks strings only as far as it must.
-    if std::str::from_utf8(body).is_err() {
-        return Err(ResponseFault::NotJson);
-    }
-    let members: Members = serde_json::from_slice(body).map_err(|_| ResponseFault::NotJson)?;
+    let members = members(text).map_err(|_| ResponseFault::NotJson)?;
+    // Of doubled members the last one counts, as for most parsers. Some of the documentation's
+    // examples are in Pascal case.
+    let value_of = |known: fn(&str) -> bool| {
+        let member = members.iter().rfind(|(name, _)| known(name));
+        member.map(|(_, value)| *value).filter(|value| *value != "null")
+    };
+    let is_list = || value_of(|name| name == "value").is_some_and(|value| value.starts_with('['));
+    let is_entity = || value_of(|name| matches!(name, "id" | "Id")).is_some_and(|id| !id.starts_with(['[', '{']));
+    let error = value_of(|name| name == "error");
     let fits = match expected {
-        Expected::Rows => members.value == Some(Kind::Array) && members.has_no_error(),
-        Expected::Entity => {
-            (members.value == Some(Kind::Array) || members.id == Some(Kind::Scalar)) && members.has_no_error()
-        }
-        Expected::Error => members.error == Some(Kind::Object),
+        Expected::Rows => error.is_none() && is_list(),
+        Expected::Entity => error.is_none() && (is_list() || is_entity()),
+        Expected::Error => error.is_some_and(|error| error.starts_with('{')),
     };
     if fits { Ok(()) } else { Err(ResponseFault::Shape) }
-}
-
-/// `body` without a byte order mark, which parsers may ignore (RFC 8259 §8.1).
-pub(super) fn without_mark(body: &[u8]) -> &[u8] {
-    body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body)
 }
 
 /// Whether a media type is JSON, or a type based on it (RFC 6839 §3.1), with any parameters.
@@ -154,106 +150,4 @@ fn is_json(media: &str) -> bool {
     };
     (kind.eq_ignore_ascii_case("application") || kind.eq_ignore_ascii_case("text"))
         && (name.eq_ignore_ascii_case("json") || ends_with("+json"))
-}
-
-/// The members that tell what an answer is. Of doubled members the last one counts, as for most
-/// parsers.
-#[derive(Default)]
-struct Members {
-    value: Option<Kind>,
-    error: Option<Kind>,
-    id: Option<Kind>,
-}
-
-impl Members {
-    fn has_no_error(&self) -> bool {
-        matches!(self.error, None | Some(Kind::Null))
-    }
-}
-
-/// The type of a JSON value, as far as it matters here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Null,
-    Scalar,
-    Array,
-    Object,
-}
-
-impl<'de> Deserialize<'de> for Members {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Members;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                let mut members = Members::default();
-                while let Some(name) = map.next_key::<super::row::Text<'de>>()? {
-                    match &*name.0 {
-                        "value" => members.value = Some(map.next_value()?),
-                        "error" => members.error = Some(map.next_value()?),
-                        // Some of the documentation's examples are in Pascal case.
-                        "id" | "Id" => members.id = Some(map.next_value()?),
-                        _ => {
-                            map.next_value::<IgnoredAny>()?;
-                        }
-                    }
-                }
-                Ok(members)
-            }
-        }
-        json.deserialize_map(Reader)
-    }
-}
-
-impl<'de> Deserialize<'de> for Kind {
-    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Kind;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON value")
-            }
-
-            fn visit_unit<E>(self) -> Result<Kind, E> {
-                Ok(Kind::Null)
-            }
-
-            fn visit_bool<E>(self, _: bool) -> Result<Kind, E> {
-                Ok(Kind::Scalar)
-            }
-
-            fn visit_i64<E>(self, _: i64) -> Result<Kind, E> {
-                Ok(Kind::Scalar)
-            }
-
-            fn visit_u64<E>(self, _: u64) -> Result<Kind, E> {
-                Ok(Kind::Scalar)
-            }
-
-            fn visit_f64<E>(self, _: f64) -> Result<Kind, E> {
-                Ok(Kind::Scalar)
-            }
-
-            fn visit_str<E>(self, _: &str) -> Result<Kind, E> {
-                Ok(Kind::Scalar)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Kind, A::Error> {
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Kind::Array)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Kind, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Kind::Object)
-            }
-        }
-        json.deserialize_any(Reader)
-    }
 }

@@ -6,13 +6,10 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
 
 use crate::scan::envelope::Envelope;
 use crate::scan::id_class::Asked;
-use crate::scan::response_kind::without_mark;
-use crate::scan::row::row_info;
-use crate::scan::walk::{Found, Stop, walk};
+use crate::scan::members::{elements, members, range_in, string, text_of};
 use crate::scan::{Request, SplitError};
 
 /// The rows of an answer to a plain request, each with its id.
@@ -29,13 +26,13 @@ pub struct Rows {
 }
 
 /// One row.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Row {
+#[derive(Clone, Debug)]
+struct Row {
     /// The number of its id among the requested ids.
-    pub(super) id: usize,
-    pub(super) text: Range<usize>,
+    id: usize,
+    text: Range<usize>,
     /// Its `LastScanned`, if it has one that can be compared as text.
-    pub(super) time: Option<Range<usize>>,
+    time: Option<Range<usize>>,
 }
 
 /// The white space and commas between the brackets of `value`.
@@ -62,32 +59,13 @@ impl Rows {
             return Err(SplitError::Unattributed);
         }
         let asked = Asked::new(request);
-        let found = walk(&asked, body).or_else(|_| read(&asked, body))?;
-        Ok(Self::new(found, &asked, body))
-    }
-
-    /// The same for callers that do not need the reason of a failure, which can often be seen at
-    /// the first row.
-    pub fn certain(request: &Request, body: &Bytes) -> Option<Self> {
-        if !request.has_distinct_ids() {
-            return None;
-        }
-        let asked = Asked::new(request);
-        let found = match walk(&asked, body) {
-            Ok(found) => found,
-            Err(Stop::Never) => return None,
-            Err(Stop::Unsure) => read(&asked, body).ok()?,
-        };
-        Some(Self::new(found, &asked, body))
-    }
-
-    fn new((inside, list): Found, asked: &Asked<'_>, body: &Bytes) -> Self {
-        Self {
+        let (inside, list) = read(&asked, body)?;
+        Ok(Self {
             body: body.clone(),
             inside,
             list,
             asked: asked.ids.len(),
-        }
+        })
     }
 
     /// The number of requested ids.
@@ -165,40 +143,52 @@ impl Rows {
     }
 }
 
-/// Splits an answer in any layout.
-pub(super) fn read(asked: &Asked<'_>, body: &[u8]) -> Result<Found, SplitError> {
-    let text = std::str::from_utf8(body).map_err(|_| SplitError::Shape)?;
-    let json = std::str::from_utf8(without_mark(body)).map_err(|_| SplitError::Shape)?;
-    let (raw, envelope) = Envelope::read::<Vec<&RawValue>>(json)?;
-    envelope.check(asked, raw.len())?;
-    let Some((first, last)) = raw.first().zip(raw.last()) else {
-        let (list, _) = Envelope::read::<&RawValue>(json)?;
-        let list = within(text, list.get()).ok_or(SplitError::Shape)?;
-        return Ok((list.start + 1..list.end - 1, Vec::new()));
-    };
-    let begin = within(text, first.get()).ok_or(SplitError::Shape)?.start;
-    let end = within(text, last.get()).ok_or(SplitError::Shape)?.end;
-    let mut rows = Vec::with_capacity(raw.len());
-    for row in raw {
-        let row_info = row_info(asked, row.get())?;
-        rows.push(Row {
-            id: row_info.id,
-            text: within(text, row.get()).ok_or(SplitError::Shape)?,
-            time: row_info.time.and_then(|time| within(text, time)),
-        });
-    }
-    // Between brackets and rows there is only space.
-    let start = text[..begin].trim_end_matches(SPACE).len();
-    let end = text.len() - text[end..].trim_start_matches(SPACE).len();
-    Ok((start..end, rows))
+/// The range between the brackets of `value`, and the rows in it.
+fn read(asked: &Asked<'_>, body: &[u8]) -> Result<(Range<usize>, Vec<Row>), SplitError> {
+    let text = text_of(body).ok_or(SplitError::Shape)?;
+    let envelope = Envelope::read(text)?;
+    let rows = elements(envelope.value).ok_or(SplitError::Shape)?;
+    envelope.check(asked, rows.len())?;
+    let rows: Option<_> = rows.into_iter().map(|row| Row::read(asked, body, row)).collect();
+    let list = range_in(body, envelope.value);
+    Ok((list.start + 1..list.end - 1, rows.ok_or(SplitError::Unattributed)?))
 }
 
-/// White space in JSON (RFC 8259 §2).
-const SPACE: [char; 4] = [' ', '\n', '\r', '\t'];
+impl Row {
+    /// `None` when it is not certain which of the requested ids the row is about.
+    fn read(asked: &Asked<'_>, body: &[u8], row: &str) -> Option<Self> {
+        let (mut id, mut time, mut times) = (None, None, 0);
+        for (name, value) in members(row).ok()? {
+            if asked.is_id_name(&name) {
+                let named = asked.find(&string(value)?)?;
+                if id.replace(named).is_some_and(|id| id != named) {
+                    return None;
+                }
+            } else if name == "LastScanned" {
+                times += 1;
+                time = timestamp(value);
+            }
+        }
+        Some(Self {
+            id: id?,
+            text: range_in(body, row),
+            time: time.filter(|_| times == 1).map(|time| range_in(body, time)),
+        })
+    }
+}
 
-/// The range of `part`, a slice of `whole`, in it.
-fn within(whole: &str, part: &str) -> Option<Range<usize>> {
-    let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
-    let range = start..start + part.len();
-    (whole.get(range.clone())? == part).then_some(range)
+/// The content of a JSON string that is a timestamp in the one documented form,
+/// `2026-03-01T04:05:06.1234567Z`. Within this form, but not across forms, times compare as texts
+/// do.
+fn timestamp(value: &str) -> Option<&str> {
+    const FORM: &[u8] = b"0000-00-00T00:00:00.0000000Z";
+    let text = value.strip_prefix('"')?.strip_suffix('"')?;
+    let fits = |(byte, form): (u8, &u8)| {
+        if *form == b'0' {
+            byte.is_ascii_digit()
+        } else {
+            byte == *form
+        }
+    };
+    (text.len() == FORM.len() && text.bytes().zip(FORM).all(fits)).then_some(text)
 }

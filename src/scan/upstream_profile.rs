@@ -108,18 +108,13 @@ impl UpstreamProfile {
             || self.merge_evidence.is_proven(endpoint) && (request.ids().len() == 1 || self.ordering(endpoint).is_ok())
     }
 
-    /// Learns from an upstream answer to a plain request.
-    pub fn learn(&self, endpoint: Endpoint, rows: &Rows) {
-        {
-            let mut learned = self.learned(endpoint);
+    /// Learns from an upstream answer to a request that wants all rows of its ids.
+    pub fn learn(&self, request: &Request, rows: &Rows) {
+        let endpoint = request.endpoint();
+        let mut learned = self.learned(endpoint);
+        if !request.asks_for_all() {
             learned.longest = learned.longest.max(rows.len());
         }
-        self.learn_all(endpoint, rows);
-    }
-
-    /// Learns from an answer to a request with the largest `$top`.
-    pub fn learn_all(&self, endpoint: Endpoint, rows: &Rows) {
-        let mut learned = self.learned(endpoint);
         learned.order(rows);
         learned.longest_of_all = learned.longest_of_all.max(rows.len());
         learned.widest = learned.widest.max(rows.asked());
@@ -287,13 +282,17 @@ mod tests {
         Rows::split(&Request::plain(Endpoint::HISTORY, ids).unwrap(), &body.into()).unwrap()
     }
 
+    fn learn(upstream_profile: &UpstreamProfile, rows: &Rows) {
+        upstream_profile.learn(&Request::plain(Endpoint::HISTORY, ["z"]).unwrap(), rows);
+    }
+
     #[test]
     fn an_answer_is_complete_only_if_a_longer_one_was_seen() {
         let upstream_profile = UpstreamProfile::new(0);
         let answer = |upstream_profile: &UpstreamProfile, endpoint, n| {
             let rows = rows(&vec![("a", 1); n]);
             let complete = upstream_profile.complete(endpoint, &rows);
-            upstream_profile.learn(endpoint, &rows);
+            upstream_profile.learn(&Request::plain(endpoint, ["z"]).unwrap(), &rows);
             complete
         };
         let learn = |n| answer(&upstream_profile, Endpoint::HISTORY, n);
@@ -320,7 +319,7 @@ mod tests {
         let upstream_profile = UpstreamProfile::new(0);
         assert!(!upstream_profile.takes(Endpoint::HISTORY, 1));
         // For a, b and z.
-        upstream_profile.learn(Endpoint::HISTORY, &rows(&[("a", 1), ("b", 1)]));
+        learn(&upstream_profile, &rows(&[("a", 1), ("b", 1)]));
         assert!(upstream_profile.takes(Endpoint::HISTORY, 3));
         assert!(!upstream_profile.takes(Endpoint::HISTORY, 4));
         assert!(!upstream_profile.takes(Endpoint::HISTORY_V1, 1), "versions are apart");
@@ -332,11 +331,11 @@ mod tests {
         assert_eq!(upstream_profile.rows_for(Endpoint::HISTORY, 10), None);
         assert_eq!(upstream_profile.ids_for(Endpoint::HISTORY, 10), None);
         // Four rows for every two ids.
-        upstream_profile.learn(Endpoint::HISTORY, &rows(&[("a", 1); 4]));
+        learn(&upstream_profile, &rows(&[("a", 1); 4]));
         assert_eq!(upstream_profile.rows_for(Endpoint::HISTORY, 10), Some(20));
         assert_eq!(upstream_profile.ids_for(Endpoint::HISTORY, 10), Some(5));
         for _ in 0..100_000 {
-            upstream_profile.learn(Endpoint::HISTORY, &rows(&[("a", 1)]));
+            learn(&upstream_profile, &rows(&[("a", 1)]));
         }
         assert_eq!(upstream_profile.rows_for(Endpoint::HISTORY, 100), Some(50));
         assert_eq!(upstream_profile.longest(Endpoint::HISTORY), 4);
@@ -345,7 +344,7 @@ mod tests {
     fn taught(lesson: &[(&str, u8)], times: usize) -> Result<Ordering, SplitError> {
         let upstream_profile = UpstreamProfile::new(0);
         for _ in 0..times {
-            upstream_profile.learn(Endpoint::HISTORY, &rows(lesson));
+            learn(&upstream_profile, &rows(lesson));
         }
         upstream_profile.ordering(Endpoint::HISTORY)
     }
@@ -377,10 +376,10 @@ mod tests {
     fn one_counterexample_is_enough() {
         let upstream_profile = UpstreamProfile::new(0);
         for _ in 0..99 {
-            upstream_profile.learn(Endpoint::HISTORY, &rows(&[("b", 2), ("a", 1)]));
+            learn(&upstream_profile, &rows(&[("b", 2), ("a", 1)]));
         }
         assert_eq!(upstream_profile.ordering(Endpoint::HISTORY), Ok(Ordering::NewestFirst));
-        upstream_profile.learn(Endpoint::HISTORY, &rows(&[("b", 1), ("a", 2)]));
+        learn(&upstream_profile, &rows(&[("b", 1), ("a", 2)]));
         assert_eq!(upstream_profile.ordering(Endpoint::HISTORY), Err(SplitError::Order));
     }
 }

@@ -57,11 +57,15 @@ pub(super) enum LookupReply {
 
 /// An answer from the store, with times of this process's clock.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
-    pub(super) answer: UpstreamResponse,
-    pub(super) asked: Instant,
-    pub(super) stored: Instant,
-    pub(super) ttl: Duration,
+pub struct Found {
+    /// The answer.
+    pub answer: UpstreamResponse,
+    /// When its call left.
+    pub asked: Instant,
+    /// When it came.
+    pub stored: Instant,
+    /// How long it is fresh from `stored` on.
+    pub ttl: Duration,
 }
 
 /// How a lookup treats a stored value.

@@ -1,12 +1,11 @@
 //! The settings of the shared cache.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::memory::MemoryBudget;
 use crate::operation::Lifetime;
-use crate::scan::{Endpoint, Key, Namespace};
+use crate::scan::{Endpoint, Key, Namespace, hex};
 use crate::store;
 
 /// The settings of the shared cache.
@@ -81,13 +80,7 @@ impl Config {
     }
 
     pub(super) fn name(&self, key: &Key) -> Name {
-        let digest = key.digest(&self.namespace);
-        let hex = digest.iter().fold(String::with_capacity(64), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
-        Name(hex.into())
+        Name(hex(&key.digest(&self.namespace)).into())
     }
 
     /// The keys of an answer and its lease. The braces put both into one slot of a cluster, and

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Either};
 use http::StatusCode;
@@ -18,22 +17,11 @@ use super::waiters::{LeaseEvent, Waiters, listen};
 use super::write_queue::{WriteQueue, run_writer};
 use super::{Config, Metrics};
 use crate::BoxError;
-use crate::scan::{self, Call, Request, ResponseKind, ServedResponse, Status, UpstreamResponse};
+use crate::scan::{self, Call, Request, ResponseKind, ServedResponse, Status};
 use crate::task::Tasks;
 
-/// The times of an answer by this process's clock, and how long it is fresh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Freshness {
-    /// When the call left.
-    pub asked: Instant,
-    /// When its answer came.
-    pub stored: Instant,
-    /// How long it is fresh from `stored` on.
-    pub ttl: Duration,
-}
-
 /// Inserts another replica's answer into this replica's memory.
-pub type InsertLocal = Arc<dyn Fn(&Request, &Freshness, &UpstreamResponse) + Send + Sync>;
+pub type InsertLocal = Arc<dyn Fn(&Request, &Found) + Send + Sync>;
 
 /// This replica's part of the shared cache. Clones are the same part.
 #[derive(Clone, Debug)]
@@ -248,16 +236,6 @@ fn served(found: &Found, via: Via, now: Instant) -> ServedResponse {
             ..Status::default()
         },
         age: Some(age),
-    }
-}
-
-impl Found {
-    pub(super) fn freshness(&self) -> Freshness {
-        Freshness {
-            asked: self.asked,
-            stored: self.stored,
-            ttl: self.ttl,
-        }
     }
 }
 

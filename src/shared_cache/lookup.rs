@@ -72,7 +72,7 @@ async fn follow(inner: &Arc<Inner>, request: &Request, name: &Name) -> LookupOut
             LookupReply::Found(found) => {
                 lease.not_granted();
                 if found.ttl > found.stored.elapsed() {
-                    (inner.insert_local)(request, &found.freshness(), &found.answer);
+                    (inner.insert_local)(request, &found);
                     return LookupOutcome::Found(Arc::new(found), via);
                 }
                 // The answer expired on its way, or is too old by this replica's settings.

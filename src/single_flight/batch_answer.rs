@@ -147,7 +147,7 @@ impl FlightDriver {
         answered += joining.into_iter().map(|member| answer.join(member)).sum::<usize>();
         answered += answer.tell(batcher, members, (!finds_out).then_some(longest));
         if !is_alone {
-            batcher.record_batch(answered);
+            batcher.metrics.record_batch(answered);
         }
         match own {
             Some(MemberResponse { answer, asked }) => {

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use tokio::sync::futures::Notified;
 use tokio::time::{Instant, timeout_at};
 
 use crate::attempt::QueuePosition;
@@ -64,19 +63,9 @@ impl Batcher {
         (slots >= calls && !interval.is_zero()).then(|| until.min(now + interval))
     }
 
-    /// Resolves when a flight that held, or waited for, a slot has left, with or without a batch.
-    pub(super) fn slot_released(&self) -> Notified<'_> {
-        self.slot_released.notified()
-    }
-
     /// Whether a request with this many rows would get all of them in an answer of its own.
     pub(super) fn fits(&self, flight: &Flight, rows: usize) -> bool {
         self.upstream_profile.fits(flight.request(), rows)
-    }
-
-    /// Wakes the flights that wait for the profile to learn from an answer.
-    pub(super) fn notify_profile_change(&self) {
-        self.profile_changed.notify_waiters();
     }
 
     /// Waits, for at most [`PROFILE_WAIT`], until the profile knows that this many rows fit in one

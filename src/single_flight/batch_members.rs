@@ -15,7 +15,7 @@ use crate::single_flight::pending::PendingFlights;
 impl Batcher {
     /// What other calls have brought for a flight since its last waiter asked, and when that was.
     fn stored_rows(&self, flight: &Flight) -> Option<(Instant, Box<dyn StoredRows>)> {
-        let since = flight.rows_since()?;
+        let since = flight.state().rows_since()?;
         Some((since, self.cache_sink.rows_since(flight.request(), since)?))
     }
 
@@ -25,7 +25,8 @@ impl Batcher {
         let stored = self.cache_sink.rows_since(carrier.request(), since);
         let stored = stored.filter(|stored| stored.missing().is_some());
         if stored.is_none() {
-            carrier.take_no_rows();
+            // It takes no rows of other calls after all.
+            carrier.state().forget_part();
         }
         stored
     }

@@ -62,7 +62,7 @@ impl Flight {
     }
 
     /// The request to send: the batch's, if there is one.
-    pub(super) fn question(&self) -> Arc<Request> {
+    pub(super) fn request_to_send(&self) -> Arc<Request> {
         match &self.state().batch_role {
             BatchRole::Carrier(batch) => Arc::clone(&batch.request),
             BatchRole::Solo | BatchRole::Member(_) | BatchRole::NeverBatch => Arc::clone(self.request()),
@@ -115,23 +115,13 @@ impl Flight {
         self.state().batch_role = BatchRole::Carrier(batch);
     }
 
-    /// The same as [`Flight::rows_since`], for a flight whose call leaves now: nobody joins it any
+    /// The same as [`State::rows_since`](super::flight::State::rows_since), for a flight whose call leaves now: nobody joins it any
     /// more, unless it turns out to take no such rows.
     pub(super) fn take_rows_since(&self) -> Option<Instant> {
         let mut state = self.state();
         let since = state.rows_since()?;
         state.part = Part::Some;
         Some(since)
-    }
-
-    /// It takes no rows of other calls after all.
-    pub(super) fn take_no_rows(&self) {
-        self.state().forget_part();
-    }
-
-    /// When its last waiter asked, if it may take rows that have come since.
-    pub(super) fn rows_since(&self) -> Option<Instant> {
-        self.state().rows_since()
     }
 
     /// From now on the flight asks for all of its ids.
@@ -215,7 +205,7 @@ impl Flight {
     pub(super) fn end_trace(&self, failed: bool) {
         let call = std::mem::take(&mut self.state().trace);
         if !matches!(call, trace::Call::None) {
-            call.finish(&self.participants(), self.question().ids().len(), failed);
+            call.finish(&self.participants(), self.request_to_send().ids().len(), failed);
         }
     }
 

@@ -86,14 +86,9 @@ impl Batcher {
     fn rows_of(&self, request: &Request, result: &Result<UpstreamResponse, BoxError>) -> Result<Rows, SplitError> {
         let rows = attributed_rows(request, result)?;
         let complete = self.upstream_profile.complete(request.endpoint(), &rows);
-        self.upstream_profile.learn_all(request.endpoint(), &rows);
+        self.upstream_profile.learn(request, &rows);
         self.profile_changed.notify_waiters();
         complete.map(|()| rows)
-    }
-
-    /// Counts a batch that was answered and split.
-    pub(super) fn record_batch(&self, requests: usize) {
-        self.metrics.record_batch(requests);
     }
 }
 
@@ -115,20 +110,23 @@ pub(super) fn attributed_rows(
     Rows::split(request, &answer.body).map_err(unless_rubbish)
 }
 
-/// How many rows of the answer to `whole` belong to the ids of `part`.
-pub(super) fn count_rows(whole: &Request, part: &Request, rows: &Rows) -> usize {
+/// Whether the id with this number among those of `whole` is one of `part`.
+fn is_of(whole: &Request, part: &Request) -> impl Fn(usize) -> bool {
     let part: HashSet<&str> = part.ids().collect();
     let wanted: Vec<bool> = whole.ids().map(|id| part.contains(id)).collect();
-    rows.iter().filter(|(id, ..)| wanted.get(*id) == Some(&true)).count()
+    move |id| wanted.get(id) == Some(&true)
+}
+
+/// How many rows of the answer to `whole` belong to the ids of `part`.
+pub(super) fn count_rows(whole: &Request, part: &Request, rows: &Rows) -> usize {
+    let is_wanted = is_of(whole, part);
+    rows.iter().filter(|(id, ..)| is_wanted(*id)).count()
 }
 
 /// The part of the answer to `whole` that answers `part`, whose ids are all among those of `whole`.
 pub(super) fn split_for(whole: &Request, part: &Request, rows: &Rows, answer: &UpstreamResponse) -> UpstreamResponse {
-    let part: HashSet<&str> = part.ids().collect();
-    let wanted: Vec<bool> = whole.ids().map(|id| part.contains(id)).collect();
     UpstreamResponse {
-        status: answer.status,
-        headers: answer.headers.clone(),
-        body: rows.only(|id| wanted.get(id).copied().unwrap_or(false)),
+        body: rows.only(is_of(whole, part)),
+        ..answer.clone()
     }
 }

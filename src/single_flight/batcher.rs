@@ -199,7 +199,7 @@ impl Batcher {
         // of each other.
         let mut state = self.state();
         if !carrier.start(now) {
-            return carrier.question();
+            return carrier.request_to_send();
         }
         let endpoint = own.endpoint();
         state.pending[endpoint.index()].clear(|flight| std::ptr::eq(flight, carrier));
@@ -215,7 +215,7 @@ impl Batcher {
             drop(state);
         }
         self.slot_released.notify_waiters();
-        carrier.question()
+        carrier.request_to_send()
     }
 
     fn attach(&self, carrier: &Flight, stored: Option<Box<dyn StoredRows>>, members: Vec<BatchMember>, now: Instant) {

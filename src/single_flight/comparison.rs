@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower::{Service, ServiceExt as _};
+use tower::ServiceExt as _;
 
-use crate::BoxError;
 use crate::attempt::{Attempt, LateBoundRequest, QueuePosition, Retries};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use crate::scan::{Comparison, Payer, Request, Rows, UpstreamProfile, UpstreamResponse};
+use crate::scan::{Comparison, Payer, Request, Rows, UpstreamProfile};
 use crate::single_flight::batch_split::attributed_rows;
 use crate::single_flight::batcher::{BatchWhen, Batcher};
+use crate::single_flight::driver::Below;
 use crate::telemetry::trace::Trace;
 
 /// The request of a comparison call.
@@ -62,10 +62,7 @@ impl Batcher {
     }
 
     /// Makes a comparison call. It has no time to wait for a slot.
-    pub(super) async fn compare<S>(&self, comparison: Comparison, inner: S)
-    where
-        S: Service<Attempt, Response = UpstreamResponse, Error = BoxError>,
-    {
+    pub(super) async fn compare(&self, comparison: Comparison, inner: Below) {
         let now = Instant::now();
         let attempt = Attempt {
             request: Arc::new(ComparisonRequest {
@@ -87,7 +84,7 @@ impl Batcher {
         let result = inner.oneshot(attempt).await;
         let rows = attributed_rows(&comparison.request, &result);
         if let Ok(rows) = &rows {
-            self.upstream_profile.learn_all(comparison.request.endpoint(), rows);
+            self.upstream_profile.learn(&comparison.request, rows);
         }
         let fits = |request: &Request, rows: usize| self.upstream_profile.fits(request, rows);
         self.upstream_profile.merge_evidence().end_comparison(

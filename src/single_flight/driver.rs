@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::StatusCode;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep, sleep_until};
-use tower::{Service, ServiceExt as _};
+use tower::ServiceExt as _;
+use tower::util::BoxCloneService;
 
 use crate::BoxError;
 use crate::attempt::{Attempt, Failure, LateBoundRequest, Retries, RetryHint};
@@ -18,6 +19,9 @@ use crate::single_flight::flight::{Flight, Next, Stage};
 use crate::single_flight::flight_result::{BatchKind, FlightResponse};
 use crate::single_flight::flight_table::FlightTable;
 use crate::single_flight::waiter::Leader;
+
+/// The service that makes calls.
+pub(super) type Below = BoxCloneService<Attempt, UpstreamResponse, BoxError>;
 
 /// One flight under way. However it ends, the flight is no longer in the table afterwards, and no
 /// waiter is left waiting.
@@ -57,11 +61,7 @@ impl FlightDriver {
         }
     }
 
-    pub(super) async fn run<S>(self, inner: S)
-    where
-        S: Service<Attempt, Response = UpstreamResponse, Error = BoxError> + Clone + Send + 'static,
-        S::Future: Send,
-    {
+    pub(super) async fn run(self, inner: Below) {
         let mut next = self.flight.leader();
         while let Some(leader) = next {
             next = match self.attempt(&leader, inner.clone()).await {
@@ -94,17 +94,13 @@ impl FlightDriver {
         if let Some(batcher) = self.flight_table.batcher()
             && let Some(comparison) = batcher.begin_comparison(self.flight.request())
         {
-            // On the heap, because hardly any flight gets here.
-            Box::pin(batcher.compare(comparison, inner)).await;
+            batcher.compare(comparison, inner).await;
         }
     }
 
     /// Queues for a slot and makes the call, unless the flight is cancelled or becomes a member
     /// before that.
-    async fn attempt<S>(&self, leader: &Leader, inner: S) -> StepResult
-    where
-        S: Service<Attempt, Response = UpstreamResponse, Error = BoxError> + Clone,
-    {
+    async fn attempt(&self, leader: &Leader, inner: Below) -> StepResult {
         let batcher = self.flight.batcher().filter(|_| self.flight.can_batch());
         let attempt = Attempt {
             request: Arc::clone(&self.flight) as Arc<dyn LateBoundRequest>,
@@ -148,20 +144,17 @@ impl FlightDriver {
     }
 
     /// Queues for a slot and, when the queue has none in time, waits to join a batch instead.
-    async fn queue_for_batch<S>(
+    async fn queue_for_batch(
         &self,
         batcher: &Batcher,
-        inner: S,
+        inner: Below,
         attempt: Attempt,
-    ) -> Result<UpstreamResponse, BoxError>
-    where
-        S: Service<Attempt, Response = UpstreamResponse, Error = BoxError> + Clone,
-    {
+    ) -> Result<UpstreamResponse, BoxError> {
         let (place, deadline) = (attempt.position, attempt.caller.deadline);
         let mut is_refused = false;
         loop {
             // Subscribed before the queue is asked, so that no released slot is missed.
-            let slot_released = batcher.slot_released();
+            let slot_released = batcher.slot_released.notified();
             if is_refused
                 && batcher.expects_call(&self.flight, deadline)
                 && let Some(again) = batcher.can_join_batch(&self.flight, place, deadline)
@@ -246,18 +239,14 @@ impl FlightDriver {
         if answer.status == StatusCode::OK
             && answer.may_be_json()
             && request.is_whole()
-            && let Some(rows) = Rows::certain(request, &answer.body)
+            && let Ok(rows) = Rows::split(request, &answer.body)
         {
-            if request.asks_for_all() {
-                self.upstream_profile.learn_all(request.endpoint(), &rows);
-            } else {
-                self.upstream_profile.learn(request.endpoint(), &rows);
-            }
+            self.upstream_profile.learn(request, &rows);
             if let Some((batcher, asked)) = self.flight_table.batcher().zip(asked) {
                 batcher.observe(request, &rows, &answer.body, asked);
             }
             if let Some(batcher) = self.flight.batcher() {
-                batcher.notify_profile_change();
+                batcher.profile_changed.notify_waiters();
             }
         }
     }

@@ -53,5 +53,5 @@ pub struct DeadlineExceeded {
 
 /// The flight ended without a result: because of a panic, or because the runtime is shutting down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the call for this question was lost")]
+#[error("the call for this request was lost")]
 pub struct FlightDropped;

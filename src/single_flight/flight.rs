@@ -285,7 +285,7 @@ impl LateBoundRequest for Flight {
             return batcher.start(self);
         }
         self.start(Instant::now());
-        self.question()
+        self.request_to_send()
     }
 
     fn queues(&self, place: QueuePosition, start: Instant) {

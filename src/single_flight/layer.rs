@@ -1,11 +1,13 @@
 //! The tower layer and service of single flight.
 
 use std::fmt;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::{BoxFuture, Either};
+use futures_util::future::BoxFuture;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tower::Service;
 
@@ -14,11 +16,10 @@ use crate::attempt::{Attempt, Scarcity};
 use crate::caller::Caller;
 use crate::scan::{CacheSink, Call, Outcome, Payer, ServedResponse, Status, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::batcher::Batcher;
-use crate::single_flight::driver::FlightDriver;
+use crate::single_flight::driver::{Below, FlightDriver};
 use crate::single_flight::flight::Stage;
 use crate::single_flight::flight_result::{BatchKind, ResultReceiver, WaiterResponse, WaiterRole};
 use crate::single_flight::flight_table::{FlightTable, Joined, WaiterGuard};
-use crate::single_flight::leader_future::LeaderFuture;
 use crate::single_flight::{BatchConfig, DeadlineExceeded, FlightDropped, Metrics};
 use crate::task::Tasks;
 
@@ -60,6 +61,7 @@ pub struct Layer {
 }
 
 /// What all flights share.
+#[derive(Clone)]
 struct SharedState {
     config: Config,
     tasks: Tasks,
@@ -72,11 +74,10 @@ struct SharedState {
 impl SharedState {
     fn new_table(&self) -> FlightTable {
         let batcher = |merge| {
-            let (cache_sink, upstream_profile) = (Arc::clone(&self.cache_sink), Arc::clone(&self.upstream_profile));
             Arc::new(Batcher::new(
                 merge,
-                cache_sink,
-                upstream_profile,
+                Arc::clone(&self.cache_sink),
+                Arc::clone(&self.upstream_profile),
                 self.predicted_wait.clone(),
                 self.metrics.clone(),
             ))
@@ -86,8 +87,8 @@ impl SharedState {
 }
 
 impl Layer {
-    /// Flights run as `tasks` once their first waiter has left. Their answers go to `cache_sink`,
-    /// and `upstream_profile` learns from them; `predicted_wait` says when a request that leaves
+    /// Flights run as `tasks`. Their answers go to `cache_sink`, and `upstream_profile` learns from
+    /// them; `predicted_wait` says when a request that leaves
     /// early should come back.
     pub fn new(
         config: Config,
@@ -127,11 +128,9 @@ impl Layer {
         let old = &self.shared;
         let shared = SharedState {
             config,
-            tasks: old.tasks.clone(),
-            predicted_wait: old.predicted_wait.clone(),
-            metrics: old.metrics.clone(),
             cache_sink,
             upstream_profile,
+            ..SharedState::clone(old)
         };
         let is_same = config.merge == old.config.merge && Arc::ptr_eq(&shared.upstream_profile, &old.upstream_profile);
         Self {
@@ -203,7 +202,7 @@ where
 {
     type Response = ServedResponse;
     type Error = BoxError;
-    type Future = Either<LeaderFuture, BoxFuture<'static, Result<ServedResponse, BoxError>>>;
+    type Future = BoxFuture<'static, Result<ServedResponse, BoxError>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
@@ -215,17 +214,23 @@ where
     /// has not left yet, the call is given up.
     fn call(&mut self, call: Call) -> Self::Future {
         let Joined { guard, receiver, start } = self.flight_table.join(&call.request, &call.caller);
-        if let Some(flight) = start {
+        let shared = Arc::clone(&self.shared);
+        let task = start.map(|flight| {
             let driver = FlightDriver::new(
                 Arc::clone(&self.flight_table),
                 flight,
-                Arc::clone(&self.shared.cache_sink),
-                Arc::clone(&self.shared.upstream_profile),
+                Arc::clone(&shared.cache_sink),
+                Arc::clone(&shared.upstream_profile),
             );
-            let driver = driver.run(self.inner.clone());
-            return Either::Left(LeaderFuture::new(guard, receiver, driver, self.shared.tasks.clone()));
-        }
-        Either::Right(Box::pin(wait(guard, receiver, call.caller, Arc::clone(&self.shared))))
+            shared.tasks.spawn("flight", driver.run(Below::new(self.inner.clone())))
+        });
+        Box::pin(async move {
+            match wait(guard, receiver, call.caller, &shared).await {
+                Ok(response) => Ok(served(&response)),
+                Err(error) if error.is::<FlightDropped>() => Err(lost(task, error).await),
+                Err(error) => Err(error),
+            }
+        })
     }
 }
 
@@ -234,33 +239,43 @@ async fn wait(
     guard: WaiterGuard,
     mut receiver: ResultReceiver,
     caller: Arc<Caller>,
-    shared: Arc<SharedState>,
-) -> Result<ServedResponse, BoxError> {
+    shared: &SharedState,
+) -> Result<WaiterResponse, BoxError> {
     let mut until = caller.deadline;
-    let flight_result = loop {
+    loop {
         tokio::select! {
             biased;
-            flight_result = &mut receiver => break flight_result.map_err(|_| FlightDropped)?,
+            result = &mut receiver => return Ok(result.map_err(|_| FlightDropped)??),
             () = sleep_until(until) => {}
         }
-        // The queue itself rejects the leader's call, and says exactly when to come back.
-        if guard.flight.is_leader(guard.id) {
-            break receiver.await.map_err(|_| FlightDropped)?;
-        }
         match guard.flight.stage() {
+            // The queue itself rejects the leader's call, and says exactly when to come back.
+            _ if guard.flight.is_leader(guard.id) => break,
             Stage::Departed(at) if at + shared.config.attempt > until => until = at + shared.config.attempt,
             // The result is just being sent.
-            Stage::Over => break receiver.await.map_err(|_| FlightDropped)?,
+            Stage::Over => break,
             Stage::Waiting | Stage::Departed(_) => {
                 let retry_after = (shared.predicted_wait.wait)(guard.flight.request().payer());
                 return Err(DeadlineExceeded { retry_after }.into());
             }
         }
-    };
-    Ok(served(&flight_result?))
+    }
+    Ok(receiver.await.map_err(|_| FlightDropped)??)
 }
 
-pub(super) fn served(response: &WaiterResponse) -> ServedResponse {
+/// The error of a waiter whose flight ended without a result. A panic of the flight goes on in the
+/// request that started it, so that the request is counted as one that panicked.
+async fn lost(task: Option<JoinHandle<()>>, error: BoxError) -> BoxError {
+    if let Some(task) = task
+        && let Err(ended) = task.await
+        && let Ok(panic) = ended.try_into_panic()
+    {
+        resume_unwind(panic);
+    }
+    error
+}
+
+fn served(response: &WaiterResponse) -> ServedResponse {
     let shared = &response.shared;
     let joined = response.role == WaiterRole::Joined;
     ServedResponse {

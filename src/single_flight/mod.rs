@@ -1,8 +1,8 @@
 //! Single flight (request collapsing): one upstream call for all equal requests at the same time.
 //!
 //! The first request starts a flight; an equal request that comes before the flight ends joins it.
-//! When the first caller hangs up, the flight goes on as a task of its own, so that the other
-//! waiters are not affected. Different requests that wait at the same time can be united into one
+//! The flight is a task of its own, so that the other waiters are not affected when the first caller
+//! hangs up. Different requests that wait at the same time can be united into one
 //! call, which is called batching (see `batcher.rs`). This module never answers from memory, which
 //! is the task of the cache above it, and never decides when a call may leave, which is the task of
 //! the queue below it.
@@ -25,7 +25,6 @@ mod flight;
 mod flight_result;
 mod flight_table;
 mod layer;
-mod leader_future;
 mod metrics;
 mod pending;
 mod rejected_ids;

@@ -90,13 +90,8 @@ impl PendingFlights {
     fn count_until(&mut self) {
         let mut ids = HashSet::with_capacity_and_hasher(self.ids.len(), RandomState::default());
         for waiting in self.waiting.values_mut() {
-            ids.extend(
-                waiting
-                    .lacking
-                    .as_ref()
-                    .unwrap_or_else(|| waiting.flight.request())
-                    .ids(),
-            );
+            let lacking = waiting.lacking.as_ref();
+            ids.extend(lacking.unwrap_or_else(|| waiting.flight.request()).ids());
             waiting.ids_until = ids.len();
         }
     }

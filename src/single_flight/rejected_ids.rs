@@ -48,18 +48,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn rejected_ids_expire_and_are_bounded() {
-        let question = |id: &str| Request::plain(Endpoint::HISTORY, [id]).unwrap();
+        let request = |id: &str| Request::plain(Endpoint::HISTORY, [id]).unwrap();
         let mut rejected_ids = RejectedIds::default();
         let now = Instant::now();
         for n in 0..2000 {
-            rejected_ids.note(&question(&n.to_string()), now);
+            rejected_ids.note(&request(&n.to_string()), now);
         }
         assert_eq!(rejected_ids.until.len(), RejectedIds::MOST);
-        assert!(rejected_ids.include(&question("7"), now));
-        assert!(!rejected_ids.include(&question("x"), now));
+        assert!(rejected_ids.include(&request("7"), now));
+        assert!(!rejected_ids.include(&request("x"), now));
         let later = now + RejectedIds::TIME;
-        assert!(!rejected_ids.include(&question("7"), later));
-        rejected_ids.note(&question("x"), later);
+        assert!(!rejected_ids.include(&request("7"), later));
+        rejected_ids.note(&request("x"), later);
         assert_eq!(rejected_ids.until.len(), 1);
     }
 }

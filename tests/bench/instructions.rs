@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
+use tokio::runtime::{Builder, Runtime};
 use tokio::time::Instant;
 use tower::{Layer as _, Service as _, service_fn};
 
@@ -93,7 +94,7 @@ fn fields(times: usize) {
 
 /// A request that is asked upstream: flight, retry, queue and quota, over an upstream that answers
 /// at once; no socket, no HTTP.
-fn forwarded(times: usize) {
+fn forwarded(runtime: &Runtime, times: usize) {
     let request = support::parse_request(&support::body(1, 3));
     let answer = forwarded::rows(&request);
     let mut path = forwarded::paid(answer);
@@ -103,7 +104,7 @@ fn forwarded(times: usize) {
             request: Arc::new(request.clone()),
             caller: Arc::new(caller.clone()),
         };
-        let served = support::now(path.call(call)).unwrap();
+        let served = runtime.block_on(path.call(call)).unwrap();
         assert_eq!(served.outcome, Outcome::Forwarded);
     }
 }
@@ -137,10 +138,7 @@ fn decision(times: usize) {
 }
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let _guard = runtime.enter();
     let mut arguments = std::env::args().skip(1);
     // Run by `cargo bench` itself there are none, and nothing to count.
@@ -155,7 +153,7 @@ fn main() {
         "request" => request(times),
         "fields" => fields(times),
         "decision" => decision(times),
-        "forwarded" => forwarded(times),
+        "forwarded" => forwarded(&runtime, times),
         "rows" => rows(times),
         _ => unreachable!("an unknown case"),
     }

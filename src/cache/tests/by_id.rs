@@ -33,28 +33,28 @@ impl ById {
     /// Lets the profile see enough answers to know the order of rows.
     fn with_known_order() -> Self {
         let cache = Self::new();
-        let question = question(&["a", "b", "c", "d", "e", "f"]);
+        let request = request(&["a", "b", "c", "d", "e", "f"]);
         for _ in 0..4 {
-            let rows = Rows::split(&question, &upstream(&question).body).unwrap();
-            cache.upstream_profile.learn(Endpoint::HISTORY, &rows);
+            let rows = Rows::split(&request, &upstream(&request).body).unwrap();
+            cache.upstream_profile.learn(&request, &rows);
         }
         cache.upstream_profile.ordering(Endpoint::HISTORY).unwrap();
         cache
     }
 
     fn keep(&self, ids: &[&str]) {
-        let question = question(ids);
-        let answer = upstream(&question);
+        let request = request(ids);
+        let answer = upstream(&request);
         // As a flight does.
-        let rows = Rows::split(&question, &answer.body).unwrap();
-        self.upstream_profile.learn(Endpoint::HISTORY, &rows);
-        self.fixture.cache.keep(&question, &answer, Instant::now());
-        assert!(self.fixture.cache.find(question.key(), Instant::now()).is_some());
+        let rows = Rows::split(&request, &answer.body).unwrap();
+        self.upstream_profile.learn(&request, &rows);
+        self.fixture.cache.keep(&request, &answer, Instant::now());
+        assert!(self.fixture.cache.find(request.key(), Instant::now()).is_some());
     }
 
     fn ask(&mut self, ids: &[&str], cache_directives: CacheDirectives) -> JoinHandle<Result<ServedResponse, BoxError>> {
         let call = Call {
-            request: Arc::new(question(ids)),
+            request: Arc::new(request(ids)),
             ..call("x", cache_directives)
         };
         let future = self.fixture.front.call(call);
@@ -64,7 +64,7 @@ impl ById {
     /// What the cache answers from its fragments.
     async fn hit(&mut self, ids: &[&str]) -> ServedResponse {
         let served = self.ask(ids, only_if_cached()).await.unwrap().unwrap();
-        assert_eq!(served.answer.body, upstream(&question(ids)).body);
+        assert_eq!(served.answer.body, upstream(&request(ids)).body);
         assert_eq!((served.outcome, served.status.forward), (Outcome::Hit, None));
         served
     }
@@ -81,7 +81,7 @@ fn refusal(status: u16) -> UpstreamResponse {
     answer(status, r#"{"error":{"code":"c"}}"#)
 }
 
-fn question(ids: &[&str]) -> Request {
+fn request(ids: &[&str]) -> Request {
     Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap()
 }
 
@@ -144,7 +144,7 @@ async fn fragments_of_several_answers_are_joined_once_the_order_is_known() {
     cache.keep(&["a", "b"]);
     cache.keep(&["c", "d"]);
     let _asked = cache.ask(&["a", "c"], CacheDirectives::default());
-    let whole = upstream(&question(&["a", "c"]));
+    let whole = upstream(&request(&["a", "c"]));
     cache.asked(&["a", "c"], whole).await;
 
     let mut cache = ById::with_known_order();
@@ -163,9 +163,9 @@ async fn only_missing_ids_are_fetched() {
     cache.keep(&["a", "c", "z"]);
     pass(7).await;
     let asked = cache.ask(&["a", "b", "c", "d", "z"], CacheDirectives::default());
-    cache.asked(&["b", "d"], upstream(&question(&["b", "d"]))).await;
+    cache.asked(&["b", "d"], upstream(&request(&["b", "d"]))).await;
     let served = asked.await.unwrap().unwrap();
-    assert_eq!(served.answer.body, upstream(&question(&["a", "b", "c", "d", "z"])).body);
+    assert_eq!(served.answer.body, upstream(&request(&["a", "b", "c", "d", "z"])).body);
     assert_eq!(
         (served.outcome, served.status.forward),
         (Outcome::Forwarded, Some(ForwardReason::Partial))
@@ -186,14 +186,14 @@ async fn the_callers_directives_hold_for_every_fragment() {
         ..CacheDirectives::default()
     };
     let _asked = cache.ask(&["a", "b"], max_age);
-    cache.asked(&["a"], upstream(&question(&["a"]))).await;
+    cache.asked(&["a"], upstream(&request(&["a"]))).await;
     let _asked = cache.ask(&["a", "b"], no_cache());
-    cache.asked(&["a", "b"], upstream(&question(&["a", "b"]))).await;
+    cache.asked(&["a", "b"], upstream(&request(&["a", "b"]))).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_rest_that_does_not_fit_is_not_used() {
-    let rest = question(&["b"]);
+    let rest = request(&["b"]);
     let mut envelope = upstream(&rest);
     envelope.body = String::from_utf8(envelope.body.to_vec())
         .unwrap()
@@ -210,7 +210,7 @@ async fn a_rest_that_does_not_fit_is_not_used() {
         cache.keep(&["a"]);
         let asked = cache.ask(&["a", "b"], CacheDirectives::default());
         cache.asked(&["b"], rest).await;
-        let whole = upstream(&question(&["a", "b"]));
+        let whole = upstream(&request(&["a", "b"]));
         cache.asked(&["a", "b"], whole.clone()).await;
         let served = asked.await.unwrap().unwrap();
         assert_eq!(served.answer.body, whole.body);
@@ -240,7 +240,7 @@ async fn an_answer_that_may_be_cut_off_is_not_cut_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_question_with_options_is_never_put_together() {
+async fn a_request_with_options_is_never_put_together() {
     let mut cache = ById::with_known_order();
     cache.keep(&["a", "b"]);
     let request = Request::parse(Endpoint::HISTORY, Some("$top=1"), br#"{"ScanDefinitionIds":["a"]}"#).unwrap();
@@ -258,7 +258,7 @@ async fn a_question_with_options_is_never_put_together() {
 async fn an_answer_that_is_removed_leaves_no_fragments() {
     let mut cache = ById::with_known_order();
     cache.keep(&["a", "b"]);
-    let both = question(&["a", "b"]);
+    let both = request(&["a", "b"]);
     cache.fixture.cache.keep(&both, &refusal(403), Instant::now());
     assert!(cache.ask(&["a"], only_if_cached()).await.unwrap().is_err());
 }
@@ -284,7 +284,7 @@ async fn two_spellings_of_one_id_store_no_fragments_and_use_none() {
         "{0x60c4aa2d,0x7f35,0x4b8f,{0x9e,0x0a,0x00,0x00,0x00,0x00,0x0a,0x01}}".into(),
     ] {
         let mut cache = ById::with_known_order();
-        let both = question(&[GUID, &other]);
+        let both = request(&[GUID, &other]);
         assert_eq!(both.ids().len(), 2);
         cache.fixture.cache.keep(&both, &guid_rows(""), Instant::now());
         // Only the request itself is stored: it is not known which of the ids the rows belong to.
@@ -300,7 +300,7 @@ async fn two_spellings_of_one_id_store_no_fragments_and_use_none() {
             cache
                 .fixture
                 .cache
-                .keep(&question(&[id]), &guid_rows(""), Instant::now());
+                .keep(&request(&[id]), &guid_rows(""), Instant::now());
             let served = cache.ask(&[id], only_if_cached()).await.unwrap().unwrap();
             assert_eq!(served.answer.body, guid_rows("").body);
         }
@@ -312,7 +312,7 @@ async fn two_spellings_of_one_id_store_no_fragments_and_use_none() {
         cache
             .fixture
             .cache
-            .keep(&question(&["a", &other]), &guid_rows(rest), Instant::now());
+            .keep(&request(&["a", &other]), &guid_rows(rest), Instant::now());
         let served = cache.ask(&[&other], only_if_cached()).await.unwrap().unwrap();
         assert_eq!(served.answer.body, guid_rows("").body, "{other}");
     }
@@ -335,16 +335,16 @@ async fn fragments_are_joined_in_the_layout_of_the_answers() {
     for kept in [&[&["a", "b"][..], &["c"], &["z1"]][..], &[&["a"], &["b", "z1"], &["c"]]] {
         let mut cache = ById::with_known_order();
         for ids in kept {
-            let question = question(ids);
+            let request = request(ids);
             let rows = ids.iter().filter(|id| !id.starts_with('z')).count();
             cache
                 .fixture
                 .cache
-                .keep(&question, &style(&upstream(&question), rows), Instant::now());
+                .keep(&request, &style(&upstream(&request), rows), Instant::now());
         }
         for ids in [&["a", "c"][..], &["b"], &["z1"], &["a", "b", "c", "z1"]] {
             let served = cache.ask(ids, only_if_cached()).await.unwrap().unwrap();
-            let whole = upstream(&question(ids));
+            let whole = upstream(&request(ids));
             let rows = ids.iter().filter(|id| !id.starts_with('z')).count();
             assert_eq!(served.answer.body, style(&whole, rows).body, "{kept:?} {ids:?}");
         }
@@ -368,7 +368,7 @@ async fn what_other_calls_have_refreshed_is_not_refreshed_again() {
     cache.fixture.surplus.store(true, Ordering::Relaxed);
     let served = cache.ask(&["b"], CacheDirectives::default()).await.unwrap().unwrap();
     assert_eq!(served.outcome, Outcome::Stale);
-    cache.asked(&["b"], upstream(&question(&["b"]))).await;
+    cache.asked(&["b"], upstream(&request(&["b"]))).await;
     cache.fixture.nothing_is_asked().await;
     cache.hit(&["a"]).await;
 }

@@ -193,7 +193,7 @@ async fn run(seed: u64, tally: &mut Tally) {
         if answer.status == StatusCode::OK
             && let Ok(rows) = Rows::split(&call.request, &answer.body)
         {
-            upstream_profile.learn(call.request.endpoint(), &rows);
+            upstream_profile.learn(&call.request, &rows);
         }
         let kept = keep.keep(&call.request, &answer, Instant::now());
         let served = ServedResponse {

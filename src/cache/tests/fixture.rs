@@ -141,6 +141,11 @@ pub(super) fn answer(status: u16, body: &'static str) -> UpstreamResponse {
     }
 }
 
+/// An object of this many bytes.
+pub(super) fn long(bytes: usize) -> Bytes {
+    format!(r#"{{"value":["{}"]}}"#, "x".repeat(bytes - 14)).into()
+}
+
 pub(super) fn only_if_cached() -> CacheDirectives {
     CacheDirectives {
         only_if_cached: true,

@@ -1,4 +1,8 @@
+mod age;
 mod by_id;
 mod differential;
 pub(super) mod fixture;
+mod lists;
+mod memory;
+mod stale;
 mod whole;

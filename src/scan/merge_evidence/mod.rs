@@ -9,7 +9,6 @@
 //! One contradiction ends merging and forgets what was confirmed. After a pause, which doubles each
 //! time, it is found out anew, as long as comparison calls are left; there are ten in all.
 
-mod finding;
 mod record;
 mod seen_answers;
 #[cfg(test)]
@@ -23,8 +22,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
-pub use finding::MergeFinding;
-pub use record::MergeRecord;
+pub use record::{MergeFinding, MergeRecord};
 
 use record::Allowed;
 use seen_answers::{ComparisonCall, Observed, SeenAnswers};

@@ -1,8 +1,11 @@
 //! What has been found out about one endpoint.
 
+use std::fmt;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::scan::SplitError;
+use crate::scan::{Endpoint, SplitError};
 
 /// What has been found out about one endpoint, as it is shown and stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,5 +87,57 @@ impl MergeRecord {
             contradiction: Some(contradiction),
             ..Self::default()
         };
+    }
+}
+
+/// What has been found out about an endpoint. It is written as a sentence.
+#[derive(Clone, Copy, Debug)]
+pub struct MergeFinding {
+    /// The endpoint.
+    pub endpoint: Endpoint,
+    /// What has been found out.
+    pub record: MergeRecord,
+    /// After a contradiction: how much longer nothing is compared; `None` when nothing will be.
+    pub pause: Option<Duration>,
+}
+
+impl MergeFinding {
+    /// The state in one word, or two.
+    pub fn state(&self) -> &'static str {
+        if self.record.is_proven() {
+            "merging"
+        } else if self.record.contradiction.is_some() || self.record.is_exhausted() {
+            "not-merging"
+        } else {
+            "comparing"
+        }
+    }
+}
+
+impl fmt::Display for MergeFinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let MergeRecord {
+            calls,
+            answers,
+            ids,
+            rows,
+            ..
+        } = self.record;
+        if self.record.is_proven() {
+            return write!(
+                f,
+                "merged: {answers} answers, compared with those to up to {ids} ids and {rows} rows at once, were the same"
+            );
+        }
+        match self.record.contradiction {
+            Some(contradiction) => write!(f, "not merged: {contradiction}")?,
+            None => write!(f, "not merged: {answers} answers were compared")?,
+        }
+        write!(f, "; {calls} of {} comparison calls are used", MergeRecord::MOST_CALLS)?;
+        match self.pause {
+            _ if self.record.is_exhausted() => f.write_str(", and no more are made"),
+            Some(pause) if !pause.is_zero() => write!(f, ", the next in {} min", pause.as_secs().div_ceil(60)),
+            _ => Ok(()),
+        }
     }
 }

@@ -57,7 +57,7 @@ proptest! {
     }
 
     #[test]
-    fn different_questions_have_different_keys(
+    fn different_requests_have_different_keys(
         one in (endpoint(), options(), ids()), other in (endpoint(), options(), ids()),
     ) {
         let canonical = |(endpoint, options, ids): &(Endpoint, (Option<u32>, Option<u64>), Vec<String>)| {
@@ -73,7 +73,7 @@ proptest! {
     }
 
     #[test]
-    fn the_body_sent_is_read_back_as_the_same_question(endpoint in endpoint(), options in options(), ids in ids()) {
+    fn the_body_sent_is_read_back_as_the_same_request(endpoint in endpoint(), options in options(), ids in ids()) {
         let one = request(endpoint, options, &ids);
         let other = Request::parse(endpoint, one.query().as_deref(), &one.body()).unwrap();
         prop_assert_eq!(&one, &other);
@@ -107,7 +107,7 @@ fn pieces_cannot_flow_into_each_other() {
 }
 
 #[test]
-fn the_query_of_a_link_is_passed_on_as_it_is_and_makes_another_question() {
+fn the_query_of_a_link_is_passed_on_as_it_is_and_makes_another_request() {
     let request =
         |query: &str| Request::parse(Endpoint::HISTORY_V1, Some(query), br#"{"ScanDefinitionIds":["b","a"]}"#).unwrap();
     let queries = [
@@ -132,7 +132,7 @@ fn the_query_of_a_link_is_passed_on_as_it_is_and_makes_another_question() {
 }
 
 #[test]
-fn the_same_question_with_another_token_is_another_question() {
+fn the_same_request_with_another_token_is_another_request() {
     let plain = || Request::plain(Endpoint::HISTORY, ["b", "a"]).unwrap();
     let with = |token| plain().with_token(CallerToken::new(token).unwrap());
     assert_eq!(with("one"), with("one"));

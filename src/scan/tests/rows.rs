@@ -1,11 +1,9 @@
 use bytes::Bytes;
 
-use crate::scan::id_class::Asked;
 use crate::scan::id_class::tests::spellings;
-use crate::scan::walk::tests::{agree, value};
-use crate::scan::walk::walk;
 use crate::scan::{Endpoint, Request, Rows, SplitError};
 use proptest::prelude::*;
+use serde_json::value::RawValue;
 
 fn request(ids: &[&str]) -> Request {
     Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap()
@@ -48,7 +46,7 @@ fn a_row_is_attributed_in_whatever_case_it_names_a_guid() {
 }
 
 #[test]
-fn a_row_is_attributed_however_it_or_the_question_spells_the_id() {
+fn a_row_is_attributed_however_it_or_the_request_spells_the_id() {
     let guid = "7e8da3a5-90e9-4e22-ac1a-9b3d9a3b1d0f";
     let spellings = spellings(guid);
     for asked in &spellings {
@@ -114,14 +112,6 @@ fn whatever_is_not_certain_cannot_be_split() {
         ),
     ] {
         assert_eq!(split(&["a", "b"], body).unwrap_err(), split_error, "{body}");
-        assert!(
-            walk(
-                &Asked::new(&Request::plain(Endpoint::HISTORY, ["a", "b"]).unwrap()),
-                body.as_bytes()
-            )
-            .is_err(),
-            "{body}"
-        );
     }
     assert!(Rows::split(&request(&["a"]), &Bytes::from_static(b"{\"value\":[\xff]}")).is_err());
 }
@@ -145,6 +135,68 @@ fn only_times_in_the_documented_form_are_compared() {
     ] {
         assert_eq!(time(other), None, "{other}");
     }
+}
+
+#[test]
+fn answers_as_the_upstream_writes_them_are_split() {
+    let row = |id: &str| {
+        format!(
+            r#"{{"orgId":"{id}","scanDefinitionId":"{id}","n":[1.5e-3, -0 ,{{ "x" : null}}],"ok":true,"LastScanned":"2026-03-01T04:05:06.1234567Z"}}"#
+        )
+    };
+    for named in [&[][..], &["a"], &["b", "a", "a", " A "]] {
+        let rows: Vec<_> = named.iter().map(|id| row(id)).collect();
+        let body = format!(r#"{{"@odata.context": "https://x/é","value":[{}]}}"#, rows.join(","));
+        let split = split(&["a", "b"], &body).unwrap();
+        assert_eq!(split.len(), rows.len(), "{body}");
+        for (((id, text, time), row), named) in split.iter().zip(&rows).zip(named) {
+            assert_eq!((id, text), (usize::from(*named == "b"), row.as_bytes()));
+            assert_eq!(&text[time.unwrap()], b"2026-03-01T04:05:06.1234567Z");
+        }
+    }
+    let body = format!(r#"{{"value":[{}]}}"#, row("c"));
+    assert_eq!(split(&["a", "b"], &body).unwrap_err(), SplitError::Unattributed);
+}
+
+/// What is split is what serde reads, and what serde cannot read is not split.
+fn agree(ids: &[&str], body: &[u8]) -> Result<(), TestCaseError> {
+    #[derive(serde::Deserialize)]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        value: Vec<&'a RawValue>,
+    }
+    if let Ok(rows) = Rows::split(&request(ids), &Bytes::copy_from_slice(body)) {
+        let answer = serde_json::from_slice::<Answer<'_>>(body);
+        prop_assert!(answer.is_ok(), "{}", String::from_utf8_lossy(body));
+        let expected: Vec<_> = answer
+            .iter()
+            .flat_map(|answer| &answer.value)
+            .map(|row| row.get().as_bytes())
+            .collect();
+        prop_assert_eq!(rows.iter().map(|(_, text, _)| text).collect::<Vec<_>>(), expected);
+    }
+    Ok(())
+}
+
+/// A JSON value as some upstream might write it.
+fn value() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("null".to_owned()),
+        Just("1e400".to_owned()),
+        Just("-0.10".to_owned()),
+        Just("12345678901234567890123".to_owned()),
+        Just(r#""\u00e9\ud83d\ude00 ]},[{""#.to_owned()),
+        any::<String>().prop_map(|text| serde_json::Value::from(text).to_string()),
+    ];
+    leaf.prop_recursive(4, 16, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(|list| format!("[{}]", list.join(" , "))),
+            proptest::collection::vec(inner, 0..4).prop_map(|list| {
+                let members: Vec<_> = list.iter().map(|value| format!("\"k\" :{value}")).collect();
+                format!("{{{}}}", members.join(","))
+            }),
+        ]
+    })
 }
 
 /// Members of an envelope, before `value` and after it.
@@ -186,6 +238,26 @@ proptest! {
         prop_assert_eq!(split.only(|id| chosen[id]), body(&some));
         agree(&ids, body(&all).as_bytes())?;
         agree(&ids[..2], body(&all).as_bytes())?;
+    }
+
+    #[test]
+    fn an_answer_with_a_mistake_is_never_split_otherwise_than_it_reads(
+        values in proptest::collection::vec(value(), 1..4), at in any::<proptest::sample::Index>(),
+        byte in prop_oneof![any::<u8>(), proptest::sample::select(&b"{}[],:\"\\ \n0e.-tz"[..])], cut in any::<bool>(),
+    ) {
+        let rows: Vec<_> = values.iter().map(|value| {
+            format!(r#"{{"x":{value},"scanDefinitionId":"a","LastScanned":"2026-03-01T04:05:06.1234567Z"}}"#)
+        }).collect();
+        let mut body = format!(r#"{{"@odata.context":"c","value":[{}]}}"#, rows.join(",")).into_bytes();
+        prop_assert_eq!(Rows::split(&request(&["a"]), &body.clone().into()).map(|rows| rows.len()), Ok(values.len()));
+        agree(&["a"], &body)?;
+        let at = at.index(body.len());
+        if cut {
+            body.remove(at);
+        } else {
+            body[at] = byte;
+        }
+        agree(&["a"], &body)?;
     }
 
     #[test]

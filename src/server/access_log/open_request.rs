@@ -119,32 +119,17 @@ fn log(ended: &Ended, status: StatusCode, seconds: f64, subject: &Subject) {
     let (peer, method) = (peer.as_str(), subject.method.as_str());
     let (operation, path) = (subject.operation(), subject.path());
     let path = &*path;
+    macro_rules! line {
+        ($level:ident, $message:literal) => {
+            tracing::$level!(
+                outcome, status, seconds, error, caller, peer, method, operation, path, $message
+            )
+        };
+    }
     match ended.outcome {
-        Outcome::Failed => tracing::warn!(
-            outcome,
-            status,
-            seconds,
-            error,
-            caller,
-            peer,
-            method,
-            operation,
-            path,
-            "request failed"
-        ),
+        Outcome::Failed => line!(warn, "request failed"),
+        Outcome::Refused | Outcome::Invalid => line!(info, "request refused"),
         Outcome::Served(_) | Outcome::Gone => tracing::debug!(outcome, status, seconds, caller, "request answered"),
-        Outcome::Refused | Outcome::Invalid => tracing::info!(
-            outcome,
-            status,
-            seconds,
-            error,
-            caller,
-            peer,
-            method,
-            operation,
-            path,
-            "request refused"
-        ),
     }
 }
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::batcher::rows;
-use super::fixture::{Fixture, Reply, caller, pass, question};
+use super::fixture::{Fixture, Reply, caller, pass, request, rows};
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, RetryHint};
 use crate::scan::{Outcome, ServedResponse, UpstreamProfile};
@@ -37,7 +36,7 @@ fn no_slot() -> BoxError {
 
 /// A request that is in the queue and will get its slot in `seconds`.
 async fn with_slot(fixture: &mut Fixture, ids: &[&str], seconds: u64) -> (Asked, Attempt, Reply) {
-    let asked = fixture.ask_for(question(ids), caller("x", 30));
+    let asked = fixture.ask_for(request(ids), caller("x", 30));
     let (attempt, reply) = fixture.waiting().await;
     let start = Instant::now() + Duration::from_secs(seconds);
     attempt.request.queues(attempt.position, start);
@@ -46,7 +45,7 @@ async fn with_slot(fixture: &mut Fixture, ids: &[&str], seconds: u64) -> (Asked,
 
 /// A request that the queue has rejected.
 async fn without_slot(fixture: &mut Fixture, ids: &[&str], deadline: u64) -> Asked {
-    let asked = fixture.ask_for(question(ids), caller("y", deadline));
+    let asked = fixture.ask_for(request(ids), caller("y", deadline));
     refuse(fixture).await;
     asked
 }
@@ -74,7 +73,7 @@ async fn a_request_without_a_slot_joins_the_batch_of_one_with_a_slot() {
     for (joiner, ids) in joiners.into_iter().zip([["b"], ["c"]]) {
         let served = joiner.await.unwrap().unwrap();
         assert_eq!(served.outcome, Outcome::Merged);
-        assert_eq!(served.answer.body, rows(&question(&ids)).body);
+        assert_eq!(served.answer.body, rows(&request(&ids)).body);
     }
     fixture.nothing_is_left().await;
 }
@@ -92,7 +91,7 @@ async fn a_request_that_cannot_count_on_a_batch_is_refused_at_once() {
     }
     assert_eq!(start.elapsed(), Duration::ZERO);
     assert_eq!(carrier.request.bind().ids().len(), 1);
-    reply.send(Ok(rows(&question(&["a"])))).unwrap();
+    reply.send(Ok(rows(&request(&["a"])))).unwrap();
     asked.await.unwrap().unwrap();
     fixture.nothing_is_left().await;
 }
@@ -105,7 +104,7 @@ async fn a_slot_given_up_goes_to_a_request_that_waited_to_join_a_batch() {
     assert!(!joiner.is_finished());
     owner.abort();
     let (_, reply) = fixture.departed().await;
-    reply.send(Ok(rows(&question(&["b"])))).unwrap();
+    reply.send(Ok(rows(&request(&["b"])))).unwrap();
     assert_eq!(joiner.await.unwrap().unwrap().outcome, Outcome::Forwarded);
     fixture.nothing_is_left().await;
 }
@@ -127,7 +126,7 @@ async fn a_request_left_out_of_a_batch_asks_the_queue_again() {
     refuse(&mut fixture).await;
     let (attempt, last) = fixture.departed().await;
     last.send(Ok(rows(&attempt.request.bind()))).unwrap();
-    reply.send(Ok(rows(&question(&["a", "b", "c"])))).unwrap();
+    reply.send(Ok(rows(&request(&["a", "b", "c"])))).unwrap();
     for asked in [first, second] {
         assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Merged);
     }
@@ -150,7 +149,7 @@ async fn a_batch_that_does_not_come_ends_with_the_queues_own_refusal() {
     refuse(&mut fixture).await;
     assert_eq!(start.elapsed(), Duration::from_secs(7));
     assert!(joiner.await.unwrap().is_err());
-    reply.send(Ok(rows(&question(&["a"])))).unwrap();
+    reply.send(Ok(rows(&request(&["a"])))).unwrap();
     owner.await.unwrap().unwrap();
     fixture.nothing_is_left().await;
 }

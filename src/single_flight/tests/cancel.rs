@@ -11,8 +11,7 @@ use tokio::task::yield_now;
 use tower::util::BoxCloneService;
 use tower::{Layer as _, Service as _, service_fn};
 
-use super::batcher::rows;
-use super::fixture::{RecordingSink, caller, failure, predicted_wait, question};
+use super::fixture::{RecordingSink, caller, failure, predicted_wait, request, rows};
 use crate::BoxError;
 use crate::attempt::{Attempt, RetryHint};
 use crate::scan::{CacheSink, Call, Request, ServedResponse, UpstreamProfile, UpstreamResponse};
@@ -23,7 +22,7 @@ use crate::task::Tasks;
 /// What else happens.
 #[derive(Clone, Copy, Debug)]
 struct Case {
-    /// Another question waits for its slot.
+    /// Another request waits for its slot.
     merged: bool,
     /// The first call fails.
     lost: bool,
@@ -88,7 +87,7 @@ fn flights(
 }
 
 fn call(id: &str, name: &str) -> (Request, Call) {
-    let request = question(&[id]);
+    let request = request(&[id]);
     let call = Call {
         request: Arc::new(request.clone()),
         caller: Arc::new(caller(name, 30)),

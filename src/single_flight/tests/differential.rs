@@ -137,7 +137,7 @@ fn answer(status: u16, body: String) -> UpstreamResponse {
     }
 }
 
-/// One of a few ids, so that questions overlap; in GUID form, as only GUIDs may come back in
+/// One of a few ids, so that requests overlap; in GUID form, as only GUIDs may come back in
 /// another case.
 fn id(rng: &mut StdRng) -> String {
     match rng.random_range(0..60_u32) {
@@ -162,7 +162,7 @@ fn plain(id: &str) -> String {
     [part(0..8), part(8..12), part(12..16), part(16..20), part(20..32)].join("-")
 }
 
-fn question(rng: &mut StdRng) -> Request {
+fn request(rng: &mut StdRng) -> Request {
     let ids: Vec<_> = (0..rng.random_range(1..=5)).map(|_| id(rng)).collect();
     let body = serde_json::json!({ "ScanDefinitionIds": ids }).to_string();
     let query = match rng.random_range(0..8_u32) {
@@ -227,7 +227,7 @@ async fn run(seed: u64, tally: &mut Tally) {
     let mut flights = layer.layer(BoxCloneService::new(upstream));
     let mut asked = Vec::new();
     for _ in 0..100 {
-        let request = Arc::new(question(&mut rng));
+        let request = Arc::new(request(&mut rng));
         let call = Call {
             request: Arc::clone(&request),
             caller: Arc::new(caller("x", 3600)),

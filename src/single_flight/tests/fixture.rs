@@ -1,5 +1,7 @@
 //! Single flight over a service that the test controls.
 
+use std::fmt::Write as _;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,18 +10,23 @@ use http::StatusCode;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, advance};
-use tower::util::BoxCloneService;
 use tower::{Layer as _, Service as _, service_fn};
 
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, RetryHint, Scarcity};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::scan::{CacheSink, Call, Endpoint, Headers, Request, ServedResponse, UpstreamProfile, UpstreamResponse};
+use crate::single_flight::driver::Below;
 use crate::single_flight::layer::SingleFlight;
-use crate::single_flight::{BatchConfig, Config, Layer, Metrics, PredictedWait};
+use crate::single_flight::{BatchConfig, BatchWhen, Config, Layer, Metrics, PredictedWait};
 use crate::task::Tasks;
 
-pub(super) type Below = BoxCloneService<Attempt, UpstreamResponse, BoxError>;
+pub(super) const MERGE: BatchConfig = BatchConfig {
+    when: BatchWhen::Always,
+    max_ids: NonZeroUsize::new(4).unwrap(),
+    gather: Duration::ZERO,
+};
+
 pub(super) type Reply = oneshot::Sender<Result<UpstreamResponse, BoxError>>;
 
 /// Single flight over a service that the test controls.
@@ -34,6 +41,11 @@ pub(super) struct Fixture {
 impl Fixture {
     pub(super) fn new() -> Self {
         Self::with(None, UpstreamProfile::new(0))
+    }
+
+    /// Calls take up to four ids, and answers are known to hold a thousand rows.
+    pub(super) fn batching() -> Self {
+        Self::with(Some(MERGE), UpstreamProfile::new(1000))
     }
 
     pub(super) fn with(merge: Option<BatchConfig>, upstream_profile: UpstreamProfile) -> Self {
@@ -69,7 +81,7 @@ impl Fixture {
             metrics.clone(),
         );
         Self {
-            flights: layer.layer(BoxCloneService::new(below)),
+            flights: layer.layer(Below::new(below)),
             calls,
             sink,
             tasks,
@@ -78,7 +90,7 @@ impl Fixture {
     }
 
     pub(super) fn ask(&mut self, caller: Caller) -> JoinHandle<Result<ServedResponse, BoxError>> {
-        self.ask_for(question(&["a"]), caller)
+        self.ask_for(request(&["a"]), caller)
     }
 
     pub(super) fn ask_for(&mut self, request: Request, caller: Caller) -> JoinHandle<Result<ServedResponse, BoxError>> {
@@ -109,12 +121,48 @@ impl Fixture {
         }
     }
 
+    /// Answers every call until no request waits any more; returns the ids of each call.
+    pub(super) async fn answer_all(&mut self, answer: impl Fn(&Request) -> UpstreamResponse) -> Vec<Vec<String>> {
+        let mut calls = Vec::new();
+        while !self.tasks.is_empty() {
+            let next = tokio::time::timeout(Duration::from_secs(3), self.calls.recv()).await;
+            let Ok(Some((attempt, reply))) = next else { break };
+            if reply.is_closed() {
+                continue;
+            }
+            let request = attempt.request.bind();
+            self.settled().await;
+            calls.push(request.ids().map(str::to_owned).collect());
+            reply.send(Ok(answer(&request))).unwrap();
+            self.settled().await;
+        }
+        // Flights that became members are no longer queued.
+        while let Ok((_, reply)) = self.calls.try_recv() {
+            assert!(reply.is_closed());
+        }
+        calls
+    }
+
     pub(super) async fn nothing_is_left(mut self) {
         self.settled().await;
         assert!(self.flights.is_empty(), "a flight is still on the board");
         assert!(self.calls.try_recv().is_err(), "another call was made");
         assert_eq!(self.tasks.len(), 0, "a task is alive");
     }
+}
+
+/// The answer of an upstream that knows two rows of each id, and lists them in an order of its own.
+pub(super) fn rows(request: &Request) -> UpstreamResponse {
+    let mut rows = String::new();
+    for n in [1, 2] {
+        let mut ids: Vec<_> = request.ids().collect();
+        ids.reverse();
+        for id in ids {
+            let comma = if rows.is_empty() { "" } else { "," };
+            write!(rows, "{comma}{{\"scanDefinitionId\":\"{id}\",\"n\":{n}.0}}").unwrap();
+        }
+    }
+    answer(format!("{{\"@odata.context\":\"c\",\"value\":[{rows}]}}").leak())
 }
 
 /// Forecasts of plentiful slots, with this wait for requests that come now.
@@ -144,13 +192,13 @@ impl CacheSink for RecordingSink {
     }
 }
 
-pub(super) fn question(ids: &[&str]) -> Request {
+pub(super) fn request(ids: &[&str]) -> Request {
     Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap()
 }
 
 pub(super) fn call(caller: Caller) -> Call {
     Call {
-        request: Arc::new(question(&["a"])),
+        request: Arc::new(request(&["a"])),
         caller: Arc::new(caller),
     }
 }

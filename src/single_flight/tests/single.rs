@@ -1,13 +1,9 @@
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, poll_fn};
-use tokio::sync::oneshot;
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tower::Service as _;
 
@@ -15,14 +11,10 @@ use super::fixture::{Fixture, answer, call, caller, failure, no_cache, no_store,
 use crate::attempt::{Failure, RetryHint};
 use crate::caller::Name;
 use crate::scan::Outcome;
-use crate::single_flight::flight_result::{BatchKind, FlightResponse};
-use crate::single_flight::flight_table::{FlightTable, Joined};
-use crate::single_flight::leader_future::LeaderFuture;
 use crate::single_flight::{DeadlineExceeded, FlightDropped, Shared};
-use crate::task::Tasks;
 
 #[tokio::test(start_paused = true)]
-async fn equal_questions_share_one_call() {
+async fn equal_requests_share_one_call() {
     let mut fixture = Fixture::new();
     let first = fixture.ask(caller("x", 30));
     let second = fixture.ask(caller("y", 30));
@@ -57,42 +49,6 @@ async fn ten_thousand_joiners_share_one_call() {
     }
     assert_eq!(bodies.len(), 1, "the body is shared");
     fixture.nothing_is_left().await;
-}
-
-#[tokio::test]
-async fn a_flight_is_polled_only_when_it_has_something_to_do() {
-    let (flight_table, asked) = (
-        Arc::new(FlightTable::new(None, crate::single_flight::Metrics::default())),
-        call(caller("x", 30)),
-    );
-    let Joined { guard, receiver, start } = flight_table.join(&asked.request, &asked.caller);
-    let (sender, mut told) = oneshot::channel::<()>();
-    let polls = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&polls);
-    let driver = async move {
-        let step = poll_fn(|context| {
-            counted.fetch_add(1, Ordering::Relaxed);
-            told.poll_unpin(context)
-        });
-        step.await.unwrap();
-        start.unwrap().complete(FlightResponse {
-            answer: answer("rows"),
-            kept: None,
-            batch_kind: BatchKind::None,
-        });
-    };
-    let mut leader = LeaderFuture::new(guard, receiver, driver, Tasks::new());
-    for _ in 0..10 {
-        assert!(
-            poll_fn(|context| Poll::Ready(leader.poll_unpin(context)))
-                .await
-                .is_pending()
-        );
-    }
-    assert_eq!(polls.load(Ordering::Relaxed), 1);
-    sender.send(()).unwrap();
-    assert_eq!(leader.await.unwrap().answer.body, "rows");
-    assert_eq!(polls.load(Ordering::Relaxed), 2);
 }
 
 /// How far a call has come when its leader hangs up.

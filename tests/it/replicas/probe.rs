@@ -19,18 +19,18 @@ async fn a_probe_whose_connection_breaks_is_followed_by_another_at_once() {
         .start()
         .await;
     let set = |fault| {
-        running
-            .simulator
-            .set_faults("eu", &Plan::of(fault, Often::Times(1)))
-            .unwrap()
+        let plan = Plan::of(fault, Often::Times(1));
+        running.simulator.set_faults("eu", &plan).unwrap();
     };
     set(Fault::Throttle(Duration::from_secs(5)));
-    let caller = running.caller.clone();
-    let asked = tokio::spawn(async move { caller.ask_with(&[id(1)], &[("prefer", "wait=15")]).await });
-    let refused = async || (running.upstream_statuses() == [Some(429)]).then_some(());
-    until("the call to be refused", refused).await;
-    set(Fault::Cut);
-    let answer = asked.await.unwrap();
+    let broken = async {
+        let refused = async || (running.upstream_statuses() == [Some(429)]).then_some(());
+        until("the call to be refused", refused).await;
+        set(Fault::Cut);
+    };
+    let ids = [id(1)];
+    let asked = running.caller.ask_with(&ids, &[("prefer", "wait=15")]);
+    let (answer, ()) = tokio::join!(asked, broken);
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
     assert_eq!(running.upstream_statuses(), [Some(429), None, Some(200)]);
     running.finish().await;

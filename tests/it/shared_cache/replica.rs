@@ -277,8 +277,8 @@ fn join(url: &str, options: &Options, tasks: &Tasks, cache: &Arc<cache::Cache>) 
     let mut config = shared_cache::Config::new(store, "test", ("tenant", "app"), options.look, options.ttl);
     config.lease = options.lease;
     let memory = Arc::clone(cache);
-    let adopt: shared_cache::InsertLocal = Arc::new(move |request, life, answer| {
-        memory.insert_remote(request, answer, (life.asked, life.stored), life.ttl);
+    let adopt: shared_cache::InsertLocal = Arc::new(move |request, found| {
+        memory.insert_remote(request, &found.answer, (found.asked, found.stored), found.ttl);
     });
     shared_cache::SharedCache::join(config, adopt, tasks, shared_cache::Metrics::default())
 }

@@ -1,0 +1,259 @@
+//! Stale answers: refreshed from spare quota, and in the place of errors.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::header;
+use tokio::time::Instant;
+
+use super::fixture::{Fixture, answer, call, no_cache, pass};
+use crate::cache::Config;
+use crate::caller::{CacheDirectives, Urgency};
+use crate::scan::{ForwardReason, Outcome};
+
+const ROWS: &str = r#"{"value":["rows"]}"#;
+const OLD: &str = r#"{"value":["old"]}"#;
+const REFUSED: &str = r#"{"error":{"code":"c","message":"m"}}"#;
+const NEW: &str = r#"{"value":["new"]}"#;
+
+/// Responses that are no answers.
+const RUBBISH: [(u16, &str); 17] = [
+    (200, ""),
+    (200, "<html>maintenance</html>"),
+    (200, r#"{"value":[{"a":1},"#),
+    (200, "[]"),
+    (200, "{\"value\":[]}x"),
+    (200, "{\"value\":[\"\u{1}\"]}"),
+    (200, REFUSED),
+    (200, r#"{"value":null}"#),
+    (203, NEW),
+    (204, ""),
+    (400, "<html>bad request</html>"),
+    (403, "<html>web app is stopped</html>"),
+    (404, "<html>no such site</html>"),
+    (404, ""),
+    (408, REFUSED),
+    (421, REFUSED),
+    (520, "<html>origin error</html>"),
+];
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_is_no_answer_reaches_only_its_caller() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
+    for (status, page) in RUBBISH {
+        let asked = fixture.ask("a", no_cache());
+        fixture.answer(status, page).await;
+        let served = asked.await.unwrap().unwrap();
+        assert_eq!((&*served.answer.body, served.status.stored), (page.as_bytes(), false));
+        assert_eq!(fixture.stored("a").await.answer.body, OLD, "{status} {page}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_stands_in_for_rubbish_of_every_kind_and_stays() {
+    let page = |status, body| {
+        let mut page = answer(status, body);
+        page.headers = [(header::CONTENT_TYPE, http::HeaderValue::from_static("text/html"))]
+            .into_iter()
+            .collect();
+        page
+    };
+    let kinds = RUBBISH.map(|(status, body)| answer(status, body)).into_iter();
+    for rubbish in kinds.chain([page(200, NEW), page(404, REFUSED), page(401, "")]) {
+        let mut fixture = Fixture::new(Config::default());
+        fixture.fill("a", OLD).await;
+        pass(100).await;
+        let asked = fixture.ask("a", CacheDirectives::default());
+        let (call, respond) = fixture.next().await;
+        fixture.respond(&call, respond, rubbish.clone());
+        let served = asked.await.unwrap().unwrap();
+        assert_eq!(
+            (&*served.answer.body, served.status.detail),
+            (OLD.as_bytes(), Some("stale-if-error")),
+            "{rubbish:?}"
+        );
+        // It is not fetched again at once, and the stored answer stays.
+        for _ in 0..3 {
+            fixture.surplus.store(false, Ordering::Relaxed);
+            let served = fixture.ask("a", CacheDirectives::default()).await.unwrap().unwrap();
+            assert_eq!(
+                (&*served.answer.body, served.status.detail),
+                (OLD.as_bytes(), Some("stale-if-error"))
+            );
+        }
+        fixture.nothing_is_asked().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_is_served_at_once_and_refreshed_once_from_spare_quota() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
+    pass(40).await;
+    for _ in 0..3 {
+        let served = fixture.ask("a", CacheDirectives::default()).await.unwrap().unwrap();
+        assert_eq!((served.outcome, served.status.detail), (Outcome::Stale, Some("swr")));
+        assert!(served.status.ttl.unwrap() < 0);
+        assert_eq!(served.status.forward, None);
+    }
+    let refresh_state = fixture.answer(200, NEW).await;
+    assert_eq!(refresh_state.caller.urgency, Urgency::LAST);
+    fixture.nothing_is_asked().await;
+    assert_eq!(fixture.stored("a").await.answer.body, NEW);
+    assert_eq!(fixture.cache.snapshot().stale, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_spare_quota_a_stale_answer_is_served_and_not_refreshed() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
+    fixture.surplus.store(false, Ordering::Relaxed);
+    pass(40).await;
+    assert_eq!(fixture.stored("a").await.outcome, Outcome::Stale);
+    fixture.nothing_is_asked().await;
+    pass(60).await;
+    let _asked = fixture.ask("a", CacheDirectives::default());
+    fixture.answer(200, NEW).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn spare_quota_goes_to_the_answer_that_has_been_stale_for_longest() {
+    let mut fixture = Fixture::new(Config::default());
+    for id in ["old", "older", "new"] {
+        fixture.fill(id, ROWS).await;
+    }
+    // The last refresh of `older` was a while ago.
+    pass(31).await;
+    for id in ["new", "old"] {
+        let asked = fixture.ask(id, CacheDirectives::default());
+        fixture.answer(200, ROWS).await;
+        assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Stale);
+    }
+    pass(31).await;
+    fixture.surplus.store(false, Ordering::Relaxed);
+    for id in ["old", "older", "new"] {
+        let served = fixture.ask(id, CacheDirectives::default()).await.unwrap().unwrap();
+        assert_eq!(served.outcome, Outcome::Stale);
+    }
+    fixture.nothing_is_asked().await;
+    fixture.surplus.store(true, Ordering::Relaxed);
+    fixture.ask("new", CacheDirectives::default()).await.unwrap().unwrap();
+    let renewed = fixture.answer(200, ROWS).await;
+    assert_eq!(renewed.request.ids().collect::<Vec<_>>(), ["older"]);
+    // One call for one request; a refreshed answer needs no more.
+    fixture.nothing_is_asked().await;
+    fixture.ask("older", CacheDirectives::default()).await.unwrap().unwrap();
+    fixture.nothing_is_asked().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_stands_in_for_errors_of_every_kind() {
+    for failure in [Some(429), Some(500), Some(502), Some(503), Some(504), None] {
+        let mut fixture = Fixture::new(Config::default());
+        fixture.fill("a", OLD).await;
+        pass(100).await;
+        let asked = fixture.ask("a", CacheDirectives::default());
+        let (call, respond) = fixture.next().await;
+        match failure {
+            Some(status) => fixture.respond(&call, respond, answer(status, "broken")),
+            None => respond.send_error("unreachable"),
+        }
+        let served = asked.await.unwrap().unwrap();
+        assert_eq!(served.answer.body, OLD);
+        assert_eq!(
+            (served.outcome, served.status.detail),
+            (Outcome::Stale, Some("stale-if-error"))
+        );
+        assert!((-73..=-70).contains(&served.status.ttl.unwrap()));
+        assert_eq!(served.age, Some(Duration::from_secs(100)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_that_concern_the_caller_are_not_hidden_by_stale_answers() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
+    pass(100).await;
+    let asked = fixture.ask("a", CacheDirectives::default());
+    fixture.answer(403, REFUSED).await;
+    assert_eq!(asked.await.unwrap().unwrap().answer.status, 403);
+    let asked = fixture.ask("a", CacheDirectives::default());
+    fixture.answer(200, NEW).await;
+    assert_eq!(asked.await.unwrap().unwrap().status.forward, Some(ForwardReason::Miss));
+
+    pass(100).await;
+    let asked = fixture.ask("a", no_cache());
+    let (_, respond) = fixture.next().await;
+    respond.send_error("unreachable");
+    assert_eq!(asked.await.unwrap().unwrap_err().to_string(), "unreachable");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_past_every_limit_does_not_stand_in() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
+    pass(640).await;
+    let asked = fixture.ask("a", CacheDirectives::default());
+    let (_, respond) = fixture.next().await;
+    respond.send_error("unreachable");
+    assert!(asked.await.unwrap().is_err());
+
+    fixture.fill("b", OLD).await;
+    pass(620).await;
+    let asked = fixture.ask("b", CacheDirectives::default());
+    let (_, respond) = fixture.next().await;
+    pass(60).await;
+    respond.send_error("took too long");
+    assert!(asked.await.unwrap().is_err());
+}
+
+/// Issue #4: with the upstream down for five minutes every request is answered, and there is one
+/// refresh after it comes back.
+#[tokio::test(start_paused = true)]
+async fn an_outage_costs_few_calls_and_recovery_one() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
+    pass(100).await;
+    let asked = fixture.ask("a", CacheDirectives::default());
+    let (_, respond) = fixture.next().await;
+    respond.send_error("unreachable");
+    asked.await.unwrap().unwrap();
+    let mut calls = 0;
+    for _ in 0..300 {
+        let served = fixture.ask("a", CacheDirectives::default()).await.unwrap().unwrap();
+        assert_eq!(served.status.detail, Some("stale-if-error"));
+        pass(1).await;
+        let next = tokio::time::timeout(Duration::ZERO, fixture.below.next_request()).await;
+        if let Ok(Some((_, respond))) = next {
+            respond.send_error("unreachable");
+            calls += 1;
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!((3..=8).contains(&calls), "{calls} calls");
+    pass(130).await;
+    for _ in 0..10 {
+        fixture.ask("a", CacheDirectives::default()).await.unwrap().unwrap();
+    }
+    fixture.answer(200, NEW).await;
+    fixture.nothing_is_asked().await;
+    assert_eq!(fixture.stored("a").await.answer.body, NEW);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_hangs_up_while_refreshing_releases_the_refresh() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
+    pass(100).await;
+    let asked = fixture.ask("a", CacheDirectives::default());
+    let (_, _respond) = fixture.next().await;
+    asked.abort();
+    assert!(asked.await.unwrap_err().is_cancelled());
+    let entry = fixture
+        .cache
+        .find(call("a", no_cache()).request.key(), Instant::now())
+        .unwrap();
+    assert!(!entry.refresh_state().is_failing());
+    assert!(entry.refresh_state().begin(Instant::now()));
+}

@@ -1,0 +1,193 @@
+//! Batches that fail or cannot be split, and when batching is paused.
+
+use std::time::Duration;
+
+use super::fixture::{Fixture, answer, caller, pass, request, rows};
+use crate::attempt::QueuePosition;
+use crate::scan::{Outcome, SplitError, UpstreamResponse};
+
+/// Batches `a` and `b`, answers with `united`, and checks that both ask alone at their old places.
+async fn fail_batch(fixture: &mut Fixture, united: Option<UpstreamResponse>) {
+    let (one, other) = (
+        fixture.ask_for(request(&["a"]), caller("x", 300)),
+        fixture.ask_for(request(&["b"]), caller("y", 300)),
+    );
+    let (first, reply) = fixture.waiting().await;
+    let (second, _) = fixture.waiting().await;
+    assert_eq!(first.request.bind().ids().len(), 2);
+    fixture.settled().await;
+    reply.send(united.ok_or_else(|| "lost".into())).map_err(drop).unwrap();
+    let mut places: Vec<QueuePosition> = Vec::new();
+    for _ in 0..2 {
+        let (attempt, reply) = fixture.waiting().await;
+        places.push(attempt.position);
+        let request = attempt.request.bind();
+        assert_eq!(request.ids().len(), 1, "alone");
+        reply.send(Ok(rows(&request))).unwrap();
+    }
+    places.sort_unstable();
+    assert_eq!(places, [first.position, second.position]);
+    for (asked, id) in [(one, "a"), (other, "b")] {
+        let served = asked.await.unwrap().unwrap();
+        assert_eq!(served.outcome, Outcome::Forwarded);
+        assert_eq!(served.answer.body, rows(&request(&[id])).body);
+    }
+    fixture.settled().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_an_uncertain_split_all_ask_alone_once_at_their_old_places() {
+    let united = request(&["a", "b"]);
+    let status = |status: u16| {
+        let mut answer = rows(&united);
+        answer.status = status.try_into().unwrap();
+        Some(answer)
+    };
+    for doubtful in [
+        None,
+        status(400),
+        status(404),
+        status(429),
+        status(500),
+        Some(answer(r#"{"value":[],"total":7}"#)),
+        Some(answer(r#"{"value":[{"x":1}]}"#)),
+        Some(answer(r#"{"value":[{"scanDefinitionId":"c"}]}"#)),
+        Some(answer(r#"{"value":[],"@odata.count":0}"#)),
+    ] {
+        let mut fixture = Fixture::batching();
+        fail_batch(&mut fixture, doubtful).await;
+        assert_eq!(fixture.metrics.merged_calls(), 0);
+        fixture.nothing_is_left().await;
+    }
+}
+
+/// Asks for `a` and `b` at once, answers every call well, and returns how many calls that took.
+async fn calls(fixture: &mut Fixture) -> usize {
+    let asked = [
+        fixture.ask_for(request(&["a"]), caller("x", 30)),
+        fixture.ask_for(request(&["b"]), caller("y", 30)),
+    ];
+    let mut calls = 0;
+    let mut tries = Vec::new();
+    for _ in 0..2 {
+        tries.push(fixture.waiting().await);
+    }
+    for (attempt, reply) in tries {
+        if !reply.is_closed() {
+            calls += 1;
+            reply.send(Ok(rows(&attempt.request.bind()))).unwrap();
+            fixture.settled().await;
+        }
+    }
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+    calls
+}
+
+#[tokio::test(start_paused = true)]
+async fn repeated_split_errors_switch_merging_off_for_a_while() {
+    let mut fixture = Fixture::batching();
+    for _ in 0..2 {
+        fail_batch(&mut fixture, Some(answer(r#"{"value":[],"total":7}"#))).await;
+    }
+    assert_eq!(
+        calls(&mut fixture).await,
+        1,
+        "two doubts are no pattern, and a good answer clears them"
+    );
+    for _ in 0..3 {
+        fail_batch(&mut fixture, Some(answer(r#"{"value":[],"total":7}"#))).await;
+    }
+    assert_eq!(calls(&mut fixture).await, 2, "merging rests");
+    let resting = fixture.metrics.resting();
+    assert!(
+        resting.is_some_and(|(left, split_error)| left <= Duration::from_mins(10) && split_error == SplitError::Shape)
+    );
+    pass(599).await;
+    assert_eq!(calls(&mut fixture).await, 2);
+    pass(2).await;
+    fail_batch(&mut fixture, Some(answer(r#"{"value":[],"total":7}"#))).await;
+    assert_eq!(calls(&mut fixture).await, 2, "one more doubt is enough");
+    pass(601).await;
+    assert_eq!(calls(&mut fixture).await, 1);
+    assert_eq!(fixture.metrics.resting(), None);
+    fixture.nothing_is_left().await;
+}
+
+/// Batches `a` and `b` in a call that fails, and lets both fail alone too.
+async fn outage(fixture: &mut Fixture) {
+    let asked = ["a", "b"].map(|id| fixture.ask_for(request(&[id]), caller(id, 300)));
+    for _ in 0..4 {
+        let (attempt, reply) = fixture.waiting().await;
+        if !reply.is_closed() {
+            attempt.request.bind();
+            fixture.settled().await;
+            let mut down = answer("");
+            down.status = http::StatusCode::SERVICE_UNAVAILABLE;
+            reply.send(Ok(down)).unwrap();
+        }
+        fixture.settled().await;
+    }
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_does_not_pause_batching_but_failures_of_batches_only_do() {
+    let mut fixture = Fixture::batching();
+    for _ in 0..9 {
+        outage(&mut fixture).await;
+    }
+    assert_eq!(fixture.metrics.resting(), None);
+    assert_eq!(calls(&mut fixture).await, 1);
+    for _ in 0..3 {
+        fail_batch(&mut fixture, None).await;
+    }
+    assert!(
+        fixture
+            .metrics
+            .resting()
+            .is_some_and(|(_, split_error)| split_error == SplitError::Failed)
+    );
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_of_a_carrier_that_dies_ask_alone() {
+    let mut fixture = Fixture::batching();
+    let one = fixture.ask_for(request(&["a"]), caller("x", 30));
+    let other = fixture.ask_for(request(&["b"]), caller("y", 30));
+    let (carrier, reply) = fixture.waiting().await;
+    let (_, cancelled) = fixture.waiting().await;
+    carrier.request.bind();
+    fixture.settled().await;
+    assert!(cancelled.is_closed());
+    // The service below panics when its reply is dropped.
+    drop((carrier, reply));
+    assert!(one.await.unwrap_err().is_panic());
+    let (request_alone, reply) = fixture.departed().await;
+    reply.send(Ok(rows(&request_alone.request.bind()))).unwrap();
+    assert_eq!(other.await.unwrap().unwrap().outcome, Outcome::Forwarded);
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_without_waiters_is_not_sent_again() {
+    let mut fixture = Fixture::batching();
+    let one = fixture.ask_for(request(&["a"]), caller("x", 30));
+    let other = fixture.ask_for(request(&["b"]), caller("y", 30));
+    let (carrier, reply) = fixture.waiting().await;
+    fixture.waiting().await;
+    carrier.request.bind();
+    fixture.settled().await;
+    other.abort();
+    fixture.settled().await;
+    reply.send(Ok(answer("not json"))).unwrap();
+    let (request_alone, reply) = fixture.departed().await;
+    assert_eq!(*request_alone.request.bind(), request(&["a"]));
+    reply.send(Ok(rows(&request(&["a"])))).unwrap();
+    one.await.unwrap().unwrap();
+    fixture.nothing_is_left().await;
+}
