@@ -1,10 +1,9 @@
 //! The client with pooled connections.
 
 use std::fmt;
-use std::future::{Pending, pending, poll_fn};
+use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +15,7 @@ use tower::util::BoxCloneSyncService;
 
 use crate::memory::MemoryBudget;
 use crate::net::collect::Collector;
-use crate::net::connection::{Connection, Failed, Refusal};
+use crate::net::connection::{Connection, Refusal};
 use crate::net::pool::{Host, Pool};
 use crate::net::{Config, Connector, Error, Exchange, Kind, Resolver, SetupError};
 
@@ -37,8 +36,6 @@ const RETRY_DELAYS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), 
 #[derive(Clone)]
 pub struct Client {
     pool: Pool,
-    connector: Connector,
-    config: Arc<Config>,
     large_bodies: Option<Arc<MemoryBudget>>,
 }
 
@@ -76,13 +73,13 @@ impl Client {
     /// The same client without the proxy, with a pool of its own: for the managed-identity
     /// endpoint, which must not be proxied.
     pub fn direct(&self) -> Self {
-        Self::build(self.connector.direct(), Arc::clone(&self.config))
+        Self::build(self.pool.connector.direct(), Arc::clone(&self.pool.config))
     }
 
     /// The same client, speaking HTTP/2 to `http` addresses without negotiation, for hosts that are
     /// known to speak it. It has a pool of its own.
     pub fn cleartext_http2(&self) -> Self {
-        Self::build(self.connector.cleartext_http2(), Arc::clone(&self.config))
+        Self::build(self.pool.connector.cleartext_http2(), Arc::clone(&self.pool.config))
     }
 
     /// The same client for one particular server, with a pool of its own: `ca_text` (PEM), if
@@ -93,15 +90,13 @@ impl Client {
     ///
     /// When the text contains no usable certificate, or the name is invalid.
     pub fn for_peer(&self, ca_text: Option<&[u8]>, server_name: Option<&str>) -> Result<Self, SetupError> {
-        let connector = self.connector.for_peer(ca_text, server_name)?;
-        Ok(Self::build(connector, Arc::clone(&self.config)))
+        let connector = self.pool.connector.for_peer(ca_text, server_name)?;
+        Ok(Self::build(connector, Arc::clone(&self.pool.config)))
     }
 
     fn build(connector: Connector, config: Arc<Config>) -> Self {
         Self {
-            pool: Pool::new(Arc::clone(&config)),
-            connector,
-            config,
+            pool: Pool::new(connector, config),
             large_bodies: None,
         }
     }
@@ -117,7 +112,7 @@ impl Client {
 
     /// The connector of this client, which also measures round-trip times.
     pub fn connector(&self) -> &Connector {
-        &self.connector
+        &self.pool.connector
     }
 
     /// This client as a service with fixed limits, for sign-in.
@@ -144,12 +139,8 @@ impl Client {
     /// # Cancel safety
     ///
     /// Dropping the future cancels the exchange; it is unknown then whether the request arrived.
-    pub fn send(
-        &self,
-        request: Request<Bytes>,
-        limits: Limits,
-    ) -> impl Future<Output = Result<Response<Bytes>, Error>> + Send + use<'_> {
-        self.send_with(request, limits, pending as fn() -> Pending<()>)
+    pub async fn send(&self, request: Request<Bytes>, limits: Limits) -> Result<Response<Bytes>, Error> {
+        self.send_with(request, limits, pending).await
     }
 
     /// The same with a watch on progress: a watch begins when the request is sent, when the head of
@@ -164,72 +155,56 @@ impl Client {
     /// # Cancel safety
     ///
     /// As for [`Client::send`].
-    // Not an `async fn`, which would hold its arguments twice, and a request is large.
-    pub fn send_with<W, F>(
+    pub async fn send_with<F>(
         &self,
         request: Request<Bytes>,
         limits: Limits,
-        watch: W,
-    ) -> impl Future<Output = Result<Response<Bytes>, Error>> + Send + use<'_, W, F>
+        watch: impl Fn() -> F + Send + Sync,
+    ) -> Result<Response<Bytes>, Error>
     where
-        W: Fn() -> F + Send + Sync,
         F: Future<Output = ()> + Send,
     {
-        let host = self.pool.host(request.uri());
-        let mut request = request.map(Full::new);
-        async move {
-            let Some(host) = host else {
-                return Err(Error::new(&"no host".into(), Kind::Unsendable));
+        let Some(host) = self.pool.host(request.uri()) else {
+            return Err(Error::new(&"no host".into(), Kind::Unsendable));
+        };
+        let request = request.map(Full::new);
+        let deadline = Instant::now() + self.pool.config.connect_timeout;
+        let mut retry_delays = RETRY_DELAYS.into_iter();
+        loop {
+            // Boxed, because it is large and seldom has to wait.
+            let (mut connection, kept) = Box::pin(self.pool.take(&host, deadline)).await?;
+            let sent = Instant::now();
+            let until = sent + limits.head.min(limits.whole);
+            let kind = match connection.send(&host, request.clone(), until, watch()).await {
+                Ok(answer) => {
+                    let (head, body) = answer.into_parts();
+                    let collector = Collector::new(limits.body_bytes, self.large_bodies.clone());
+                    let body = timeout_at(sent + limits.whole, read(body, collector, &watch)).await;
+                    let body = body.unwrap_or(Err(Kind::BodyTimeout));
+                    return self.end(&host, connection, body.map(|body| Response::from_parts(head, body)));
+                }
+                Err(kind) => kind,
             };
-            let mut sent = Instant::now();
-            let deadline = sent + self.config.connect_timeout;
-            let mut retry_delays = RETRY_DELAYS.into_iter();
-            loop {
-                let (mut connection, kept) = if let Some(connection) = self.pool.try_take(&host, sent) {
-                    (connection, true)
-                } else {
-                    // Boxed, because it is large and seldom needed.
-                    let taken = Box::pin(self.pool.take(&host, &self.connector, deadline)).await?;
-                    sent = Instant::now();
-                    taken
-                };
-                let until = sent + limits.head.min(limits.whole);
-                let failed = match connection.send(&host, request, until, watch()).await {
-                    Ok(answer) => {
-                        let (head, body) = answer.into_parts();
-                        let collector = Collector::new(limits.body_bytes, self.large_bodies.clone());
-                        let body = read(body, sent + limits.whole, collector, &watch).await;
-                        return self.end(&host, connection, body.map(|body| Response::from_parts(head, body)));
+            let now = Instant::now();
+            let pause = match &kind {
+                // The connection was closed while idle. There may be more of that kind, so the
+                // number of repetitions is bounded.
+                Kind::NotSent(_) => (kept && now < deadline).then_some(Duration::ZERO),
+                // The host has not processed it. Another connection may lead to another machine,
+                // or to one that is available again.
+                Kind::NotProcessed(error) => {
+                    if Refusal::of(error) == Some(Refusal::Http1Required) {
+                        host.require_http1(now);
                     }
-                    Err(failed) => failed,
-                };
-                sent = Instant::now();
-                let (again, pause, kind) = match failed {
-                    // The connection was closed while idle. There may be more of that kind, so the
-                    // number of repetitions is bounded.
-                    Failed::Unsent(unsent, error) => {
-                        let pause = (kept && sent < deadline).then_some(Duration::ZERO);
-                        (Some(unsent), pause, Kind::NotSent(error))
-                    }
-                    // The host has not processed it. Another connection may lead to another
-                    // machine, or to one that is available again.
-                    Failed::Unprocessed(untouched, refusal, error) => {
-                        if refusal == Refusal::Http1Required {
-                            host.require_http1(sent);
-                        }
-                        let pause = retry_delays.next().filter(|pause| sent + *pause < deadline);
-                        (Some(untouched), pause, Kind::NotProcessed(error))
-                    }
-                    Failed::Lost(error) => (None, None, Kind::Lost(error)),
-                    Failed::Late => (None, None, Kind::HeadTimeout),
-                };
-                let Some((untouched, pause)) = again.zip(pause) else {
-                    return self.end(&host, connection, Err(kind));
-                };
-                host.retire(&connection);
-                request = *untouched;
-                sleep(pause).await;
-            }
+                    retry_delays.next().filter(|pause| now + *pause < deadline)
+                }
+                _ => None,
+            };
+            let Some(pause) = pause else {
+                return self.end(&host, connection, Err(kind));
+            };
+            host.retire(&connection);
+            sleep(pause).await;
         }
     }
 
@@ -255,25 +230,9 @@ impl Client {
     }
 }
 
-async fn read<W, F>(body: Incoming, deadline: Instant, collector: Collector, watch: &W) -> Result<Bytes, Kind>
-where
-    W: Fn() -> F,
-    F: Future<Output = ()>,
-{
-    let mut body = pin!(whole(body, collector, watch));
-    // Mostly it has arrived with the head, and no timer is needed.
-    match poll_fn(|context| Poll::Ready(body.as_mut().poll(context))).await {
-        Poll::Ready(body) => body,
-        Poll::Pending => timeout_at(deadline, body)
-            .await
-            .unwrap_or_else(|_| Err(Kind::BodyTimeout)),
-    }
-}
-
 /// Reads a whole body.
-async fn whole<W, F>(mut body: Incoming, mut collector: Collector, watch: &W) -> Result<Bytes, Kind>
+async fn read<F>(mut body: Incoming, mut collector: Collector, watch: &impl Fn() -> F) -> Result<Bytes, Kind>
 where
-    W: Fn() -> F,
     F: Future<Output = ()>,
 {
     let (mut stands_still, mut moved) = (pin!(watch()), 0);
@@ -301,7 +260,7 @@ where
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("connector", &self.connector)
+            .field("connector", &self.pool.connector)
             .finish_non_exhaustive()
     }
 }

@@ -1,23 +1,23 @@
 //! One HTTP connection.
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::Either;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor as _;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
-use crate::net::Config;
 use crate::net::pool::Host;
 use crate::net::stream::{Protocol, Stream};
+use crate::net::{Config, Kind};
 
 /// The longest head of an answer over HTTP/1.1, and the longest list of header fields over HTTP/2.
 const MAX_HEAD_BYTES: u32 = 64 * 1024;
@@ -31,7 +31,6 @@ const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 pub(super) struct Connection {
     sender: Sender,
     created: Instant,
-    alarm: ReusableTimer,
 }
 
 #[derive(Debug)]
@@ -40,20 +39,6 @@ enum Sender {
     Http1(http1::SendRequest<Full<Bytes>>),
     /// Any number of requests at a time.
     Http2(http2::SendRequest<Full<Bytes>>),
-}
-
-/// Why there is no head of an answer.
-#[derive(Debug)]
-pub(super) enum Failed {
-    /// Nothing of the request was written; it is returned.
-    Unsent(Box<Request<Full<Bytes>>>, hyper::Error),
-    /// The request was written over HTTP/2, and the peer said that it has processed nothing of it;
-    /// it is returned.
-    Unprocessed(Box<Request<Full<Bytes>>>, Refusal, hyper::Error),
-    /// The request may have been written.
-    Lost(hyper::Error),
-    /// The request may have been written, and no head arrived in time.
-    Late,
 }
 
 /// How a peer says over HTTP/2 that it has processed nothing of a request (RFC 9113 §8.7, and §7 on
@@ -69,7 +54,7 @@ pub(super) enum Refusal {
 impl Refusal {
     /// What `error` says about a request without an answer; `None` when it says nothing of this
     /// kind.
-    fn of(error: &hyper::Error) -> Option<Self> {
+    pub(super) fn of(error: &hyper::Error) -> Option<Self> {
         let mut cause = std::error::Error::source(error);
         let found = loop {
             match cause?.downcast_ref::<h2::Error>() {
@@ -113,7 +98,8 @@ impl Connection {
                 Sender::Http1(sender)
             }
             Protocol::Http2 => {
-                let (sender, connection) = http2::Builder::new(executor.clone())
+                let (parts, started) = mpsc::unbounded_channel();
+                let (sender, connection) = http2::Builder::new(OneTask(parts))
                     .timer(TokioTimer::new())
                     .max_header_list_size(MAX_HEAD_BYTES)
                     .initial_stream_window_size(STREAM_WINDOW)
@@ -123,14 +109,13 @@ impl Connection {
                     .keep_alive_while_idle(true)
                     .handshake(stream.io)
                     .await?;
-                executor.execute(async { drop(connection.await) });
+                executor.execute(run_together(connection, started));
                 Sender::Http2(sender)
             }
         };
         Ok(Self {
             sender,
             created: Instant::now(),
-            alarm: ReusableTimer::default(),
         })
     }
 
@@ -141,7 +126,6 @@ impl Connection {
             Sender::Http2(sender) => Some(Self {
                 sender: Sender::Http2(sender.clone()),
                 created: self.created,
-                alarm: ReusableTimer::default(),
             }),
         }
     }
@@ -168,14 +152,6 @@ impl Connection {
         !closed && now.saturating_duration_since(self.created) <= max_age
     }
 
-    /// Whether it can take a request now.
-    pub(super) fn is_ready(&self) -> bool {
-        match &self.sender {
-            Sender::Http1(sender) => sender.is_ready(),
-            Sender::Http2(sender) => sender.is_ready(),
-        }
-    }
-
     /// Waits until it can take a request, that is, until the earlier ones are finished.
     ///
     /// # Errors
@@ -193,82 +169,79 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// [`Failed`].
+    /// [`Kind::NotSent`], [`Kind::NotProcessed`], [`Kind::Lost`] or [`Kind::HeadTimeout`].
     ///
     /// # Cancel safety
     ///
     /// Dropping the future abandons the exchange. It is unknown then whether the request was
     /// written, and the connection cannot be used again over HTTP/1.1.
-    pub(super) fn send<'a, F>(
-        &'a mut self,
-        host: &'a Host,
+    pub(super) async fn send(
+        &mut self,
+        host: &Host,
         mut request: Request<Full<Bytes>>,
         until: Instant,
-        given_up: F,
-    ) -> impl Future<Output = Result<Response<Incoming>, Failed>> + Send + use<'a, F>
-    where
-        F: Future<Output = ()> + Send,
-    {
-        let is_http1 = self.protocol() == Protocol::Http1;
-        // Over HTTP/2 another task writes the request and does not return it; the body is shared,
-        // not copied.
-        let copy = (!is_http1).then(|| Box::new(request.clone()));
-        if is_http1 {
-            host.use_origin_form(&mut request);
-        }
-        let answer = match &mut self.sender {
-            Sender::Http1(sender) => Either::Left(sender.try_send_request(request)),
-            Sender::Http2(sender) => Either::Right(sender.try_send_request(request)),
-        };
-        let alarm = &mut self.alarm;
-        async move {
-            let (mut answer, mut given_up) = (pin!(answer), pin!(given_up));
-            let result = poll_fn(|context| match answer.as_mut().poll(context) {
-                Poll::Ready(answer) => Poll::Ready(Some(answer)),
-                Poll::Pending if given_up.as_mut().poll(context).is_ready() => Poll::Ready(None),
-                Poll::Pending => alarm.poll(until, context).map(|()| None),
-            });
-            match result.await {
-                Some(Ok(answer)) => Ok(answer),
-                Some(Err(mut error)) => Err(if let Some(mut request) = error.take_message() {
-                    if is_http1 {
-                        host.use_absolute_form(&mut request);
-                    }
-                    Failed::Unsent(Box::new(request), error.into_error())
-                } else {
-                    let error = error.into_error();
-                    match copy.zip(Refusal::of(&error)) {
-                        Some((request, refusal)) => Failed::Unprocessed(request, refusal, error),
-                        None => Failed::Lost(error),
-                    }
-                }),
-                None => Err(Failed::Late),
+        given_up: impl Future<Output = ()> + Send,
+    ) -> Result<Response<Incoming>, Kind> {
+        let answer = async {
+            match &mut self.sender {
+                Sender::Http1(sender) => {
+                    host.use_origin_form(&mut request);
+                    sender.try_send_request(request).await
+                }
+                Sender::Http2(sender) => sender.try_send_request(request).await,
             }
-        }
+        };
+        let answer = tokio::select! {
+            biased;
+            answer = answer => answer,
+            () = given_up => return Err(Kind::HeadTimeout),
+            () = sleep_until(until) => return Err(Kind::HeadTimeout),
+        };
+        answer.map_err(|error| {
+            // The request comes back only when nothing of it was written.
+            let is_unsent = error.message().is_some();
+            let error = error.into_error();
+            if is_unsent {
+                Kind::NotSent(error)
+            } else if Refusal::of(&error).is_some() {
+                Kind::NotProcessed(error)
+            } else {
+                Kind::Lost(error)
+            }
+        })
     }
 }
 
-/// A timer that is reused by one request after the other.
+/// Runs what hyper starts for an HTTP/2 connection within the connection's own task.
 ///
-/// Nearly all requests are answered in time, so a timer for each of them would be set and removed
-/// in vain. This one stays set to the time of an earlier request, and is checked when it fires.
-#[derive(Debug, Default)]
-struct ReusableTimer(Option<Pin<Box<Sleep>>>);
+/// In tasks of their own, the part that reads frames could see a `GOAWAY` while the other part has
+/// just handed over a request. hyper then fails the request with the `GOAWAY`, as if it had not been
+/// processed, and its headers are sent all the same. The channel holds what was started since the
+/// task ran last: a part for each request that was handed over.
+#[derive(Clone)]
+struct OneTask(mpsc::UnboundedSender<BoxFuture<'static, ()>>);
 
-impl ReusableTimer {
-    /// Ready from `at` on.
-    fn poll(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<()> {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        // It fires early for a later time, and is set again then.
-        if sleep.deadline() > at {
-            sleep.as_mut().reset(at);
+impl<F> hyper::rt::Executor<F> for OneTask
+where
+    F: Future + Send + 'static,
+{
+    fn execute(&self, part: F) {
+        // Without the connection's task there is nothing left to run.
+        let _ = self.0.send(part.map(drop).boxed());
+    }
+}
+
+/// Runs a connection and the parts that it starts, until all have ended.
+async fn run_together(
+    connection: impl Future + Send + 'static,
+    mut started: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>,
+) {
+    let mut running = FuturesUnordered::from_iter([connection.map(drop).boxed()]);
+    loop {
+        tokio::select! {
+            Some(part) = started.recv() => running.push(part),
+            Some(()) = running.next() => {}
+            else => return,
         }
-        while sleep.as_mut().poll(context).is_ready() {
-            if sleep.deadline() >= at {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(at);
-        }
-        Poll::Pending
     }
 }

@@ -86,29 +86,24 @@ impl Connector {
 
     /// The same connector without the proxy.
     pub(super) fn direct(&self) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                proxy: None,
-                ..Shared::clone(&self.shared)
-            }),
-        }
+        let mut other = self.clone();
+        Arc::make_mut(&mut other.shared).proxy = None;
+        other
     }
 
     /// The same connector, speaking HTTP/2 to `http` addresses.
     pub(super) fn cleartext_http2(&self) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                cleartext: Protocol::Http2,
-                ..Shared::clone(&self.shared)
-            }),
-        }
+        let mut other = self.clone();
+        Arc::make_mut(&mut other.shared).cleartext = Protocol::Http2;
+        other
     }
 
     /// The same connector for one particular server: `ca_text` (PEM), if given, replaces all
     /// trusted certificates, and `server_name` is requested and checked instead of the address's
     /// host.
     pub(super) fn for_peer(&self, ca_text: Option<&[u8]>, server_name: Option<&str>) -> Result<Self, SetupError> {
-        let mut shared = Shared::clone(&self.shared);
+        let mut other = self.clone();
+        let shared = Arc::make_mut(&mut other.shared);
         if let Some(text) = ca_text {
             let tls = tls::client_config_of(text)?;
             shared.http1_tls = Arc::new(tls::http1_only(&tls));
@@ -118,9 +113,7 @@ impl Connector {
             let parsed = ServerName::try_from(name.to_owned());
             shared.server_name = Some(parsed.map_err(|_| SetupError::ServerName(name.to_owned()))?);
         }
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
+        Ok(other)
     }
 
     /// Sets up a connection to `base`, measures the time, and closes it: TCP and TLS, without the
@@ -141,9 +134,8 @@ impl Connector {
         let stream = self
             .connect(&target, &self.shared.probe_tls, self.shared.cleartext)
             .await?;
-        let setup = stream.setup;
+        let mut total = stream.setup;
         let mut io = stream.io.into_inner();
-        let mut total = setup;
         if !target.tls && self.shared.cleartext == Protocol::Http2 {
             let begun = Instant::now();
             let greeting = async {
@@ -188,7 +180,8 @@ impl Connector {
             protocol = Protocol::Http1;
             let name = self.shared.server_name.clone();
             let name = name.map_or_else(|| server_name(&target.host), Ok);
-            let secured = handshake(target, name, io, Arc::clone(tls), deadline).await?;
+            let handshake = async { TlsConnector::from(Arc::clone(tls)).connect(name?, io).await };
+            let secured = bounded(target, Step::Tls, deadline, handshake).await?;
             if secured.get_ref().1.alpn_protocol() == Some(b"h2") {
                 protocol = Protocol::Http2;
             }
@@ -240,17 +233,6 @@ impl Connector {
         bounded(target, Step::Tunnel, deadline, opening).await?;
         Ok((begun, io))
     }
-}
-
-async fn handshake(
-    target: &Target,
-    name: io::Result<ServerName<'static>>,
-    io: Box<dyn Duplex>,
-    config: Arc<ClientConfig>,
-    deadline: Instant,
-) -> Result<tokio_rustls::client::TlsStream<Box<dyn Duplex>>, ConnectError> {
-    let handshake = async { TlsConnector::from(config).connect(name?, io).await };
-    bounded(target, Step::Tls, deadline, handshake).await
 }
 
 /// The name of `host` as it appears in its certificate.

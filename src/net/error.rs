@@ -12,9 +12,7 @@ pub enum SetupError {
     /// The CA file is unreadable or not PEM.
     #[error("the CA file {} cannot be read", path.display())]
     CaFile {
-        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
         #[source]
         cause: rustls_pki_types::pem::Error,
     },
@@ -174,10 +172,7 @@ pub enum Kind {
     BodyTimeout,
     /// The body is longer than allowed.
     #[error("the answer is longer than {limit_bytes} bytes")]
-    BodyTooLarge {
-        /// The limit.
-        limit_bytes: usize,
-    },
+    BodyTooLarge { limit_bytes: usize },
     /// There was no memory for the body, and none was released in time.
     #[error("the answer could not be read")]
     NoMemory(#[source] crate::memory::Exhausted),

@@ -17,8 +17,7 @@ use tokio::sync::Mutex as Gate;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::net::connection::Connection;
-use crate::net::connector::Offer;
-use crate::net::connector::Target;
+use crate::net::connector::{Offer, Target};
 use crate::net::stream::Protocol;
 use crate::net::{Config, ConnectError, Connector, Error, Kind, Step};
 
@@ -43,7 +42,8 @@ const MAX_HOSTS: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
     hosts: Arc<Mutex<Vec<Arc<Host>>>>,
-    config: Arc<Config>,
+    pub(super) connector: Connector,
+    pub(super) config: Arc<Config>,
 }
 
 /// One scheme, host and port.
@@ -72,9 +72,10 @@ struct Kept {
 }
 
 impl Pool {
-    pub(super) fn new(config: Arc<Config>) -> Self {
+    pub(super) fn new(connector: Connector, config: Arc<Config>) -> Self {
         Self {
             hosts: Arc::default(),
+            connector,
             config,
         }
     }
@@ -112,33 +113,14 @@ impl Pool {
     /// # Cancel safety
     ///
     /// Safe; a connection that is being set up is given up.
-    pub(super) async fn take(
-        &self,
-        host: &Host,
-        connector: &Connector,
-        deadline: Instant,
-    ) -> Result<(Connection, bool), Error> {
-        timeout_at(deadline + SLACK, self.look(host, connector, deadline))
+    pub(super) async fn take(&self, host: &Host, deadline: Instant) -> Result<(Connection, bool), Error> {
+        timeout_at(deadline + SLACK, self.look(host, deadline))
             .await
             .unwrap_or_else(|_| Err(host.late()))
             .map_err(|kind| Error::new(host.authority(), kind))
     }
 
-    /// A connection that is available at once, if there is one; it has served others before.
-    pub(super) fn try_take(&self, host: &Host, now: Instant) -> Option<Connection> {
-        let mut kept = host.kept();
-        let connection = kept.next(self.config.max_age, now)?;
-        if connection.is_ready() {
-            return Some(connection);
-        }
-        // It is not ready for a moment, or has been closed, which [`Pool::take`] finds out.
-        if connection.protocol() == Protocol::Http1 {
-            kept.idle.push((now, connection));
-        }
-        None
-    }
-
-    async fn look(&self, host: &Host, connector: &Connector, deadline: Instant) -> Result<(Connection, bool), Kind> {
+    async fn look(&self, host: &Host, deadline: Instant) -> Result<(Connection, bool), Kind> {
         if let Some(kept) = self.kept(host).await {
             return Ok((kept, true));
         }
@@ -155,7 +137,7 @@ impl Pool {
             Some(pass)
         };
         let offer = host.kept().offer(Instant::now());
-        let stream = connector.reach(&host.target, offer).await.map_err(Kind::Connect)?;
+        let stream = self.connector.reach(&host.target, offer).await.map_err(Kind::Connect)?;
         let connection = Connection::begin(stream, &self.config).await.map_err(Kind::NotSent)?;
         let mut kept = host.kept();
         kept.open = connection.protocol() == Protocol::Http1;
@@ -211,13 +193,7 @@ impl Kept {
     }
 
     fn next(&mut self, max_age: Duration, now: Instant) -> Option<Connection> {
-        if self
-            .shared
-            .as_ref()
-            .is_some_and(|shared| !shared.is_usable(max_age, now))
-        {
-            self.shared = None;
-        }
+        self.shared.take_if(|shared| !shared.is_usable(max_age, now));
         if let Some(shared) = &self.shared {
             return shared.shared();
         }
@@ -275,26 +251,10 @@ impl Host {
         *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
     }
 
-    /// Reverts that, because the next connection may speak HTTP/2.
-    pub(super) fn use_absolute_form<B>(&self, request: &mut Request<B>) {
-        request.headers_mut().remove(HOST);
-        let mut parts = std::mem::take(request.uri_mut()).into_parts();
-        parts.scheme = Some(self.scheme.clone());
-        parts.authority = Some(self.authority.clone());
-        // Its parts were those of a valid address before.
-        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
-    }
-
     /// Keeps a connection from taking further requests; requests under way go on.
     pub(super) fn retire(&self, connection: &Connection) {
-        let mut kept = self.kept();
-        if kept
-            .shared
-            .as_ref()
-            .is_some_and(|shared| shared.created() == connection.created())
-        {
-            kept.shared = None;
-        }
+        let is_same = |shared: &mut Connection| shared.created() == connection.created();
+        self.kept().shared.take_if(is_same);
     }
 
     /// The host has asked for HTTP/1.1, and nothing else is offered for a while.

@@ -20,8 +20,20 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::net::{Client, Config, Resolver};
+use crate::net::{Client, Config, ConnectError, Error, Kind, Resolver, Step};
 use crate::task::Tasks;
+
+/// The failure of an exchange with `authority` that found no connection.
+pub(crate) fn no_connection(authority: &str) -> Error {
+    let authority = authority.into();
+    let cause = ConnectError::timed_out(&authority, Step::Dial);
+    Error::new(&authority, Kind::Connect(cause))
+}
+
+/// The failure of an exchange with `authority` that got no answer.
+pub(crate) fn no_answer(authority: &str) -> Error {
+    Error::new(&authority.into(), Kind::HeadTimeout)
+}
 
 /// Listens on a port of its own and runs `each` for every connection.
 pub(crate) async fn listen<F, Fut>(each: F) -> SocketAddr

@@ -21,15 +21,23 @@ const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 ///
 /// When the CA file cannot be read, contains no certificate, or an invalid one.
 pub(super) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, SetupError> {
-    let mut roots = RootCertStore {
+    let roots = RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
-    if let Some(path) = ca_file {
-        for certificate in certificates(path)? {
-            roots.add(certificate).map_err(SetupError::Tls)?;
-        }
+    let Some(path) = ca_file else {
+        return trusting(roots, []);
+    };
+    let found = std::fs::read(path)
+        .map_err(pem::Error::Io)
+        .and_then(|text| certificates(&text));
+    let found = found.map_err(|cause| SetupError::CaFile {
+        path: path.to_owned(),
+        cause,
+    })?;
+    if found.is_empty() {
+        return Err(SetupError::CaFileEmpty(path.to_owned()));
     }
-    with_roots(roots)
+    trusting(roots, found)
 }
 
 /// The same, but only the certificates of a PEM text are trusted.
@@ -38,18 +46,11 @@ pub(super) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, Setu
 ///
 /// When the text contains no certificate, or an invalid one.
 pub(super) fn client_config_of(ca_text: &[u8]) -> Result<ClientConfig, SetupError> {
-    let text = plain_text::pem(ca_text)
-        .map_err(|malformed| SetupError::CaText(pem::Error::Io(io::Error::other(malformed))))?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    let found = found.map_err(SetupError::CaText)?;
+    let found = certificates(ca_text).map_err(SetupError::CaText)?;
     if found.is_empty() {
         return Err(SetupError::CaTextEmpty);
     }
-    let mut roots = RootCertStore::empty();
-    for certificate in found {
-        roots.add(certificate).map_err(SetupError::Tls)?;
-    }
-    with_roots(roots)
+    trusting(RootCertStore::empty(), found)
 }
 
 /// The same settings without HTTP/2.
@@ -59,7 +60,13 @@ pub(super) fn http1_only(config: &ClientConfig) -> ClientConfig {
     config
 }
 
-fn with_roots(roots: RootCertStore) -> Result<ClientConfig, SetupError> {
+fn trusting(
+    mut roots: RootCertStore,
+    further: impl IntoIterator<Item = CertificateDer<'static>>,
+) -> Result<ClientConfig, SetupError> {
+    for certificate in further {
+        roots.add(certificate).map_err(SetupError::Tls)?;
+    }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -70,20 +77,9 @@ fn with_roots(roots: RootCertStore) -> Result<ClientConfig, SetupError> {
     Ok(config)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
-    let read = || -> Result<Vec<_>, pem::Error> {
-        let bytes = std::fs::read(path).map_err(pem::Error::Io)?;
-        let text = plain_text::pem(&bytes).map_err(|malformed| pem::Error::Io(io::Error::other(malformed)))?;
-        CertificateDer::pem_slice_iter(&text).collect()
-    };
-    let found = read().map_err(|cause| SetupError::CaFile {
-        path: path.to_owned(),
-        cause,
-    })?;
-    if found.is_empty() {
-        return Err(SetupError::CaFileEmpty(path.to_owned()));
-    }
-    Ok(found)
+fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
+    let text = plain_text::pem(text).map_err(|malformed| pem::Error::Io(io::Error::other(malformed)))?;
+    CertificateDer::pem_slice_iter(&text).collect()
 }
 
 #[cfg(test)]

@@ -149,7 +149,7 @@ fn with_retry_after(fields: &Headers, pause: Duration) -> Headers {
 /// A call took longer than the ledger allows for; the attempt timeout below should have ended it.
 #[derive(Debug, thiserror::Error)]
 #[error("the upstream call took longer than its charge is kept")]
-pub struct Overdue;
+pub struct DeadlineExceeded;
 
 /// The upstream's own limiter refused a call.
 #[derive(Debug, thiserror::Error)]

@@ -12,11 +12,9 @@ use crate::scan::ResponseFault;
 #[derive(Debug, thiserror::Error)]
 #[error("the response of {host} with the status {status} is no answer of Defender's")]
 pub struct Error {
-    /// The host.
     pub host: String,
     /// The response's status.
     pub status: StatusCode,
-    /// What is wrong with it.
     #[source]
     pub fault: ResponseFault,
 }
@@ -32,11 +30,10 @@ pub enum Fault {
 
 /// What a failure at the host with this base address says about it; `None` when the host is not at
 /// fault.
-pub type Classify = fn(&Failure, &Url) -> Option<Fault>;
-
-/// Looks for a network error *at this host*: a failure of the sign-in, which arrives in the same
-/// way, must not count against a region.
-pub fn classify(failure: &Failure, base: &Url) -> Option<Fault> {
+///
+/// Only a network error *at this host* counts: a failure of the sign-in, which arrives in the same
+/// way, says nothing about a region.
+pub(super) fn classify(failure: &Failure, base: &Url) -> Option<Fault> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(failure.source.as_ref());
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<net::Error>() {

@@ -7,27 +7,21 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt as _};
 
 use crate::attempt::{Charged, Delivery, Failure, RetryHint, Routed};
+use crate::region::fault::classify;
 use crate::region::outlier::{CallOutcome, ProgressMonitor};
-use crate::region::{Classify, Error, HostSelector, SelectedHost, classify};
+use crate::region::{Error, HostSelector, SelectedHost};
 use crate::scan::{Endpoint, ResponseFault, ResponseKind, UpstreamResponse};
 
 /// Puts [`Region`] in front of a service.
 #[derive(Clone, Debug)]
 pub struct RegionLayer {
     selector: HostSelector,
-    classify: Classify,
 }
 
 impl RegionLayer {
     /// A layer that picks hosts from `selector`, and reports to it how the calls went.
     pub fn new(selector: HostSelector) -> Self {
-        Self { selector, classify }
-    }
-
-    /// Classifies failures in another way, for tests.
-    #[cfg(test)]
-    pub fn with_classify(self, classify: Classify) -> Self {
-        Self { classify, ..self }
+        Self { selector }
     }
 }
 
@@ -37,7 +31,7 @@ impl<S> Layer<S> for RegionLayer {
     fn layer(&self, inner: S) -> Region<S> {
         Region {
             inner,
-            layer: self.clone(),
+            selector: self.selector.clone(),
         }
     }
 }
@@ -48,7 +42,7 @@ impl<S> Layer<S> for RegionLayer {
 #[derive(Clone, Debug)]
 pub struct Region<S> {
     inner: S,
-    layer: RegionLayer,
+    selector: HostSelector,
 }
 
 impl<S> Service<Charged> for Region<S>
@@ -66,15 +60,14 @@ where
     }
 
     fn call(&mut self, charged: Charged) -> Self::Future {
-        Box::pin(run(self.inner.clone(), self.layer.clone(), charged))
+        Box::pin(run(self.inner.clone(), self.selector.clone(), charged))
     }
 }
 
-async fn run<S>(mut inner: S, layer: RegionLayer, charged: Charged) -> Result<UpstreamResponse, Failure>
+async fn run<S>(mut inner: S, selector: HostSelector, charged: Charged) -> Result<UpstreamResponse, Failure>
 where
     S: Service<Routed, Response = UpstreamResponse, Error = Failure>,
 {
-    let selector = &layer.selector;
     selector.measured().await;
     let begun = Instant::now();
     let mut tried = Vec::new();
@@ -91,7 +84,7 @@ where
             Ok(inner) => inner.call(routed).await,
             Err(failure) => Err(failure),
         };
-        match report(&layer, &choice, &monitor, charged.request.endpoint(), result) {
+        match report(&selector, &choice, &monitor, charged.request.endpoint(), result) {
             Next::Return(result) => return result,
             Next::OtherHost(failure) if begun.elapsed() >= selector.config().failover_limit => return Err(failure),
             Next::OtherHost(failure) => {
@@ -126,7 +119,7 @@ enum Next {
 
 /// Reports how the call went, and returns whether another host may be tried with the same permit.
 fn report(
-    layer: &RegionLayer,
+    selector: &HostSelector,
     choice: &SelectedHost,
     monitor: &ProgressMonitor,
     endpoint: Endpoint,
@@ -143,9 +136,11 @@ fn report(
                 ResponseKind::Fault(ResponseFault::Unavailable) => CallOutcome::Unavailable,
                 ResponseKind::Fault(_) => CallOutcome::InvalidResponse,
             };
-            layer.selector.answered(choice, seen);
+            selector.answered(choice, seen);
             return Next::Return(match kind {
-                ResponseKind::Fault(fault) if !fault.may_pass() => Err(invalid_response(layer, choice, &answer, fault)),
+                ResponseKind::Fault(fault) if !fault.may_pass() => {
+                    Err(invalid_response(selector, choice, &answer, fault))
+                }
                 _ => Ok(answer),
             });
         }
@@ -153,12 +148,12 @@ fn report(
     };
     if failure.answer.is_some() {
         // The token was rejected, in whatever form.
-        layer.selector.answered(choice, CallOutcome::Alive);
+        selector.answered(choice, CallOutcome::Alive);
         return Next::Return(Err(failure));
     }
-    match (layer.classify)(&failure, &choice.base) {
+    match classify(&failure, &choice.base) {
         Some(fault) => {
-            layer.selector.failed(choice, fault);
+            selector.failed(choice, fault);
             if failure.delivery == Delivery::NotSent {
                 Next::OtherHost(failure)
             } else {
@@ -173,12 +168,12 @@ fn report(
 
 /// The failure of a call whose response is no answer. Another host, if there is one, may have one.
 fn invalid_response(
-    layer: &RegionLayer,
+    selector: &HostSelector,
     choice: &SelectedHost,
     answer: &UpstreamResponse,
     fault: ResponseFault,
 ) -> Failure {
-    let again = if layer.selector.has_other_good(choice) {
+    let again = if selector.has_other_good(choice) {
         RetryHint::Once
     } else {
         RetryHint::Never

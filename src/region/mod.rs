@@ -31,7 +31,7 @@ mod rtt;
 mod tests;
 
 pub use config::{Backoff, Candidate, Config};
-pub use fault::{Classify, Error, Fault, classify};
+pub use fault::{Error, Fault};
 pub use host_selector::{HostSelector, HostStatus, SelectedHost};
 pub use layer::RegionLayer;
 pub use metrics::Metrics;

@@ -41,7 +41,7 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Problem> {
         })
         .or_else(|| {
             cause
-                .downcast_ref::<quota::Overdue>()
+                .downcast_ref::<quota::DeadlineExceeded>()
                 .map(|error| timeout(error.to_string()))
         })
 }

@@ -12,7 +12,6 @@ use super::limit::{Limit, Shape};
 pub enum Action {
     /// A region moves nearer or farther.
     Latency {
-        /// Which region.
         region: String,
         /// The new round-trip time.
         latency: Duration,
@@ -27,15 +26,9 @@ pub enum Action {
         plan: Plan<Fault>,
     },
     /// A region's host stops, connections included: connecting to it is refused.
-    Shut {
-        /// Which region.
-        region: String,
-    },
+    Shut { region: String },
     /// A region's host starts again, on the same port.
-    Open {
-        /// Which region.
-        region: String,
-    },
+    Open { region: String },
     /// All connections are reset.
     CutConnections {
         /// Of which region; `None` for all regions and sign-in.
@@ -79,6 +72,5 @@ impl Action {
 pub struct Event {
     /// When it happens, after the start.
     pub at: Duration,
-    /// The change.
     pub action: Action,
 }

@@ -132,6 +132,13 @@ impl Config {
         self
     }
 
+    pub(super) fn behaviour(&mut self, region: &str) -> Option<&mut Behaviour> {
+        let mut regions = self.regions.iter_mut();
+        regions
+            .find(|known| known.name == region)
+            .map(|known| &mut known.behaviour)
+    }
+
     /// Why these settings are invalid.
     pub(super) fn mistake(&self) -> Option<String> {
         if !self.listen.ip().is_loopback() {
@@ -201,7 +208,6 @@ pub struct Behaviour {
     pub latency: Duration,
     /// Each half of the round trip takes up to half of this longer, at random.
     pub jitter: Duration,
-    /// The faults.
     pub faults: Plan<Fault>,
 }
 
@@ -220,8 +226,14 @@ pub struct SignIn {
     pub refresh_in: Option<Duration>,
     /// How long an answer takes. Default 20 ms.
     pub latency: Duration,
-    /// The faults.
     pub faults: Plan<SignInFault>,
+}
+
+impl SignIn {
+    /// The audience of a token: the scope without `/.default`.
+    pub(super) fn resource(&self) -> &str {
+        self.scope.strip_suffix("/.default").unwrap_or(&self.scope)
+    }
 }
 
 impl Default for SignIn {
@@ -253,7 +265,6 @@ pub enum Assertions {
 pub struct Throttle {
     /// In the `Retry-After` field.
     pub header: RetryAfter,
-    /// In the message.
     pub message: Message,
 }
 
@@ -270,7 +281,6 @@ pub enum RetryAfter {
     Absent,
 }
 
-/// The message of a 429.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Message {

@@ -51,35 +51,35 @@ impl Simulator {
 
     /// Sets the faults of sign-in.
     pub fn set_sign_in_faults(&self, plan: Plan<SignInFault>) {
-        self.sim_state.state().token_service.rules.faults = plan;
+        self.sim_state.state().config.sign_in.faults = plan;
     }
 
     /// Sets the roles of tokens issued from now on. Without [`super::ROLE`], Defender answers 403.
     pub fn set_roles(&self, roles: &[&str]) {
-        self.sim_state.state().token_service.rules.roles = roles.iter().map(ToString::to_string).collect();
+        self.sim_state.state().config.sign_in.roles = roles.iter().map(ToString::to_string).collect();
     }
 
     /// Sets another audience for tokens issued from now on, for which Defender answers 403. `None`
     /// restores the right one.
     pub fn set_audience(&self, audience: Option<&str>) {
-        self.sim_state.state().token_service.rules.audience = audience.map(Into::into);
+        self.sim_state.state().config.sign_in.audience = audience.map(Into::into);
     }
 
     /// Tokens issued from now on live this long, and should be renewed after `refresh_in`.
     pub fn set_token_lifetime(&self, lifetime: Duration, refresh_in: Option<Duration>) {
         let mut state = self.sim_state.state();
-        state.token_service.lifetime = lifetime;
-        state.token_service.rules.refresh_in = refresh_in;
+        state.config.token_lifetime = lifetime;
+        state.config.sign_in.refresh_in = refresh_in;
     }
 
     /// Replaces the app's secret; the old one is rejected as expired. Tokens stay valid.
     pub fn set_secret(&self, secret: Secret) {
-        self.sim_state.state().token_service.change_secret(secret);
+        self.sim_state.state().change_secret(secret);
     }
 
     /// How often a signed assertion may be used from now on.
     pub fn set_assertions(&self, uses: Assertions) {
-        self.sim_state.state().token_service.rules.assertions = uses;
+        self.sim_state.state().config.sign_in.assertions = uses;
     }
 
     /// Registers another certificate for the app.

@@ -105,23 +105,6 @@ pub enum SignInFault {
     Slow(Duration),
 }
 
-impl SignInFault {
-    /// The name in scenario files.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Refuse(_) => "refuse",
-            Self::Throttle => "throttle",
-            Self::Status(_) => "status",
-            Self::Hang => "hang",
-            Self::Cut => "cut",
-            Self::Rubbish => "rubbish",
-            Self::NoToken => "no-token",
-            Self::Redirect => "redirect",
-            Self::Slow(_) => "slow",
-        }
-    }
-}
-
 /// How often a fault happens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Often {

@@ -55,18 +55,19 @@ impl Hosts {
             Action::CutConnections { region: None } => self.all().for_each(|host| host.cut_connections()),
             Action::Limits { limits, shape } => {
                 let mut state = sim_state.state();
-                state.limiters = limiters(state.scope, shape, &limits, state.rejected);
-                state.limits = limits;
+                (state.config.limits, state.config.shape) = (limits, shape);
+                state.limiters = limiters(&state.config);
             }
-            Action::SignIn(plan) => sim_state.state().token_service.rules.faults = plan,
+            Action::SignIn(plan) => sim_state.state().config.sign_in.faults = plan,
             Action::RevokeTokens => sim_state.state().token_service.mint.revoke_all(),
-            Action::Secret(secret) => sim_state.state().token_service.change_secret(secret),
+            Action::Secret(secret) => sim_state.state().change_secret(secret),
             Action::OtherCalls(n) => {
                 sim_state.other_calls(n);
             }
             Action::Neighbour(per_hour) => {
                 let now = sim_state.elapsed();
-                sim_state.state().neighbour = Neighbour::new(per_hour, sim_state.seed, now);
+                let mut state = sim_state.state();
+                state.neighbour = Neighbour::new(per_hour, state.config.seed, now);
             }
             Action::Scan => sim_state.state().scans += 1,
         }

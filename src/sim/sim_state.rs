@@ -1,6 +1,5 @@
 //! The state that the hosts of one simulator share.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,91 +7,62 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::config::{Behaviour, Config, Throttle};
-use super::entra::{Federation, Mint, TokenService};
-use super::history::History;
-use super::limit::{Limit, Limiter, Rejected, Rejection, Scope, Shape};
+use super::config::{Behaviour, Config};
+use super::entra::TokenService;
+use super::limit::{Limiter, Rejection, Scope};
 use super::neighbour::Neighbour;
 use super::record::Journal;
 use super::rng::Rng;
-use crate::clock::Wall;
 use crate::operation::Operation;
+use crate::secret::Secret;
 use crate::task::Tasks;
 
 /// The state of a simulator.
 #[derive(Debug)]
 pub(super) struct SimState {
     started: Instant,
-    pub(super) wall: Wall,
     pub(super) tasks: Tasks,
     /// Ends every wait.
     pub(super) stopping: CancellationToken,
     pub(super) journal: Journal,
-    pub(super) seed: u64,
     state: Mutex<State>,
 }
 
-/// The state that can change.
+/// The state that can change, the settings included.
 #[derive(Debug)]
 pub(super) struct State {
+    pub(super) config: Config,
     pub(super) token_service: TokenService,
     /// The limits of one app in one tenant, over all regions: together for all operations, or for
     /// each of them.
     pub(super) limiters: Vec<Limiter>,
     pub(super) neighbour: Option<Neighbour>,
-    pub(super) limits: Vec<Limit>,
-    pub(super) rejected: Rejected,
-    pub(super) scope: Scope,
-    pub(super) throttle: Throttle,
-    pub(super) history: History,
     /// How often [`Action::Scan`](super::action::Action::Scan) was applied.
     pub(super) scans: u32,
-    pub(super) regions: BTreeMap<String, Behaviour>,
     pub(super) rng: Rng,
 }
 
 /// The two halves of a round trip.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Trip {
     pub(super) there: Duration,
     pub(super) back: Duration,
 }
 
 impl SimState {
-    pub(super) fn new(config: &Config, tasks: Tasks) -> Self {
-        let token_service = TokenService {
-            tenant_id: config.tenant_id.clone(),
-            client_id: config.client_id.clone(),
-            secret: config.client_secret.clone(),
-            old_secret: None,
-            federation: Federation::of(config.certificates.clone()),
-            rules: config.sign_in.clone(),
-            lifetime: config.token_lifetime,
-            mint: Mint::new(config.seed),
-        };
-        let regions = config
-            .regions
-            .iter()
-            .map(|region| (region.name.clone(), region.behaviour.clone()));
+    pub(super) fn new(config: Config, tasks: Tasks) -> Self {
         Self {
             started: Instant::now(),
-            wall: config.wall.clone(),
             tasks,
             stopping: CancellationToken::new(),
             journal: Journal::new(config.remember, config.log.clone()),
-            seed: config.seed,
             state: Mutex::new(State {
-                token_service,
-                limiters: limiters(config.scope, config.shape, &config.limits, config.rejected),
-                scope: config.scope,
+                token_service: TokenService::new(&config),
+                limiters: limiters(&config),
                 neighbour: None,
-                limits: config.limits.clone(),
-                rejected: config.rejected,
-                throttle: config.throttle,
-                history: config.history.clone(),
                 scans: 0,
-                regions: regions.collect(),
                 rng: Rng::new(config.seed),
+                config,
             }),
         }
     }
@@ -145,11 +115,8 @@ impl State {
 
     /// The latencies of a call to `region`.
     pub(super) fn trip(&mut self, region: &str) -> Trip {
-        let Some(behaviour) = self.regions.get(region) else {
-            return Trip {
-                there: Duration::ZERO,
-                back: Duration::ZERO,
-            };
+        let Some(behaviour) = self.config.behaviour(region) else {
+            return Trip::default();
         };
         let (half, jitter) = (behaviour.latency / 2, behaviour.jitter / 2);
         Trip {
@@ -158,12 +125,23 @@ impl State {
         }
     }
 
+    /// What the history is generated from: the seed, and the number of later scans.
+    pub(super) fn generated_from(&self) -> (u64, u32) {
+        (self.config.seed, self.scans)
+    }
+
+    /// Replaces the app's secret.
+    pub(super) fn change_secret(&mut self, secret: Secret) {
+        let old = std::mem::replace(&mut self.config.client_secret, secret);
+        self.token_service.old_secret = Some(old);
+    }
+
     /// Changes one region, or all of them.
     pub(super) fn change_regions(&mut self, name: Option<&str>, change: impl Fn(&mut Behaviour)) -> io::Result<()> {
         let mut found = false;
-        for (region, behaviour) in &mut self.regions {
-            if name.is_none_or(|name| name == region) {
-                change(behaviour);
+        for region in &mut self.config.regions {
+            if name.is_none_or(|name| name == region.name) {
+                change(&mut region.behaviour);
                 found = true;
             }
         }
@@ -176,12 +154,12 @@ impl State {
 }
 
 /// The limiters, without calls: one, or one for each operation.
-pub(super) fn limiters(scope: Scope, shape: Shape, limits: &[Limit], rejected: Rejected) -> Vec<Limiter> {
-    let count = match scope {
+pub(super) fn limiters(config: &Config) -> Vec<Limiter> {
+    let count = match config.scope {
         Scope::All => 1,
         Scope::Operation => Operation::ALL.len(),
     };
-    vec![Limiter::new(shape, limits).counting(rejected); count]
+    vec![Limiter::new(config.shape, &config.limits).counting(config.rejected); count]
 }
 
 pub(super) fn unknown_region(name: &str) -> io::Error {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::action::Event;
-use super::config::Config;
+use super::config::{Config, Region};
 use super::defender;
 use super::entra::Endpoint;
 use super::hosts::Hosts;
@@ -31,7 +31,6 @@ const DRAIN: Duration = Duration::from_millis(500);
 pub struct Simulator {
     pub(super) sim_state: Arc<SimState>,
     pub(super) hosts: Arc<Hosts>,
-    config: Config,
 }
 
 impl Simulator {
@@ -46,7 +45,7 @@ impl Simulator {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, mistake));
         }
         let tasks = Tasks::new();
-        let sim_state = Arc::new(SimState::new(&config, tasks.clone()));
+        let sim_state = Arc::new(SimState::new(config.clone(), tasks.clone()));
         let endpoint = Arc::new(Endpoint {
             sim_state: Arc::clone(&sim_state),
             addr: OnceLock::new(),
@@ -72,14 +71,12 @@ impl Simulator {
         let simulator = Self {
             sim_state,
             hosts: Arc::new(hosts),
-            config,
         };
-        simulator.follow_schedule();
+        simulator.follow(config.schedule);
         Ok(simulator)
     }
 
-    fn follow_schedule(&self) {
-        let mut schedule: Vec<Event> = self.config.schedule.clone();
+    fn follow(&self, mut schedule: Vec<Event>) {
         schedule.sort_by_key(|event| event.at);
         let (sim_state, hosts) = (Arc::clone(&self.sim_state), Arc::clone(&self.hosts));
         self.sim_state.tasks.spawn_upkeep("schedule", async move {
@@ -103,7 +100,8 @@ impl Simulator {
 
     /// The regions and their base addresses, in the order of the configuration.
     pub fn regions(&self) -> Vec<(String, Url)> {
-        let configured = self.config.regions.iter();
+        let state = self.sim_state.state();
+        let configured = state.config.regions.iter();
         configured
             .filter_map(|region| {
                 let host = self.hosts.regions.get(&region.name)?;
@@ -153,10 +151,10 @@ impl Simulator {
     /// Verifiers with the arrivals that count together, for the current limits: one, or one for
     /// each operation.
     pub fn quota_verifiers(&self) -> Vec<QuotaVerifier> {
-        if self.config.scope == Scope::All {
+        if self.sim_state.state().config.scope == Scope::All {
             return vec![self.judge()];
         }
-        let (limits, calls) = (self.sim_state.state().limits.clone(), self.calls());
+        let (limits, calls) = (self.sim_state.state().config.limits.clone(), self.calls());
         let of = |operation| {
             let mut verifier = QuotaVerifier::new(&limits);
             let counted = calls.iter().filter(|call| call.operation == Some(operation));
@@ -168,8 +166,9 @@ impl Simulator {
 
     /// A verifier with all arrivals that count, for the current limits.
     pub fn judge(&self) -> QuotaVerifier {
-        let mut judge = QuotaVerifier::new(&self.sim_state.state().limits);
-        judge.extend(self.calls().iter().filter(|call| call.is_operation).map(|call| call.at));
+        let mut judge = QuotaVerifier::new(&self.sim_state.state().config.limits);
+        let calls = self.calls();
+        judge.extend(calls.iter().filter(|call| call.operation.is_some()).map(|call| call.at));
         judge
     }
 
@@ -212,19 +211,17 @@ impl Simulator {
     /// `AZURE_CLIENT_SECRET`.
     pub fn config_toml(&self) -> String {
         use std::fmt::Write as _;
-        let scope = self.sim_state.state().token_service.rules.scope.clone();
+        let config = self.sim_state.state().config.clone();
         let mut text = format!(
             "# The secret comes from the environment: DEFENDER_GATEWAY_CREDENTIALS_CLIENT_SECRET or AZURE_CLIENT_SECRET.\n\
-             [credentials]\ntenant_id = {:?}\nclient_id = {:?}\nauthority = {:?}\nscope = {scope:?}\n",
-            self.config.tenant_id,
-            self.config.client_id,
+             [credentials]\ntenant_id = {:?}\nclient_id = {:?}\nauthority = {:?}\nscope = {:?}\n",
+            config.tenant_id,
+            config.client_id,
             base(&self.authority()),
+            config.sign_in.scope,
         );
-        let is_at_a_distance = {
-            let state = self.sim_state.state();
-            state.regions.values().any(|behaviour| !behaviour.latency.is_zero())
-        };
-        if is_at_a_distance {
+        let is_distant = |region: &Region| !region.behaviour.latency.is_zero();
+        if config.regions.iter().any(is_distant) {
             text += "\n[defender]\n# Without it, the distance of a host at an http address cannot be measured.\nh2c = true\n";
         }
         for (name, url) in self.regions() {

@@ -119,23 +119,6 @@ impl Client {
         Ok(answer.is_some())
     }
 
-    /// Forgets what is stored under `key`; says whether there was something.
-    ///
-    /// # Errors
-    /// [`Error`] when no answer came in time.
-    pub async fn remove(&self, key: &str) -> Result<bool, Error> {
-        self.ask(cmd("DEL").arg(key)).await
-    }
-
-    /// Says `message` on `channel`, to all who listen now ([`Client::subscribe`]).
-    ///
-    /// # Errors
-    /// [`Error`] when no answer came in time.
-    pub async fn publish(&self, channel: &str, message: &[u8]) -> Result<(), Error> {
-        let _listeners: i64 = self.ask(cmd("PUBLISH").arg(channel).arg(message)).await?;
-        Ok(())
-    }
-
     /// Runs `script`, which returns bytes or nothing. In a cluster all `keys` must have one hash
     /// tag.
     ///

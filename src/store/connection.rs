@@ -1,7 +1,6 @@
 //! Opening a connection, whatever kind of store it is.
 
 use std::convert::Infallible;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use tokio_util::sync::DropGuard;
 use super::address::Kind;
 use super::config::{Config, MOST_PATIENT};
 use super::error::Error;
-use super::limited_stream::{Unheard, Wire};
+use super::limited_stream::{Allowance, Unheard, Wire};
 use super::sentinel;
 use super::subscription::Subscribers;
 use super::tls::{self, Pem};
@@ -36,34 +35,31 @@ const REDIRECTS: u32 = 2;
 /// last of them.
 #[derive(Clone)]
 pub(super) enum Connection {
-    One(One),
+    /// To one server.
+    One {
+        connection: MultiplexedConnection,
+        /// Whether messages come over it, too.
+        hears: bool,
+        /// Its task goes on for as long as an answer is outstanding, so that it has to be ended.
+        _driver: Arc<DropGuard>,
+    },
     Cluster(ClusterConnection),
-}
-
-/// A connection to one server.
-#[derive(Clone)]
-pub(super) struct One {
-    connection: MultiplexedConnection,
-    /// Whether messages come over it, too.
-    hears: bool,
-    /// Its task goes on for as long as an answer is outstanding, so that it has to be ended.
-    _driver: Arc<DropGuard>,
 }
 
 impl Connection {
     /// Connects to the master, or the cluster; where messages can come over the connection, it
     /// subscribes.
     pub(super) async fn open(config: &Config, subscribers: &Arc<Subscribers>) -> Result<Self, Error> {
-        within(config.timeout * ANSWERS_TO_CONNECT, async {
+        within(longest(config), async {
             let access = Access::read(config).await?;
             if config.address.kind != Kind::Cluster {
                 let master = access.master(config).await?;
-                return Ok(Self::One(match master.connect(Some(subscribers)).await {
+                return match master.connect(Some(subscribers)).await {
                     // It speaks an older protocol, over which either commands are sent or messages
                     // come.
-                    Err(error) if error.is_answer() => master.connect(None).await?,
-                    connected => connected?,
-                }));
+                    Err(error) if error.is_answer() => master.connect(None).await,
+                    connected => connected,
+                };
             }
             let servers = config.address.servers.iter();
             let servers = servers.map(|server| server.clone().set_redis_settings(access.settings.clone()));
@@ -87,18 +83,16 @@ impl Connection {
         })
         .await
     }
-}
 
-impl Connection {
     /// Whether messages come over it.
     pub(super) fn hears(&self) -> bool {
-        matches!(self, Self::One(One { hears: true, .. }))
+        matches!(self, Self::One { hears: true, .. })
     }
 
     /// Has what is said on `channel` come over it.
     pub(super) async fn subscribe(&mut self, channel: &str) -> Result<(), Error> {
-        if let Self::One(one) = self {
-            one.connection.subscribe(channel).await?;
+        if let Self::One { connection, .. } = self {
+            connection.subscribe(channel).await?;
         }
         Ok(())
     }
@@ -143,10 +137,8 @@ pub(super) struct Server {
 impl Server {
     /// Opens a connection for commands, and for the messages of `subscribers`. The time limits are
     /// ours, around each command; the library's own would only add a second set.
-    pub(super) async fn connect(&self, subscribers: Option<&Arc<Subscribers>>) -> Result<One, Error> {
-        let wire = Wire::for_commands(&self.info, self.tls.as_ref())
-            .await
-            .map_err(broken)?;
+    pub(super) async fn connect(&self, subscribers: Option<&Arc<Subscribers>>) -> Result<Connection, Error> {
+        let wire = self.wire(Allowance::commands()).await?;
         let mut limits = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None);
@@ -167,7 +159,7 @@ impl Server {
         for channel in channels.into_iter().flatten() {
             connection.subscribe(channel).await?;
         }
-        Ok(One {
+        Ok(Connection::One {
             connection,
             hears: subscribers.is_some(),
             _driver: Arc::new(guard),
@@ -176,14 +168,15 @@ impl Server {
 
     /// Opens a connection for messages.
     pub(super) async fn subscribe(&self, unheard: Unheard) -> Result<PubSub, Error> {
-        let wire = Wire::for_messages(&self.info, self.tls.as_ref(), unheard).await;
-        Ok(PubSub::new(self.info.redis_settings(), wire.map_err(broken)?).await?)
+        let wire = self.wire(Allowance::Messages(unheard)).await?;
+        Ok(PubSub::new(self.info.redis_settings(), wire).await?)
     }
-}
 
-/// A connection that could not be opened, as the library says it of its own.
-fn broken(error: io::Error) -> Error {
-    Error::Failed(error.into())
+    async fn wire(&self, allowance: Allowance) -> Result<Wire, Error> {
+        let wire = Wire::open(&self.info, self.tls.as_ref(), allowance).await;
+        // As the library says it of its own connections.
+        wire.map_err(|error| Error::Failed(error.into()))
+    }
 }
 
 /// What lets us in, as the files say now.
@@ -214,11 +207,8 @@ impl Access {
     /// The server that is the master now.
     async fn master(&self, config: &Config) -> Result<Server, Error> {
         let Kind::Sentinel(group) = &config.address.kind else {
-            return self.server(
-                config.address.servers[0]
-                    .clone()
-                    .set_redis_settings(self.settings.clone()),
-            );
+            let server = config.address.servers[0].clone();
+            return self.server(server.set_redis_settings(self.settings.clone()));
         };
         let sentinels = config.address.servers.iter().map(|server| self.server(server.clone()));
         let sentinels = sentinels.collect::<Result<Vec<_>, _>>()?;
@@ -270,7 +260,7 @@ async fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
 impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
-            Self::One(one) => one.req_packed_command(command),
+            Self::One { connection, .. } => connection.req_packed_command(command),
             Self::Cluster(connection) => connection.req_packed_command(command),
         }
     }
@@ -282,34 +272,15 @@ impl ConnectionLike for Connection {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
-            Self::One(one) => one.req_packed_commands(pipeline, offset, count),
+            Self::One { connection, .. } => connection.req_packed_commands(pipeline, offset, count),
             Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
         }
     }
 
     fn get_db(&self) -> i64 {
         match self {
-            Self::One(one) => one.get_db(),
+            Self::One { connection, .. } => connection.get_db(),
             Self::Cluster(connection) => connection.get_db(),
         }
-    }
-}
-
-impl ConnectionLike for One {
-    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        self.connection.req_packed_command(command)
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        self.connection.req_packed_commands(pipeline, offset, count)
-    }
-
-    fn get_db(&self) -> i64 {
-        self.connection.get_db()
     }
 }

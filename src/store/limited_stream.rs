@@ -30,11 +30,20 @@ pub(super) struct Wire {
 }
 
 /// How many answers a server may give.
-enum Allowance {
+pub(super) enum Allowance {
     /// One for each command, and messages, which are passed on at once.
     Commands { asked: Meter, open: usize },
-    /// Any number, unless we do not keep up.
+    /// Any number of messages, unless we do not keep up.
     Messages(Unheard),
+}
+
+impl Allowance {
+    pub(super) fn commands() -> Self {
+        Self::Commands {
+            asked: Meter::default(),
+            open: 0,
+        }
+    }
 }
 
 /// Counts messages that have arrived and were not taken yet, the answers to what a subscription
@@ -59,25 +68,12 @@ impl Unheard {
 }
 
 impl Wire {
-    /// Connects for commands and answers. `tls` is whom to trust, where the address asks for TLS.
-    pub(super) async fn for_commands(server: &ConnectionInfo, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
-        let allowance = Allowance::Commands {
-            asked: Meter::default(),
-            open: 0,
-        };
-        Self::open(server, tls, allowance).await
-    }
-
-    /// Connects for messages that come by themselves.
-    pub(super) async fn for_messages(
+    /// Connects to a server. `tls` is whom to trust, where the address asks for TLS.
+    pub(super) async fn open(
         server: &ConnectionInfo,
         tls: Option<&Arc<ClientConfig>>,
-        unheard: Unheard,
+        allowance: Allowance,
     ) -> io::Result<Self> {
-        Self::open(server, tls, Allowance::Messages(unheard)).await
-    }
-
-    async fn open(server: &ConnectionInfo, tls: Option<&Arc<ClientConfig>>, allowance: Allowance) -> io::Result<Self> {
         let stream: Box<dyn Stream> = match (server.addr(), tls) {
             (ConnectionAddr::Unix(path), _) => Box::new(UnixStream::connect(path).await?),
             (ConnectionAddr::Tcp(host, port), _) => Box::new(dial(host, *port).await?),

@@ -37,7 +37,11 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        let cause_text = error.to_string();
+        // Some errors repeat their cause in their own text.
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
         cause = error.source();
     }
     text
@@ -51,7 +55,6 @@ pub enum Error {
     Filter {
         /// The text that was given.
         filter: String,
-        /// What is wrong with it.
         source: ParseError,
     },
     /// The process has a logger already, which stays in use.

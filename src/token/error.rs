@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::aadsts;
-use crate::telemetry::named_enum;
+use crate::telemetry::{log, named_enum};
 
 /// Why there is no token. It is cloned for every request that waited for it.
 ///
@@ -66,7 +66,7 @@ impl Error {
         match self {
             Self::Unavailable {
                 source: Some(source), ..
-            } => chain(source.as_ref()),
+            } => log::chain(source.as_ref()),
             Self::Unavailable { reason, .. } => reason.to_string(),
             Self::Refused { .. } => String::new(),
         }
@@ -166,10 +166,7 @@ pub enum Reason {
     Throttled,
     /// A failure of the service itself.
     #[error("it failed with {code}")]
-    Failed {
-        /// Its code.
-        code: Code,
-    },
+    Failed { code: Code },
     /// The response is no token: a redirect, or a login page of the network.
     #[error("its answer was not a token")]
     Unreadable,
@@ -205,21 +202,6 @@ impl Reason {
             Self::NotInTime | Self::Stopped => "try again",
         }
     }
-}
-
-/// The error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        // Some errors repeat their cause in their own text.
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

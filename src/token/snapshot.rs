@@ -47,10 +47,7 @@ pub enum Warning {
     /// The token lacks the permission that the scan history needs; Defender will answer 403.
     RoleMissing,
     /// Users other than the owner and group can read a file with a secret.
-    FileTooOpen {
-        /// The file.
-        path: PathBuf,
-    },
+    FileTooOpen { path: PathBuf },
     /// The sign-in certificate expires soon, or has expired.
     CertificateExpiry {
         /// When it expires.

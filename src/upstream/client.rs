@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::CONTENT_ENCODING;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Response};
 use tokio::time::{Instant, timeout};
 use tower::Service;
 use url::Url;
@@ -19,7 +19,6 @@ use crate::net;
 use crate::operation::Input;
 use crate::scan::{self, Operation, UpstreamResponse};
 use crate::telemetry::trace::{self, Span, SpanKind};
-use crate::upstream::host_calls::HostCalls;
 use crate::upstream::metrics::Status;
 use crate::upstream::response_headers::TokenOwner;
 use crate::upstream::{Error, Metrics, Reason, request, response_headers};
@@ -73,13 +72,11 @@ struct Inner {
     secrets: Secrets,
     user_agent: HeaderValue,
     metrics: Metrics,
-    doors: Vec<(Arc<Url>, Arc<HostCalls>)>,
 }
 
 impl Client {
     /// A client over `net`'s connections, whose answers reserve from `memory`.
     pub fn new(net: net::Client, config: Config, memory: AnswerMemory, metrics: Metrics) -> Self {
-        let host_calls = |(base, region)| (Arc::clone(&base), Arc::new(HostCalls::new(base, region)));
         Self(Arc::new(Inner {
             net: net.with_large_bodies(Arc::clone(&memory.large)),
             limits: net::Limits {
@@ -90,54 +87,26 @@ impl Client {
             memory,
             secrets: config.secrets,
             user_agent: HeaderValue::from_static(concat!("defender-gateway/", env!("CARGO_PKG_VERSION"))),
-            doors: metrics.regions().map(host_calls).collect(),
             metrics,
         }))
     }
 }
 
 impl Inner {
-    async fn exchange(
-        &self,
-        signed: &Authorized,
-        host_calls: &HostCalls,
-        span: &Span,
-    ) -> Result<Response<Bytes>, Reason> {
-        let Some(request) = self.request(signed, host_calls, span) else {
-            return Err(Reason::Unbuildable);
-        };
+    async fn exchange(&self, signed: &Authorized, span: &Span) -> Result<Response<Bytes>, Reason> {
+        let mut request = request::request(signed, &self.user_agent).ok_or(Reason::Unbuildable)?;
+        if let Some(context) = span.context() {
+            trace::write(context, request.headers_mut());
+        }
         let stall_timeout = || signed.routed.stall_timeout.elapsed();
-        // Awaited here, where the request is moved only once.
         let sent = self.net.send_with(request, self.limits, stall_timeout).await;
         sent.map_err(Reason::Exchange)
-    }
-
-    /// The host at `base`. An address of no region, which cannot occur, is counted as `other`.
-    fn host_calls(&self, base: &Arc<Url>) -> Arc<HostCalls> {
-        // Nearly always it is the same pointer, and there are few hosts.
-        let same = |(other, _): &&(Arc<Url>, Arc<HostCalls>)| Arc::ptr_eq(other, base);
-        let equal = |(other, _): &&(Arc<Url>, Arc<HostCalls>)| other == base;
-        let found = self.doors.iter().find(same).or_else(|| self.doors.iter().find(equal));
-        match found {
-            Some((_, host_calls)) => Arc::clone(host_calls),
-            None => Arc::new(HostCalls::new(Arc::clone(base), "other".into())),
-        }
     }
 
     /// Memory for a call with a small answer.
     async fn reserve(&self) -> Result<Reservation, Reason> {
         let reserved = timeout(net::MEMORY_WAIT, self.memory.small.reserve(CALL)).await;
         reserved.map_err(|_| Reason::NoMemory(Exhausted { of: "calls" }))
-    }
-
-    /// The request to send; `None` when it cannot be built.
-    fn request(&self, signed: &Authorized, host_calls: &HostCalls, span: &Span) -> Option<Request<Bytes>> {
-        let address = host_calls.address(&signed.routed.charged.request)?;
-        let mut request = request::request(signed, address, &self.user_agent)?;
-        if let Some(context) = span.context() {
-            trace::write(context, request.headers_mut());
-        }
-        Some(request)
     }
 }
 
@@ -195,16 +164,15 @@ impl Service<Authorized> for Client {
             let begun = Instant::now();
             let Routed { charged, base, .. } = &signed.routed;
             let call = &charged.trace;
-            let host_calls = client.host_calls(base);
-            let region = host_calls.region();
+            let region = client.metrics.region(base);
             let operation = charged.request.endpoint().operation;
             let mut span = call.child(method_name(operation), SpanKind::Client);
-            describe(&mut span, base, region, &charged.request);
+            describe(&mut span, base, &region, &charged.request);
             let answer = match client.reserve().await {
-                Ok(memory) => client
-                    .exchange(&signed, &host_calls, &span)
-                    .await
-                    .map(|answer| kept(answer, memory)),
+                Ok(memory) => {
+                    let answer = client.exchange(&signed, &span).await;
+                    answer.map(|answer| kept(answer, memory))
+                }
                 Err(exhausted) => Err(exhausted),
             };
             let owner = TokenOwner::of(&charged.request);
@@ -223,11 +191,11 @@ impl Service<Authorized> for Client {
             };
             conclude(&mut span, status);
             drop(span);
-            call.attempted(region, status.code());
+            call.attempted(&region, status.code());
             if owner == TokenOwner::Gateway {
                 client.metrics.recent().note(status);
             }
-            host_calls.count(&client.metrics, operation, status, begun.elapsed());
+            client.metrics.count(region, operation, status, begun.elapsed());
             result.map_err(Failure::from)
         })
     }

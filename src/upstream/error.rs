@@ -15,7 +15,6 @@ pub struct Error {
     reason: Reason,
 }
 
-/// What failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Reason {
     /// There was no complete answer: a fault of the network or the upstream.
@@ -30,10 +29,7 @@ pub enum Reason {
     /// A status that is no answer: a final 1xx (101 would change the protocol, which was not asked
     /// for), or above 599. The upstream's fault.
     #[error("the upstream answered with the status {status}, which means nothing here")]
-    Status {
-        /// The status.
-        status: StatusCode,
-    },
+    Status { status: StatusCode },
     /// A compressed body, although none was asked for. The upstream's fault.
     #[error("the upstream encoded the answer although it was asked not to")]
     Encoded,
@@ -59,7 +55,6 @@ impl Error {
         &self.host
     }
 
-    /// The reason.
     pub fn reason(&self) -> &Reason {
         &self.reason
     }
@@ -75,11 +70,6 @@ impl Error {
     /// Whether it failed because its time was over: 504 instead of 502.
     pub fn is_timeout(&self) -> bool {
         matches!(&self.reason, Reason::Exchange(error) if error.is_timeout() && !error.is_unprocessed())
-    }
-
-    /// Whether provably nothing was processed, mostly because no connection could be made.
-    pub fn is_connect(&self) -> bool {
-        matches!(&self.reason, Reason::Exchange(error) if error.is_unprocessed())
     }
 
     /// The error token of RFC 9209 §2.3.

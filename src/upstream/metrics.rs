@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -126,23 +127,20 @@ impl Metrics {
         &self.recent
     }
 
-    /// The regions that calls go to.
-    pub(super) fn regions(&self) -> impl Iterator<Item = Region> + '_ {
-        let region = |(base, name): (&Arc<Url>, &Arc<str>)| (Arc::clone(base), Arc::clone(name));
-        self.names.iter().map(region)
+    /// The name of the region at `base`.
+    pub(super) fn region(&self, base: &Url) -> Arc<str> {
+        self.names.get(base).cloned().unwrap_or_else(|| "other".into())
     }
 
-    /// The counter of a region's calls with this result, and the histogram of their times.
-    pub(super) fn look_up(&self, region: &Arc<str>, operation: Operation, status: Status) -> (Counter, Histogram) {
-        let region = Arc::clone(region);
-        let duration = self.duration.get_or_create_owned(&RegionLabel {
-            region: Arc::clone(&region),
-        });
+    /// Counts a call to a region.
+    pub(super) fn count(&self, region: Arc<str>, operation: Operation, status: Status, took: Duration) {
         let labels = CallLabels {
-            region,
+            region: Arc::clone(&region),
             operation: operation.declaration().name,
             status,
         };
-        (self.calls.get_or_create_owned(&labels), duration)
+        self.calls.get_or_create(&labels).inc();
+        let duration = self.duration.get_or_create(&RegionLabel { region });
+        duration.observe(took.as_secs_f64());
     }
 }

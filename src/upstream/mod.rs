@@ -10,7 +10,6 @@
 
 mod client;
 mod error;
-mod host_calls;
 mod metrics;
 mod recent;
 mod request;

@@ -42,7 +42,6 @@ impl RecentCalls {
         calls.push_front((Instant::now(), status));
     }
 
-    /// The results.
     pub fn snapshot(&self) -> RecentSnapshot {
         let now = Instant::now();
         let calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);

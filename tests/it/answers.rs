@@ -109,7 +109,7 @@ async fn every_link_leads_to_the_next_page_through_the_gateway() {
         assert_eq!(once.len(), rows.len(), "no row comes twice");
         let calls = running.simulator.calls();
         assert!(
-            calls.iter().all(|call| call.is_operation && call.ids.len() == 3),
+            calls.iter().all(|call| call.operation.is_some() && call.ids.len() == 3),
             "{calls:?}"
         );
         assert_eq!(running.simulator.violations(), []);

@@ -313,7 +313,7 @@ async fn what_was_not_processed_is_asked_again_and_not_charged() {
             "{fault:?}: it is not held against the region"
         );
         let calls = running.simulator.calls();
-        assert_eq!(calls.iter().filter(|call| call.is_operation).count(), 4);
+        assert_eq!(calls.iter().filter(|call| call.operation.is_some()).count(), 4);
         let refused = calls.iter().filter(|call| call.fault == Some(fault.as_str())).count();
         assert!(refused >= 1, "{calls:?}");
         running.finish().await;

@@ -26,7 +26,7 @@ async fn probe(change: impl FnOnce(&mut sim::Config), secret: &str, extra: &str,
         .collect();
     let mut report = Report::default();
     let ended = run(&loaded.resolved, &Ids::try_new(&ids).unwrap(), calls, &mut report).await;
-    let calls = simulator.calls().iter().filter(|call| call.is_operation).count();
+    let calls = simulator.calls().iter().filter(|call| call.operation.is_some()).count();
     assert!(simulator.judge().is_satisfied());
     assert_eq!(simulator.violations(), []);
     assert_eq!(simulator.stop().await, 0);

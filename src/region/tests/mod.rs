@@ -18,8 +18,9 @@ use url::Url;
 use crate::BoxError;
 use crate::attempt::{Attempt, Charged, Delivery, Failure, QueuePosition, Retries, RetryHint, Routed};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
+use crate::net::testing::{no_answer, no_connection};
 use crate::region::config::ConfigError;
-use crate::region::{Candidate, Config, Fault, HostSelector, Metrics, Probe, RegionLayer};
+use crate::region::{Candidate, Config, HostSelector, Metrics, Probe, RegionLayer};
 use crate::scan::{Endpoint, Headers, Request, UpstreamResponse};
 use crate::task::Tasks;
 use crate::upstream::RetryLayer;
@@ -62,10 +63,6 @@ struct Network {
     noise: Arc<Mutex<HashMap<String, u64>>>,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("no connection")]
-struct NoConnection;
-
 impl Network {
     fn set(&self, host: &str, is: Behaviour) {
         self.hosts.lock().unwrap().insert(format!("{host}.test"), is);
@@ -82,10 +79,10 @@ impl Network {
             )]
             Behaviour::Noisy(ms) => (ms as f64 * (0.7 + 0.6 * self.noise(base))) as u64,
             Behaviour::Slow(_) | Behaviour::Silent | Behaviour::Patchy | Behaviour::Page(_) => 1,
-            Behaviour::Refused => return Err(NoConnection.into()),
+            Behaviour::Refused => return Err(no_connection(&authority(base)).into()),
             Behaviour::BlackHole => {
                 tokio::time::sleep(Duration::from_secs(3)).await;
-                return Err(NoConnection.into());
+                return Err(no_connection(&authority(base)).into());
             }
         };
         let setup = Duration::from_millis(ms);
@@ -111,7 +108,7 @@ impl Network {
             .await
             .map_err(|error| failure(Delivery::NotSent, error))?;
         if matches!(is, Behaviour::Losing(_)) {
-            return Err(failure(Delivery::Unknown, "lost".into()));
+            return Err(failure(Delivery::Unknown, no_answer(&authority(&routed.base)).into()));
         }
         let takes = match is {
             Behaviour::Slow(ms) => Duration::from_millis(ms),
@@ -127,7 +124,7 @@ impl Network {
         if given_up {
             return Err(Failure {
                 again: RetryHint::OtherHost,
-                ..failure(Delivery::Unknown, "given up".into())
+                ..failure(Delivery::Unknown, no_answer(&authority(&routed.base)).into())
             });
         }
         let (status, body) = match is {
@@ -182,12 +179,8 @@ impl Probe for Network {
     }
 }
 
-fn classify(failure: &Failure, _: &Url) -> Option<Fault> {
-    match failure.delivery {
-        Delivery::NotSent if failure.source.is::<NoConnection>() => Some(Fault::Connection),
-        Delivery::Unknown => Some(Fault::BadAnswer),
-        _ => None,
-    }
+fn authority(base: &Url) -> String {
+    format!("{}:{}", base.host_str().unwrap(), base.port_or_known_default().unwrap())
 }
 
 fn candidate(name: &str) -> Candidate {
@@ -224,16 +217,14 @@ impl Fixture {
     }
 
     async fn call(&self) -> Result<UpstreamResponse, Failure> {
-        let layer = RegionLayer::new(self.selector.clone()).with_classify(classify);
+        let layer = RegionLayer::new(self.selector.clone());
         layer.layer(self.network.service()).ready().await?.call(charged()).await
     }
 
     /// A request with its further attempts, which may start within `deadline`; and how long it
     /// took.
     async fn ask(&self, deadline: Duration) -> (Result<UpstreamResponse, BoxError>, Duration) {
-        let region = RegionLayer::new(self.selector.clone())
-            .with_classify(classify)
-            .layer(self.network.service());
+        let region = RegionLayer::new(self.selector.clone()).layer(self.network.service());
         let attempts = service_fn(move |attempt: Attempt| {
             let charged = Charged {
                 retries: attempt.retries,

@@ -195,7 +195,7 @@ fn rows() -> Vec<Row> {
             Some(7),
         ),
         (
-            quota::Overdue.into(),
+            quota::DeadlineExceeded.into(),
             504,
             "UpstreamTimeout",
             "http_response_timeout",

@@ -1,7 +1,9 @@
 //! Writes an answer in the configured layout.
 
-use serde::Serialize as _;
-use serde_json::ser::{PrettyFormatter, Serializer};
+use std::io::{self, Write};
+
+use serde::Serializer as _;
+use serde_json::ser::{Formatter, Serializer};
 use serde_json::{Value, json};
 
 use super::request_parts::Options;
@@ -44,43 +46,35 @@ pub(super) fn write(history: &History, what: &str, rows: &[Value], next: Option<
 }
 
 fn object<'a>(history: &History, members: impl IntoIterator<Item = (&'a str, Value)>) -> String {
-    let text = members.into_iter().map(|(name, value)| {
-        let value = written(&value, history.layout);
-        match history.layout {
-            Layout::Compact => format!("\"{name}\":{value}"),
-            Layout::Spaced => format!("\"{name}\": {value}"),
-            Layout::Pretty | Layout::Crlf => format!("\n  \"{name}\": {}", value.replace('\n', "\n  ")),
-        }
-    });
-    let text: Vec<_> = text.collect();
+    let mut text = Vec::new();
+    // Writing values to memory cannot fail.
+    let _ = match history.layout {
+        Layout::Compact => Serializer::new(&mut text).collect_map(members),
+        Layout::Spaced => Serializer::with_formatter(&mut text, Spaced).collect_map(members),
+        Layout::Pretty | Layout::Crlf => Serializer::pretty(&mut text).collect_map(members),
+    };
+    let text = String::from_utf8_lossy(&text).into_owned();
     match history.layout {
-        Layout::Compact => format!("{{{}}}", text.join(",")),
-        Layout::Spaced => format!("{{{}}}", text.join(", ")),
-        Layout::Pretty => format!("{{{}\n}}\n", text.join(",")),
-        Layout::Crlf => format!("{{{}\n}}\n", text.join(",")).replace('\n', "\r\n"),
+        Layout::Compact | Layout::Spaced => text,
+        Layout::Pretty => text + "\n",
+        Layout::Crlf => (text + "\n").replace('\n', "\r\n"),
     }
 }
 
-fn written(value: &Value, layout: Layout) -> String {
-    match (layout, value) {
-        (Layout::Spaced, Value::Array(list)) => {
-            let items: Vec<_> = list.iter().map(|item| written(item, layout)).collect();
-            format!("[{}]", items.join(", "))
-        }
-        (Layout::Spaced, Value::Object(members)) => {
-            let members = members
-                .iter()
-                .map(|(name, value)| format!("{}: {}", json!(name), written(value, layout)));
-            format!("{{{}}}", members.collect::<Vec<_>>().join(", "))
-        }
-        (Layout::Compact | Layout::Spaced, _) => value.to_string(),
-        (Layout::Pretty | Layout::Crlf, _) => {
-            let mut text = Vec::new();
-            let mut writer = Serializer::with_formatter(&mut text, PrettyFormatter::with_indent(b"  "));
-            // Writing a value to memory cannot fail.
-            let _ = value.serialize(&mut writer);
-            String::from_utf8_lossy(&text).into_owned()
-        }
+/// On one line, with a space after each comma and colon.
+struct Spaced;
+
+impl Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        writer.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        self.begin_array_value(writer, first)
+    }
+
+    fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
     }
 }
 

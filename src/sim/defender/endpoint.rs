@@ -1,11 +1,10 @@
 //! A region's host over HTTP.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http::uri::Scheme;
 use http::{Method, Request, StatusCode, header};
@@ -13,13 +12,14 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::document;
+use super::faulty::faulty;
 use super::refusal::{self, Refusal};
 use super::request_parts::{self, Options};
 use crate::operation::{EntityId, Operation, route};
 use crate::sim::config::ROLE;
 use crate::sim::entra::Claims;
 use crate::sim::fault::Fault;
-use crate::sim::history::{By, Kind, NextLink};
+use crate::sim::history::{By, History, Kind, NextLink};
 use crate::sim::limit::Rejection;
 use crate::sim::record::{CallRecord, Violation};
 use crate::sim::sim_state::{SimState, State};
@@ -47,16 +47,14 @@ struct Arrival {
 }
 
 impl Handler for Region {
-    fn answer(self: Arc<Self>, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Reply> + Send>> {
+    fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Reply> {
         Box::pin(async move { self.respond(request).await })
     }
 
     fn setup(&self) -> Duration {
-        let state = self.sim_state.state();
-        state
-            .regions
-            .get(&self.name)
-            .map_or(Duration::ZERO, |behaviour| behaviour.latency)
+        let mut state = self.sim_state.state();
+        let behaviour = state.config.behaviour(&self.name);
+        behaviour.map_or(Duration::ZERO, |behaviour| behaviour.latency)
     }
 }
 
@@ -93,7 +91,6 @@ impl Region {
     /// Counts and records the call.
     fn arrive(&self, head: &Parts) -> Arrival {
         let operation = operation(head);
-        let is_operation = operation.is_some();
         let options = match operation.map(asked) {
             Some(Asked::List(_)) => Options::of_list(head.uri.query()).map(|(options, _)| options),
             _ => Options::read(head.uri.query()),
@@ -103,12 +100,12 @@ impl Region {
         // Under the lock, so that arrivals are counted in the order of their times.
         let at = self.sim_state.elapsed();
         let verdict = request_parts::bearer(&head.headers).and_then(|token| {
-            let now = self.sim_state.wall.now().as_second();
+            let now = state.config.wall.now().as_second();
             let read = state.token_service.mint.read(token, now);
             read.map_err(|bad| Refusal::unauthorized(&bad.to_string()))
         });
         let over_http2 = head.version == http::Version::HTTP_2;
-        let fault = state.draw_fault(&self.name, is_operation);
+        let fault = state.draw_fault(&self.name, operation.is_some());
         // Over HTTP/1.1 there are no streams to refuse.
         let fault = fault.filter(|fault| over_http2 || !fault.refuses_streams());
         // A request that is not processed is no call.
@@ -122,7 +119,6 @@ impl Region {
             path: head.uri.path().into(),
             query: head.uri.query().map(Into::into),
             version: format!("{:?}", head.version),
-            is_operation: operation.is_some(),
             operation,
             ids: Vec::new(),
             top: options.top,
@@ -160,17 +156,16 @@ impl Region {
         let mut state = self.sim_state.state();
         let state = &mut *state;
         let proper = |state: &mut State| {
-            self.proper(head, body, arrival, state)
-                .unwrap_or_else(|refusal| refusal.reply(&mut state.rng))
+            Self::proper(head, body, arrival, state).unwrap_or_else(|refusal| refusal.reply(&mut state.rng))
         };
         match arrival.fault {
-            Some(fault) => self.faulty(fault, state, proper),
+            Some(fault) => faulty(fault, state, proper),
             None => proper(state),
         }
     }
 
     /// The answer of a host without faults.
-    fn proper(&self, head: &Parts, body: &[u8], arrival: &Arrival, state: &mut State) -> Result<Reply, Refusal> {
+    fn proper(head: &Parts, body: &[u8], arrival: &Arrival, state: &mut State) -> Result<Reply, Refusal> {
         let Some(target) = route(head.uri.path()) else {
             return Err(Refusal::new(StatusCode::NOT_FOUND, "NotFound", "No such resource."));
         };
@@ -192,83 +187,69 @@ impl Region {
             }
         };
         if let Some(rejection) = &arrival.over {
-            return Ok(refusal::throttled(
-                rejection,
-                state.throttle,
-                &self.sim_state.wall,
-                &mut state.rng,
-            ));
+            return Ok(refusal::throttled(rejection, &state.config, &mut state.rng));
         }
-        check_claims(claims, state.token_service.resource())?;
+        check_claims(claims, state.config.sign_in.resource())?;
         match asked(operation) {
             Asked::Rows(by) => {
                 let options = Options::read(head.uri.query())?;
-                let ids = request_parts::ids(by, &head.headers, body, state.history.max_ids)?;
-                self.rows(head, (by, &ids), options, state)
+                let ids = request_parts::ids(by, &head.headers, body, state.config.history.max_ids)?;
+                rows(head, (by, &ids), options, state)
             }
-            Asked::List(kind) => self.list(head, kind, state),
+            Asked::List(kind) => list(head, kind, state),
             Asked::Entity(kind) => {
                 let id = target.id.as_ref().map_or("", EntityId::as_str);
-                let scans = (self.sim_state.seed, state.scans);
-                let entity = state.history.entity(kind, scans, id).ok_or_else(|| {
+                let history = &state.config.history;
+                let entity = history.entity(kind, state.generated_from(), id).ok_or_else(|| {
                     let message = format!("{id} was not found.");
                     Refusal::new(StatusCode::NOT_FOUND, "ResourceNotFound", message)
                 })?;
                 let context = format!("{}/$entity", collection(kind));
-                Ok(good(state, document::entity(&state.history, &context, &entity)))
+                Ok(good(history, document::entity(history, &context, &entity)))
             }
         }
     }
+}
 
-    fn list(&self, head: &Parts, kind: Kind, state: &State) -> Result<Reply, Refusal> {
-        let (options, size_name) = Options::of_list(head.uri.query())?;
-        let all = state.history.entities(kind, (self.sim_state.seed, state.scans));
-        let skip = options.skip.unwrap_or(0) as usize;
-        let most = state
-            .history
-            .page_size
-            .min(options.top.map_or(usize::MAX, |size| size as usize));
-        let page: Vec<_> = all.iter().skip(skip).take(most).cloned().collect();
-        let end = skip + page.len();
-        // With `$top` the caller asked for a part of the list, so there is no link.
-        let is_cut = end < all.len() && size_name != Some("$top") && state.history.next_link != NextLink::Absent;
-        let next = is_cut.then(|| {
-            let size = size_name.zip(options.top).map(|(name, size)| (name, size as usize));
-            document::link(&state.history, (scheme(head), &host(head), head.uri.path()), size, end)
-        });
-        Ok(good(
-            state,
-            document::write(&state.history, &collection(kind), &page, next),
-        ))
-    }
+fn list(head: &Parts, kind: Kind, state: &State) -> Result<Reply, Refusal> {
+    let history = &state.config.history;
+    let (options, size_name) = Options::of_list(head.uri.query())?;
+    let all = history.entities(kind, state.generated_from());
+    let skip = options.skip.unwrap_or(0) as usize;
+    let most = history
+        .page_size
+        .min(options.top.map_or(usize::MAX, |size| size as usize));
+    let page: Vec<_> = all.iter().skip(skip).take(most).cloned().collect();
+    let end = skip + page.len();
+    // With `$top` the caller asked for a part of the list, so there is no link.
+    let is_cut = end < all.len() && size_name != Some("$top") && history.next_link != NextLink::Absent;
+    let next = is_cut.then(|| {
+        let size = size_name.zip(options.top).map(|(name, size)| (name, size as usize));
+        document::link(history, (scheme(head), &host(head), head.uri.path()), size, end)
+    });
+    Ok(good(history, document::write(history, &collection(kind), &page, next)))
+}
 
-    fn rows(
-        &self,
-        head: &Parts,
-        (by, ids): (By, &[String]),
-        options: Options,
-        state: &State,
-    ) -> Result<Reply, Refusal> {
-        let (top, skip) = (options.top.map(|n| n as usize), options.skip.unwrap_or(0) as usize);
-        let page = state
-            .history
-            .page(by, (self.sim_state.seed, state.scans), ids, top, skip)
-            .map_err(|unknown| {
-                let message = match by {
-                    By::Definition => format!("Scan definition {unknown} was not found."),
-                    By::Session => format!("Scan session {unknown} was not found."),
-                };
-                Refusal::new(StatusCode::NOT_FOUND, "ResourceNotFound", message)
-            })?;
-        let next = page.next.map(|next| {
-            let left = options.top.map(|top| ("$top", top as usize - (next - skip)));
-            document::link(&state.history, (scheme(head), &host(head), head.uri.path()), left, next)
-        });
-        // As observed: the path itself, without its version.
-        let name = last_segment(head);
-        let context = format!("DeviceAuthenticatedScanDefinitions/{name}");
-        Ok(good(state, document::write(&state.history, &context, &page.rows, next)))
-    }
+fn rows(head: &Parts, (by, ids): (By, &[String]), options: Options, state: &State) -> Result<Reply, Refusal> {
+    let history = &state.config.history;
+    let (top, skip) = (options.top.map(|n| n as usize), options.skip.unwrap_or(0) as usize);
+    let page = history
+        .page(by, state.generated_from(), ids, top, skip)
+        .map_err(|unknown| {
+            let message = match by {
+                By::Definition => format!("Scan definition {unknown} was not found."),
+                By::Session => format!("Scan session {unknown} was not found."),
+            };
+            Refusal::new(StatusCode::NOT_FOUND, "ResourceNotFound", message)
+        })?;
+    let next = page.next.map(|next| {
+        let left = options.top.map(|top| ("$top", top as usize - (next - skip)));
+        document::link(history, (scheme(head), &host(head), head.uri.path()), left, next)
+    });
+    // As observed: the path itself, without its version.
+    let name = last_segment(head);
+    let context = format!("DeviceAuthenticatedScanDefinitions/{name}");
+    Ok(good(history, document::write(history, &context, &page.rows, next)))
 }
 
 /// The operation that a call is for.
@@ -305,11 +286,11 @@ fn collection(kind: Kind) -> String {
 }
 
 /// A good answer with this body.
-fn good(state: &State, body: String) -> Reply {
+fn good(history: &History, body: String) -> Reply {
     let content_type = "application/json; odata.metadata=minimal; odata.streaming=true; charset=utf-8";
     let odata_version = http::HeaderName::from_static("odata-version");
     let reply = Reply::new(StatusCode::OK, content_type, body).with(odata_version, "4.0");
-    match state.history.age {
+    match history.age {
         Some(age) => reply.with(header::AGE, &age.as_secs().to_string()),
         None => reply,
     }

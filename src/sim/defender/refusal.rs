@@ -4,7 +4,7 @@ use http::{StatusCode, header};
 use serde_json::json;
 
 use crate::clock::Wall;
-use crate::sim::config::{Message, RetryAfter, Throttle};
+use crate::sim::config::{Config, Message, RetryAfter};
 use crate::sim::limit::Rejection;
 use crate::sim::rng::Rng;
 use crate::sim::wire::Reply;
@@ -52,10 +52,10 @@ impl Refusal {
 }
 
 /// The 429 of the quota, as captured in 2021 and 2022.
-pub(super) fn throttled(rejection: &Rejection, throttle: Throttle, wall: &Wall, rng: &mut Rng) -> Reply {
+pub(super) fn throttled(rejection: &Rejection, config: &Config, rng: &mut Rng) -> Reply {
     let seconds = rejection.retry_after.as_millis().div_ceil(1_000).max(1);
     let (calls, clock) = (rejection.limit.calls(), rejection.limit.clock());
-    let message = match throttle.message {
+    let message = match config.throttle.message {
         Message::WithSeconds => format!(
             "API calls quota exceeded! Maximum allowed {calls} per {clock} for the key Destination+TenantID+AppID. \
              You can send requests again in {seconds} seconds."
@@ -64,10 +64,10 @@ pub(super) fn throttled(rejection: &Rejection, throttle: Throttle, wall: &Wall, 
         Message::WithoutSeconds => format!("API calls quota exceeded! maximum allowed {calls} per {clock}"),
     };
     let reply = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "429", message).reply(rng);
-    match throttle.header {
+    match config.throttle.header {
         RetryAfter::Absent => reply,
         RetryAfter::Seconds => reply.with(header::RETRY_AFTER, &seconds.to_string()),
-        RetryAfter::Date => reply.with(header::RETRY_AFTER, &http_date(wall, rejection)),
+        RetryAfter::Date => reply.with(header::RETRY_AFTER, &http_date(&config.wall, rejection)),
     }
 }
 

@@ -31,7 +31,7 @@ impl Options {
         let pairs: Vec<_> = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect();
         let is_custom = pairs.iter().any(|(name, _)| name == "position");
         for (name, value) in pairs {
-            match name.as_ref() {
+            let (place, least, most) = match &*name {
                 "" if is_custom => continue,
                 "position" => {
                     options.skip = Some(number(&name, &value, 0, MOST_SKIPPED)?);
@@ -41,21 +41,16 @@ impl Options {
                     options.skip = Some(Self::skipped(&value)?);
                     continue;
                 }
-                _ => {}
-            }
-            let (place, least, most) = match name.as_ref() {
                 "$top" => (&mut options.top, 1, MOST_ROWS),
                 "$skip" => (&mut options.skip, 0, MOST_SKIPPED),
                 _ => {
-                    return Err(Refusal::odata(format!(
-                        "The query parameter '{name}' is not supported."
-                    )));
+                    let message = format!("The query parameter '{name}' is not supported.");
+                    return Err(Refusal::odata(message));
                 }
             };
             if place.is_some() {
-                return Err(Refusal::odata(format!(
-                    "Query option '{name}' was specified more than once."
-                )));
+                let message = format!("Query option '{name}' was specified more than once.");
+                return Err(Refusal::odata(message));
             }
             *place = Some(number(&name, &value, least, most)?);
         }
@@ -68,16 +63,20 @@ impl Options {
         let mut options = Self::default();
         let mut size = None;
         for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-            match &*name {
-                "$top" => size = Some("$top"),
-                "$skip" | "position" => options.skip = Some(number(&name, &value, 0, MOST_SKIPPED)?),
-                "$skiptoken" => options.skip = Some(Self::skipped(&value)?),
-                other if other.eq_ignore_ascii_case("pagesize") => size = Some("pagesize"),
+            size = match &*name {
+                "$skip" | "position" => {
+                    options.skip = Some(number(&name, &value, 0, MOST_SKIPPED)?);
+                    continue;
+                }
+                "$skiptoken" => {
+                    options.skip = Some(Self::skipped(&value)?);
+                    continue;
+                }
+                "$top" => Some("$top"),
+                other if other.eq_ignore_ascii_case("pagesize") => Some("pagesize"),
                 _ => continue,
-            }
-            if name == "$top" || name.eq_ignore_ascii_case("pagesize") {
-                options.top = Some(number(&name, &value, 1, MOST_ROWS)?);
-            }
+            };
+            options.top = Some(number(&name, &value, 1, MOST_ROWS)?);
         }
         Ok((options, size))
     }

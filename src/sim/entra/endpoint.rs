@@ -1,11 +1,10 @@
 //! Sign-in over HTTP.
 
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http::{Method, Request, StatusCode, header};
 use hyper::body::Incoming;
@@ -40,8 +39,7 @@ pub(in crate::sim) struct Endpoint {
 pub(super) struct Outcome {
     pub(super) reply: Reply,
     pub(super) code: Option<u32>,
-    pub(super) token_id: Option<String>,
-    pub(super) token: Option<Secret>,
+    pub(super) issued: Option<Issued>,
 }
 
 /// The form, or why it is invalid.
@@ -53,19 +51,18 @@ impl Outcome {
         Self {
             reply,
             code: None,
-            token_id: None,
-            token: None,
+            issued: None,
         }
     }
 }
 
 impl Handler for Endpoint {
-    fn answer(self: Arc<Self>, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Reply> + Send>> {
+    fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Reply> {
         Box::pin(async move { self.respond(request).await })
     }
 
     fn setup(&self) -> Duration {
-        self.sim_state.state().token_service.rules.latency
+        self.sim_state.state().config.sign_in.latency
     }
 }
 
@@ -86,10 +83,8 @@ impl Endpoint {
         let (latency, fault) = {
             let mut state = self.sim_state.state();
             let state = &mut *state;
-            (
-                state.token_service.rules.latency,
-                state.token_service.rules.faults.draw(&mut state.rng),
-            )
+            let sign_in = &mut state.config.sign_in;
+            (sign_in.latency, sign_in.faults.draw(&mut state.rng))
         };
         let credential = presented(&head, &form);
         self.sim_state.rest(latency).await;
@@ -106,13 +101,17 @@ impl Endpoint {
             self.sim_state.rest(over).await;
         }
         outcome.reply = outcome.reply.with(header::CACHE_CONTROL, "no-store, no-cache");
+        let issued = outcome
+            .issued
+            .map(|issued| (issued.claims.uti, Secret::new(issued.token)));
+        let (token_id, token) = issued.unzip();
         self.sim_state.journal.signed_in(TokenRecord {
             at,
             credential,
             status: outcome.reply.status(),
             code: outcome.code,
-            token_id: outcome.token_id,
-            token: outcome.token,
+            token_id,
+            token,
             user_agent: head
                 .headers
                 .get(header::USER_AGENT)
@@ -158,10 +157,10 @@ impl Endpoint {
         let mut state = self.sim_state.state();
         let state = &mut *state;
         Some(
-            match discovery::answer(head, &self.base(head), &state.token_service.tenant_id)? {
+            match discovery::answer(head, &self.base(head), &state.config.tenant_id)? {
                 Ok(document) => discovery::reply(&document, StatusCode::OK),
                 Err(refusal) => {
-                    let document = refusal.document(self.sim_state.wall.now(), &mut state.rng);
+                    let document = refusal.document(state.config.wall.now(), &mut state.rng);
                     discovery::reply(&document, refusal.code.status())
                 }
             },
@@ -184,26 +183,26 @@ impl Endpoint {
             let state = &mut *state;
             state
                 .token_service
-                .decide((tenant, &endpoint), &form, self.sim_state.wall.now(), &mut state.rng)
+                .decide(&state.config, (tenant, &endpoint), &form, &mut state.rng)
         });
         match verdict {
             Ok(issued) => Outcome {
                 reply: Reply::new(StatusCode::OK, JSON, document(&issued).to_string()),
                 code: None,
-                token: Some(Secret::new(issued.token)),
-                token_id: Some(issued.claims.uti),
+                issued: Some(issued),
             },
             Err(refusal) => self.refuse(&refusal),
         }
     }
 
     fn refuse(&self, refusal: &Refusal) -> Outcome {
-        let document = refusal.document(self.sim_state.wall.now(), &mut self.sim_state.state().rng);
+        let mut state = self.sim_state.state();
+        let now = state.config.wall.now();
+        let document = refusal.document(now, &mut state.rng);
         Outcome {
             reply: Reply::new(refusal.code.status(), JSON, document.to_string()),
             code: Some(refusal.code.number()),
-            token_id: None,
-            token: None,
+            issued: None,
         }
     }
 }

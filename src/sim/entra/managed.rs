@@ -6,9 +6,7 @@ use serde_json::json;
 
 use super::endpoint::{JSON, Outcome};
 use super::form::Form;
-use super::token_service::TokenService;
-use crate::secret::Secret;
-use crate::sim::config::IDENTITY_HEADER;
+use crate::sim::config::{Config, IDENTITY_HEADER};
 use crate::sim::record::Credential;
 use crate::sim::sim_state::SimState;
 use crate::sim::wire::Reply;
@@ -33,12 +31,12 @@ pub(super) fn answer(sim_state: &SimState, head: &Parts) -> Outcome {
     };
     let mut state = sim_state.state();
     let state = &mut *state;
-    if let Err((status, error, text)) = check(&state.token_service, credential, head) {
+    if let Err((status, error, text)) = check(&state.config, credential, head) {
         let document = json!({"error": error, "error_description": text});
         return Outcome::refused(Reply::new(status, JSON, document.to_string()));
     }
-    let issued = state.token_service.issue(sim_state.wall.now(), &mut state.rng);
-    let claims = issued.claims;
+    let issued = state.token_service.issue(&state.config, &mut state.rng);
+    let claims = &issued.claims;
     let document = json!({
         "access_token": issued.token,
         "client_id": claims.appid,
@@ -52,14 +50,13 @@ pub(super) fn answer(sim_state: &SimState, head: &Parts) -> Outcome {
     Outcome {
         reply: Reply::new(StatusCode::OK, JSON, document.to_string()),
         code: None,
-        token_id: Some(claims.uti),
-        token: Some(Secret::new(issued.token)),
+        issued: Some(issued),
     }
 }
 
 type Refused = (StatusCode, &'static str, &'static str);
 
-fn check(token_service: &TokenService, credential: Credential, head: &Parts) -> Result<(), Refused> {
+fn check(config: &Config, credential: Credential, head: &Parts) -> Result<(), Refused> {
     let bad = |text| (StatusCode::BAD_REQUEST, "invalid_request", text);
     if head.method != Method::GET {
         return Err((StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "only GET is allowed"));
@@ -89,7 +86,7 @@ fn check(token_service: &TokenService, credential: Credential, head: &Parts) -> 
             return Err(bad("the api-version is missing or not supported"));
         }
     }
-    if query.get("resource") != Some(token_service.resource()) {
+    if query.get("resource") != Some(config.sign_in.resource()) {
         return Err((
             StatusCode::BAD_REQUEST,
             "invalid_resource",
@@ -98,7 +95,7 @@ fn check(token_service: &TokenService, credential: Credential, head: &Parts) -> 
     }
     if query
         .get("client_id")
-        .is_some_and(|id| !id.eq_ignore_ascii_case(&token_service.client_id))
+        .is_some_and(|id| !id.eq_ignore_ascii_case(&config.client_id))
     {
         return Err(bad("identity not found"));
     }

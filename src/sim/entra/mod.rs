@@ -11,8 +11,7 @@ mod token;
 mod token_service;
 
 pub use assertion::Certificate;
-pub(super) use assertion::Federation;
 pub use code::AadstsCode;
 pub(super) use endpoint::Endpoint;
-pub(super) use token::{Claims, Mint};
+pub(super) use token::Claims;
 pub(super) use token_service::TokenService;

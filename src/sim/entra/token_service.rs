@@ -1,33 +1,24 @@
 //! The rules of sign-in, without HTTP.
 
-use std::time::Duration;
-
-use jiff::Timestamp;
-
 use super::assertion::{self, Federation};
 use super::code::AadstsCode;
 use super::form::Form;
 use super::refusal::Refusal;
 use super::token::{Claims, Mint};
 use crate::secret::Secret;
-use crate::sim::config::SignIn;
+use crate::sim::config::Config;
 use crate::sim::record::Credential;
 use crate::sim::rng::Rng;
 
 /// The assertion type of RFC 7523.
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// The state of sign-in: one tenant with one app registration.
+/// The state of sign-in, besides the settings: one tenant with one app registration.
 #[derive(Debug)]
 pub(in crate::sim) struct TokenService {
-    pub(in crate::sim) tenant_id: String,
-    pub(in crate::sim) client_id: String,
-    pub(in crate::sim) secret: Secret,
     /// The previous secret, which is rejected as expired and not as unknown.
     pub(in crate::sim) old_secret: Option<Secret>,
     pub(in crate::sim) federation: Federation,
-    pub(in crate::sim) rules: SignIn,
-    pub(in crate::sim) lifetime: Duration,
     pub(in crate::sim) mint: Mint,
 }
 
@@ -42,65 +33,32 @@ pub(in crate::sim) struct Issued {
 }
 
 impl TokenService {
-    /// Replaces the app's secret.
-    pub(in crate::sim) fn change_secret(&mut self, secret: Secret) {
-        self.old_secret = Some(std::mem::replace(&mut self.secret, secret));
-    }
-
-    /// The audience of a token: the scope without `/.default`.
-    pub(in crate::sim) fn resource(&self) -> &str {
-        self.rules.scope.strip_suffix("/.default").unwrap_or(&self.rules.scope)
+    pub(in crate::sim) fn new(config: &Config) -> Self {
+        Self {
+            old_secret: None,
+            federation: Federation::of(config.certificates.clone()),
+            mint: Mint::new(config.seed),
+        }
     }
 
     /// Handles a `POST {tenant}/oauth2/v2.0/token` to `endpoint`.
     pub(super) fn decide(
         &mut self,
+        config: &Config,
         (tenant, endpoint): (&str, &str),
         form: &Form,
-        now: Timestamp,
         rng: &mut Rng,
     ) -> Result<Issued, Refusal> {
-        self.check(tenant, form)?;
-        self.check_credential(endpoint, form, now)?;
-        Ok(self.issue(now, rng))
+        check(config, tenant, form)?;
+        self.check_credential(config, endpoint, form)?;
+        Ok(self.issue(config, rng))
     }
 
-    fn check(&self, tenant: &str, form: &Form) -> Result<(), Refusal> {
-        if matches!(tenant, "common" | "organizations" | "consumers") {
-            return Err(AadstsCode::NOT_MULTI_TENANT.into());
-        }
-        if !tenant.eq_ignore_ascii_case(&self.tenant_id) {
-            return Err(Refusal::about(AadstsCode::UNKNOWN_TENANT, tenant));
-        }
-        let grant = form.require("grant_type")?;
-        if grant != "client_credentials" {
-            return Err(Refusal::about(AadstsCode::UNSUPPORTED_GRANT, grant));
-        }
-        if form.get("resource").is_some() {
-            return Err(AadstsCode::RESOURCE_NOT_SUPPORTED.into());
-        }
-        let client = form.require("client_id")?;
-        if !client.eq_ignore_ascii_case(&self.client_id) {
-            return Err(Refusal::about(AadstsCode::UNKNOWN_APP, client));
-        }
-        self.check_scope(form.require("scope")?)
-    }
-
-    fn check_scope(&self, scope: &str) -> Result<(), Refusal> {
-        let code = match scope {
-            scope if scope == self.rules.scope => return Ok(()),
-            scope if scope.split_ascii_whitespace().count() > 1 => AadstsCode::TWO_RESOURCES,
-            scope if !scope.ends_with("/.default") => AadstsCode::SCOPE_WITHOUT_DEFAULT,
-            _ => AadstsCode::UNKNOWN_RESOURCE,
-        };
-        Err(Refusal::about(code, scope))
-    }
-
-    fn check_credential(&mut self, endpoint: &str, form: &Form, now: Timestamp) -> Result<(), Refusal> {
+    fn check_credential(&mut self, config: &Config, endpoint: &str, form: &Form) -> Result<(), Refusal> {
         match credential(form) {
             Credential::Secret => {
                 let secret = form.require("client_secret")?;
-                if secret == self.secret.expose() {
+                if secret == config.client_secret.expose() {
                     return Ok(());
                 }
                 let expired = self.old_secret.as_ref().is_some_and(|old| old.expose() == secret);
@@ -109,7 +67,7 @@ impl TokenService {
                 } else {
                     AadstsCode::INVALID_SECRET
                 };
-                Err(Refusal::about(code, &self.client_id))
+                Err(Refusal::about(code, &config.client_id))
             }
             Credential::Certificate | Credential::Federated => {
                 if form.get("client_assertion_type") != Some(JWT_BEARER) {
@@ -117,9 +75,9 @@ impl TokenService {
                 }
                 let expected = assertion::Expected {
                     endpoint,
-                    client_id: &self.client_id,
-                    uses: self.rules.assertions,
-                    now,
+                    client_id: &config.client_id,
+                    uses: config.sign_in.assertions,
+                    now: config.wall.now(),
                 };
                 self.federation.check(form.require("client_assertion")?, &expected)
             }
@@ -128,21 +86,22 @@ impl TokenService {
     }
 
     /// A token for the app, from now on.
-    pub(super) fn issue(&self, now: Timestamp, rng: &mut Rng) -> Issued {
+    pub(super) fn issue(&self, config: &Config, rng: &mut Rng) -> Issued {
+        let (now, sign_in) = (config.wall.now(), &config.sign_in);
         let at = now.as_second();
-        let lifetime = i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX);
+        let lifetime = i64::try_from(config.token_lifetime.as_secs()).unwrap_or(i64::MAX);
         // A token never ends earlier than its response says; one without any life has expired at
         // once.
         let rounding = lifetime > 0 && now.subsec_nanosecond() > 0;
         let claims = Claims {
-            aud: self.rules.audience.clone().unwrap_or_else(|| self.resource().into()),
-            iss: format!("https://sts.windows.net/{}/", self.tenant_id),
+            aud: sign_in.audience.clone().unwrap_or_else(|| sign_in.resource().into()),
+            iss: format!("https://sts.windows.net/{}/", config.tenant_id),
             iat: at,
             nbf: at,
             exp: at.saturating_add(lifetime).saturating_add(rounding.into()),
-            appid: self.client_id.clone(),
-            tid: self.tenant_id.clone(),
-            roles: self.rules.roles.clone(),
+            appid: config.client_id.clone(),
+            tid: config.tenant_id.clone(),
+            roles: sign_in.roles.clone(),
             uti: rng.hex(22),
             ver: "1.0".into(),
             xms_era: self.mint.era(),
@@ -151,12 +110,42 @@ impl TokenService {
             token: self.mint.issue(&claims),
             claims,
             expires_in: lifetime,
-            refresh_in: self.rules.refresh_in.map(|span| span.as_secs()),
+            refresh_in: sign_in.refresh_in.map(|span| span.as_secs()),
         }
     }
 }
 
-/// The credential in a form.
+fn check(config: &Config, tenant: &str, form: &Form) -> Result<(), Refusal> {
+    if matches!(tenant, "common" | "organizations" | "consumers") {
+        return Err(AadstsCode::NOT_MULTI_TENANT.into());
+    }
+    if !tenant.eq_ignore_ascii_case(&config.tenant_id) {
+        return Err(Refusal::about(AadstsCode::UNKNOWN_TENANT, tenant));
+    }
+    let grant = form.require("grant_type")?;
+    if grant != "client_credentials" {
+        return Err(Refusal::about(AadstsCode::UNSUPPORTED_GRANT, grant));
+    }
+    if form.get("resource").is_some() {
+        return Err(AadstsCode::RESOURCE_NOT_SUPPORTED.into());
+    }
+    let client = form.require("client_id")?;
+    if !client.eq_ignore_ascii_case(&config.client_id) {
+        return Err(Refusal::about(AadstsCode::UNKNOWN_APP, client));
+    }
+    check_scope(&config.sign_in.scope, form.require("scope")?)
+}
+
+fn check_scope(known: &str, scope: &str) -> Result<(), Refusal> {
+    let code = match scope {
+        scope if scope == known => return Ok(()),
+        scope if scope.split_ascii_whitespace().count() > 1 => AadstsCode::TWO_RESOURCES,
+        scope if !scope.ends_with("/.default") => AadstsCode::SCOPE_WITHOUT_DEFAULT,
+        _ => AadstsCode::UNKNOWN_RESOURCE,
+    };
+    Err(Refusal::about(code, scope))
+}
+
 pub(super) fn credential(form: &Form) -> Credential {
     match (form.get("client_secret"), form.get("client_assertion")) {
         // An assertion that cannot be parsed is treated as a certificate's, whose errors are

@@ -49,10 +49,7 @@ impl History {
         top: Option<usize>,
         skip: usize,
     ) -> Result<Page, String> {
-        let mut sessions = match by {
-            By::Definition => self.sessions(seed, scans, ids)?,
-            By::Session => self.sessions_by_id(seed, scans, ids)?,
-        };
+        let mut sessions = self.sessions(by, seed, scans, ids)?;
         match self.order {
             Order::NewestFirst => sessions.sort_by(|a, b| (b.ended, &a.definition).cmp(&(a.ended, &b.definition))),
             Order::ById => sessions.sort_by(|a, b| (&a.definition, a.age).cmp(&(&b.definition, b.age))),
@@ -73,56 +70,43 @@ impl History {
         })
     }
 
-    fn sessions(&self, seed: u64, scans: u32, ids: &[String]) -> Result<Vec<Session>, String> {
+    /// The sessions of all `ids`; `Err` contains the unknown id that makes the call fail.
+    fn sessions(&self, by: By, seed: u64, scans: u32, ids: &[String]) -> Result<Vec<Session>, String> {
+        let listed = match by {
+            By::Definition => Vec::new(),
+            By::Session => self.definition_ids(seed),
+        };
+        let listed = listed.iter().flat_map(|id| of_definition(seed, scans, id));
+        let listed: BTreeMap<_, _> = listed.map(|session| (session.id(seed), session)).collect();
         let mut taken = BTreeSet::new();
         let mut sessions = Vec::new();
         for asked in ids {
-            let definition = match self.matching {
-                Matching::IgnoreCase => asked.to_ascii_lowercase(),
-                Matching::Exact => asked.clone(),
-                Matching::Dotnet => super::spelling::read(asked).unwrap_or_else(|| asked.clone()),
+            let id = self.normalized(by, asked);
+            let found: Vec<_> = match by {
+                By::Definition if is_definition(&id) => of_definition(seed, scans, &id).collect(),
+                By::Definition => Vec::new(),
+                By::Session => listed.get(&id).cloned().into_iter().collect(),
             };
-            if !is_definition(&definition) {
-                if self.unknown == Unknown::NotFound {
-                    return Err(asked.clone());
-                }
-                continue;
+            if found.is_empty() && self.unknown == Unknown::NotFound {
+                return Err(asked.clone());
             }
-            if !taken.insert(definition.clone()) && self.duplicates == Duplicates::Once {
-                continue;
+            if taken.insert(id) || self.duplicates == Duplicates::Each {
+                sessions.extend(found);
             }
-            sessions.extend(of_definition(seed, scans, &definition));
         }
         Ok(sessions)
     }
 
-    fn sessions_by_id(&self, seed: u64, scans: u32, ids: &[String]) -> Result<Vec<Session>, String> {
-        let listed = self.definition_ids(seed);
-        let known = listed
-            .iter()
-            .flat_map(|definition| of_definition(seed, scans, definition));
-        let known: BTreeMap<_, _> = known.map(|session| (session.id(seed), session)).collect();
-        let mut taken = BTreeSet::new();
-        let mut sessions = Vec::new();
-        for asked in ids {
-            let id = match self.matching {
-                Matching::IgnoreCase => asked.to_ascii_lowercase(),
-                Matching::Exact => asked.clone(),
-                Matching::Dotnet => {
-                    super::spelling::read(asked).map_or_else(|| asked.clone(), |id| id.replace('-', ""))
-                }
-            };
-            let Some(session) = known.get(&id) else {
-                if self.unknown == Unknown::NotFound {
-                    return Err(asked.clone());
-                }
-                continue;
-            };
-            if taken.insert(id) || self.duplicates == Duplicates::Each {
-                sessions.push(session.clone());
+    /// The id as rows name it, if the service recognizes it in this spelling.
+    fn normalized(&self, by: By, asked: &str) -> String {
+        match (self.matching, by) {
+            (Matching::IgnoreCase, _) => asked.to_ascii_lowercase(),
+            (Matching::Exact, _) => asked.to_owned(),
+            (Matching::Dotnet, By::Definition) => super::spelling::read(asked).unwrap_or_else(|| asked.to_owned()),
+            (Matching::Dotnet, By::Session) => {
+                super::spelling::read(asked).map_or_else(|| asked.to_owned(), |id| id.replace('-', ""))
             }
         }
-        Ok(sessions)
     }
 
     fn row(&self, by: By, seed: u64, session: &Session) -> Value {

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::sim::span;
+
 /// Every id with the form of a GUID is a definition with two to five scan sessions, whether it is
 /// listed or not.
 ///
 /// The public documents leave much open; each such point can be chosen here, and a client has to
 /// cope with every choice.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct History {
     /// Field names.
     pub casing: Casing,
@@ -31,6 +34,7 @@ pub struct History {
     pub envelope: Envelope,
     /// The age of an answer, sent as `Age`, as if a cache stood in front of the service. Default:
     /// there is none.
+    #[serde(deserialize_with = "span::deserialize_some")]
     pub age: Option<Duration>,
     /// The most ids in one call; above it, 400 `MaximumBatchSizeExceeded`. Default: not limited,
     /// none is documented.

@@ -23,9 +23,7 @@ pub struct CallRecord {
     pub query: Option<String>,
     /// 1.1 or 2, as `HTTP/1.1` and `HTTP/2.0`.
     pub version: String,
-    /// Whether it was for one of the operations: only such calls are limited.
-    pub is_operation: bool,
-    /// The operation.
+    /// The operation, if it was for one: only such calls are limited.
     pub operation: Option<Operation>,
     /// The requested ids, as they came; empty when the body was rejected, or for a list.
     pub ids: Vec<String>,

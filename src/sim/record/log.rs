@@ -77,7 +77,7 @@ impl<'a> From<&'a CallRecord> for Line<'a> {
             latency_us: call.latency.map(micros),
             method: &call.method,
             path: &call.path,
-            operation: call.is_operation,
+            operation: call.operation.is_some(),
             token_id: call.token_id.as_deref(),
             fault: call.fault,
             number: call.number,

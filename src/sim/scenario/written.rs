@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::sim::history::{Casing, Duplicates, EntityForm, Envelope, Layout, Matching, NextLink, Order, Unknown};
+use crate::sim::history::History;
 use crate::sim::limit::{Rejected, Scope, Shape};
 use crate::sim::{Message, RetryAfter, span};
 
@@ -13,7 +13,7 @@ use crate::sim::{Message, RetryAfter, span};
 pub(super) struct File {
     pub(super) seed: Option<u64>,
     pub(super) quota: Quota,
-    pub(super) history: History,
+    pub(super) history: Option<History>,
     pub(super) sign_in: SignIn,
     pub(super) regions: Vec<Region>,
     pub(super) events: Vec<Event>,
@@ -28,27 +28,6 @@ pub(super) struct Quota {
     pub(super) rejected: Option<Rejected>,
     pub(super) retry_after: Option<RetryAfter>,
     pub(super) message: Option<Message>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct History {
-    pub(super) casing: Option<Casing>,
-    pub(super) order: Option<Order>,
-    pub(super) unknown: Option<Unknown>,
-    pub(super) matching: Option<Matching>,
-    pub(super) duplicates: Option<Duplicates>,
-    pub(super) page_size: Option<usize>,
-    pub(super) next_link: Option<NextLink>,
-    pub(super) layout: Option<Layout>,
-    pub(super) envelope: Option<Envelope>,
-    pub(super) age: Option<Span>,
-    pub(super) max_ids: Option<usize>,
-    pub(super) definitions: Option<usize>,
-    pub(super) agents: Option<usize>,
-    pub(super) entity: Option<EntityForm>,
-    pub(super) running: Option<bool>,
-    pub(super) secrets: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -73,33 +52,24 @@ pub(super) struct Region {
     pub(super) faults: Vec<Fault>,
 }
 
-/// All kinds of fault in one form. Which keys belong to which kind is checked later, where the
-/// message can name both.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A fault of any kind. Which further keys belong to which kind is checked later, where the message
+/// can name both.
+#[derive(Debug, Deserialize)]
 pub(super) struct Fault {
     pub(super) kind: String,
-    pub(super) status: Option<u16>,
-    pub(super) code: Option<u32>,
-    pub(super) wait: Option<Span>,
-    pub(super) over: Option<Span>,
     pub(super) share: Option<f64>,
     pub(super) times: Option<u32>,
+    #[serde(flatten)]
+    pub(super) keys: toml::Table,
 }
 
+/// An event; its action takes further keys, in the same way.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Event {
     pub(super) at: Span,
     pub(super) action: String,
-    pub(super) region: Option<String>,
-    pub(super) latency: Option<Span>,
-    pub(super) jitter: Option<Span>,
-    pub(super) faults: Option<Vec<Fault>>,
-    pub(super) limits: Option<Vec<String>>,
-    pub(super) shape: Option<Shape>,
-    pub(super) calls: Option<u32>,
-    pub(super) per_hour: Option<u32>,
+    #[serde(flatten)]
+    pub(super) keys: toml::Table,
 }
 
 /// A duration with its unit.

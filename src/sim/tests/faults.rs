@@ -232,7 +232,7 @@ async fn a_body_that_breaks_off_was_counted() {
     sim.wait_for_calls(1).await.unwrap();
     drop(stream);
     let call = sim.wait_for_settled(1).await.unwrap().remove(0);
-    assert_eq!((call.status, call.is_operation), (None, true));
+    assert_eq!((call.status, call.operation.is_some()), (None, true));
 }
 
 #[tokio::test]
@@ -264,7 +264,10 @@ async fn a_stream_that_is_refused_does_not_count_and_over_http1_there_is_none() 
         assert_eq!(answer.status, StatusCode::OK, "{fault:?}");
     }
     let calls = sim.calls();
-    let counted: Vec<_> = calls.iter().map(|call| (call.is_operation, call.fault)).collect();
+    let counted: Vec<_> = calls
+        .iter()
+        .map(|call| (call.operation.is_some(), call.fault))
+        .collect();
     assert_eq!(
         counted,
         [

@@ -1,12 +1,12 @@
 //! A listener that can be stopped and started again on the same port.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::Request;
 use http::uri::Scheme;
 use hyper::body::Incoming;
@@ -40,7 +40,7 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 /// Handles the requests of one host.
 pub(in crate::sim) trait Handler: Send + Sync + 'static {
     /// It runs to its end even when the client is gone: what was sent arrives.
-    fn answer(self: Arc<Self>, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Reply> + Send>>;
+    fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Reply>;
 
     /// The time to set up a connection, as for a TLS handshake.
     fn setup(&self) -> Duration;
@@ -53,7 +53,7 @@ pub(in crate::sim) struct Host {
     /// Serves TLS beside clear text on the same port.
     tls: Option<Tls>,
     tasks: Tasks,
-    door: tokio::sync::Mutex<ListenerState>,
+    listener: tokio::sync::Mutex<ListenerState>,
     /// Ends all existing connections; it is replaced for new ones.
     connections: Mutex<CancellationToken>,
     /// Lets connections end after their current requests.
@@ -86,13 +86,13 @@ impl Host {
             handler,
             tls,
             tasks: tasks.clone(),
-            door: tokio::sync::Mutex::new(ListenerState::Gone),
+            listener: tokio::sync::Mutex::new(ListenerState::Gone),
             connections: Mutex::default(),
             drain: CancellationToken::new(),
         });
-        let door = host.listen(held)?;
-        if let Ok(mut gone) = host.door.try_lock() {
-            *gone = door;
+        let open = host.listen(held)?;
+        if let Ok(mut state) = host.listener.try_lock() {
+            *state = open;
         }
         Ok(host)
     }
@@ -104,11 +104,11 @@ impl Host {
     /// Stops listening and resets every connection; connecting is refused when this returns. It
     /// does nothing when the host is stopped already.
     pub(in crate::sim) async fn shut(&self) -> io::Result<()> {
-        let mut door = self.door.lock().await;
-        if matches!(*door, ListenerState::Open { .. }) {
-            close(std::mem::replace(&mut *door, ListenerState::Gone)).await;
+        let mut state = self.listener.lock().await;
+        if matches!(*state, ListenerState::Open { .. }) {
+            close(std::mem::replace(&mut *state, ListenerState::Gone)).await;
             self.cut_connections();
-            *door = ListenerState::Shut(hold(self.addr)?);
+            *state = ListenerState::Shut(hold(self.addr)?);
         }
         Ok(())
     }
@@ -116,8 +116,8 @@ impl Host {
     /// Listens again. It does nothing when the host is listening already, or when the simulator has
     /// ended.
     pub(in crate::sim) async fn reopen(self: &Arc<Self>) -> io::Result<()> {
-        let mut door = self.door.lock().await;
-        *door = match std::mem::replace(&mut *door, ListenerState::Gone) {
+        let mut state = self.listener.lock().await;
+        *state = match std::mem::replace(&mut *state, ListenerState::Gone) {
             ListenerState::Shut(held) => self.listen(held)?,
             other => other,
         };
@@ -133,15 +133,15 @@ impl Host {
     /// Stops listening for good and lets connections end after their current requests.
     pub(in crate::sim) async fn end(&self) {
         self.drain.cancel();
-        close(std::mem::replace(&mut *self.door.lock().await, ListenerState::Gone)).await;
+        close(std::mem::replace(&mut *self.listener.lock().await, ListenerState::Gone)).await;
     }
 
     /// Stops at once, without waiting, for a simulator that is dropped.
     pub(in crate::sim) fn abandon(&self) {
         self.drain.cancel();
         self.cut_connections();
-        if let Ok(mut door) = self.door.try_lock()
-            && let ListenerState::Open { stop, .. } = std::mem::replace(&mut *door, ListenerState::Gone)
+        if let Ok(mut state) = self.listener.try_lock()
+            && let ListenerState::Open { stop, .. } = std::mem::replace(&mut *state, ListenerState::Gone)
         {
             stop.cancel();
         }
@@ -196,15 +196,19 @@ impl Host {
         let _ = stream.set_nodelay(true);
         let socket = Socket::new(stream, Arc::clone(&connection));
         tokio::select! {
-            () = connection.until_cut() => return,
-            () = tokio::time::sleep(self.handler.setup()) => {}
+            () = connection.until_cut() => {}
+            () = self.talk(socket, &connection) => {}
         }
+    }
+
+    /// Finds out whether the client speaks TLS, and answers its requests.
+    async fn talk(&self, socket: Socket, connection: &Arc<Connection>) {
+        tokio::time::sleep(self.handler.setup()).await;
         let Some(tls) = &self.tls else {
             return self.exchange(socket, Scheme::HTTP, connection).await;
         };
         let mut first = [0];
         let peeked = tokio::select! {
-            () = connection.until_cut() => return,
             () = self.drain.cancelled() => return,
             peeked = tokio::time::timeout(HEAD_DEADLINE, socket.peek(&mut first)) => peeked,
         };
@@ -214,7 +218,6 @@ impl Host {
             _ => return,
         }
         let secured = tokio::select! {
-            () = connection.until_cut() => return,
             () = self.drain.cancelled() => return,
             secured = tokio::time::timeout(HEAD_DEADLINE, tls.acceptor().accept(socket)) => secured,
         };
@@ -226,24 +229,18 @@ impl Host {
     }
 
     /// Answers the requests of one connection, with this scheme.
-    async fn exchange<S>(&self, stream: S, scheme: Scheme, connection: Arc<Connection>)
+    async fn exchange<S>(&self, stream: S, scheme: Scheme, connection: &Arc<Connection>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(scheme.clone());
             let answer = self.tasks.spawn("answer", Arc::clone(&self.handler).answer(request));
-            let connection = Arc::clone(&connection);
+            let connection = Arc::clone(connection);
             async move {
-                match answer.await {
-                    Ok(reply) => reply.deliver(connection).await,
-                    // The handler panicked, which a test must notice.
-                    Err(_) => {
-                        Reply::front_end_page(http::StatusCode::INTERNAL_SERVER_ERROR)
-                            .deliver(connection)
-                            .await
-                    }
-                }
+                // A test must notice that the handler panicked.
+                let failed = |_| Reply::front_end_page(http::StatusCode::INTERNAL_SERVER_ERROR);
+                answer.await.unwrap_or_else(failed).deliver(connection).await
             }
         });
         let mut builder = auto::Builder::new(Streams(self.tasks.clone()));
@@ -254,14 +251,10 @@ impl Host {
         builder.http2().timer(TokioTimer::new());
         let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
-            () = connection.until_cut() => return,
             _ = served.as_mut() => return,
             () = self.drain.cancelled() => served.as_mut().graceful_shutdown(),
         }
-        tokio::select! {
-            () = connection.until_cut() => {}
-            _ = served.as_mut() => {}
-        }
+        let _ = served.await;
     }
 }
 

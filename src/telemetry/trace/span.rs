@@ -1,6 +1,7 @@
 //! One span, from its start to its end.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status};
@@ -8,7 +9,7 @@ use opentelemetry::{KeyValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use tokio::time::Instant;
 
-use super::Tracer;
+use super::tracer::On;
 
 /// The most links of one span. A call for more requests links to the first ones and records how
 /// many were left out.
@@ -23,7 +24,7 @@ pub struct Span {
 
 #[derive(Debug)]
 struct Record {
-    tracer: Tracer,
+    on: Arc<On>,
     parent: Option<SpanContext>,
     name: Cow<'static, str>,
     kind: SpanKind,
@@ -40,7 +41,7 @@ impl Span {
     }
 
     pub(super) fn recorded(
-        tracer: Tracer,
+        on: Arc<On>,
         context: SpanContext,
         parent: Option<SpanContext>,
         (name, kind): (Cow<'static, str>, SpanKind),
@@ -49,7 +50,7 @@ impl Span {
         Self {
             context: Some(context),
             record: Some(Box::new(Record {
-                tracer,
+                on,
                 parent,
                 name,
                 kind,
@@ -109,7 +110,7 @@ impl Drop for Span {
 impl Record {
     fn end(self, context: SpanContext) {
         // The wall clock may have been set meanwhile; the duration is right all the same.
-        let since_epoch = Duration::try_from(self.tracer.wall_time().as_duration()).unwrap_or_default();
+        let since_epoch = Duration::try_from(self.on.wall.now().as_duration()).unwrap_or_default();
         let ended = SystemTime::UNIX_EPOCH + since_epoch;
         let (span_id, remote) = self.parent.map_or((SpanId::INVALID, false), |parent| {
             (parent.span_id(), parent.is_remote())
@@ -127,8 +128,8 @@ impl Record {
             events: SpanEvents::default(),
             links: self.links,
             status: self.status,
-            instrumentation_scope: self.tracer.scope(),
+            instrumentation_scope: self.on.scope.clone(),
         };
-        self.tracer.send(data);
+        self.on.send(data);
     }
 }

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, TraceContextExt as _, TraceFlags, TraceId};
 use opentelemetry::{Context, InstrumentationScope};
 use opentelemetry_sdk::trace::{Sampler, SamplingDecision, ShouldSample as _, SpanData};
@@ -18,10 +17,12 @@ use crate::clock::Wall;
 #[derive(Clone, Default)]
 pub struct Tracer(Option<Arc<On>>);
 
-struct On {
+/// What a tracer that is on makes spans with.
+#[derive(Debug)]
+pub(super) struct On {
     sampler: Sampler,
-    wall: Wall,
-    scope: InstrumentationScope,
+    pub(super) wall: Wall,
+    pub(super) scope: InstrumentationScope,
     queue: mpsc::Sender<SpanData>,
     metrics: Metrics,
 }
@@ -72,7 +73,7 @@ impl Tracer {
             .with_sampled(sampled);
         let context = SpanContext::new(trace_id, new_span_id(), flags, false, result.trace_state);
         if sampled {
-            Span::recorded(self.clone(), context, parent, (name, kind), Instant::now())
+            Span::recorded(Arc::clone(on), context, parent, (name, kind), Instant::now())
         } else {
             Span::passing(Some(context))
         }
@@ -80,9 +81,9 @@ impl Tracer {
 
     /// A child of `parent`, recorded if that is. It began at `started`.
     pub fn child(&self, parent: &SpanContext, name: &'static str, kind: SpanKind, started: Instant) -> Span {
-        if self.0.is_none() {
+        let Some(on) = &self.0 else {
             return Span::passing(Some(parent.clone()));
-        }
+        };
         let context = SpanContext::new(
             parent.trace_id(),
             new_span_id(),
@@ -92,7 +93,7 @@ impl Tracer {
         );
         if parent.is_sampled() {
             Span::recorded(
-                self.clone(),
+                Arc::clone(on),
                 context,
                 Some(parent.clone()),
                 (name.into(), kind),
@@ -102,22 +103,14 @@ impl Tracer {
             Span::passing(Some(context))
         }
     }
+}
 
-    pub(super) fn wall_time(&self) -> Timestamp {
-        self.0.as_ref().map_or(Timestamp::UNIX_EPOCH, |on| on.wall.now())
-    }
-
-    pub(super) fn scope(&self) -> InstrumentationScope {
-        self.0.as_ref().map(|on| on.scope.clone()).unwrap_or_default()
-    }
-
+impl On {
     /// Queues a span for the exporter, or drops and counts it when the queue is full. It never
     /// waits.
     pub(super) fn send(&self, span: SpanData) {
-        if let Some(on) = &self.0
-            && on.queue.try_send(span).is_err()
-        {
-            on.metrics.dropped(1);
+        if self.queue.try_send(span).is_err() {
+            self.metrics.dropped(1);
         }
     }
 }

@@ -39,7 +39,6 @@ impl Content {
         &self.path
     }
 
-    /// The bytes.
     pub(super) fn bytes(&self) -> Result<&[u8], Error> {
         match &self.bytes {
             Ok(bytes) => Ok(bytes),

@@ -5,7 +5,7 @@ mod certificate;
 mod file;
 mod provider;
 
-pub(super) use provider::{ClientAuth, CredentialProvider};
+pub(super) use provider::{ClientAuth, CredentialProvider, Source};
 
 #[cfg(test)]
 mod tests;

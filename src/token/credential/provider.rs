@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::assertion;
 use super::certificate::Certificate;
@@ -38,32 +38,23 @@ pub(in crate::token) struct CredentialProvider {
     source: Source,
     fingerprint: Option<Fingerprint>,
     /// When the present content was first read.
-    loaded: Option<Timestamp>,
-    open_file: Option<PathBuf>,
-    expires: Option<Timestamp>,
+    pub(in crate::token) loaded: Option<Timestamp>,
+    /// The file with the secret or key, if every user of the machine can read it.
+    pub(in crate::token) open_file: Option<PathBuf>,
+    /// When the certificate expires.
+    pub(in crate::token) expires: Option<Timestamp>,
 }
 
+/// What the credential is.
 #[derive(Debug)]
-enum Source {
+pub(in crate::token) enum Source {
     Secret(SecretSource),
     Certificate(CertificateFiles),
     Federated(PathBuf),
 }
 
 impl CredentialProvider {
-    pub(in crate::token) fn of_secret(secret: SecretSource) -> Self {
-        Self::new(Source::Secret(secret))
-    }
-
-    pub(in crate::token) fn of_certificate(files: CertificateFiles) -> Self {
-        Self::new(Source::Certificate(files))
-    }
-
-    pub(in crate::token) fn of_federated(token_file: PathBuf) -> Self {
-        Self::new(Source::Federated(token_file))
-    }
-
-    fn new(source: Source) -> Self {
+    pub(in crate::token) fn new(source: Source) -> Self {
         Self {
             source,
             fingerprint: None,
@@ -120,26 +111,6 @@ impl CredentialProvider {
     /// Whether assertions are signed here, with times of this machine's clock.
     pub(in crate::token) fn is_certificate(&self) -> bool {
         matches!(self.source, Source::Certificate(_))
-    }
-
-    /// The file with the secret or key, if every user of the machine can read it.
-    pub(in crate::token) fn open_file(&self) -> Option<&Path> {
-        self.open_file.as_deref()
-    }
-
-    /// When the present credential was first read.
-    pub(in crate::token) fn loaded(&self) -> Option<Timestamp> {
-        self.loaded
-    }
-
-    /// When the certificate expires.
-    pub(in crate::token) fn expires(&self) -> Option<Timestamp> {
-        self.expires
-    }
-
-    /// When the certificate expires, if that is less than `within` from `now`.
-    pub(in crate::token) fn expires_within(&self, now: Timestamp, within: SignedDuration) -> Option<Timestamp> {
-        self.expires.filter(|at| at.duration_since(now) < within)
     }
 
     fn paths(&self) -> Vec<&Path> {

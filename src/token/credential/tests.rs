@@ -10,7 +10,7 @@ use rustls_pki_types::pem::{PemObject as _, SectionKind};
 use serde_json::Value;
 use x509_cert::der::Decode as _;
 
-use super::{ClientAuth, CredentialProvider};
+use super::{ClientAuth, CredentialProvider, Source};
 use crate::token::{CertificateFiles, Error, testing};
 
 const RSA_1: &str = include_str!("testdata/rsa-1.pem");
@@ -47,10 +47,10 @@ async fn proof_of(folder: &Path, certificate: &str, key: Option<&str>) -> Result
         std::fs::write(&path, key).unwrap();
         path
     });
-    let mut provider = CredentialProvider::of_certificate(CertificateFiles {
+    let mut provider = CredentialProvider::new(Source::Certificate(CertificateFiles {
         certificate: certificate_file,
         private_key: key_file,
-    });
+    }));
     provider
         .proof(&testing::app(), Timestamp::from_second(1_800_000_000).unwrap())
         .await
@@ -149,10 +149,10 @@ async fn byte_order_marks_are_dropped_from_certificates_and_keys() {
     let utf16: Vec<u8> = own.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let path = folder.path().join("utf16.pem");
     std::fs::write(&path, utf16).unwrap();
-    let mut provider = CredentialProvider::of_certificate(CertificateFiles {
+    let mut provider = CredentialProvider::new(Source::Certificate(CertificateFiles {
         certificate: path,
         private_key: None,
-    });
+    }));
     let error = provider
         .proof(&testing::app(), Timestamp::UNIX_EPOCH)
         .await
@@ -193,7 +193,7 @@ async fn a_files_new_content_is_noticed_through_a_swapped_link() {
     }
     let data = folder.path().join("data");
     std::os::unix::fs::symlink("v1", &data).unwrap();
-    let mut provider = CredentialProvider::of_secret(crate::token::SecretSource::File(data.join("secret")));
+    let mut provider = CredentialProvider::new(Source::Secret(crate::token::SecretSource::File(data.join("secret"))));
     let now = Timestamp::UNIX_EPOCH;
     assert_eq!(
         provider.proof(&testing::app(), now).await.unwrap().secret().expose(),
@@ -220,18 +220,18 @@ async fn only_the_file_with_the_key_has_to_be_private() {
     let paths = ["tls.crt", "tls.key"].map(|name| folder.path().join(name));
     std::fs::write(&paths[0], certificate(RSA_1)).unwrap();
     std::fs::write(&paths[1], RSA_1).unwrap();
-    let mut provider = CredentialProvider::of_certificate(CertificateFiles {
+    let mut provider = CredentialProvider::new(Source::Certificate(CertificateFiles {
         certificate: paths[0].clone(),
         private_key: Some(paths[1].clone()),
-    });
+    }));
     let mode = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
     mode(&paths[0], 0o644);
     mode(&paths[1], 0o600);
     provider.proof(&testing::app(), Timestamp::UNIX_EPOCH).await.unwrap();
-    assert_eq!(provider.open_file(), None);
+    assert_eq!(provider.open_file, None);
     mode(&paths[1], 0o644);
     provider.proof(&testing::app(), Timestamp::UNIX_EPOCH).await.unwrap();
-    assert_eq!(provider.open_file(), Some(paths[1].as_path()));
+    assert_eq!(provider.open_file.as_deref(), Some(paths[1].as_path()));
 }

@@ -1,15 +1,13 @@
 //! Attaches the token, and handles 401 responses.
 
-use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Either};
+use futures_util::future::BoxFuture;
 use http::StatusCode;
-use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::Service;
 
@@ -74,32 +72,39 @@ where
 {
     type Response = UpstreamResponse;
     type Error = Failure;
-    type Future = Either<Checked<S::Future>, BoxFuture<'static, Result<UpstreamResponse, Failure>>>;
+    type Future = BoxFuture<'static, Result<UpstreamResponse, Failure>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, routed: Routed) -> Self::Future {
-        if let Some(caller_token) = routed.charged.request.caller_token() {
-            let bearer = caller_token.secret().clone();
-            let answer = self.inner.call(Authorized { routed, bearer });
-            return Either::Left(Checked { answer, token: None });
-        }
-        if let Some(bearer) = self.token_source.current() {
-            return Either::Left(checked(&mut self.inner, &self.token_source, routed, bearer));
-        }
         let spare = self.inner.clone();
         // The service that was made ready has to be called.
         let mut inner = std::mem::replace(&mut self.inner, spare);
         let token_source = Arc::clone(&self.token_source);
-        Either::Right(Box::pin(async move {
+        Box::pin(async move {
+            if let Some(caller_token) = routed.charged.request.caller_token() {
+                let bearer = caller_token.secret().clone();
+                return inner.call(Authorized { routed, bearer }).await;
+            }
             let deadline = routed.charged.caller.deadline;
             let until = (deadline + GRACE).min(Instant::now() + MAX_PERMIT_HOLD);
-            let waited = bearer(&token_source, (until, deadline), &routed.charged.trace).await;
-            let bearer = waited.map_err(|error| without_token(error, until, deadline))?;
-            checked(&mut inner, &token_source, routed, bearer).await
-        }))
+            let waited = token(&token_source, (until, deadline), &routed.charged.trace).await;
+            let token = waited.map_err(|error| without_token(error, until, deadline))?;
+            let bearer = token.secret().clone();
+            let answer = inner.call(Authorized { routed, bearer }).await?;
+            if answer.status == StatusCode::UNAUTHORIZED && token_source.rejected(&token) == RejectionOutcome::TryAgain
+            {
+                return Err(Failure {
+                    delivery: Delivery::Answered,
+                    again: RetryHint::Once,
+                    answer: Some(answer),
+                    source: Rejected.into(),
+                });
+            }
+            Ok(answer)
+        })
     }
 }
 
@@ -121,72 +126,22 @@ fn without_token(error: Error, until: Instant, deadline: Instant) -> Failure {
     }
 }
 
-/// The call with this token.
-fn checked<S>(inner: &mut S, token_source: &Arc<TokenSource>, routed: Routed, bearer: Bearer) -> Checked<S::Future>
-where
-    S: Service<Authorized>,
-{
-    let signed = Authorized {
-        routed,
-        bearer: bearer.secret().clone(),
-    };
-    Checked {
-        answer: inner.call(signed),
-        token: Some((Arc::clone(token_source), bearer)),
-    }
-}
-
-pin_project! {
-    /// A call under way, with the token that it uses.
-    #[derive(Debug)]
-    #[must_use = "futures do nothing unless polled"]
-    pub struct Checked<F> {
-        #[pin]
-        answer: F,
-        token: Option<(Arc<TokenSource>, Bearer)>,
-    }
-}
-
-impl<F> Future for Checked<F>
-where
-    F: Future<Output = Result<UpstreamResponse, Failure>>,
-{
-    type Output = Result<UpstreamResponse, Failure>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let answer = ready!(this.answer.poll(context))?;
-        if let Some((token_source, bearer)) = this.token
-            && answer.status == StatusCode::UNAUTHORIZED
-            && token_source.rejected(bearer) == RejectionOutcome::TryAgain
-        {
-            return Poll::Ready(Err(Failure {
-                delivery: Delivery::Answered,
-                again: RetryHint::Once,
-                answer: Some(answer),
-                source: Rejected.into(),
-            }));
-        }
-        Poll::Ready(Ok(answer))
-    }
-}
-
 /// The token, with a span if it has to be waited for.
-async fn bearer(token_source: &TokenSource, times: (Instant, Instant), call: &trace::Call) -> Result<Bearer, Error> {
+async fn token(token_source: &TokenSource, times: (Instant, Instant), call: &trace::Call) -> Result<Bearer, Error> {
     let (until, patience) = times;
-    let mut bearer = pin!(token_source.bearer_within(until, patience));
-    if let Some(at_hand) = bearer.as_mut().now_or_never() {
+    let mut token = pin!(token_source.bearer_within(until, patience));
+    if let Some(at_hand) = token.as_mut().now_or_never() {
         return at_hand;
     }
     let mut span = call.child("wait for sign-in", trace::SpanKind::Internal);
-    let bearer = bearer.await;
-    if let Err(error) = &bearer {
+    let token = token.await;
+    if let Err(error) = &token {
         span.fail(match error {
             Error::Refused { .. } => "refused",
             Error::Unavailable { .. } => "unavailable",
         });
     }
-    bearer
+    token
 }
 
 /// Defender answered 401, and there is a newer token or one is being requested.

@@ -1,12 +1,13 @@
-//! Turns a response without a usable token into an error.
+//! Turns a response into a token or an error.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, StatusCode};
+use http::{Response, StatusCode};
 use jiff::Timestamp;
 
+use super::issued::Issued;
 use super::response::{ErrorMembers, TokenResponse, decoded};
 use super::unusable::Unusable;
 use super::wait;
@@ -23,53 +24,62 @@ pub(super) enum Endpoint {
     Imds,
 }
 
-/// A parsed response, without what may be secret.
-#[derive(Debug)]
+/// A response, and what it is read with.
 pub(super) struct Received<'a> {
     pub(super) endpoint: Endpoint,
-    pub(super) status: StatusCode,
-    pub(super) headers: &'a HeaderMap,
+    pub(super) answer: &'a Response<Bytes>,
     /// The gateway's clock.
     pub(super) now: Timestamp,
     /// The secret that must not be repeated, whatever the response contains.
     pub(super) proof: &'a Secret,
 }
 
+/// Converts the exchange's error.
+pub(super) fn unreachable_because(error: crate::BoxError) -> Error {
+    Error::Unavailable {
+        reason: Reason::Unreachable,
+        message: Arc::default(),
+        retry_after: None,
+        source: Some(error.into()),
+    }
+}
+
 impl Received<'_> {
-    /// The server's clock if it sends its time, otherwise ours. Times in the response are relative
-    /// to it.
-    pub(super) fn server_now(&self) -> Timestamp {
-        wait::date(self.headers).unwrap_or(self.now)
-    }
-
-    /// Turns an unsuccessful response into an error.
-    pub(super) fn failure(&self, answer: &Response<Bytes>) -> Error {
+    /// The token of the response.
+    ///
+    /// # Errors
+    ///
+    /// When it contains none. Proxies turn rejections into responses that claim success, too.
+    pub(super) fn issued(&self) -> Result<Issued, Error> {
         // Throttling is answered in plain text, and proxies answer in HTML.
-        let members = TokenResponse::parse(&decoded(answer.body())).map(|response| response.error);
-        let redirects = self.status.is_redirection().then_some(Unusable::Redirect);
-        self.error(&members.unwrap_or_default(), redirects)
-    }
-
-    /// Turns a response that claims success into an error. Proxies also turn rejections into such
-    /// responses.
-    pub(super) fn unusable(&self, members: &ErrorMembers, problem: Unusable) -> Error {
-        self.error(members, Some(problem))
+        let response = TokenResponse::parse(&decoded(self.answer.body()));
+        let status = self.answer.status();
+        if !status.is_success() {
+            let members = response.map(|response| response.error).unwrap_or_default();
+            return Err(self.error(&members, status.is_redirection().then_some(Unusable::Redirect)));
+        }
+        let response = response.map_err(|problem| self.error(&ErrorMembers::default(), Some(problem)))?;
+        // Times in the response are relative to the server's clock, if it sends its time.
+        let server_now = wait::date(self.answer.headers()).unwrap_or(self.now);
+        let issued = response.issued(server_now);
+        issued.map_err(|problem| self.error(&response.error, Some(problem)))
     }
 
     fn error(&self, members: &ErrorMembers, problem: Option<Unusable>) -> Error {
-        let code = code(self.status, members, self.proof);
-        let asked = wait::asked(self.headers, self.now);
+        let (status, headers) = (self.answer.status(), self.answer.headers());
+        let code = code(status, members, self.proof);
+        let asked = wait::asked(headers, self.now);
         let mut message = message(members, self.proof);
         if self.passes(&code) {
-            let unreadable = self.status.is_success() || self.status.is_redirection();
-            let reason = match self.status {
+            let unreadable = status.is_success() || status.is_redirection();
+            let reason = match status {
                 // Entra's number, if there is one, says more than the status.
                 StatusCode::TOO_MANY_REQUESTS if !matches!(code, Code::Aadsts(_)) => Reason::Throttled,
                 _ if unreadable && matches!(code, Code::Http(_)) => Reason::Unreadable,
                 _ => Reason::Failed { code },
             };
             if let (Reason::Unreadable, Some(problem), true) = (&reason, problem, message.is_empty()) {
-                message = problem.explained(self.status, self.headers).into();
+                message = problem.explained(status, headers).into();
             }
             return Error::Unavailable {
                 reason,
@@ -86,15 +96,15 @@ impl Received<'_> {
     }
 
     fn passes(&self, code: &Code) -> bool {
+        let status = self.answer.status();
         let busy = matches!(
-            self.status,
+            status,
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
         );
         // 404 and 410: the metadata service is starting or being updated.
-        let starting =
-            self.endpoint == Endpoint::Imds && matches!(self.status, StatusCode::NOT_FOUND | StatusCode::GONE);
+        let starting = self.endpoint == Endpoint::Imds && matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
         // A successful response that contains an error is that error.
-        let refused = self.status.is_client_error() || (self.status.is_success() && !matches!(code, Code::Http(_)));
+        let refused = status.is_client_error() || (status.is_success() && !matches!(code, Code::Http(_)));
         busy || starting || !refused || aadsts::is_transient(code)
     }
 }

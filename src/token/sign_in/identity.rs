@@ -6,10 +6,8 @@ use jiff::Timestamp;
 use tower::ServiceExt as _;
 use url::Url;
 
-use super::answer::{Endpoint, Received};
-use super::entra::unreachable_because;
+use super::answer::{Endpoint, Received, unreachable_because};
 use super::issued::Issued;
-use super::response::{ErrorMembers, TokenResponse, decoded};
 use crate::net::Exchange;
 use crate::secret::Secret;
 use crate::token::{Error, Identity, IdentityHost, Reason, Scope};
@@ -34,21 +32,14 @@ pub(super) async fn ask(
     let none = Secret::new(String::new());
     let received = Received {
         endpoint,
-        status: answer.status(),
-        headers: answer.headers(),
+        answer: &answer,
         now,
         proof: match &identity.host {
             IdentityHost::AppService { header, .. } => header,
             IdentityHost::Imds { .. } => &none,
         },
     };
-    if !answer.status().is_success() {
-        return Err(received.failure(&answer));
-    }
-    let response = TokenResponse::parse(&decoded(answer.body()))
-        .map_err(|problem| received.unusable(&ErrorMembers::default(), problem))?;
-    let issued = response.issued(received.server_now());
-    issued.map_err(|problem| received.unusable(&response.error, problem))
+    received.issued()
 }
 
 fn imds(address: &Url, identity: &Identity, scope: &Scope) -> Option<Request<Bytes>> {

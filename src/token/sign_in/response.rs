@@ -6,14 +6,12 @@
 //! makes a response unusable.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use oauth2::basic::BasicTokenType;
-use oauth2::{AccessToken, RefreshToken, Scope};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde::{Serialize, Serializer};
+use serde::Deserialize as _;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::issued::Issued;
@@ -23,9 +21,7 @@ use crate::secret::Secret;
 /// The members of a response that are used. Everything else is skipped unread.
 #[derive(Debug)]
 pub(super) struct TokenResponse {
-    /// Empty when `token_problem` says why.
-    access_token: AccessToken,
-    token_problem: Option<Unusable>,
+    access_token: Result<Secret, Unusable>,
     expires_in: Option<Duration>,
     expires_on: Option<Timestamp>,
     refresh_in: Option<Duration>,
@@ -43,18 +39,8 @@ pub(super) struct ErrorMembers {
     pub(super) trace_id: String,
 }
 
-impl Default for TokenResponse {
-    fn default() -> Self {
-        Self {
-            access_token: AccessToken::new(String::new()),
-            token_problem: Some(Unusable::NoToken),
-            expires_in: None,
-            expires_on: None,
-            refresh_in: None,
-            error: ErrorMembers::default(),
-        }
-    }
-}
+/// The members of a JSON object; of two with one name the last counts.
+type Members<'a> = HashMap<String, &'a RawValue>;
 
 impl TokenResponse {
     /// Parses a decoded body.
@@ -62,71 +48,48 @@ impl TokenResponse {
     /// # Errors
     ///
     /// When it is no JSON object.
-    pub(super) fn parse(text: &str) -> Result<Self, Unusable> {
+    pub(super) fn parse(body: &str) -> Result<Self, Unusable> {
         // Anything after the object, as some proxies append it, is ignored.
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        Self::deserialize(&mut deserializer).map_err(|_| Unusable::of_text(text))
+        let mut deserializer = serde_json::Deserializer::from_str(body);
+        let members = Members::deserialize(&mut deserializer).map_err(|_| Unusable::of_text(body))?;
+        let member = |name: &str| members.get(name).copied();
+        Ok(Self {
+            access_token: member("access_token").map_or(Err(Unusable::NoToken), token),
+            expires_in: member("expires_in").and_then(seconds),
+            expires_on: member("expires_on").and_then(moment),
+            refresh_in: member("refresh_in").and_then(seconds),
+            error: ErrorMembers::of(&members),
+        })
     }
 
     /// The token, if there is one that can be sent and has time left at `now`.
     pub(super) fn issued(&self, now: Timestamp) -> Result<Issued, Unusable> {
-        if let Some(problem) = self.token_problem {
-            return Err(problem);
-        }
+        let secret = self.access_token.clone()?;
         let left = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO);
         let life = self.expires_in.or_else(|| self.expires_on.map(left));
-        Issued::try_new(Secret::new(self.access_token.secret().clone()), life, self.refresh_in)
-    }
-
-    fn set(&mut self, name: &str, value: &RawValue) {
-        match name {
-            "access_token" => self.set_token(value),
-            "expires_in" => self.expires_in = seconds(value),
-            "expires_on" => self.expires_on = moment(value),
-            "refresh_in" => self.refresh_in = seconds(value),
-            _ => self.error.set(name, value),
-        }
-    }
-
-    fn set_token(&mut self, value: &RawValue) {
-        let token = text(value).map(|token| token.trim().to_owned());
-        self.token_problem = match token.as_deref() {
-            _ if value.get() == "null" => Some(Unusable::NoToken),
-            None => Some(Unusable::TokenNotText),
-            Some("") => Some(Unusable::TokenEmpty),
-            // It has to be put into a header field.
-            Some(token) if !token.bytes().all(|b| b.is_ascii_graphic()) => Some(Unusable::TokenNotSendable),
-            Some(_) => None,
-        };
-        self.access_token = AccessToken::new(token.filter(|_| self.token_problem.is_none()).unwrap_or_default());
+        Issued::try_new(secret, life, self.refresh_in)
     }
 }
 
 impl ErrorMembers {
-    fn set(&mut self, name: &str, value: &RawValue) {
-        match name {
-            "error" => match text(value) {
-                Some(word) => self.error = word,
-                // Azure's other services answer with an object.
-                None => self.set_object(value),
-            },
-            "error_description" => self.description = text(value).unwrap_or_default(),
-            // App Service's only description.
-            "message" if self.description.is_empty() => self.description = text(value).unwrap_or_default(),
-            "error_codes" => self.number = numbers(value),
-            "trace_id" => self.trace_id = text(value).unwrap_or_default(),
-            _ => {}
-        }
-    }
-
-    fn set_object(&mut self, value: &RawValue) {
-        let Ok(object) = serde_json::from_str::<serde_json::Value>(value.get()) else {
-            return;
-        };
-        let member = |name: &str| object.get(name).and_then(|value| value.as_str()).unwrap_or_default();
-        member("code").clone_into(&mut self.error);
-        if self.description.is_empty() {
-            member("message").clone_into(&mut self.description);
+    fn of(members: &Members<'_>) -> Self {
+        let member = |name: &str| members.get(name).copied();
+        let word = |name: &str| member(name).and_then(text);
+        // Azure's other services answer with an object.
+        let object = member("error").and_then(|error| serde_json::from_str::<Members<'_>>(error.get()).ok());
+        let object = object.unwrap_or_default();
+        let in_object = |name: &str| object.get(name).copied().and_then(text);
+        // `message` is App Service's only description.
+        let descriptions = [word("error_description"), word("message"), in_object("message")];
+        Self {
+            error: word("error").or_else(|| in_object("code")).unwrap_or_default(),
+            description: descriptions
+                .into_iter()
+                .flatten()
+                .find(|text| !text.is_empty())
+                .unwrap_or_default(),
+            number: member("error_codes").and_then(numbers),
+            trace_id: word("trace_id").unwrap_or_default(),
         }
     }
 
@@ -137,62 +100,6 @@ impl ErrorMembers {
             let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
             rest[..end].parse().ok()
         })
-    }
-}
-
-impl<'de> Deserialize<'de> for TokenResponse {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-
-        impl<'de> Visitor<'de> for Members {
-            type Value = TokenResponse;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<TokenResponse, A::Error> {
-                let mut response = TokenResponse::default();
-                while let Some(name) = members.next_key::<String>()? {
-                    response.set(&name, members.next_value::<&RawValue>()?);
-                }
-                Ok(response)
-            }
-        }
-
-        deserializer.deserialize_map(Members)
-    }
-}
-
-/// The oauth2 crate requires it; a token is never serialized.
-impl Serialize for TokenResponse {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_unit()
-    }
-}
-
-impl oauth2::TokenResponse for TokenResponse {
-    type TokenType = BasicTokenType;
-
-    fn access_token(&self) -> &AccessToken {
-        &self.access_token
-    }
-
-    fn token_type(&self) -> &BasicTokenType {
-        // Not read, because no other type is requested.
-        &BasicTokenType::Bearer
-    }
-
-    fn expires_in(&self) -> Option<Duration> {
-        self.expires_in
-    }
-
-    fn refresh_token(&self) -> Option<&RefreshToken> {
-        None
-    }
-
-    fn scopes(&self) -> Option<&Vec<Scope>> {
-        None
     }
 }
 
@@ -207,6 +114,19 @@ pub(super) fn decoded(body: &[u8]) -> Cow<'_, str> {
         [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
         [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
         _ => String::from_utf8_lossy(body),
+    }
+}
+
+/// A token that can be sent.
+fn token(value: &RawValue) -> Result<Secret, Unusable> {
+    let token = text(value).map(|token| token.trim().to_owned());
+    match token {
+        _ if value.get() == "null" => Err(Unusable::NoToken),
+        None => Err(Unusable::TokenNotText),
+        Some(token) if token.is_empty() => Err(Unusable::TokenEmpty),
+        // It has to be put into a header field.
+        Some(token) if !token.bytes().all(|b| b.is_ascii_graphic()) => Err(Unusable::TokenNotSendable),
+        Some(token) => Ok(Secret::new(token)),
     }
 }
 

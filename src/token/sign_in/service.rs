@@ -1,7 +1,6 @@
 //! Sign-in with any of the four kinds of credential.
 
 use std::future::Future;
-use std::path::Path;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -12,7 +11,7 @@ use super::identity;
 use super::issued::Issued;
 use crate::clock::Wall;
 use crate::net::Exchange;
-use crate::token::credential::CredentialProvider;
+use crate::token::credential::{CredentialProvider, Source};
 use crate::token::{App, Config, Credential, Error, Identity, Problem, Reason, Scope, Warning, aadsts};
 
 /// How long one exchange may take, from the first byte sent to the last one received.
@@ -52,20 +51,14 @@ impl SignIn {
     /// `imds` reaches link-local addresses directly; the metadata service does not work through
     /// proxies.
     pub(in crate::token) fn new(config: Config, exchange: Exchange, imds: Exchange, wall: Wall) -> Self {
-        let app_method = |app, provider| Method::App {
-            app,
-            provider: Box::new(provider),
+        let app = |app, source| {
+            let provider = Box::new(CredentialProvider::new(source));
+            (Method::App { app, provider }, exchange)
         };
         let (method, exchange) = match config.credential {
-            Credential::ClientSecret { app, secret } => {
-                (app_method(app, CredentialProvider::of_secret(secret)), exchange)
-            }
-            Credential::Certificate { app, files } => {
-                (app_method(app, CredentialProvider::of_certificate(files)), exchange)
-            }
-            Credential::WorkloadIdentity { app, token_file } => {
-                (app_method(app, CredentialProvider::of_federated(token_file)), exchange)
-            }
+            Credential::ClientSecret { app: id, secret } => app(id, Source::Secret(secret)),
+            Credential::Certificate { app: id, files } => app(id, Source::Certificate(files)),
+            Credential::WorkloadIdentity { app: id, token_file } => app(id, Source::Federated(token_file)),
             Credential::ManagedIdentity(identity) => (Method::Managed(identity), imds),
         };
         Self {
@@ -120,17 +113,20 @@ impl SignIn {
             return (None, None);
         };
         let now = self.wall.now();
-        let left = provider.expires().map(|at| at.duration_since(now).as_secs_f64());
-        (provider.loaded(), left)
+        let left = provider.expires.map(|at| at.duration_since(now).as_secs_f64());
+        (provider.loaded, left)
     }
 
     /// What was noticed and needs attention.
     pub(in crate::token) fn warnings(&self) -> Vec<Warning> {
         let mut warnings = Vec::new();
         if let Method::App { provider, .. } = &self.method {
-            let path = provider.open_file().map(Path::to_owned);
+            let path = provider.open_file.clone();
             warnings.extend(path.map(|path| Warning::FileTooOpen { path }));
-            let expiry = provider.expires_within(self.wall.now(), CERTIFICATE_WARNING);
+            let now = self.wall.now();
+            let expiry = provider
+                .expires
+                .filter(|at| at.duration_since(now) < CERTIFICATE_WARNING);
             warnings.extend(expiry.map(|at| Warning::CertificateExpiry { at }));
         }
         if !self.skew.is_zero() {

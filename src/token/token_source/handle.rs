@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::refresher::Refresher;
-use super::state::{RefreshStatus, RejectionOutcome, Renewal, State};
+use super::state::{RefreshStatus, RejectionOutcome, State};
 use crate::clock::Wall;
 use crate::net::Exchange;
 use crate::task::Tasks;
@@ -100,12 +100,7 @@ impl TokenSource {
     /// Reports that Defender answered a call with `bearer` with 401. One renewal is forced for all
     /// reports about the same token.
     pub fn rejected(&self, bearer: &Bearer) -> RejectionOutcome {
-        let now = Instant::now();
-        let (is_asking, is_failing) = {
-            let status = self.status.borrow();
-            (status.asking, status.failing(now).is_some())
-        };
-        self.state.reject(bearer, Renewal { is_asking, is_failing }, now)
+        self.state.reject(bearer, &self.status.borrow(), Instant::now())
     }
 
     /// The state for `/status`.

@@ -69,15 +69,6 @@ impl Failure {
     }
 }
 
-/// The state of renewing the token.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Renewal {
-    /// A request is under way.
-    pub(super) is_asking: bool,
-    /// The latest one failed, and the next one is not due yet.
-    pub(super) is_failing: bool,
-}
-
 /// The token, and what Defender said about it.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -107,7 +98,7 @@ impl State {
 
     /// Records that Defender rejected the token. Only the first of all reports about the same token
     /// forces a renewal.
-    pub(super) fn reject(&self, bearer: &Bearer, renewal: Renewal, now: Instant) -> RejectionOutcome {
+    pub(super) fn reject(&self, bearer: &Bearer, status: &RefreshStatus, now: Instant) -> RejectionOutcome {
         // Held to the end, so that a renewal cannot end between the checks.
         let cooldown_until = self.cooldown_until.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = self.newest().map_or(0, |newest| newest.generation());
@@ -118,7 +109,7 @@ impl State {
         }
         let is_cooling_down = cooldown_until.is_some_and(|until| now < until);
         // Waiting for a request that is under way costs nothing.
-        if renewal.is_failing || (is_cooling_down && !renewal.is_asking) {
+        if status.failing(now).is_some() || (is_cooling_down && !status.asking) {
             return RejectionOutcome::Final;
         }
         self.withheld.store(bearer.generation(), Ordering::Release);

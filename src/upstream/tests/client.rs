@@ -298,7 +298,8 @@ async fn each_failure_says_its_delivery_and_whether_another_attempt_is_worth_it(
         assert_eq!((failure.delivery, failure.again), (delivery, again), "{failure:?}");
         let error = failure.source.downcast_ref::<Error>().unwrap();
         assert_eq!(error.is_timeout(), timeout);
-        assert_eq!(error.is_connect(), delivery == Delivery::NotSent);
+        let is_unprocessed = matches!(error.reason(), Reason::Exchange(error) if error.is_unprocessed());
+        assert_eq!(is_unprocessed, delivery == Delivery::NotSent);
     }
 }
 

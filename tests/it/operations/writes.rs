@@ -140,7 +140,7 @@ async fn what_leaves_is_in_the_table_and_nothing_else() {
     for call in calls {
         assert_eq!(call.method, "GET");
         assert!(
-            call.is_operation && call.headers.get("content-type").is_none(),
+            call.operation.is_some() && call.headers.get("content-type").is_none(),
             "{call:?}"
         );
     }

@@ -21,7 +21,7 @@ async fn suffer(fault: SignInFault) -> (serde_json::Value, super::gateway::Answe
     assert!(token["expires_in_s"].is_null(), "{token}");
     let answer = gateway.ask().await;
     assert!(
-        sim.calls().iter().all(|call| !call.is_operation),
+        sim.calls().iter().all(|call| call.operation.is_none()),
         "nothing is sent without a token"
     );
     let checks = gateway.admin("/readyz?verbose").await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use defender_gateway::testing::store::{Client, Error};
 
-use super::{KEPT, comes_back, config, keys, messages, script};
+use super::{KEPT, comes_back, config, keys, messages, publish, script};
 use crate::support::redis::Redis;
 use crate::support::{until, within};
 
@@ -43,11 +43,11 @@ async fn works_over(server: &Redis, expected: usize) {
         }
         for (channel, heard) in &mut channels {
             let hears = async || {
-                client.publish(channel, b"ready").await.unwrap();
+                publish(&client, channel, b"ready").await;
                 heard.try_recv().ok()
             };
             until("a message", hears).await;
-            client.publish(channel, b"last").await.unwrap();
+            publish(&client, channel, b"last").await;
             while within("the last message", heard.recv()).await.unwrap() != b"last" {}
         }
         assert_eq!(connections(server).await, expected, "killed: {killed}");

@@ -39,6 +39,12 @@ async fn messages(client: &Client, channel: &str) -> mpsc::UnboundedReceiver<Vec
 }
 
 /// Writes one key, reads another, and says so.
+/// Says `message` on `channel`.
+async fn publish(client: &Client, channel: &str, message: &[u8]) {
+    let script = Script::new("redis.call('PUBLISH', KEYS[1], ARGV[1])");
+    client.run(&script, &[channel.to_owned()], &[message]).await.unwrap();
+}
+
 fn script() -> Script {
     Script::new(
         "redis.call('SET', KEYS[1], ARGV[1]) redis.call('PUBLISH', KEYS[1], ARGV[1]) return redis.call('GET', KEYS[2])",
