@@ -144,7 +144,6 @@ impl Simulator {
 
     /// Another client with the same app registration makes `n` calls at once. Returns how many of
     /// them were admitted.
-    #[expect(clippy::must_use_candidate, reason = "most callers want the calls, not the count")]
     pub fn other_calls(&self, n: u32) -> u32 {
         self.sim_state.other_calls(n)
     }
