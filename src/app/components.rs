@@ -210,8 +210,9 @@ impl Components {
         if changes.any(&["callers.limit"]) {
             next.fair_use = context.fair_use(config);
         }
-        if changes.reading() {
-            next.read = server::read::Layer::new(settings::read(config, &context.memory.shares));
+        let [before, reading] = [&self.config, config].map(|of| settings::read(of, &context.memory.shares));
+        if reading != before {
+            next.read = server::read::Layer::new(reading);
         }
         Ok(next)
     }

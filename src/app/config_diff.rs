@@ -25,14 +25,4 @@ impl Changes {
         // The cloud says where, and for what.
         self.any(&["defender.cloud"]) || credentials.any(|key| key.name != "passthrough")
     }
-
-    /// Whether requests are read differently.
-    pub(super) fn reading(&self) -> bool {
-        self.any(&[
-            "server.max_body",
-            "queue.max_wait",
-            "queue.max_wait_limit",
-            "credentials.passthrough",
-        ])
-    }
 }
