@@ -100,6 +100,9 @@ fn directives(text: &str) -> Result<String, String> {
 /// Collectors in a cluster commonly speak plain HTTP, and traces hold no secret.
 fn endpoint(text: &str) -> Result<Url, String> {
     let url = address::plain(text)?;
+    if http::Uri::try_from(url.as_str()).is_err() {
+        return Err("is no address that a request can be sent to".into());
+    }
     match url.scheme() {
         "http" | "https" => Ok(url),
         _ => Err("starts with an unknown scheme".into()),

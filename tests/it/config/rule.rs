@@ -224,6 +224,12 @@ fn log_directives_parse_and_mean_something() {
         "g.toml:2:17: telemetry.otlp_endpoint: ",
         "unknown scheme",
     );
+    assert_one(
+        "[telemetry]\notlp_endpoint = \"http://a{b/\"",
+        &[],
+        "g.toml:2:17: telemetry.otlp_endpoint: ",
+        "no address that a request can be sent to",
+    );
 }
 
 #[test]
