@@ -117,7 +117,7 @@ async fn with_store(settings: &[&str], then: impl AsyncFnOnce(&mut Redis)) -> Br
     Broken::with(spawned, store)
 }
 
-async fn doubtful() -> Broken {
+async fn contradicted() -> Broken {
     // Two rows a page: an answer for several requests comes in pages, and cannot be taken apart.
     let spawned = Setup::new()
         .simulator(|config| config.history.page_size = 2)
@@ -182,7 +182,7 @@ const TABLE: [(&str, &str, Break); 17] = [
     ("config-pending", "INFO", || {
         rewritten(&[("telemetry.format", "\"text\"")]).boxed_local()
     }),
-    ("merge-resting", "INFO", || doubtful().boxed_local()),
+    ("merge-resting", "INFO", || contradicted().boxed_local()),
 ];
 
 /// Everything that operators look at names the problem.

@@ -200,7 +200,7 @@ async fn a_second_refusal_in_a_row_is_a_contradiction_and_a_failure_is_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn doubts_about_merged_answers_take_back_what_was_proven() {
+async fn what_speaks_against_merging_takes_back_what_was_proven() {
     let traffic = Traffic::single(12);
     traffic.evidence().contradict(Endpoint::HISTORY, SplitError::FullPage);
     assert!(traffic.evidence().findings().is_empty(), "nothing was proven");

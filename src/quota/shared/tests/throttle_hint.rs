@@ -69,7 +69,7 @@ impl Upstream {
 
 /// How a call ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum CallEnd {
     Accepted,
     Refused(ThrottleHint),
     /// It left, and nothing is heard of it.
@@ -83,9 +83,9 @@ enum Fate {
 struct World {
     store: Store,
     replicas: Vec<Protocol>,
-    pending_calls: VecDeque<(Instant, usize, String, Fate)>,
-    /// What becomes of the first calls after a refusal's [`PAUSE`]; later ones reach the upstream.
-    fates: VecDeque<Fate>,
+    pending_calls: VecDeque<(Instant, usize, String, CallEnd)>,
+    /// How the first calls end after a refusal's [`PAUSE`]; later ones reach the upstream.
+    ends: VecDeque<CallEnd>,
     /// When those calls left.
     unanswered: Vec<Instant>,
     /// The replica that takes no steps any more.
@@ -118,7 +118,7 @@ impl World {
             store: Store::start(sharing.keys(), None),
             replicas: (0..2).map(replica).collect(),
             pending_calls: VecDeque::new(),
-            fates: VecDeque::new(),
+            ends: VecDeque::new(),
             unanswered: Vec::new(),
             dead: None,
             upstream: Upstream::default(),
@@ -188,11 +188,11 @@ impl World {
             while let Some((_, n, id, answer)) = self.pending_calls.pop_front_if(|(at, ..)| *at <= self.now) {
                 match answer {
                     _ if self.dead == Some(n) => {}
-                    Fate::Accepted => self.replicas[n].settle(id, self.now),
-                    Fate::Refused(told) => self.replicas[n].throttle(id, told, self.now),
-                    Fate::Lost => self.replicas[n].lose(id, self.now),
-                    Fate::NotSent => self.replicas[n].refund(id, self.now),
-                    Fate::Killed => self.dead = Some(n),
+                    CallEnd::Accepted => self.replicas[n].settle(id, self.now),
+                    CallEnd::Refused(told) => self.replicas[n].throttle(id, told, self.now),
+                    CallEnd::Lost => self.replicas[n].lose(id, self.now),
+                    CallEnd::NotSent => self.replicas[n].refund(id, self.now),
+                    CallEnd::Killed => self.dead = Some(n),
                 }
             }
             let due = (0..2).find(|n| self.dead != Some(*n) && self.replicas[*n].next_look(self.now) <= self.now);
@@ -209,8 +209,8 @@ impl World {
         let reply = self.store.run(&step);
         self.replicas[n].on_reply(&reply, now, now);
         while let Some(slot) = self.replicas[n].take(now) {
-            let fate = self.fate(now);
-            self.pending_calls.push_back((now + TOOK, n, slot.id, fate));
+            let end = self.call_end(now);
+            self.pending_calls.push_back((now + TOOK, n, slot.id, end));
         }
         self.replicas[n].demand(waiting(self.waiting), now);
         for (name, at) in self.store.wakes() {
@@ -225,21 +225,21 @@ impl World {
     }
 
     /// What becomes of a call that leaves now.
-    fn fate(&mut self, now: Instant) -> Fate {
+    fn call_end(&mut self, now: Instant) -> CallEnd {
         if self.refused.first().is_some_and(|at| *at + PAUSE <= now)
-            && let Some(fate) = self.fates.pop_front()
+            && let Some(end) = self.ends.pop_front()
         {
             self.unanswered.push(now);
-            return fate;
+            return end;
         }
         match self.upstream.ours(now) {
             Ok(()) => {
                 self.ours.push(now);
-                Fate::Accepted
+                CallEnd::Accepted
             }
             Err(told) => {
                 self.refused.push(now);
-                Fate::Refused(told)
+                CallEnd::Refused(told)
             }
         }
     }
@@ -293,10 +293,10 @@ fn one_bare_refusal_in_saturation_costs_all_replicas_seconds() {
 }
 
 /// Both replicas are stopped for eight seconds, and what finds out whether they may go on does not.
-fn after_probes(fates: &[Fate]) -> World {
+fn after_probes(ends: &[CallEnd]) -> World {
     let mut world = World::new();
     world.upstream.storms = vec![(world.at(900), world.at(960), Some(8), 1)];
-    world.fates = fates.iter().copied().collect();
+    world.ends = ends.iter().copied().collect();
     world.pass_until(world.at(1000));
     assert_eq!(world.refused.len(), 1);
     world
@@ -304,7 +304,7 @@ fn after_probes(fates: &[Fate]) -> World {
 
 #[test]
 fn a_probe_that_brings_no_answer_is_followed_by_another_at_once() {
-    let world = after_probes(&[Fate::Lost, Fate::NotSent, Fate::Lost]);
+    let world = after_probes(&[CallEnd::Lost, CallEnd::NotSent, CallEnd::Lost]);
     let over = world.refused[0] + TOOK + PAUSE;
     let probed: Vec<Instant> = world.unanswered.clone();
     assert_eq!(probed.len(), 3);
@@ -322,7 +322,7 @@ fn a_probe_that_brings_no_answer_is_followed_by_another_at_once() {
 
 #[test]
 fn a_replica_that_dies_with_the_probe_stops_the_others_for_its_lease_only() {
-    let world = after_probes(&[Fate::Killed]);
+    let world = after_probes(&[CallEnd::Killed]);
     let died = world.unanswered[0] + TOOK;
     let next = world.ours.iter().find(|at| **at > died).unwrap();
     assert!(*next - died <= SECOND * 15, "{:?}", *next - died);
