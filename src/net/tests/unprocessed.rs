@@ -1,10 +1,12 @@
 //! A request that an HTTP/2 host says it has not processed is sent again at once; one that it may
 //! have processed never is.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use futures_util::future::join_all;
+use http::Response;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -140,6 +142,50 @@ async fn a_request_that_may_have_been_processed_is_not_sent_again() {
         assert!(!error.is_unprocessed(), "{act:?}");
         assert_eq!(requests.load(Ordering::SeqCst), 1, "{act:?}");
     }
+}
+
+/// Answers every request, and says goodbye after some on each connection, as hosts do that are
+/// updated: requests that are handed over just then must not count as unprocessed and arrive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_request_arrives_twice_while_hosts_say_goodbye() {
+    let arrived = Arc::<Mutex<HashMap<String, usize>>>::default();
+    let seen = Arc::clone(&arrived);
+    let address = listen(move |stream| {
+        let seen = Arc::clone(&seen);
+        async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            let mut requests = 0;
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                *seen.lock().unwrap().entry(request.uri().path().to_owned()).or_default() += 1;
+                // The client may have gone.
+                let _ = respond.send_response(Response::new(()), true);
+                requests += 1;
+                if requests == 20 {
+                    connection.graceful_shutdown();
+                }
+            }
+        }
+    })
+    .await;
+    let names = Names::new([("eu.test", address)]);
+    let client = client(&Config::default(), &names).cleartext_http2();
+    let client = &client;
+    let answered = join_all((0..32).map(|caller| async move {
+        let mut answered = Vec::new();
+        for n in 0..100 {
+            let path = format!("/{caller}/{n}");
+            if post(client, &format!("http://eu.test{path}")).await.is_ok() {
+                answered.push(path);
+            }
+        }
+        answered
+    }));
+    let answered: Vec<String> = answered.await.into_iter().flatten().collect();
+    let arrived = arrived.lock().unwrap();
+    let twice: Vec<_> = arrived.iter().filter(|(_, times)| **times > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+    assert!(answered.iter().all(|path| arrived.contains_key(path)));
+    assert!(answered.len() > 3000, "{} of 3200 answered", answered.len());
 }
 
 #[tokio::test]
