@@ -51,7 +51,8 @@ impl Limit {
     ///
     /// ```
     /// # use std::{num::NonZeroU32, time::Duration};
-    /// let hour = defender_gateway::testing::quota::Limit::try_new(NonZeroU32::new(1500).unwrap(), Duration::from_secs(3600)).unwrap();
+    /// let calls = NonZeroU32::new(1500).unwrap();
+    /// let hour = defender_gateway::testing::quota::Limit::try_new(calls, Duration::from_secs(3600)).unwrap();
     /// assert_eq!(hour.hold(), Duration::from_millis(3_600_361));
     /// ```
     pub fn hold(&self) -> Duration {

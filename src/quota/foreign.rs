@@ -165,22 +165,22 @@ impl Foreign {
         self.planned = self.calls(span);
     }
 
-    /// A call was accepted that was in flight when another was refused.
-    pub(super) fn accepted_late(&mut self) {
+    /// A call was answered that was in flight when another was refused.
+    pub(super) fn answered_late(&mut self) {
         if let Some(run) = &mut self.run {
             run.answered += 1;
         }
     }
 
-    /// The same of one that was refused.
+    /// The same of one that was refused, too.
     pub(super) fn refused_late(&mut self) {
-        self.accepted_late();
+        self.answered_late();
         self.claims.iter_mut().for_each(|(_, answered)| *answered += 1);
     }
 
     /// A call was refused; returns how long to wait.
     pub(super) fn refused(&mut self, span: &Span, answer: Named, own: &impl Own, now: Instant) -> Duration {
-        self.accepted_late();
+        self.answered_late();
         let run = match self.run.as_mut() {
             Some(run) => {
                 // The calls refused before are in it.

@@ -187,7 +187,7 @@ impl QuotaState {
             self.slow_start.take_if(SlowStart::accept);
             upsets |= self.accepted(now);
         } else {
-            self.foreign.accepted_late();
+            self.foreign.answered_late();
         }
         upsets
     }

@@ -115,8 +115,8 @@ impl Flight {
         self.state().batch_role = BatchRole::Carrier(batch);
     }
 
-    /// The same as [`State::rows_since`](super::flight::State::rows_since), for a flight whose call leaves now: nobody joins it any
-    /// more, unless it turns out to take no such rows.
+    /// The same as [`State::rows_since`](super::flight::State::rows_since), for a flight whose call
+    /// leaves now: nobody joins it any more, unless it turns out to take no such rows.
     pub(super) fn take_rows_since(&self) -> Option<Instant> {
         let mut state = self.state();
         let since = state.rows_since()?;

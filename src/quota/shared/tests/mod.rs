@@ -10,6 +10,7 @@ mod members;
 mod mixed;
 mod order;
 mod pacing;
+mod probe;
 mod queue_fixture;
 mod queued;
 mod replicas;
