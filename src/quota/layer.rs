@@ -1,107 +1,36 @@
 //! The layer that pays: every attempt's charge ends here, whatever becomes of the attempt.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
-use pin_project_lite::pin_project;
 
 use super::permit::Permit;
 use super::throttle_hint::ThrottleHint;
 use crate::attempt::{Admitted, Charged, Delivery, Failure, RetryHint};
 use crate::clock::Wall;
+use crate::middleware::{Middleware, Next};
 use crate::scan::{Headers, UpstreamResponse};
 
-/// Wraps a service that makes calls into one that makes paid calls.
+/// Charges each call, and knows from its end what becomes of the charge.
 #[derive(Clone, Debug)]
-pub struct Layer {
-    wall: Wall,
+pub struct Charging {
+    /// For `Retry-After` dates.
+    pub wall: Wall,
 }
 
-impl Layer {
-    /// `wall` is for `Retry-After` dates.
-    pub fn new(wall: Wall) -> Self {
-        Self { wall }
-    }
-}
-
-impl<S> tower::Layer<S> for Layer {
-    type Service = Service<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Service {
-            inner,
-            wall: self.wall.clone(),
-        }
-    }
-}
-
-/// See [`Layer`].
-#[derive(Clone, Debug)]
-pub struct Service<S> {
-    inner: S,
-    wall: Wall,
-}
-
-impl<S> tower::Service<Admitted<Permit>> for Service<S>
-where
-    S: tower::Service<Charged, Response = UpstreamResponse, Error = Failure>,
-{
-    type Response = UpstreamResponse;
-    type Error = Failure;
-    type Future = Paying<S::Future>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, granted: Admitted<Permit>) -> Self::Future {
-        let Admitted { attempt, permit } = granted;
+impl Middleware<Admitted<Permit>, Next<Charged>> for Charging {
+    async fn call(&self, granted: Admitted<Permit>, next: &Next<Charged>) -> Result<UpstreamResponse, Failure> {
+        let Admitted { attempt, mut permit } = granted;
         let charged = Charged {
             request: attempt.request.bind(),
             trace: attempt.request.trace(),
             caller: attempt.caller,
             retries: attempt.retries,
         };
-        Paying {
-            answer: self.inner.call(charged),
-            permit: Some(permit),
-            wall: self.wall.clone(),
-        }
-    }
-}
-
-pin_project! {
-    /// A call under way, with what it costs. Dropped before it was polled, it costs nothing.
-    #[derive(Debug)]
-    #[must_use = "futures do nothing unless polled"]
-    pub struct Paying<F> {
-        #[pin]
-        answer: F,
-        permit: Option<Permit>,
-        wall: Wall,
-    }
-}
-
-impl<F> Future for Paying<F>
-where
-    F: Future<Output = Result<UpstreamResponse, Failure>>,
-{
-    type Output = Result<UpstreamResponse, Failure>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if let Some(permit) = this.permit {
-            permit.leave();
-        }
-        let result = ready!(this.answer.poll(context));
-        Poll::Ready(match this.permit.take() {
-            Some(permit) => end(permit, result, this.wall),
-            None => result,
-        })
+        permit.leave();
+        let result = next.call(charged).await;
+        end(permit, result, &self.wall)
     }
 }
 
