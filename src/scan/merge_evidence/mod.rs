@@ -223,7 +223,10 @@ impl MergeEvidence {
         let endpoint = comparison.request.endpoint();
         let mut endpoints = self.lock();
         let evidence = &mut endpoints[endpoint.index()];
-        evidence.not_before = Some(now + INTERVAL);
+        // A contradiction since it began pauses for longer.
+        if evidence.not_before == Some(comparison.begun + UNDER_WAY) {
+            evidence.not_before = Some(now + INTERVAL);
+        }
         let was_refused = std::mem::replace(&mut evidence.is_refused, matches!(answer, Err(SplitError::Refused)));
         match answer {
             Ok(rows) => {

@@ -184,6 +184,21 @@ async fn a_contradiction_is_looked_at_again_ever_later_and_ten_calls_are_the_end
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_contradiction_while_a_comparison_call_is_under_way_pauses_for_as_long() {
+    let traffic = Traffic::single(12);
+    let comparison = traffic.comparison().await;
+    let contradicted = MergeRecord {
+        revision: 9,
+        contradictions: 1,
+        contradiction: Some(SplitError::Different),
+        ..MergeRecord::default()
+    };
+    traffic.profile.adopt_merge_record(Endpoint::HISTORY, contradicted);
+    traffic.end(&comparison, Ok(0));
+    assert_eq!(traffic.evidence().findings()[0].pause, Some(FIRST_PAUSE));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_second_refusal_in_a_row_is_a_contradiction_and_a_failure_is_none() {
     let traffic = Traffic::single(12);
     for (answer, contradictions) in [
