@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use crate::BoxError;
 use crate::config::Mistakes;
+use crate::telemetry::log;
 
 /// A command that did not do what was asked. `Display` is what the user reads, after `error: `.
 #[derive(Debug, thiserror::Error)]
@@ -65,10 +66,8 @@ impl Error {
             return format!("{mistakes}\n{count} {noun} in the configuration");
         }
         let mut text = format!("error: {self}");
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text = format!("{text}\n  because: {error}");
-            cause = error.source();
+        for cause in log::causes(self).skip(1) {
+            text = format!("{text}\n  because: {cause}");
         }
         text
     }

@@ -6,6 +6,7 @@ use url::{Position, Url};
 use crate::attempt::{Delivery, Failure};
 use crate::net;
 use crate::scan::ResponseFault;
+use crate::telemetry::log;
 
 /// A host's response was no answer of Defender's: a fault of the upstream, or a wrong region
 /// address.
@@ -34,15 +35,12 @@ pub enum Fault {
 /// Only a network error *at this host* counts: a failure of the sign-in, which arrives in the same
 /// way, says nothing about a region.
 pub(super) fn classify(failure: &Failure, base: &Url) -> Option<Fault> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(failure.source.as_ref());
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<net::Error>() {
-            return (error.authority() == authority(base)).then(|| match error.kind() {
-                net::Kind::Connect(_) => Fault::Connection,
-                _ => Fault::BadAnswer,
-            });
-        }
-        cause = error.source();
+    let mut causes = log::causes(failure.source.as_ref());
+    if let Some(error) = causes.find_map(|cause| cause.downcast_ref::<net::Error>()) {
+        return (error.authority() == authority(base)).then(|| match error.kind() {
+            net::Kind::Connect(_) => Fault::Connection,
+            _ => Fault::BadAnswer,
+        });
     }
     // The response was no answer: a redirect, or an encoding that was not asked for.
     (failure.delivery == Delivery::Answered && failure.answer.is_none()).then_some(Fault::BadAnswer)

@@ -12,8 +12,7 @@ use tokio::time::Instant;
 
 use super::layer::ResponsePreferences;
 use super::outcome::{Ended, Outcome, TokenOwner};
-use super::table::{self, causes};
-use super::{Problem, etag, field, header_template, next_link};
+use super::{Problem, etag, field, header_template, next_link, table};
 use crate::BoxError;
 use crate::attempt::Failure;
 use crate::caller::RequestId;
@@ -262,7 +261,7 @@ pub(super) fn options(operation: Option<Operation>, id: &RequestId, at: Instant)
 
 /// The upstream's answer, if it is in the chain before any error that the table knows.
 fn passed_through(error: &BoxError) -> Option<&UpstreamResponse> {
-    causes(error)
+    log::causes(error.as_ref())
         .take_while(|cause| !table::is_known(*cause))
         .find_map(|cause| cause.downcast_ref::<Failure>()?.answer.as_ref())
 }

@@ -1,8 +1,10 @@
 //! The error codes of the gateway's own error responses. No other error response can be made, so
 //! the documented errors are those that are sent.
 
-use crate::telemetry::named_enum;
 use http::StatusCode;
+
+use super::Outcome;
+use crate::telemetry::named_enum;
 
 named_enum! {
     /// A status with Defender's `error.code`, by which clients can tell errors apart. The codes are
@@ -59,24 +61,34 @@ named_enum! {
 impl ErrorCode {
     /// The HTTP status.
     pub fn status(self) -> StatusCode {
+        self.row().0
+    }
+
+    /// The outcome of a request that is answered with it.
+    pub fn outcome(self) -> Outcome {
+        self.row().1
+    }
+
+    fn row(self) -> (StatusCode, Outcome) {
+        use Outcome::{Failed, Invalid, Refused};
         match self {
-            Self::BadRequest | Self::InvalidRequestBody | Self::ODataError => StatusCode::BAD_REQUEST,
-            Self::CrossSite => StatusCode::FORBIDDEN,
-            Self::NotFound => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::RequestEntityTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-            Self::RequestHeaderFieldsTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::InternalServerError => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
-            Self::SignInRefused | Self::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
-            Self::SignInUnavailable | Self::ShuttingDown | Self::QuotaUnavailable | Self::ServiceUnavailable => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::UpstreamTimeout | Self::NotCached => StatusCode::GATEWAY_TIMEOUT,
+            Self::BadRequest | Self::InvalidRequestBody | Self::ODataError => (StatusCode::BAD_REQUEST, Invalid),
+            Self::CrossSite => (StatusCode::FORBIDDEN, Invalid),
+            Self::NotFound => (StatusCode::NOT_FOUND, Invalid),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, Invalid),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, Invalid),
+            Self::RequestEntityTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Invalid),
+            Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, Invalid),
+            Self::Misdirected => (StatusCode::MISDIRECTED_REQUEST, Invalid),
+            Self::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, Refused),
+            Self::RequestHeaderFieldsTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Invalid),
+            Self::InternalServerError => (StatusCode::INTERNAL_SERVER_ERROR, Failed),
+            Self::NotImplemented => (StatusCode::NOT_IMPLEMENTED, Invalid),
+            Self::SignInRefused | Self::UpstreamUnreachable => (StatusCode::BAD_GATEWAY, Failed),
+            Self::SignInUnavailable | Self::QuotaUnavailable => (StatusCode::SERVICE_UNAVAILABLE, Failed),
+            Self::ShuttingDown | Self::ServiceUnavailable => (StatusCode::SERVICE_UNAVAILABLE, Refused),
+            Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, Failed),
+            Self::NotCached => (StatusCode::GATEWAY_TIMEOUT, Refused),
         }
     }
 }
@@ -100,6 +112,23 @@ mod tests {
                 page.contains(&format!("`{}`", code.code())),
                 "{code:?} is not in deploy/api.md"
             );
+        }
+    }
+
+    #[test]
+    fn statuses_of_the_gateway_agree_with_their_outcomes() {
+        for kind in ErrorCode::ALL {
+            let (outcome, status) = (kind.outcome(), kind.status());
+            if outcome == Outcome::Failed {
+                assert!(status.is_server_error(), "{kind:?}");
+            }
+            // A 501 answers a transfer coding that the caller chose.
+            if outcome == Outcome::Invalid {
+                assert!(
+                    status.is_client_error() || kind == ErrorCode::NotImplemented,
+                    "{kind:?}"
+                );
+            }
         }
     }
 }

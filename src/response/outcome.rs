@@ -3,7 +3,6 @@
 
 use http::StatusCode;
 
-use super::ErrorCode;
 use crate::scan::{self, ForwardReason};
 
 /// How a request ended, for metrics and logs.
@@ -96,34 +95,6 @@ impl Outcome {
             _ => Self::Failed,
         }
     }
-
-    /// The outcome of a response that the gateway makes itself.
-    pub fn of_code(kind: ErrorCode) -> Self {
-        match kind {
-            ErrorCode::BadRequest
-            | ErrorCode::InvalidRequestBody
-            | ErrorCode::ODataError
-            | ErrorCode::CrossSite
-            | ErrorCode::NotFound
-            | ErrorCode::MethodNotAllowed
-            | ErrorCode::RequestTimeout
-            | ErrorCode::RequestEntityTooLarge
-            | ErrorCode::UnsupportedMediaType
-            | ErrorCode::Misdirected
-            | ErrorCode::RequestHeaderFieldsTooLarge
-            | ErrorCode::NotImplemented => Self::Invalid,
-            ErrorCode::TooManyRequests
-            | ErrorCode::ShuttingDown
-            | ErrorCode::ServiceUnavailable
-            | ErrorCode::NotCached => Self::Refused,
-            ErrorCode::InternalServerError
-            | ErrorCode::SignInRefused
-            | ErrorCode::UpstreamUnreachable
-            | ErrorCode::SignInUnavailable
-            | ErrorCode::QuotaUnavailable
-            | ErrorCode::UpstreamTimeout => Self::Failed,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -157,23 +128,6 @@ mod tests {
         ] {
             assert_eq!(of(status, TokenOwner::Gateway), gateway, "{status}");
             assert_eq!(of(status, TokenOwner::Caller), caller, "{status}");
-        }
-    }
-
-    #[test]
-    fn statuses_of_the_gateway_agree_with_their_outcomes() {
-        for kind in ErrorCode::ALL {
-            let (outcome, status) = (Outcome::of_code(kind), kind.status());
-            if outcome == Outcome::Failed {
-                assert!(status.is_server_error(), "{kind:?}");
-            }
-            // A 501 answers a transfer coding that the caller chose.
-            if outcome == Outcome::Invalid {
-                assert!(
-                    status.is_client_error() || kind == ErrorCode::NotImplemented,
-                    "{kind:?}"
-                );
-            }
         }
     }
 }

@@ -53,7 +53,7 @@ impl Problem {
         let status = kind.status();
         Self {
             status,
-            outcome: Outcome::of_code(kind),
+            outcome: kind.outcome(),
             code: kind.code(),
             type_uri: Self::BLANK,
             title: status.canonical_reason().unwrap_or("Error"),

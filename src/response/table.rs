@@ -14,13 +14,7 @@ use crate::{cache, queue, quota, region, single_flight, token, upstream};
 /// The response to `error`: the first cause in its chain that the table knows decides. An unknown
 /// error is a failure of the gateway.
 pub fn problem(error: &BoxError) -> Problem {
-    causes(error).find_map(known).unwrap_or_else(panicked)
-}
-
-/// `error` and its causes, outermost first.
-pub(super) fn causes(error: &BoxError) -> impl Iterator<Item = &(dyn Error + 'static)> {
-    let first: &(dyn Error + 'static) = error.as_ref();
-    std::iter::successors(Some(first), source)
+    log::causes(error.as_ref()).find_map(known).unwrap_or_else(panicked)
 }
 
 /// One cause. Each part has its own table below; a new part adds a line here.
@@ -148,11 +142,6 @@ fn panicked() -> Problem {
         ErrorCode::InternalServerError,
         "the gateway failed to handle the request; its log says more under the request's id",
     )
-}
-
-/// A function, because a closure cannot name the lifetimes.
-fn source<'a>(error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    (*error).source()
 }
 
 /// Whether the table has an answer to exactly this cause.

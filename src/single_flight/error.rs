@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::BoxError;
+use crate::telemetry::log;
 
 /// An error that several waiters get. Its `source` is the original error.
 #[derive(Clone, Debug)]
@@ -19,14 +20,7 @@ impl Shared {
 
     /// The first error of type `E` in the chain.
     pub fn find<E: Error + 'static>(&self) -> Option<&E> {
-        let mut cause: Option<&(dyn Error + 'static)> = Some(self.0.as_ref());
-        while let Some(error) = cause {
-            if let Some(found) = error.downcast_ref() {
-                return Some(found);
-            }
-            cause = error.source();
-        }
-        None
+        log::causes(self.0.as_ref()).find_map(|cause| cause.downcast_ref())
     }
 }
 

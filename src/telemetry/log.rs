@@ -32,17 +32,24 @@ pub fn json_line(level: tracing::Level, message: &str) -> String {
     json_line::written(level.as_str(), message)
 }
 
+/// An error and its causes, outermost first.
+pub fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
 /// An error and its causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let cause_text = error.to_string();
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    for cause in causes(error) {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
         // Some errors repeat their cause in their own text.
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
         }
-        cause = error.source();
     }
     text
 }
