@@ -11,7 +11,7 @@ pub mod attempt {
     };
 }
 pub mod cache {
-    pub use crate::cache::{Cache, Config, Layer, Metrics, Prefetch};
+    pub use crate::cache::{Cache, Config, Layer, Metrics};
 }
 pub mod caller {
     pub use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
@@ -60,8 +60,9 @@ pub mod response {
 }
 pub mod scan {
     pub use crate::scan::{
-        CacheSink, Call, CallerToken, Endpoint, Headers, MergeFinding, MergeRecord, Operation, Options, Outcome,
-        ParseError, Payer, Request, Rows, ServedResponse, SplitError, Status, UpstreamProfile, UpstreamResponse, route,
+        CacheSink, Call, CallerToken, Endpoint, Headers, MergeFinding, MergeRecord, Merging, Operation, Options,
+        Outcome, ParseError, Payer, Request, Rows, ServedResponse, SplitError, Status, UpstreamProfile,
+        UpstreamResponse, route,
     };
 }
 pub mod secret {
@@ -94,7 +95,7 @@ pub mod sim {
     }
 }
 pub mod single_flight {
-    pub use crate::single_flight::{BatchConfig, BatchWhen, Config, Metrics, PredictedWait, SingleFlight};
+    pub use crate::single_flight::{BatchConfig, Config, Metrics, PredictedWait, SingleFlight};
 }
 pub mod store {
     pub use crate::store::{Address, Client, Config, Error, Event, Script};

@@ -7,18 +7,17 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use crate::cache::Prefetch;
 use crate::cache::fragment::Fragment;
 use crate::cache::memory_store::{Cache, Stored};
-use crate::scan::{Endpoint, Key, Request, Rows, UpstreamProfile, UpstreamResponse};
+use crate::scan::{Endpoint, Key, Merging, Request, Rows, UpstreamProfile, UpstreamResponse};
 
 impl Cache {
     /// Whether calls with spare room refresh ids that are often asked for.
     pub(super) fn prefetches(&self, endpoint: Endpoint) -> bool {
         match self.config.prefetch {
-            Prefetch::On => true,
-            Prefetch::Off => false,
-            Prefetch::Proven => {
+            Merging::On => true,
+            Merging::Off => false,
+            Merging::Auto => {
                 let proven = |profile: &Arc<UpstreamProfile>| profile.merge_evidence().is_proven(endpoint);
                 self.upstream_profile.as_ref().is_some_and(proven)
             }
@@ -79,31 +78,6 @@ impl Cache {
             if !has_fragment(id) && u64::from(weight) <= self.config.max_size {
                 self.put(key, Stored::Fragment(Arc::new(fragment)), weight);
             }
-        }
-    }
-
-    /// Stores the rows of an answer to a batch.
-    pub(super) fn insert_batch(
-        &self,
-        request: &Request,
-        prefetched: Option<&Request>,
-        answer: &UpstreamResponse,
-        asked: Instant,
-    ) {
-        if self.is_off() {
-            return;
-        }
-        let rows = self.rows(request, answer);
-        let stored = Instant::now().checked_sub(answer.age());
-        if let (Some(lifetimes), Some(stored)) = (self.freshness(request, answer, rows.as_ref()), stored) {
-            self.insert_fragments(
-                request,
-                answer,
-                rows.as_ref(),
-                (asked, stored),
-                &lifetimes.ids,
-                prefetched,
-            );
         }
     }
 }

@@ -2,17 +2,7 @@
 
 use std::time::Duration;
 
-/// Whether calls with spare room refresh ids that are often asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Prefetch {
-    /// They do, so the cache counts how often ids are asked for.
-    On,
-    /// They do where it has been found out that merging changes no answer.
-    Proven,
-    /// They do not.
-    #[default]
-    Off,
-}
+use crate::scan::Merging;
 
 /// The cache's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +18,9 @@ pub struct Config {
     pub stale_while_revalidate: Duration,
     /// How long after its freshness a stale answer is served when no new one can be fetched.
     pub stale_if_error: Duration,
-    /// Whether ids that are often asked for are counted, for calls with spare room.
-    pub prefetch: Prefetch,
+    /// When requests are merged: then calls with spare room refresh ids that are often asked for,
+    /// so the cache counts how often they are.
+    pub prefetch: Merging,
     /// Memory for entries, their keys and bookkeeping included, in bytes.
     pub max_size: u64,
     /// Memory for the bodies of entries, and of former entries that callers are still reading, in
@@ -64,7 +55,7 @@ impl Default for Config {
             finished_ttl: Duration::from_hours(6),
             stale_while_revalidate: Duration::from_mins(1),
             stale_if_error: Duration::from_mins(10),
-            prefetch: Prefetch::Off,
+            prefetch: Merging::Off,
             max_size: 64 << 20,
             max_held: 80 << 20,
         }

@@ -1,7 +1,8 @@
-//! Answers requests for one entity from a stored list of all of them.
+//! Answers requests for one entity from the list of all of them: a stored one, or one that is under
+//! way, for whose answer they wait instead of making calls of their own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -10,9 +11,9 @@ use tokio::time::Instant;
 use crate::cache::entry::Entry;
 use crate::cache::freshness::{Evaluation, RefreshHealth, evaluate};
 use crate::cache::memory_store::Cache;
-use crate::caller::CacheDirectives;
-use crate::operation::Kept;
-use crate::scan::{Endpoint, EntityForm, Request, Target, UpstreamResponse};
+use crate::caller::{CacheDirectives, Urgency};
+use crate::operation::{Kept, Shape};
+use crate::scan::{Call, Endpoint, EntityForm, Request, Target, UpstreamResponse};
 
 impl Cache {
     /// The answer to a request for one entity, taken from a fresh list that contains it, and the
@@ -63,7 +64,7 @@ impl Cache {
 
 /// The request for the list that contains the entity that `request` is for; `None` when there is no
 /// such list, or the request has a query or a token of its own.
-pub(super) fn list_with(request: &Request) -> Option<Request> {
+fn list_with(request: &Request) -> Option<Request> {
     let Kept::InList(list) = request.endpoint().operation.declaration().kept else {
         return None;
     };
@@ -75,4 +76,54 @@ pub(super) fn list_with(request: &Request) -> Option<Request> {
         ..request.endpoint()
     };
     Request::get(&Target { endpoint, id: None }, None).ok()
+}
+
+/// How many requests for whole lists are under way, by endpoint and urgency.
+#[derive(Debug, Default)]
+pub(super) struct ListsUnderWay([[AtomicUsize; Urgency::LEVELS]; Endpoint::COUNT]);
+
+/// A request for a list, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct ListUnderWay {
+    lists: Arc<ListsUnderWay>,
+    endpoint: Endpoint,
+    urgency: Urgency,
+}
+
+impl ListsUnderWay {
+    /// Counts a request if it is for a whole list.
+    pub(super) fn begin(self: &Arc<Self>, call: &Call) -> Option<ListUnderWay> {
+        let endpoint = call.request.endpoint();
+        let declared = endpoint.operation.declaration();
+        let is_list = declared.shape == Shape::List && !declared.is_by_id() && call.request.is_bare();
+        is_list.then(|| {
+            let urgency = call.caller.urgency;
+            self.0[endpoint.index()][usize::from(urgency.level())].fetch_add(1, Ordering::Relaxed);
+            ListUnderWay {
+                lists: Arc::clone(self),
+                endpoint,
+                urgency,
+            }
+        })
+    }
+
+    /// The list for which a request for one entity should wait: one that is under way, no less
+    /// urgent, and as good for the caller as an answer of its own.
+    pub(super) fn list_for(&self, call: &Call) -> Option<Request> {
+        if call.caller.cache_directives != CacheDirectives::default() {
+            return None;
+        }
+        let list = list_with(&call.request)?;
+        let by_urgency = &self.0[list.endpoint().index()];
+        let as_urgent = &by_urgency[..=usize::from(call.caller.urgency.level())];
+        let is_under_way = as_urgent.iter().any(|count| count.load(Ordering::Relaxed) > 0);
+        is_under_way.then_some(list)
+    }
+}
+
+impl Drop for ListUnderWay {
+    fn drop(&mut self) {
+        let by_urgency = &self.lists.0[self.endpoint.index()];
+        by_urgency[usize::from(self.urgency.level())].fetch_sub(1, Ordering::Relaxed);
+    }
 }

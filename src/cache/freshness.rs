@@ -92,7 +92,7 @@ mod tests {
         finished_ttl: Duration::from_hours(6),
         stale_while_revalidate: Duration::from_mins(1),
         stale_if_error: Duration::from_mins(10),
-        prefetch: crate::cache::Prefetch::Off,
+        prefetch: crate::scan::Merging::Off,
         max_size: 1 << 20,
         max_held: 2 << 20,
     };

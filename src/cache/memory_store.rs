@@ -328,7 +328,21 @@ impl CacheSink for Cache {
     }
 
     fn keep_rows(&self, request: &Request, prefetched: Option<&Request>, answer: &UpstreamResponse, asked: Instant) {
-        self.insert_batch(request, prefetched, answer, asked);
+        if self.is_off() {
+            return;
+        }
+        let rows = self.rows(request, answer);
+        let stored = Instant::now().checked_sub(answer.age());
+        if let (Some(lifetimes), Some(stored)) = (self.freshness(request, answer, rows.as_ref()), stored) {
+            self.insert_fragments(
+                request,
+                answer,
+                rows.as_ref(),
+                (asked, stored),
+                &lifetimes.ids,
+                prefetched,
+            );
+        }
     }
 }
 

@@ -21,17 +21,15 @@ mod fragment;
 mod freshness;
 mod layer;
 mod lifetime;
-mod lists_under_way;
 mod memory_store;
 mod metrics;
 mod partial_hit;
 mod popularity;
 mod refresh_queue;
-mod rows_since;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, Prefetch};
+pub use config::Config;
 pub use layer::{Layer, NotCached};
 pub use memory_store::Cache;
 pub use metrics::Metrics;

@@ -1,15 +1,19 @@
-//! Splitting the answer to a batch among its members, and pausing batching when that fails
-//! repeatedly.
+//! Splitting the answer to a batch, handing its parts to the members and the carrier, and pausing
+//! batching when that fails repeatedly.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::BoxError;
-use crate::scan::{Endpoint, Request, ResponseKind, Rows, SplitError, UpstreamResponse};
-use crate::single_flight::batcher::{Batch, BatchWhen, Batcher, State};
+use crate::scan::{Endpoint, Merging, Request, ResponseKind, Rows, SplitError, StoredRows, UpstreamResponse};
+use crate::single_flight::batcher::{Batch, BatchMember, Batcher, MemberOutcome, MemberResponse, State, lacking};
+use crate::single_flight::driver::FlightDriver;
+use crate::single_flight::flight::Stage;
+use crate::single_flight::waiter::{BatchKind, Leader};
 
 /// After this many failed splits in a row batching is paused: the upstream does not answer in the
 /// way that batching relies on.
@@ -30,7 +34,7 @@ impl Batcher {
         // What was proven when the call left may have been contradicted since.
         let endpoint = batch.request.endpoint();
         let is_proven = || self.upstream_profile.merge_evidence().is_proven(endpoint);
-        if self.merge.when == BatchWhen::Proven && rows.is_ok() && !is_proven() {
+        if self.merge.when == Merging::Auto && rows.is_ok() && !is_proven() {
             return Err(SplitError::Different);
         }
         let mut state = self.state();
@@ -77,7 +81,7 @@ impl Batcher {
             self.metrics.pause(until, split_error);
             // After the pause, a single failed split pauses batching again.
             state.split_errors = SPLIT_ERRORS - 1;
-            if self.merge.when == BatchWhen::Proven {
+            if self.merge.when == Merging::Auto {
                 self.upstream_profile.merge_evidence().contradict(endpoint, split_error);
             }
         }
@@ -128,5 +132,183 @@ pub(super) fn split_for(whole: &Request, part: &Request, rows: &Rows, answer: &U
     UpstreamResponse {
         body: rows.only(is_of(whole, part)),
         ..answer.clone()
+    }
+}
+
+/// An answer to a batch, split into rows.
+struct BatchAnswer<'a> {
+    whole: &'a Request,
+    rows: &'a Rows,
+    answer: &'a UpstreamResponse,
+    asked: Instant,
+}
+
+impl BatchAnswer<'_> {
+    /// How many rows belong to the ids of a request.
+    fn count(&self, request: &Request) -> usize {
+        count_rows(self.whole, request, self.rows)
+    }
+
+    /// The answer to a request whose ids are all among those of the batch.
+    fn part(&self, request: &Request) -> MemberResponse {
+        MemberResponse {
+            answer: split_for(self.whole, request, self.rows, self.answer),
+            asked: self.asked,
+        }
+    }
+
+    /// The same, joined with rows that had come before; `None` when they cannot be joined.
+    fn joined(&self, stored: &dyn StoredRows) -> Option<MemberResponse> {
+        let rest = stored.missing().map(|missing| self.part(missing).answer);
+        let (answer, asked) = stored.complete(rest.as_ref())?;
+        Some(MemberResponse { answer, asked })
+    }
+
+    /// Answers a member from these rows and those that had come before; returns the number of its
+    /// waiters. If they cannot be joined, it asks for all of its ids in another batch.
+    fn join(&self, member: BatchMember) -> usize {
+        let BatchMember { flight, stored, sender } = member;
+        let (told, answered) = if let Some(response) = stored.and_then(|stored| self.joined(&*stored)) {
+            (MemberOutcome::Response(response), flight.waiter_count())
+        } else {
+            flight.ask_for_all();
+            (MemberOutcome::Rejoin(0), 0)
+        };
+        // A member whose task ended with the runtime needs no outcome.
+        let _ = sender.send(told);
+        answered
+    }
+
+    /// Answers the members for which it is certain that they would get as many rows alone; returns
+    /// the number of their waiters. Of the others, one with `longest` rows, if given, asks alone,
+    /// and the rest join another batch.
+    fn tell(&self, batcher: &Batcher, members: Vec<(usize, BatchMember)>, mut longest: Option<usize>) -> usize {
+        let mut answered = 0;
+        for (count, BatchMember { flight, sender, .. }) in members {
+            let told = if batcher.fits(&flight, count) {
+                answered += flight.waiter_count();
+                MemberOutcome::Response(self.part(flight.request()))
+            } else if longest.take_if(|longest| *longest == count).is_some() {
+                // Its sender is dropped, so it asks alone.
+                continue;
+            } else {
+                MemberOutcome::Rejoin(count)
+            };
+            let _ = sender.send(told);
+        }
+        answered
+    }
+}
+
+impl FlightDriver {
+    /// Splits the answer to a batch among its members. If the answer may have been cut off, all of
+    /// them join another, smaller batch; if it cannot be split for any other reason, all ask alone.
+    pub(super) fn split(&self, batch: Batch, result: &Result<UpstreamResponse, BoxError>) -> Option<Leader> {
+        let Some(batcher) = self.flight.batcher() else {
+            return self.request_alone();
+        };
+        match (batcher.split(&batch, result), result, self.flight.stage()) {
+            (Ok(rows), Ok(answer), Stage::Departed(asked)) => {
+                let whole = Arc::clone(&batch.request);
+                let answer = BatchAnswer {
+                    whole: &whole,
+                    rows: &rows,
+                    answer,
+                    asked,
+                };
+                self.distribute(batch, batcher, &answer)
+            }
+            (Err(SplitError::Longest | SplitError::FullPage | SplitError::NextLink), ..)
+                if !batch.members.is_empty() =>
+            {
+                for member in batch.members {
+                    // A member whose task ended with the runtime needs no outcome.
+                    let _ = member.sender.send(MemberOutcome::Rejoin(0));
+                }
+                self.flight.rejoin(0);
+                self.flight.leader()
+            }
+            _ => {
+                // The members see that their senders are dropped, and ask alone.
+                drop(batch);
+                self.request_alone()
+            }
+        }
+    }
+
+    fn distribute(&self, batch: Batch, batcher: &Batcher, answer: &BatchAnswer<'_>) -> Option<Leader> {
+        self.keep_rows(&batch, answer);
+        let late = batcher.claim_covered(answer.whole, answer.rows, answer.asked);
+        let completed = batcher.complete_pending(answer.whole);
+        let is_alone = batch.members.is_empty() && late.is_empty() && completed == 0;
+        let batch_kind = if is_alone { BatchKind::None } else { BatchKind::Carrier };
+        let (joining, members): (Vec<_>, Vec<_>) = batch
+            .members
+            .into_iter()
+            .chain(late)
+            .partition(|member| member.stored.is_some());
+        let own_rows = match &batch.stored {
+            Some(_) => 0,
+            None => answer.count(self.flight.request()),
+        };
+        let own = match &batch.stored {
+            Some(stored) => answer.joined(&**stored),
+            None if batcher.fits(&self.flight, own_rows) => Some(answer.part(self.flight.request())),
+            None => None,
+        };
+        let members: Vec<_> = members
+            .into_iter()
+            .map(|member| (answer.count(member.flight.request()), member))
+            .collect();
+        // Asked alone, a request with more rows than any answer before might be cut off. The one
+        // with the most rows asks alone and finds out for the others.
+        let longest = members.iter().map(|(rows, _)| *rows).fold(own_rows, usize::max);
+        let finds_out = own.is_none() && batch.stored.is_none() && own_rows == longest;
+        let own_waiters = own.as_ref().map_or(0, |_| self.flight.waiter_count());
+        let mut answered = completed + own_waiters;
+        answered += joining.into_iter().map(|member| answer.join(member)).sum::<usize>();
+        answered += answer.tell(batcher, members, (!finds_out).then_some(longest));
+        if !is_alone {
+            batcher.metrics.record_batch(answered);
+        }
+        match own {
+            Some(MemberResponse { answer, asked }) => {
+                self.complete(answer, Some(asked), batch_kind);
+                return None;
+            }
+            None if batch.stored.is_some() => {
+                self.flight.ask_for_all();
+                self.flight.rejoin(0);
+            }
+            None if finds_out => return self.request_alone(),
+            None => self.flight.rejoin(own_rows),
+        }
+        self.flight.leader()
+    }
+
+    /// Stores the rows of a batch's answer by id, except those of flights that must not be stored.
+    /// The rows are stored as one answer, so that their order stays known.
+    fn keep_rows(&self, batch: &Batch, answer: &BatchAnswer<'_>) {
+        let whole = answer.whole;
+        let members = batch.members.iter().map(|member| (&member.flight, member.lacking()));
+        let own = (&self.flight, lacking(&self.flight, batch.stored.as_deref()));
+        let (kept, not): (Vec<_>, Vec<_>) = members.chain([own]).partition(|(flight, _)| flight.is_storable());
+        let prefetched = batch.prefetched.as_ref();
+        if not.is_empty() {
+            self.flight
+                .cache_sink()
+                .keep_rows(whole, prefetched, answer.answer, answer.asked);
+            return;
+        }
+        let requests = kept.iter().filter_map(|(_, lacking)| *lacking).chain(prefetched);
+        if let Ok(part) = Request::all(whole.endpoint(), requests.flat_map(Request::ids)) {
+            let MemberResponse { answer, asked } = answer.part(&part);
+            self.flight.cache_sink().keep_rows(&part, prefetched, &answer, asked);
+        }
+    }
+
+    fn request_alone(&self) -> Option<Leader> {
+        self.flight.leave_batch();
+        self.flight.leader()
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::attempt::QueuePosition;
-use crate::scan::{CacheSink, Endpoint, Request, SharedIds, StoredRows, UpstreamProfile, UpstreamResponse};
+use crate::scan::{Endpoint, Merging, Request, SharedIds, StoredRows, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::batch_size::BatchSizer;
 use crate::single_flight::flight::Flight;
 use crate::single_flight::pending::PendingFlights;
@@ -31,22 +31,14 @@ use crate::single_flight::{Metrics, PredictedWait};
 /// The settings of batching.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchConfig {
-    /// Which requests are batched.
-    pub when: BatchWhen,
+    /// Which requests are batched: all that can be, those for which it has been found out that it
+    /// changes no answer, or none.
+    pub when: Merging,
     /// The most ids in one batch.
     pub max_ids: NonZeroUsize,
     /// The least time that a call waits for others to share it before it asks for a slot, while
     /// slots are scarce. In the queue it stays pending anyway.
     pub gather: Duration,
-}
-
-/// Which requests are batched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BatchWhen {
-    /// All that can be.
-    Always,
-    /// Those for which it has been found out that it changes no answer.
-    Proven,
 }
 
 /// How soon a call that leaves is usually answered.
@@ -56,7 +48,6 @@ const ANSWERED: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Batcher {
     pub(super) merge: BatchConfig,
-    pub(super) cache_sink: Arc<dyn CacheSink>,
     pub(super) upstream_profile: Arc<UpstreamProfile>,
     pub(super) predicted_wait: PredictedWait,
     pub(super) metrics: Metrics,
@@ -138,14 +129,12 @@ pub(super) fn lacking<'a>(flight: &'a Flight, stored: Option<&'a dyn StoredRows>
 impl Batcher {
     pub(super) fn new(
         merge: BatchConfig,
-        cache_sink: Arc<dyn CacheSink>,
         upstream_profile: Arc<UpstreamProfile>,
         predicted_wait: PredictedWait,
         metrics: Metrics,
     ) -> Self {
         Self {
             merge,
-            cache_sink,
             upstream_profile,
             predicted_wait,
             metrics,
@@ -165,7 +154,7 @@ impl Batcher {
 
     /// Whether it is certain enough that batching changes no answer.
     pub(super) fn may_batch(&self, request: &Request) -> bool {
-        self.merge.when == BatchWhen::Always || self.upstream_profile.may_merge(request)
+        self.merge.when == Merging::On || self.upstream_profile.may_merge(request)
     }
 
     /// Records that the upstream rejected a request that was asked alone. In a batch, its ids would
@@ -227,7 +216,7 @@ impl Batcher {
         let Some(united) = united.ok().filter(Request::is_whole) else {
             return;
         };
-        let (request, prefetched) = self.add_prefetched(united, now);
+        let (request, prefetched) = self.add_prefetched(carrier, united, now);
         if members.is_empty() && prefetched.is_none() && stored.is_none() {
             return;
         }
@@ -246,7 +235,7 @@ impl Batcher {
 
     /// Adds ids that are about to be needed, as far as the answer is certain to hold their rows: an
     /// answer that is cut off would serve none of the members.
-    fn add_prefetched(&self, united: Request, now: Instant) -> (Request, Option<Request>) {
+    fn add_prefetched(&self, carrier: &Flight, united: Request, now: Instant) -> (Request, Option<Request>) {
         let endpoint = united.endpoint();
         let safe = self
             .upstream_profile
@@ -258,7 +247,7 @@ impl Batcher {
             return (united, None);
         }
         let until = now + (self.predicted_wait.scarcity)(united.payer()).interval + ANSWERED;
-        let wanted = self.cache_sink.worth_prefetching(&united, left, now, until);
+        let wanted = carrier.cache_sink().worth_prefetching(&united, left, now, until);
         let wanted: Vec<Request> = wanted
             .iter()
             .filter_map(|id| Request::plain(endpoint, [&**id]).ok())
@@ -298,8 +287,8 @@ impl Batcher {
     fn id_limit(&self, endpoint: Endpoint) -> usize {
         let most = self.merge.max_ids.get();
         match self.merge.when {
-            BatchWhen::Always => most,
-            BatchWhen::Proven => most.min(self.upstream_profile.widest(endpoint).max(1) * 2),
+            Merging::On | Merging::Off => most,
+            Merging::Auto => most.min(self.upstream_profile.widest(endpoint).max(1) * 2),
         }
     }
 

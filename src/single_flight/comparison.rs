@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use crate::attempt::{Attempt, LateBoundRequest, QueuePosition, Retries};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use crate::scan::{Comparison, Payer, Request, Rows, UpstreamProfile};
+use crate::scan::{Comparison, Merging, Payer, Request, Rows, UpstreamProfile};
 use crate::single_flight::batch_split::attributed_rows;
-use crate::single_flight::batcher::{BatchWhen, Batcher};
+use crate::single_flight::batcher::Batcher;
 use crate::single_flight::driver::Below;
 use crate::telemetry::trace::Trace;
 
@@ -40,7 +40,7 @@ impl LateBoundRequest for ComparisonRequest {
 impl Batcher {
     /// Remembers the answer to a request that was asked alone, to be compared.
     pub(super) fn observe(&self, request: &Arc<Request>, rows: &Rows, body: &[u8], asked: Instant) {
-        if self.merge.when == BatchWhen::Proven {
+        if self.merge.when == Merging::Auto {
             self.upstream_profile
                 .merge_evidence()
                 .observe(request, rows, body, asked);
@@ -50,7 +50,7 @@ impl Batcher {
     /// A comparison call, if one is due after `request` and costs nobody a slot.
     pub(super) fn begin_comparison(&self, request: &Request) -> Option<Comparison> {
         let payer = request.payer();
-        let is_wanted = self.merge.when == BatchWhen::Proven && request.is_whole();
+        let is_wanted = self.merge.when == Merging::Auto && request.is_whole();
         let is_spare =
             || (self.predicted_wait.has_surplus)(payer) && (self.predicted_wait.wait)(payer) == Duration::ZERO;
         if !is_wanted || !is_spare() {

@@ -2,7 +2,6 @@
 //! ends when the flight is completed or has no waiters.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::StatusCode;
 use tokio::sync::futures::Notified;
@@ -11,13 +10,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::BoxError;
 use crate::attempt::{Attempt, Failure, LateBoundRequest, Retries, RetryHint};
 use crate::middleware::Next;
-use crate::scan::{CacheSink, ResponseKind, Rows, UpstreamProfile, UpstreamResponse};
+use crate::scan::{ResponseKind, Rows, UpstreamResponse};
 use crate::single_flight::Shared;
 use crate::single_flight::batcher::{Batch, Batcher, MemberOutcome};
 use crate::single_flight::flight::{Flight, Stage};
-use crate::single_flight::flight_result::{BatchKind, FlightResponse};
 use crate::single_flight::flight_table::FlightTable;
-use crate::single_flight::waiter::Leader;
+use crate::single_flight::waiter::{BatchKind, FlightResponse, Leader};
 
 /// The service that makes calls.
 pub(super) type Below = Next<Attempt, UpstreamResponse, BoxError>;
@@ -25,12 +23,8 @@ pub(super) type Below = Next<Attempt, UpstreamResponse, BoxError>;
 /// One flight under way. However it ends, the flight is no longer in the table afterwards, and no
 /// waiter is left waiting.
 pub(super) struct FlightDriver {
-    flight_table: Arc<FlightTable>,
+    pub(super) flight_table: Arc<FlightTable>,
     pub(super) flight: Arc<Flight>,
-    pub(super) cache_sink: Arc<dyn CacheSink>,
-    upstream_profile: Arc<UpstreamProfile>,
-    /// All waiters have the result, and no request can join any more.
-    completed: AtomicBool,
 }
 
 /// How one attempt ended.
@@ -45,21 +39,6 @@ enum StepResult {
 }
 
 impl FlightDriver {
-    pub(super) fn new(
-        flight_table: Arc<FlightTable>,
-        flight: Arc<Flight>,
-        cache_sink: Arc<dyn CacheSink>,
-        upstream_profile: Arc<UpstreamProfile>,
-    ) -> Self {
-        Self {
-            flight_table,
-            flight,
-            cache_sink,
-            upstream_profile,
-            completed: AtomicBool::new(false),
-        }
-    }
-
     pub(super) async fn run(self, inner: Below) {
         let mut next = self.flight.leader();
         while let Some(leader) = next {
@@ -237,7 +216,7 @@ impl FlightDriver {
             && request.is_whole()
             && let Ok(rows) = Rows::split(request, &answer.body)
         {
-            self.upstream_profile.learn(request, &rows);
+            self.flight_table.upstream_profile.learn(request, &rows);
             if let Some((batcher, asked)) = self.flight_table.batcher().zip(asked) {
                 batcher.observe(request, &rows, &answer.body, asked);
             }
@@ -250,14 +229,13 @@ impl FlightDriver {
     pub(super) fn complete(&self, answer: UpstreamResponse, asked: Option<Instant>, batch_kind: BatchKind) {
         let kept = asked
             .filter(|_| self.flight.is_storable())
-            .and_then(|asked| self.cache_sink.keep(self.flight.request(), &answer, asked));
+            .and_then(|asked| self.flight.cache_sink().keep(self.flight.request(), &answer, asked));
         self.flight_table.remove(&self.flight);
         self.flight.complete(FlightResponse {
             answer,
             kept,
             batch_kind,
         });
-        self.completed.store(true, Ordering::Relaxed);
     }
 }
 
@@ -271,9 +249,7 @@ async fn wait_for(slot_released: Notified<'_>, until: Instant) {
 
 impl Drop for FlightDriver {
     fn drop(&mut self) {
-        if !*self.completed.get_mut() {
-            self.flight_table.remove(&self.flight);
-            self.flight.close();
-        }
+        self.flight_table.remove(&self.flight);
+        self.flight.close();
     }
 }

@@ -8,12 +8,11 @@ use tokio::time::Instant;
 
 use crate::attempt::{Failure, LateBoundRequest, QueuePosition, RetryHint};
 use crate::caller::{Caller, Name};
-use crate::scan::{Payer, Request};
+use crate::scan::{CacheSink, Payer, Request};
 use crate::single_flight::Shared;
 use crate::single_flight::batch_role::BatchRole;
 use crate::single_flight::batcher::Batcher;
-use crate::single_flight::flight_result::{FlightResponse, ResultReceiver, WaiterResponse, WaiterRole};
-use crate::single_flight::waiter::{Leader, Waiters};
+use crate::single_flight::waiter::{FlightResponse, Leader, ResultReceiver, Waiters};
 use crate::telemetry::trace;
 
 /// One upstream call and its waiters. One waiter is the leader: the queue handles the call under
@@ -22,6 +21,8 @@ pub(super) struct Flight {
     request: Arc<Request>,
     /// The batcher through which it may share calls; `None` when its request must be asked alone.
     batcher: Option<Arc<Batcher>>,
+    /// Where its answer goes, and the rows of other calls come from.
+    cache_sink: Arc<dyn CacheSink>,
     state: Mutex<State>,
     pub(super) cancelled: Notify,
 }
@@ -96,12 +97,14 @@ impl Flight {
     pub(super) fn new(
         request: Arc<Request>,
         batcher: Option<Arc<Batcher>>,
+        cache_sink: Arc<dyn CacheSink>,
         caller: &Arc<Caller>,
         now: Instant,
     ) -> (Self, u64, ResultReceiver) {
         let flight = Self {
             request,
             batcher,
+            cache_sink,
             state: Mutex::new(State {
                 stage: Stage::Waiting,
                 batch_role: BatchRole::Solo,
@@ -163,6 +166,10 @@ impl Flight {
         self.batcher.as_ref()
     }
 
+    pub(super) fn cache_sink(&self) -> &dyn CacheSink {
+        &*self.cache_sink
+    }
+
     pub(super) fn request(&self) -> &Arc<Request> {
         &self.request
     }
@@ -193,23 +200,15 @@ impl Flight {
     /// Hands the answer to all waiters.
     pub(super) fn complete(&self, response: FlightResponse) {
         let response = Arc::new(response);
-        let (leader, waiters) = {
+        let waiters = {
             let mut state = self.state();
             // Departed → Over.
             state.stage = Stage::Over;
-            (state.waiters.leader_id(), state.waiters.take(|_, _| true))
+            state.waiters.take(|_, _| true)
         };
-        for (id, waiter) in waiters {
-            let role = if id == leader {
-                WaiterRole::Leader
-            } else {
-                WaiterRole::Joined
-            };
+        for waiter in waiters.into_values() {
             // A waiter that has just hung up needs no answer.
-            let _ = waiter.sender.send(Ok(WaiterResponse {
-                shared: Arc::clone(&response),
-                role,
-            }));
+            let _ = waiter.sender.send(Ok(Arc::clone(&response)));
         }
     }
 
@@ -254,7 +253,7 @@ impl Flight {
         leader
     }
 
-    /// Drops all waiters; they get [`FlightDropped`](crate::single_flight::FlightDropped).
+    /// Drops all waiters that are left; they get [`FlightDropped`](crate::single_flight::FlightDropped).
     pub(super) fn close(&self) {
         let waiters = {
             let mut state = self.state();

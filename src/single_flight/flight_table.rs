@@ -6,12 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
-use crate::caller::Caller;
-use crate::scan::{Key, Request};
-use crate::single_flight::Metrics;
+use crate::scan::{CacheSink, Call, Key, Merging, UpstreamProfile};
 use crate::single_flight::batcher::Batcher;
 use crate::single_flight::flight::Flight;
-use crate::single_flight::flight_result::ResultReceiver;
+use crate::single_flight::waiter::{ResultReceiver, WaiterRole};
+use crate::single_flight::{BatchConfig, Metrics, PredictedWait};
 
 /// Keys are long and are looked up three times a call, so a fast hash is used.
 type Flights = HashMap<Key, Arc<Flight>, foldhash::quality::RandomState>;
@@ -21,23 +20,33 @@ type Flights = HashMap<Key, Arc<Flight>, foldhash::quality::RandomState>;
 #[derive(Debug)]
 pub(super) struct FlightTable {
     batcher: Option<Arc<Batcher>>,
+    pub(super) upstream_profile: Arc<UpstreamProfile>,
     pub(super) metrics: Metrics,
     flights: Mutex<Flights>,
 }
 
 impl FlightTable {
-    /// An empty table. Requests that may be batched use `batcher`.
-    pub(super) fn new(batcher: Option<Arc<Batcher>>, metrics: Metrics) -> Self {
+    /// An empty table, whose flights share calls as `merge` says.
+    pub(super) fn new(
+        merge: BatchConfig,
+        upstream_profile: Arc<UpstreamProfile>,
+        predicted_wait: PredictedWait,
+        metrics: Metrics,
+    ) -> Self {
+        let batcher = || Batcher::new(merge, Arc::clone(&upstream_profile), predicted_wait, metrics.clone());
         Self {
-            batcher,
+            batcher: (merge.when != Merging::Off).then(|| Arc::new(batcher())),
+            upstream_profile,
             metrics,
             flights: Mutex::default(),
         }
     }
 
     /// Adds a waiter to the flight for `request`. If there is none that may be joined, it is the
-    /// first waiter of a new flight, which the caller of this function has to start.
-    pub(super) fn join(self: &Arc<Self>, request: &Arc<Request>, caller: &Arc<Caller>) -> Joined {
+    /// first waiter of a new flight, whose answer goes to `cache_sink`, and which the caller of this
+    /// function has to start.
+    pub(super) fn join(self: &Arc<Self>, call: &Call, cache_sink: &Arc<dyn CacheSink>) -> Joined {
+        let Call { request, caller } = call;
         let now = Instant::now();
         let mut flights = self.flights();
         let pending_guard = flights.entry(request.key().clone());
@@ -51,7 +60,7 @@ impl FlightTable {
             };
         }
         let batcher = self.batcher.clone().filter(|batcher| batcher.accepts(request));
-        let (flight, id, receiver) = Flight::new(Arc::clone(request), batcher, caller, now);
+        let (flight, id, receiver) = Flight::new(Arc::clone(request), batcher, Arc::clone(cache_sink), caller, now);
         let flight = Arc::new(flight);
         pending_guard.insert_entry(Arc::clone(&flight));
         Joined {
@@ -109,6 +118,16 @@ pub(super) struct WaiterGuard {
     flight_table: Arc<FlightTable>,
     pub(super) flight: Arc<Flight>,
     pub(super) id: u64,
+}
+
+impl WaiterGuard {
+    pub(super) fn role(&self) -> WaiterRole {
+        if self.flight.is_leader(self.id) {
+            WaiterRole::Leader
+        } else {
+            WaiterRole::Joined
+        }
+    }
 }
 
 impl Drop for WaiterGuard {

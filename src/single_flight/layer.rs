@@ -13,11 +13,10 @@ use crate::attempt::Scarcity;
 use crate::caller::Caller;
 use crate::middleware::Middleware;
 use crate::scan::{CacheSink, Call, Outcome, Payer, ServedResponse, Status, UpstreamProfile};
-use crate::single_flight::batcher::Batcher;
 use crate::single_flight::driver::{Below, FlightDriver};
 use crate::single_flight::flight::Stage;
-use crate::single_flight::flight_result::{BatchKind, ResultReceiver, WaiterResponse, WaiterRole};
 use crate::single_flight::flight_table::{FlightTable, Joined, WaiterGuard};
+use crate::single_flight::waiter::{BatchKind, FlightResponse, ResultReceiver, WaiterRole};
 use crate::single_flight::{BatchConfig, DeadlineExceeded, FlightDropped, Metrics};
 use crate::task::Tasks;
 
@@ -44,8 +43,8 @@ impl fmt::Debug for PredictedWait {
 /// The settings of single flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The settings of batching; `None` switches it off.
-    pub merge: Option<BatchConfig>,
+    /// The settings of batching.
+    pub merge: BatchConfig,
     /// The longest that one attempt can take once it has left. The deadline of a request is about
     /// when its call leaves, so a request that has joined waits this much longer for the answer.
     pub attempt: Duration,
@@ -54,40 +53,16 @@ pub struct Config {
 /// Makes one call for all equal requests at the same time. Clones share the flights.
 #[derive(Clone)]
 pub struct SingleFlight {
-    shared: Arc<SharedState>,
-    pub(super) flight_table: Arc<FlightTable>,
-}
-
-/// What all flights share.
-#[derive(Clone)]
-struct SharedState {
     config: Config,
     tasks: Tasks,
     cache_sink: Arc<dyn CacheSink>,
-    upstream_profile: Arc<UpstreamProfile>,
     predicted_wait: PredictedWait,
-    metrics: Metrics,
-}
-
-impl SharedState {
-    fn new_table(&self) -> FlightTable {
-        let batcher = |merge| {
-            Arc::new(Batcher::new(
-                merge,
-                Arc::clone(&self.cache_sink),
-                Arc::clone(&self.upstream_profile),
-                self.predicted_wait.clone(),
-                self.metrics.clone(),
-            ))
-        };
-        FlightTable::new(self.config.merge.map(batcher), self.metrics.clone())
-    }
+    pub(super) flight_table: Arc<FlightTable>,
 }
 
 impl SingleFlight {
     /// Flights run as `tasks`. Their answers go to `cache_sink`, and `upstream_profile` learns from
-    /// them; `predicted_wait` says when a request that leaves
-    /// early should come back.
+    /// them; `predicted_wait` says when a request that leaves early should come back.
     pub fn new(
         config: Config,
         tasks: Tasks,
@@ -96,23 +71,19 @@ impl SingleFlight {
         predicted_wait: PredictedWait,
         metrics: Metrics,
     ) -> Self {
-        let shared = SharedState {
+        let flight_table = FlightTable::new(config.merge, upstream_profile, predicted_wait.clone(), metrics);
+        Self {
             config,
             tasks,
             cache_sink,
-            upstream_profile,
             predicted_wait,
-            metrics,
-        };
-        Self {
-            flight_table: Arc::new(shared.new_table()),
-            shared: Arc::new(shared),
+            flight_table: Arc::new(flight_table),
         }
     }
 
     /// The metrics of batching.
     pub fn metrics(&self) -> Metrics {
-        self.shared.metrics.clone()
+        self.flight_table.metrics.clone()
     }
 
     /// The same with other settings, whose answers go to `cache_sink` and `upstream_profile`. Calls
@@ -123,31 +94,32 @@ impl SingleFlight {
         cache_sink: Arc<dyn CacheSink>,
         upstream_profile: Arc<UpstreamProfile>,
     ) -> Self {
-        let old = &self.shared;
-        let shared = SharedState {
+        let (before, table) = (self.clone(), &self.flight_table);
+        if config.merge == before.config.merge && Arc::ptr_eq(&upstream_profile, &table.upstream_profile) {
+            return Self {
+                config,
+                cache_sink,
+                ..before
+            };
+        }
+        // A new batcher starts without a pause.
+        table.metrics.resume();
+        let (tasks, predicted_wait) = (before.tasks, before.predicted_wait);
+        Self::new(
             config,
+            tasks,
             cache_sink,
             upstream_profile,
-            ..SharedState::clone(old)
-        };
-        let is_same = config.merge == old.config.merge && Arc::ptr_eq(&shared.upstream_profile, &old.upstream_profile);
-        Self {
-            flight_table: if is_same {
-                Arc::clone(&self.flight_table)
-            } else {
-                // A new batcher starts without a pause.
-                shared.metrics.resume();
-                Arc::new(shared.new_table())
-            },
-            shared: Arc::new(shared),
-        }
+            predicted_wait,
+            self.metrics(),
+        )
     }
 }
 
 impl fmt::Debug for SingleFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SingleFlight")
-            .field("config", &self.shared.config)
+            .field("config", &self.config)
             .field("flight_table", &self.flight_table)
             .finish_non_exhaustive()
     }
@@ -159,52 +131,49 @@ impl fmt::Debug for SingleFlight {
 /// not left yet, the call is given up.
 impl Middleware<Call, Below, ServedResponse, BoxError> for SingleFlight {
     async fn call(&self, call: Call, next: &Below) -> Result<ServedResponse, BoxError> {
-        let Joined { guard, receiver, start } = self.flight_table.join(&call.request, &call.caller);
-        let shared = &self.shared;
+        let Joined { guard, receiver, start } = self.flight_table.join(&call, &self.cache_sink);
         let task = start.map(|flight| {
-            let driver = FlightDriver::new(
-                Arc::clone(&self.flight_table),
-                flight,
-                Arc::clone(&shared.cache_sink),
-                Arc::clone(&shared.upstream_profile),
-            );
-            shared.tasks.spawn("flight", driver.run(next.clone()))
+            let flight_table = Arc::clone(&self.flight_table);
+            let driver = FlightDriver { flight_table, flight };
+            self.tasks.spawn("flight", driver.run(next.clone()))
         });
-        match wait(guard, receiver, call.caller, shared).await {
-            Ok(response) => Ok(served(&response)),
+        match self.wait(&guard, receiver, &call.caller).await {
+            Ok(response) => Ok(served(&response, guard.role())),
             Err(error) if error.is::<FlightDropped>() => Err(lost(task, error).await),
             Err(error) => Err(error),
         }
     }
 }
 
-/// Waits for a flight, for as long as its caller would wait for a call of its own.
-async fn wait(
-    guard: WaiterGuard,
-    mut receiver: ResultReceiver,
-    caller: Arc<Caller>,
-    shared: &SharedState,
-) -> Result<WaiterResponse, BoxError> {
-    let mut until = caller.deadline;
-    loop {
-        tokio::select! {
-            biased;
-            result = &mut receiver => return Ok(result.map_err(|_| FlightDropped)??),
-            () = sleep_until(until) => {}
-        }
-        match guard.flight.stage() {
-            // The queue itself rejects the leader's call, and says exactly when to come back.
-            _ if guard.flight.is_leader(guard.id) => break,
-            Stage::Departed(at) if at + shared.config.attempt > until => until = at + shared.config.attempt,
-            // The result is just being sent.
-            Stage::Over => break,
-            Stage::Waiting | Stage::Departed(_) => {
-                let retry_after = (shared.predicted_wait.wait)(guard.flight.request().payer());
-                return Err(DeadlineExceeded { retry_after }.into());
+impl SingleFlight {
+    /// Waits for a flight, for as long as its caller would wait for a call of its own.
+    async fn wait(
+        &self,
+        guard: &WaiterGuard,
+        mut receiver: ResultReceiver,
+        caller: &Caller,
+    ) -> Result<Arc<FlightResponse>, BoxError> {
+        let mut until = caller.deadline;
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut receiver => return Ok(result.map_err(|_| FlightDropped)??),
+                () = sleep_until(until) => {}
+            }
+            match guard.flight.stage() {
+                // The queue itself rejects the leader's call, and says exactly when to come back.
+                _ if guard.flight.is_leader(guard.id) => break,
+                Stage::Departed(at) if at + self.config.attempt > until => until = at + self.config.attempt,
+                // The result is just being sent.
+                Stage::Over => break,
+                Stage::Waiting | Stage::Departed(_) => {
+                    let retry_after = (self.predicted_wait.wait)(guard.flight.request().payer());
+                    return Err(DeadlineExceeded { retry_after }.into());
+                }
             }
         }
+        Ok(receiver.await.map_err(|_| FlightDropped)??)
     }
-    Ok(receiver.await.map_err(|_| FlightDropped)??)
 }
 
 /// The error of a waiter whose flight ended without a result. A panic of the flight goes on in the
@@ -219,24 +188,28 @@ async fn lost(task: Option<JoinHandle<()>>, error: BoxError) -> BoxError {
     error
 }
 
-fn served(response: &WaiterResponse) -> ServedResponse {
-    let shared = &response.shared;
-    let joined = response.role == WaiterRole::Joined;
+fn served(response: &FlightResponse, role: WaiterRole) -> ServedResponse {
+    let FlightResponse {
+        answer,
+        kept,
+        batch_kind,
+    } = response;
+    let is_batch = *batch_kind != BatchKind::None;
     ServedResponse {
         may_link: true,
-        answer: shared.answer.clone(),
-        outcome: match response.role {
-            _ if shared.batch_kind != BatchKind::None => Outcome::Merged,
+        answer: answer.clone(),
+        outcome: match role {
+            _ if is_batch => Outcome::Merged,
             WaiterRole::Joined => Outcome::Collapsed,
             WaiterRole::Leader => Outcome::Forwarded,
         },
         status: Status {
-            stored: shared.kept.is_some(),
-            ttl: shared.kept.map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
-            collapsed: joined || shared.batch_kind == BatchKind::Member,
-            detail: (shared.batch_kind != BatchKind::None).then_some("merged"),
+            stored: kept.is_some(),
+            ttl: kept.map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
+            collapsed: role == WaiterRole::Joined || *batch_kind == BatchKind::Member,
+            detail: is_batch.then_some("merged"),
             ..Status::default()
         },
-        age: Some(shared.answer.age()).filter(|age| !age.is_zero()),
+        age: Some(answer.age()).filter(|age| !age.is_zero()),
     }
 }

@@ -11,8 +11,6 @@
 //! no waiter gets an error that concerns another waiter only, as long as it does not concern all of
 //! them.
 
-mod batch_answer;
-mod batch_join;
 mod batch_members;
 mod batch_role;
 mod batch_size;
@@ -22,7 +20,6 @@ mod comparison;
 mod driver;
 mod error;
 mod flight;
-mod flight_result;
 mod flight_table;
 mod layer;
 mod metrics;
@@ -32,7 +29,7 @@ mod rejected_ids;
 mod tests;
 mod waiter;
 
-pub use batcher::{BatchConfig, BatchWhen};
+pub use batcher::BatchConfig;
 pub use error::{DeadlineExceeded, FlightDropped, Shared};
 pub use layer::{Config, PredictedWait, SingleFlight};
 pub use metrics::Metrics;

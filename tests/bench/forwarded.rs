@@ -65,7 +65,11 @@ pub(crate) fn paid(answer: UpstreamResponse) -> impl Service<Call, Response = Se
     );
     let flights = single_flight::SingleFlight::new(
         single_flight::Config {
-            merge: None,
+            merge: single_flight::BatchConfig {
+                when: scan::Merging::Off,
+                max_ids: 100.try_into().unwrap(),
+                gather: Duration::ZERO,
+            },
             attempt: Duration::from_mins(1),
         },
         Tasks::new(),

@@ -18,7 +18,7 @@ use super::context::Memory;
 use super::token_limiters::TokenLimiters;
 use super::{Error, rate_limit};
 use crate::caller::Name;
-use crate::config::{self, Merging, Resolved, Scope};
+use crate::config::{self, Resolved, Scope};
 use crate::memory::Shares;
 use crate::scan::Operation;
 use crate::secret::Secret;
@@ -99,30 +99,20 @@ pub(super) fn cache(config: &Resolved, shares: &Shares) -> cache::Config {
         finished_ttl: config.cache.finished_ttl.max(config.cache.ttl),
         stale_while_revalidate: config.cache.stale_while_revalidate,
         stale_if_error: config.cache.stale_if_error,
-        prefetch: match config.merge.enabled {
-            Merging::On => cache::Prefetch::On,
-            Merging::Auto => cache::Prefetch::Proven,
-            Merging::Off => cache::Prefetch::Off,
-        },
+        prefetch: config.merge.enabled,
         max_size: config.cache.max_size.min(shares.max_cached() as u64),
         max_held: shares.cache,
     }
 }
 
 pub(super) fn single_flight(config: &Resolved, attempt: Duration) -> single_flight::Config {
-    let when = match config.merge.enabled {
-        Merging::On => Some(single_flight::BatchWhen::Always),
-        Merging::Auto => Some(single_flight::BatchWhen::Proven),
-        Merging::Off => None,
-    };
-    let merge = |when| single_flight::BatchConfig {
-        when,
-        max_ids: config.merge.max_ids,
-        gather: config.merge.gather,
-    };
     single_flight::Config {
         attempt,
-        merge: when.map(merge),
+        merge: single_flight::BatchConfig {
+            when: config.merge.enabled,
+            max_ids: config.merge.max_ids,
+            gather: config.merge.gather,
+        },
     }
 }
 

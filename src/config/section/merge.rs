@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::declare::{keys, section};
 use crate::config::key::Key;
 use crate::config::reader::Reader;
+pub use crate::scan::Merging;
 
 section! {
     #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,15 +31,4 @@ section! {
     /// nothing is known. Until a longer answer has been seen, a shared one may have been cut off,
     /// and its requests share another, smaller call.
     known_rows: usize = Key::count(0, 1_000_000, 0).live() => Reader::count;
-}
-
-/// When requests are batched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Merging {
-    /// Once it has been found out that it changes no answer.
-    Auto,
-    /// From the start.
-    On,
-    /// Never.
-    Off,
 }

@@ -29,6 +29,18 @@ use seen_answers::{ComparisonCall, Observed, SeenAnswers};
 
 use crate::scan::{Endpoint, Request, Rows, SplitError};
 
+/// When requests share upstream calls, and when a call also asks for ids that are wanted often.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Merging {
+    /// Once it has been found out that it changes no answer.
+    Auto,
+    /// From the start.
+    On,
+    /// Never.
+    #[default]
+    Off,
+}
+
 /// The evidence by endpoint.
 #[derive(Debug)]
 pub struct MergeEvidence {

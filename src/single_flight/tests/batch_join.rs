@@ -9,18 +9,18 @@ use tokio::time::Instant;
 use super::fixture::{Fixture, Reply, caller, pass, request, rows};
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, RetryHint};
-use crate::scan::{Outcome, ServedResponse, UpstreamProfile};
-use crate::single_flight::{BatchConfig, BatchWhen};
+use crate::scan::{Merging, Outcome, ServedResponse, UpstreamProfile};
+use crate::single_flight::BatchConfig;
 
 type Asked = JoinHandle<Result<ServedResponse, BoxError>>;
 
 fn fixture() -> Fixture {
     let merge = BatchConfig {
-        when: BatchWhen::Always,
+        when: Merging::On,
         max_ids: NonZeroUsize::new(3).unwrap(),
         gather: Duration::ZERO,
     };
-    Fixture::with(Some(merge), UpstreamProfile::new(1000))
+    Fixture::with(merge, UpstreamProfile::new(1000))
 }
 
 /// The queue's error when it has no slot in time.

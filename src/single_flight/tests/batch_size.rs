@@ -11,7 +11,7 @@ use crate::single_flight::BatchConfig;
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_may_be_cut_off_is_followed_by_a_smaller_call_for_all() {
-    let mut fixture = Fixture::with(Some(MERGE), UpstreamProfile::new(0));
+    let mut fixture = Fixture::with(MERGE, UpstreamProfile::new(0));
     let asked = ["a", "b", "c", "d"].map(|id| fixture.ask_for(request(&[id]), caller(id, 300)));
     let calls = fixture.answer_all(rows).await;
     // No answer has been longer than the first, so the second call asks for fewer ids. Nor is it
@@ -63,7 +63,7 @@ async fn calls_wait_for_others_as_long_as_slots_are_scarce_and_only_where_there_
         gather: Some(Duration::from_secs(1)),
         interval: Duration::from_secs(2),
     };
-    let mut fixture = Fixture::with_slots(Some(merge), UpstreamProfile::new(1000), scarcity);
+    let mut fixture = Fixture::with_slots(merge, UpstreamProfile::new(1000), scarcity);
     assert_eq!(gather_delay(&mut fixture, "a", "x", 30).await, Duration::ZERO, "alone");
     assert_eq!(
         gather_delay(&mut fixture, "b", "x", 30).await,
@@ -84,7 +84,7 @@ async fn calls_wait_for_others_as_long_as_slots_are_scarce_and_only_where_there_
     );
     fixture.nothing_is_left().await;
 
-    let mut fixture = Fixture::with(Some(merge), UpstreamProfile::new(1000));
+    let mut fixture = Fixture::with(merge, UpstreamProfile::new(1000));
     for name in ["x", "y", "x"] {
         let waited = gather_delay(&mut fixture, "a", name, 30).await;
         assert_eq!(waited, Duration::ZERO, "slots are plenty");

@@ -14,9 +14,9 @@ use super::fixture::{RecordingSink, caller, failure, predicted_wait, request, ro
 use crate::BoxError;
 use crate::attempt::{Attempt, RetryHint};
 use crate::middleware::{self, Next};
-use crate::scan::{CacheSink, Call, Request, ServedResponse, UpstreamProfile};
+use crate::scan::{CacheSink, Call, Merging, Request, ServedResponse, UpstreamProfile};
 use crate::single_flight::driver::Below;
-use crate::single_flight::{BatchConfig, BatchWhen, Config, Metrics, SingleFlight};
+use crate::single_flight::{BatchConfig, Config, Metrics, SingleFlight};
 use crate::task::Tasks;
 
 /// What else happens.
@@ -64,12 +64,12 @@ fn flights(
     calls: &Arc<AtomicUsize>,
 ) -> (SingleFlight, Next<Call, ServedResponse, BoxError>) {
     let merge = BatchConfig {
-        when: BatchWhen::Always,
+        when: if case.merged { Merging::On } else { Merging::Off },
         max_ids: 9.try_into().unwrap(),
         gather: Duration::ZERO,
     };
     let config = Config {
-        merge: case.merged.then_some(merge),
+        merge,
         attempt: Duration::from_mins(1),
     };
     let cache_sink = Arc::<RecordingSink>::default() as Arc<dyn CacheSink>;

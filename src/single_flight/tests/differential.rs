@@ -19,9 +19,9 @@ use super::fixture::{RecordingSink, caller, predicted_wait};
 use crate::BoxError;
 use crate::attempt::Attempt;
 use crate::middleware;
-use crate::scan::{CacheSink, Call, Endpoint, Headers, Outcome, Request, UpstreamProfile, UpstreamResponse};
+use crate::scan::{CacheSink, Call, Endpoint, Headers, Merging, Outcome, Request, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::driver::Below;
-use crate::single_flight::{BatchConfig, BatchWhen, Config, Metrics, SingleFlight};
+use crate::single_flight::{BatchConfig, Config, Metrics, SingleFlight};
 use crate::task::Tasks;
 
 /// How an upstream may behave.
@@ -209,12 +209,12 @@ async fn run(seed: u64, tally: &mut Tally) {
     });
     let tasks = Tasks::new();
     let merge = BatchConfig {
-        when: BatchWhen::Always,
+        when: Merging::On,
         max_ids: NonZeroUsize::new(rng.random_range(5..20)).unwrap(),
         gather: Duration::from_millis(rng.random_range(0..10)),
     };
     let config = Config {
-        merge: Some(merge),
+        merge,
         attempt: Duration::from_mins(1),
     };
     let single_flight = SingleFlight::new(

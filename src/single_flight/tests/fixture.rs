@@ -16,13 +16,15 @@ use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, RetryHint, Scarcity};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::middleware::{self, Next};
-use crate::scan::{CacheSink, Call, Endpoint, Headers, Request, ServedResponse, UpstreamProfile, UpstreamResponse};
+use crate::scan::{
+    CacheSink, Call, Endpoint, Headers, Merging, Request, ServedResponse, UpstreamProfile, UpstreamResponse,
+};
 use crate::single_flight::driver::Below;
-use crate::single_flight::{BatchConfig, BatchWhen, Config, Metrics, PredictedWait, SingleFlight};
+use crate::single_flight::{BatchConfig, Config, Metrics, PredictedWait, SingleFlight};
 use crate::task::Tasks;
 
 pub(super) const MERGE: BatchConfig = BatchConfig {
-    when: BatchWhen::Always,
+    when: Merging::On,
     max_ids: NonZeroUsize::new(4).unwrap(),
     gather: Duration::ZERO,
 };
@@ -41,23 +43,23 @@ pub(super) struct Fixture {
 
 impl Fixture {
     pub(super) fn new() -> Self {
-        Self::with(None, UpstreamProfile::new(0))
+        let merge = BatchConfig {
+            when: Merging::Off,
+            ..MERGE
+        };
+        Self::with(merge, UpstreamProfile::new(0))
     }
 
     /// Calls take up to four ids, and answers are known to hold a thousand rows.
     pub(super) fn batching() -> Self {
-        Self::with(Some(MERGE), UpstreamProfile::new(1000))
+        Self::with(MERGE, UpstreamProfile::new(1000))
     }
 
-    pub(super) fn with(merge: Option<BatchConfig>, upstream_profile: UpstreamProfile) -> Self {
+    pub(super) fn with(merge: BatchConfig, upstream_profile: UpstreamProfile) -> Self {
         Self::with_slots(merge, upstream_profile, Scarcity::default())
     }
 
-    pub(super) fn with_slots(
-        merge: Option<BatchConfig>,
-        upstream_profile: UpstreamProfile,
-        scarcity: Scarcity,
-    ) -> Self {
+    pub(super) fn with_slots(merge: BatchConfig, upstream_profile: UpstreamProfile, scarcity: Scarcity) -> Self {
         let (send, calls) = mpsc::unbounded_channel();
         let below = service_fn(move |attempt: Attempt| {
             let (reply, answer) = oneshot::channel();

@@ -5,4 +5,5 @@ mod batcher;
 mod cancel;
 mod differential;
 mod fixture;
+mod reload;
 mod single;

@@ -16,7 +16,9 @@ use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 use defender_gateway::testing::attempt::{Attempt, Scarcity};
 use defender_gateway::testing::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::testing::middleware::{Next, layer};
-use defender_gateway::testing::scan::{Call, Endpoint, Request, ServedResponse, UpstreamProfile, UpstreamResponse};
+use defender_gateway::testing::scan::{
+    Call, Endpoint, Merging, Request, ServedResponse, UpstreamProfile, UpstreamResponse,
+};
 use defender_gateway::testing::task::Tasks;
 use defender_gateway::testing::{BoxError, cache, shared_cache, single_flight, store};
 
@@ -164,12 +166,12 @@ impl Replica {
         let member = join(url, options, &tasks, &cache);
         let keep = Arc::new(shared_cache::Publisher::new(member.clone(), Arc::clone(&cache) as _));
         let merge = single_flight::BatchConfig {
-            when: single_flight::BatchWhen::Always,
+            when: if options.merge { Merging::On } else { Merging::Off },
             max_ids: NonZeroUsize::new(100).unwrap(),
             gather: Duration::from_secs(1),
         };
         let flights = single_flight::Config {
-            merge: options.merge.then_some(merge),
+            merge,
             attempt: Duration::from_secs(30),
         };
         let outlook = single_flight::PredictedWait {

@@ -17,7 +17,7 @@ use defender_gateway::testing::caller::{CacheDirectives, Caller, Name, RequestId
 use defender_gateway::testing::clock::Wall;
 use defender_gateway::testing::middleware::{Next, layer};
 use defender_gateway::testing::scan::{
-    CacheSink, Call, Endpoint, Outcome, Request, ServedResponse, Status, UpstreamProfile, UpstreamResponse,
+    CacheSink, Call, Endpoint, Merging, Outcome, Request, ServedResponse, Status, UpstreamProfile, UpstreamResponse,
 };
 use defender_gateway::testing::task::Tasks;
 use defender_gateway::testing::{cache, queue, quota, single_flight, upstream};
@@ -138,14 +138,15 @@ impl StackFixture {
             Sharing::MergeBlind | Sharing::MergeProven => 0,
             _ => 10_000,
         }));
+        let merging = match sharing {
+            Sharing::MergeBlind | Sharing::Merge => Merging::On,
+            Sharing::MergeProven => Merging::Auto,
+            _ => Merging::Off,
+        };
         let defaults = cache::Config::default();
         let config = cache::Config {
             ttl: Duration::from_secs(if sharing >= Sharing::Cache { 30 } else { 0 }),
-            prefetch: match sharing {
-                Sharing::MergeBlind | Sharing::Merge => cache::Prefetch::On,
-                Sharing::MergeProven => cache::Prefetch::Proven,
-                _ => cache::Prefetch::Off,
-            },
+            prefetch: merging,
             ..match stale {
                 StaleAnswers::Allowed => defaults,
                 StaleAnswers::Off => cache::Config {
@@ -159,16 +160,13 @@ impl StackFixture {
         let cache = Arc::new(cache::Cache::new(config, by_id, cache::Metrics::register(registry)));
         // The defaults.
         let merge = single_flight::BatchConfig {
-            when: match sharing {
-                Sharing::MergeProven => single_flight::BatchWhen::Proven,
-                _ => single_flight::BatchWhen::Always,
-            },
+            when: merging,
             max_ids: NonZeroUsize::new(100).unwrap(),
             gather: Duration::from_millis(5),
         };
         let flights = if sharing >= Sharing::SingleFlight {
             let config = single_flight::Config {
-                merge: (sharing >= Sharing::MergeProven).then_some(merge),
+                merge,
                 attempt: ATTEMPT,
             };
             let (scarcity, slots, surplus) = (quota.clone(), quota.clone(), quota.clone());

@@ -1,0 +1,66 @@
+//! Flights that go on with other settings.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tower::{Layer as _, service_fn};
+
+use super::fixture::{MERGE, caller, predicted_wait, request, rows};
+use crate::BoxError;
+use crate::attempt::Attempt;
+use crate::middleware;
+use crate::scan::{CacheSink, Call, Request, StoredRows, UpstreamProfile, UpstreamResponse};
+use crate::single_flight::driver::Below;
+use crate::single_flight::{Config, Metrics, SingleFlight};
+use crate::task::Tasks;
+
+/// Counts how often it was asked for rows that came with other calls.
+#[derive(Debug, Default)]
+struct CountingSink(AtomicUsize);
+
+impl CacheSink for CountingSink {
+    fn keep(&self, _: &Request, _: &UpstreamResponse, _: Instant) -> Option<Duration> {
+        None
+    }
+
+    fn rows_since(&self, _: &Arc<Request>, _: Instant) -> Option<Box<dyn StoredRows>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn flights_use_the_cache_of_the_latest_settings_and_let_go_of_the_one_before() {
+    let config = Config {
+        merge: MERGE,
+        attempt: Duration::from_mins(1),
+    };
+    let (tasks, profile) = (Tasks::new(), Arc::new(UpstreamProfile::new(1000)));
+    let sinks = [Arc::<CountingSink>::default(), Arc::default()];
+    let [before, now] = sinks.clone().map(|sink| sink as Arc<dyn CacheSink>);
+    let wait = predicted_wait(Duration::from_secs(1));
+    let first = SingleFlight::new(
+        config,
+        tasks.clone(),
+        before,
+        Arc::clone(&profile),
+        wait,
+        Metrics::default(),
+    );
+    let second = first.reconfigured(config, now, profile);
+    drop(first);
+    let below = Below::new(service_fn(|attempt: Attempt| async move {
+        Ok::<_, BoxError>(rows(&attempt.request.bind()))
+    }));
+    let flights = middleware::layer(second).layer(below);
+    let (request, caller) = (Arc::new(request(&["a"])), Arc::new(caller("x", 30)));
+    flights.call(Call { request, caller }).await.unwrap();
+    let [before, now] = sinks;
+    assert!(now.0.load(Ordering::Relaxed) > 0, "the present cache is asked");
+    assert_eq!(before.0.load(Ordering::Relaxed), 0, "the former cache is not asked");
+    let former: Weak<_> = Arc::downgrade(&before);
+    drop(before);
+    assert!(former.upgrade().is_none(), "the former cache's memory is free");
+}
