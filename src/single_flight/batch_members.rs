@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::attempt::QueuePosition;
 use crate::caller::Name;
-use crate::scan::{Request, Rows, SharedIds, StoredRows};
+use crate::scan::{Request, Rows, SharedIds};
 use crate::single_flight::batch_split::count_rows;
 use crate::single_flight::batcher::{BatchMember, Batcher, MemberOutcome, MemberResponse, lacking};
 use crate::single_flight::flight::Flight;
@@ -19,43 +19,19 @@ use crate::single_flight::pending::PendingFlights;
 /// How long a member that rejoins may be held up until the profile says whether its rows fit.
 const PROFILE_WAIT: Duration = Duration::from_secs(2);
 
-impl Batcher {
-    /// What other calls have brought for a flight since its last waiter asked, and when that was.
-    fn stored_rows(&self, flight: &Flight) -> Option<(Instant, Box<dyn StoredRows>)> {
-        let since = flight.state().rows_since()?;
-        Some((since, flight.cache_sink().rows_since(flight.request(), since)?))
-    }
-
-    /// The same for the flight whose call leaves now. It makes a call even if nothing is missing.
-    pub(super) fn stored_for_carrier(&self, carrier: &Flight) -> Option<Box<dyn StoredRows>> {
-        let since = carrier.take_rows_since()?;
-        let stored = carrier.cache_sink().rows_since(carrier.request(), since);
-        let stored = stored.filter(|stored| stored.missing().is_some());
-        if stored.is_none() {
-            // It takes no rows of other calls after all.
-            carrier.state().forget_part();
-        }
-        stored
-    }
-
+impl PendingFlights {
     /// Takes members for a call that asks for `own`, in the order of their places, as long as the
     /// batch has room for the ids that they lack. A flight is passed over if one of its ids could
     /// be another spelling of an id in the batch: the upstream might return rows for only one of
     /// the two.
-    pub(super) fn pick(
-        &self,
-        own: &Request,
-        pending: &PendingFlights,
-        most_ids: usize,
-        now: Instant,
-    ) -> Vec<BatchMember> {
+    pub(super) fn pick(&self, own: &Request, most_ids: usize, now: Instant) -> Vec<BatchMember> {
         let mut ids = SharedIds::new(own);
         let mut members = Vec::new();
-        for flight in pending.flights() {
+        for flight in self.flights() {
             let (since, stored) = match ids.more_with(flight.request()) {
                 0 => (None, None),
                 _ if ids.len() >= most_ids => continue,
-                _ => self.stored_rows(flight).unzip(),
+                _ => flight.stored_rows().unzip(),
             };
             let fits = lacking(flight, stored.as_deref()).is_none_or(|lacking| {
                 let more = ids.more_with(lacking);
@@ -75,7 +51,9 @@ impl Batcher {
         }
         members
     }
+}
 
+impl Batcher {
     /// Takes as members the flights that came while a call was under way that asks for all of their
     /// ids: its answer is here.
     pub(super) fn claim_covered(&self, request: &Request, rows: &Rows, asked: Instant) -> Vec<BatchMember> {
@@ -120,7 +98,7 @@ impl Batcher {
         };
         let (mut answered, mut lacking) = (0, Vec::new());
         for (place, flight) in touched {
-            let Some((since, stored)) = self.stored_rows(&flight) else {
+            let Some((since, stored)) = flight.stored_rows() else {
                 continue;
             };
             if let Some(missing) = stored.missing() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::scan::Request;
+use crate::scan::{Request, StoredRows};
 use crate::single_flight::batcher::{Batch, MemberOutcome};
 use crate::single_flight::flight::{Flight, Part, Stage};
 use crate::telemetry::trace;
@@ -115,13 +115,28 @@ impl Flight {
         self.state().batch_role = BatchRole::Carrier(batch);
     }
 
-    /// The same as [`State::rows_since`](super::flight::State::rows_since), for a flight whose call
-    /// leaves now: nobody joins it any more, unless it turns out to take no such rows.
-    pub(super) fn take_rows_since(&self) -> Option<Instant> {
-        let mut state = self.state();
-        let since = state.rows_since()?;
-        state.part = Part::Some;
-        Some(since)
+    /// What other calls have brought for it since its last waiter asked, and when that was.
+    pub(super) fn stored_rows(&self) -> Option<(Instant, Box<dyn StoredRows>)> {
+        let since = self.state().rows_since()?;
+        Some((since, self.cache_sink().rows_since(self.request(), since)?))
+    }
+
+    /// The same for a flight whose call leaves now: nobody joins it any more, unless it turns out to
+    /// take no such rows. It makes a call even if nothing is missing.
+    pub(super) fn stored_for_carrier(&self) -> Option<Box<dyn StoredRows>> {
+        let since = {
+            let mut state = self.state();
+            let since = state.rows_since()?;
+            state.part = Part::Some;
+            since
+        };
+        let stored = self.cache_sink().rows_since(self.request(), since);
+        let stored = stored.filter(|stored| stored.missing().is_some());
+        if stored.is_none() {
+            // It takes no rows of other calls after all.
+            self.state().forget_part();
+        }
+        stored
     }
 
     /// From now on the flight asks for all of its ids.

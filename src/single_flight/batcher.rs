@@ -194,9 +194,9 @@ impl Batcher {
         state.pending[endpoint.index()].clear(|flight| std::ptr::eq(flight, carrier));
         if state.paused_until.is_none_or(|until| until <= now) && self.may_batch(own) {
             let most = self.most_ids(endpoint, &mut state, now);
-            let stored = self.stored_for_carrier(carrier);
+            let stored = carrier.stored_for_carrier();
             let asked = stored.as_ref().and_then(|stored| stored.missing()).unwrap_or(own);
-            let members = self.pick(asked, &state.pending[endpoint.index()], most, now);
+            let members = state.pending[endpoint.index()].pick(asked, most, now);
             state.pending[endpoint.index()].clear(Flight::is_member);
             drop(state);
             self.attach(carrier, stored, members, now);
