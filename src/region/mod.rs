@@ -20,7 +20,6 @@ mod fault;
 mod health;
 mod host;
 mod host_selector;
-mod latency_percentile;
 mod layer;
 mod metrics;
 mod outlier;

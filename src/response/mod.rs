@@ -13,7 +13,6 @@ mod answer;
 mod error_code;
 mod etag;
 mod field;
-mod forwarded;
 mod header_template;
 mod layer;
 mod next_link;
