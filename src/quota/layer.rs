@@ -1,13 +1,12 @@
 //! The layer that pays: every attempt's charge ends here, whatever becomes of the attempt.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::future::ready;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
-use pin_project_lite::pin_project;
 
 use super::permit::Permit;
 use super::throttle_hint::ThrottleHint;
@@ -49,58 +48,42 @@ pub struct Service<S> {
 impl<S> tower::Service<Admitted<Permit>> for Service<S>
 where
     S: tower::Service<Charged, Response = UpstreamResponse, Error = Failure>,
+    S::Future: Send + 'static,
 {
     type Response = UpstreamResponse;
     type Error = Failure;
-    type Future = Paying<S::Future>;
+    type Future = BoxFuture<'static, Result<UpstreamResponse, Failure>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         self.inner.poll_ready(context)
     }
 
+    /// # Cancel safety
+    ///
+    /// Dropped before it was polled, the call costs nothing; later it costs its slot.
     fn call(&mut self, granted: Admitted<Permit>) -> Self::Future {
-        let Admitted { attempt, permit } = granted;
+        let Admitted { attempt, mut permit } = granted;
+        let Some(request) = attempt.request.bind() else {
+            drop(permit);
+            return Box::pin(ready(Err(Failure {
+                delivery: Delivery::NotSent,
+                again: RetryHint::Never,
+                answer: None,
+                source: Box::new(NotNeeded),
+            })));
+        };
         let charged = Charged {
-            request: attempt.request.bind(),
+            request,
             trace: attempt.request.trace(),
             caller: attempt.caller,
             retries: attempt.retries,
         };
-        Paying {
-            answer: self.inner.call(charged),
-            permit: Some(permit),
-            wall: self.wall.clone(),
-        }
-    }
-}
-
-pin_project! {
-    /// A call under way, with what it costs. Dropped before it was polled, it costs nothing.
-    #[derive(Debug)]
-    #[must_use = "futures do nothing unless polled"]
-    pub struct Paying<F> {
-        #[pin]
-        answer: F,
-        permit: Option<Permit>,
-        wall: Wall,
-    }
-}
-
-impl<F> Future for Paying<F>
-where
-    F: Future<Output = Result<UpstreamResponse, Failure>>,
-{
-    type Output = Result<UpstreamResponse, Failure>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if let Some(permit) = this.permit {
+        let answer = self.inner.call(charged);
+        let wall = self.wall.clone();
+        Box::pin(async move {
             permit.leave();
-        }
-        let result = ready!(this.answer.poll(context));
-        Poll::Ready(match this.permit.take() {
-            Some(permit) => end(permit, result, this.wall),
-            None => result,
+            let result = answer.await;
+            end(permit, result, &wall)
         })
     }
 }
@@ -150,6 +133,12 @@ fn with_retry_after(fields: &Headers, pause: Duration) -> Headers {
 #[derive(Debug, thiserror::Error)]
 #[error("the upstream call took longer than its charge is kept")]
 pub struct DeadlineExceeded;
+
+/// Nobody waits for a call of its own any more when its slot comes. Whoever asked knows that, and
+/// no caller sees it.
+#[derive(Debug, thiserror::Error)]
+#[error("the call is not needed any more")]
+pub struct NotNeeded;
 
 /// The upstream's own limiter refused a call.
 #[derive(Debug, thiserror::Error)]

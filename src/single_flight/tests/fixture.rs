@@ -130,7 +130,7 @@ impl Fixture {
             if reply.is_closed() {
                 continue;
             }
-            let request = attempt.request.bind();
+            let request = attempt.request.bind().unwrap();
             self.settled().await;
             calls.push(request.ids().map(str::to_owned).collect());
             reply.send(Ok(answer(&request))).unwrap();
@@ -145,7 +145,7 @@ impl Fixture {
 
     pub(super) async fn nothing_is_left(mut self) {
         self.settled().await;
-        assert!(self.flights.is_empty(), "a flight is still on the board");
+        assert!(self.flights.is_empty(), "a flight is still in the table");
         assert!(self.calls.try_recv().is_err(), "another call was made");
         assert_eq!(self.tasks.len(), 0, "a task is alive");
     }
