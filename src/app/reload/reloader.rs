@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use super::metrics::Outcome;
 use super::{ConfigSource, Configuration, Metrics};
 use crate::app::Error;
 use crate::app::components::Components;
@@ -177,7 +178,7 @@ impl Reloader {
     }
 
     fn tell(&self, applied: &Applied) {
-        self.0.metrics.count("ok");
+        self.0.metrics.count(Outcome::Ok);
         for note in &applied.notes {
             tracing::warn!("{note}");
         }
