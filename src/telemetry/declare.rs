@@ -43,6 +43,7 @@ macro_rules! metrics {
         }
     ) => {
         $(#[$meta])*
+        #[allow(clippy::doc_markdown, reason = "help is plain text")]
         $vis struct $Metrics {
             $($(#[doc = $doc])* $field_vis $field: $type,)+
         }
