@@ -115,11 +115,11 @@ impl History {
     fn record(&self, now: Instant, sources: &Sources) {
         let sample = Sample {
             counts: Figure::ALL.map(|figure| figure.total(sources)),
-            waiting: sources.queues.iter().map(|queue| queue.snapshot().waiting).sum(),
-            remaining: sources.quotas[0]
-                .snapshot()
-                .windows
-                .iter()
+            waiting: sources.queues().map(|queue| queue.snapshot().waiting).sum(),
+            remaining: sources
+                .quotas()
+                .take(1)
+                .flat_map(|quota| quota.snapshot().windows)
                 .map(|window| window.remaining)
                 .collect(),
         };
@@ -183,7 +183,7 @@ impl Figure {
     /// How often it was counted since the start.
     fn total(self, sources: &Sources) -> u64 {
         use scan::Outcome::{Collapsed, Forwarded, Hit, Merged, Stale};
-        let ended = |outcome| sources.count.ended(outcome);
+        let ended = |outcome| sources.context.metrics.count.ended(outcome);
         let served = |outcome| ended(Outcome::Served(outcome));
         match self {
             Self::Memory => served(Hit) + served(Stale),
@@ -194,8 +194,8 @@ impl Figure {
             Self::Invalid => ended(Outcome::Invalid),
             Self::Gone => ended(Outcome::Gone),
             Self::Calls => sources.calls(),
-            Self::CallsById => sources.flights.asked_ids().0,
-            Self::AskedIds => sources.flights.asked_ids().1,
+            Self::CallsById => sources.current().flights().asked_ids().0,
+            Self::AskedIds => sources.current().flights().asked_ids().1,
         }
     }
 }
