@@ -1,10 +1,7 @@
 //! The layer that pays: every attempt's charge ends here, whatever becomes of the attempt.
 
-use std::future::ready;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 
@@ -12,65 +9,30 @@ use super::permit::Permit;
 use super::throttle_hint::ThrottleHint;
 use crate::attempt::{Admitted, Charged, Delivery, Failure, RetryHint};
 use crate::clock::Wall;
+use crate::middleware::{Middleware, Next};
 use crate::scan::{Headers, UpstreamResponse};
 
-/// Wraps a service that makes calls into one that makes paid calls.
+/// Charges each call, and knows from its end what becomes of the charge.
 #[derive(Clone, Debug)]
-pub struct Layer {
-    wall: Wall,
+pub struct Charging {
+    /// For `Retry-After` dates.
+    pub wall: Wall,
 }
 
-impl Layer {
-    /// `wall` is for `Retry-After` dates.
-    pub fn new(wall: Wall) -> Self {
-        Self { wall }
-    }
-}
-
-impl<S> tower::Layer<S> for Layer {
-    type Service = Service<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Service {
-            inner,
-            wall: self.wall.clone(),
-        }
-    }
-}
-
-/// See [`Layer`].
-#[derive(Clone, Debug)]
-pub struct Service<S> {
-    inner: S,
-    wall: Wall,
-}
-
-impl<S> tower::Service<Admitted<Permit>> for Service<S>
-where
-    S: tower::Service<Charged, Response = UpstreamResponse, Error = Failure>,
-    S::Future: Send + 'static,
-{
-    type Response = UpstreamResponse;
-    type Error = Failure;
-    type Future = BoxFuture<'static, Result<UpstreamResponse, Failure>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        self.inner.poll_ready(context)
-    }
-
+impl Middleware<Admitted<Permit>, Next<Charged>> for Charging {
     /// # Cancel safety
     ///
     /// Dropped before it was polled, the call costs nothing; later it costs its slot.
-    fn call(&mut self, granted: Admitted<Permit>) -> Self::Future {
+    async fn call(&self, granted: Admitted<Permit>, next: &Next<Charged>) -> Result<UpstreamResponse, Failure> {
         let Admitted { attempt, mut permit } = granted;
         let Some(request) = attempt.request.bind() else {
             drop(permit);
-            return Box::pin(ready(Err(Failure {
+            return Err(Failure {
                 delivery: Delivery::NotSent,
                 again: RetryHint::Never,
                 answer: None,
                 source: Box::new(NotNeeded),
-            })));
+            });
         };
         let charged = Charged {
             request,
@@ -78,13 +40,9 @@ where
             caller: attempt.caller,
             retries: attempt.retries,
         };
-        let answer = self.inner.call(charged);
-        let wall = self.wall.clone();
-        Box::pin(async move {
-            permit.leave();
-            let result = answer.await;
-            end(permit, result, &wall)
-        })
+        permit.leave();
+        let result = next.call(charged).await;
+        end(permit, result, &self.wall)
     }
 }
 

@@ -80,15 +80,6 @@ pub(super) enum Departure {
     Cancelled,
 }
 
-/// What to do after a failure.
-#[derive(Debug)]
-pub(super) enum Next {
-    /// Call again for this leader.
-    Again(Leader),
-    /// All waiters have their result, or none is left.
-    Over,
-}
-
 impl State {
     /// When the last waiter asked, if rows that have come since may be taken.
     pub(super) fn rows_since(&self) -> Option<Instant> {
@@ -234,8 +225,9 @@ impl Flight {
         }
     }
 
-    /// Hands a failure to the waiters that it concerns, and says how to go on for the others.
-    pub(super) fn fail(&self, error: &Shared, failed: &Leader, now: Instant) -> Next {
+    /// Hands a failure to the waiters that it concerns. Returns the leader for whom the call is made
+    /// again; `None` when all waiters have their result, or none is left.
+    pub(super) fn fail(&self, error: &Shared, failed: &Leader, now: Instant) -> Option<Leader> {
         let mut state = self.state();
         let leader = state.waiters.leader_id();
         let departed = matches!(state.stage, Stage::Departed(_));
@@ -263,15 +255,15 @@ impl Flight {
         for (_, waiter) in told {
             let _ = waiter.sender.send(Err(error.clone()));
         }
-        if let Some(leader) = state.waiters.elect_leader() {
+        let leader = state.waiters.elect_leader();
+        state.stage = match leader {
             // Departed → Waiting: the next call leaves later, so requests with `no-cache` may join
             // again.
-            state.stage = Stage::Waiting;
-            return Next::Again(leader);
-        }
-        // Any → Over: all waiters have the failure or had left.
-        state.stage = Stage::Over;
-        Next::Over
+            Some(_) => Stage::Waiting,
+            // Any → Over: all waiters have the failure or had left.
+            None => Stage::Over,
+        };
+        leader
     }
 
     /// Drops all waiters; they get [`FlightDropped`](crate::single_flight::FlightDropped).
