@@ -72,7 +72,7 @@ impl Plan {
                 quota: settings::quota(config, attempt)?,
                 queue: settings::queue(config),
             },
-            token: settings::token(&config.credentials)?,
+            token: settings::token(&config.credentials),
             net,
             regions,
             attempt,

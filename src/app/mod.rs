@@ -12,7 +12,6 @@ mod gateway;
 mod history;
 mod hot_swap;
 mod merge_memory;
-mod merge_status;
 mod one_shot_client;
 mod problems;
 mod quotas;

@@ -20,10 +20,22 @@ pub struct Charging {
 }
 
 impl Middleware<Admitted<Permit>, Next<Charged>> for Charging {
+    /// # Cancel safety
+    ///
+    /// Dropped before it was polled, the call costs nothing; later it costs its slot.
     async fn call(&self, granted: Admitted<Permit>, next: &Next<Charged>) -> Result<UpstreamResponse, Failure> {
         let Admitted { attempt, mut permit } = granted;
+        let Some(request) = attempt.request.bind() else {
+            drop(permit);
+            return Err(Failure {
+                delivery: Delivery::NotSent,
+                again: RetryHint::Never,
+                answer: None,
+                source: Box::new(NotNeeded),
+            });
+        };
         let charged = Charged {
-            request: attempt.request.bind(),
+            request,
             trace: attempt.request.trace(),
             caller: attempt.caller,
             retries: attempt.retries,
@@ -79,6 +91,12 @@ fn with_retry_after(fields: &Headers, pause: Duration) -> Headers {
 #[derive(Debug, thiserror::Error)]
 #[error("the upstream call took longer than its charge is kept")]
 pub struct DeadlineExceeded;
+
+/// Nobody waits for a call of its own any more when its slot comes. Whoever asked knows that, and
+/// no caller sees it.
+#[derive(Debug, thiserror::Error)]
+#[error("the call is not needed any more")]
+pub struct NotNeeded;
 
 /// The upstream's own limiter refused a call.
 #[derive(Debug, thiserror::Error)]

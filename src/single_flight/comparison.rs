@@ -23,9 +23,9 @@ struct ComparisonRequest {
 }
 
 impl LateBoundRequest for ComparisonRequest {
-    fn bind(&self) -> Arc<Request> {
+    fn bind(&self) -> Option<Arc<Request>> {
         self.upstream_profile.merge_evidence().record_call(&self.comparison);
-        Arc::clone(&self.comparison.request)
+        Some(Arc::clone(&self.comparison.request))
     }
 
     fn payer(&self) -> Payer {

@@ -69,6 +69,18 @@ pub(super) enum Stage {
     Over,
 }
 
+/// What becomes of a slot that a flight has been granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// The flight's first attempt leaves, in no batch yet: it may take members now.
+    First,
+    /// Another attempt leaves, or one of a flight that shares no calls any more.
+    Repeated,
+    /// The flight needs no call of its own: another flight's call has taken it along in this
+    /// moment, or its last waiter has left.
+    Cancelled,
+}
+
 impl State {
     /// When the last waiter asked, if rows that have come since may be taken.
     pub(super) fn rows_since(&self) -> Option<Instant> {
@@ -271,12 +283,14 @@ impl Flight {
 }
 
 impl LateBoundRequest for Flight {
-    fn bind(&self) -> Arc<Request> {
+    fn bind(&self) -> Option<Arc<Request>> {
         if let Some(batcher) = &self.batcher {
             return batcher.start(self);
         }
-        self.start(Instant::now());
-        self.request_to_send()
+        match self.start(Instant::now()) {
+            Departure::First | Departure::Repeated => Some(self.request_to_send()),
+            Departure::Cancelled => None,
+        }
     }
 
     fn queues(&self, place: QueuePosition, start: Instant) {
@@ -292,6 +306,10 @@ impl LateBoundRequest for Flight {
     fn cost_sharers(&self) -> Option<Vec<Name>> {
         let (mut names, members) = {
             let state = self.state();
+            if matches!(state.batch_role, BatchRole::Member(_)) {
+                // The carrier's slot answers it too, and its waiters pay for that one.
+                return Some(Vec::new());
+            }
             (state.waiters.names(), state.batch_role.members())
         };
         for member in members {

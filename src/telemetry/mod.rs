@@ -4,6 +4,7 @@
 //! exports them. Invariant: nothing in here ever sees a header field (except those of W3C Trace
 //! Context), a body, a token or a secret.
 
+mod declare;
 mod json_line;
 pub mod log;
 pub mod metrics;
@@ -14,4 +15,5 @@ pub mod trace;
 mod exposition;
 mod families;
 
+pub(crate) use declare::{Counters, Gauges, LabelValue, metrics};
 pub(crate) use named_enum::named_enum;

@@ -117,7 +117,7 @@ impl TokenLimiters {
     }
 
     /// The queues for the gateway's own token, likewise.
-    pub fn queues(&self) -> impl ExactSizeIterator<Item = &queue::Queue<quota::Quota>> {
+    pub fn queues(&self) -> impl DoubleEndedIterator<Item = &queue::Queue<quota::Quota>> {
         self.0.own.iter().map(|limiter| &limiter.queue)
     }
 

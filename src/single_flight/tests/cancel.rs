@@ -40,7 +40,7 @@ fn below(case: Case, calls: &Arc<AtomicUsize>) -> Below {
             for _ in 0..3 {
                 yield_now().await;
             }
-            let request = attempt.request.bind();
+            let request = attempt.request.bind().unwrap();
             calls.fetch_add(1, Ordering::Relaxed);
             let for_leader = request.ids().any(|id| id == "a");
             let is_first = for_leader && leaders.fetch_add(1, Ordering::Relaxed) == 0;

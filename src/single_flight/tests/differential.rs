@@ -195,7 +195,7 @@ async fn run(seed: u64, tally: &mut Tally) {
         let (slots, calls, failing) = (Arc::clone(&slots), Arc::clone(&made), Arc::clone(&failing));
         async move {
             let _slot = slots.acquire().await?;
-            let request = attempt.request.bind();
+            let request = attempt.request.bind().unwrap();
             sleep(Duration::from_millis(100)).await;
             calls.fetch_add(1, Ordering::Relaxed);
             if failing.lock().unwrap().random_ratio(1, 100) {

@@ -134,7 +134,7 @@ impl Fixture {
             if reply.is_closed() {
                 continue;
             }
-            let request = attempt.request.bind();
+            let request = attempt.request.bind().unwrap();
             self.settled().await;
             calls.push(request.ids().map(str::to_owned).collect());
             reply.send(Ok(answer(&request))).unwrap();
@@ -151,7 +151,7 @@ impl Fixture {
         self.settled().await;
         assert!(
             self.single_flight.flight_table.len() == 0,
-            "a flight is still on the board"
+            "a flight is still in the table"
         );
         assert!(self.calls.try_recv().is_err(), "another call was made");
         assert_eq!(self.tasks.len(), 0, "a task is alive");

@@ -75,7 +75,7 @@ impl Upstream {
     }
 
     async fn call(self, attempt: Attempt) -> Result<UpstreamResponse, BoxError> {
-        let request = attempt.request.bind();
+        let request = attempt.request.bind().unwrap();
         let ids: Vec<String> = request.ids().map(Into::into).collect();
         self.0.calls.lock().unwrap().push(ids.clone());
         let mut gate = self.0.gate.subscribe();
