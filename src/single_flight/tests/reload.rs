@@ -52,7 +52,7 @@ async fn flights_use_the_cache_of_the_latest_settings_and_let_go_of_the_one_befo
     let second = first.reconfigured(config, now, profile);
     drop(first);
     let below = Below::new(service_fn(|attempt: Attempt| async move {
-        Ok::<_, BoxError>(rows(&attempt.request.bind()))
+        Ok::<_, BoxError>(rows(&attempt.request.bind().unwrap()))
     }));
     let flights = middleware::layer(second).layer(below);
     let (request, caller) = (Arc::new(request(&["a"])), Arc::new(caller("x", 30)));
