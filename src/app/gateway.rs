@@ -110,7 +110,7 @@ impl Gateway {
         let per_call = PerCallGauges::register(registry.root());
         let stop = CancellationToken::new();
         let mode = registry.mode();
-        let health = admin::Health::new(status.checks());
+        let health = admin::Health::default();
         let view = view(config, registry, (status, per_call), health.clone(), stop.clone());
         let admin = AdminThread::start(settings::admin_listener(config, machine), admin::Admin::new(view))?;
         Ok(Self {
@@ -235,6 +235,7 @@ fn view(
     let current = Arc::clone(&status.sources.current);
     let quit: Arc<dyn Fn() + Send + Sync> = Arc::new(move || stop.cancel());
     let history = status.history.clone();
+    let checks = status.checks();
     let (shown, scraped) = (status.clone(), status);
     admin::View {
         status: {
@@ -257,6 +258,7 @@ fn view(
             })
         },
         health,
+        checks: Arc::new(checks),
         openapi: server::OPENAPI.into(),
         named: Arc::new(move |host, peer| current.load().guard.hosts().accept(host, peer)),
         quit: config.admin.quit.then_some(quit),
