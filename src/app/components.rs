@@ -139,7 +139,7 @@ impl Components {
             &upstream_profile,
             flight_metrics,
         );
-        let calls = upstream::Metrics::register(root, regions.part.labels());
+        let calls = upstream::Metrics::register(root).of_regions(regions.part.labels());
         let made = Self {
             fair_use: context.fair_use(config),
             read: server::read::Layer::new(settings::read(config, &context.memory.shares)),
