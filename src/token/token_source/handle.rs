@@ -43,9 +43,9 @@ impl TokenSource {
         let shared = Arc::new(Shared::default());
         // From the start: requests that come before the task has begun wait for it.
         shared.state().asking = true;
-        let (changed, changes) = watch::channel(());
+        let (sender, changes) = watch::channel(());
         let sign_in = SignIn::new(config, exchange, imds_exchange, wall);
-        let upkeep = Refresher::new(sign_in, Arc::clone(&shared), changed, metrics);
+        let upkeep = Refresher::new(sign_in, Arc::clone(&shared), sender, metrics);
         tasks.spawn_upkeep("token", upkeep.run());
         Self { kind, shared, changes }
     }
