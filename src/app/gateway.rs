@@ -13,7 +13,7 @@ use super::environment::HostEnvironment;
 use super::history::{History, PerCallGauges};
 use super::hot_swap::Swap;
 use super::problems::Problems;
-use super::reload::{self, ConfigSource, Next, Reloader};
+use super::reload::{ConfigSource, Next, Reloader};
 use super::settings;
 use super::sources::Sources;
 use super::status::Status;
@@ -91,7 +91,7 @@ impl Gateway {
             .map_err(Error::of("the data listener"))?;
         let context = built.context.clone();
         announce(&built, machine);
-        let (reloader, next) = Reloader::new(built, reload::Metrics::register(registry.root()));
+        let (reloader, next) = Reloader::new(built, registry.root());
         let connections = data.connections();
         registry.root().register_collector(Box::new(connections.clone()));
         let sources = Arc::new(Sources {
