@@ -29,6 +29,6 @@ pub use gateway::{Ended, Error, Gateway};
 pub use merge_memory::remembered_merging;
 pub use one_shot_client::{NoAnswer, OneShotClient};
 pub use reload::{Applied, ConfigSource, ReloadError, Reloader};
-pub use request_memory::Layer as RequestMemoryLayer;
+pub use request_memory::RequestMemory;
 pub use settings::ledger;
-pub use token_limiters::Layer as TokenLimiterLayer;
+pub use token_limiters::TokenLimiters;

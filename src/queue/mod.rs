@@ -42,6 +42,5 @@ pub use caller_limit::{CallerLimiter, Layer as CallerLimitLayer};
 pub use config::{Config, Weights};
 pub use fair_queue::{PermitSource, Queue};
 pub use fair_scheduler::{FairScheduler, Ticket};
-pub use layer::Layer;
 pub use metrics::Metrics;
 pub use refused::{Reason, Refused, Wait};

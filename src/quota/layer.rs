@@ -1,107 +1,48 @@
 //! The layer that pays: every attempt's charge ends here, whatever becomes of the attempt.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
-use pin_project_lite::pin_project;
 
 use super::permit::Permit;
 use super::throttle_hint::ThrottleHint;
 use crate::attempt::{Admitted, Charged, Delivery, Failure, RetryHint};
 use crate::clock::Wall;
+use crate::middleware::{Middleware, Next};
 use crate::scan::{Headers, UpstreamResponse};
 
-/// Wraps a service that makes calls into one that makes paid calls.
+/// Charges each call, and knows from its end what becomes of the charge.
 #[derive(Clone, Debug)]
-pub struct Layer {
-    wall: Wall,
+pub struct Charging {
+    /// For `Retry-After` dates.
+    pub wall: Wall,
 }
 
-impl Layer {
-    /// `wall` is for `Retry-After` dates.
-    pub fn new(wall: Wall) -> Self {
-        Self { wall }
-    }
-}
-
-impl<S> tower::Layer<S> for Layer {
-    type Service = Service<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Service {
-            inner,
-            wall: self.wall.clone(),
-        }
-    }
-}
-
-/// See [`Layer`].
-#[derive(Clone, Debug)]
-pub struct Service<S> {
-    inner: S,
-    wall: Wall,
-}
-
-impl<S> tower::Service<Admitted<Permit>> for Service<S>
-where
-    S: tower::Service<Charged, Response = UpstreamResponse, Error = Failure>,
-{
-    type Response = UpstreamResponse;
-    type Error = Failure;
-    type Future = Paying<S::Future>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, granted: Admitted<Permit>) -> Self::Future {
-        let Admitted { attempt, permit } = granted;
+impl Middleware<Admitted<Permit>, Next<Charged>> for Charging {
+    /// # Cancel safety
+    ///
+    /// Dropped before it was polled, the call costs nothing; later it costs its slot.
+    async fn call(&self, granted: Admitted<Permit>, next: &Next<Charged>) -> Result<UpstreamResponse, Failure> {
+        let Admitted { attempt, mut permit } = granted;
+        let Some(request) = attempt.request.bind() else {
+            drop(permit);
+            return Err(Failure {
+                delivery: Delivery::NotSent,
+                again: RetryHint::Never,
+                answer: None,
+                source: Box::new(NotNeeded),
+            });
+        };
         let charged = Charged {
-            request: attempt.request.bind(),
+            request,
             trace: attempt.request.trace(),
             caller: attempt.caller,
             retries: attempt.retries,
         };
-        Paying {
-            answer: self.inner.call(charged),
-            permit: Some(permit),
-            wall: self.wall.clone(),
-        }
-    }
-}
-
-pin_project! {
-    /// A call under way, with what it costs. Dropped before it was polled, it costs nothing.
-    #[derive(Debug)]
-    #[must_use = "futures do nothing unless polled"]
-    pub struct Paying<F> {
-        #[pin]
-        answer: F,
-        permit: Option<Permit>,
-        wall: Wall,
-    }
-}
-
-impl<F> Future for Paying<F>
-where
-    F: Future<Output = Result<UpstreamResponse, Failure>>,
-{
-    type Output = Result<UpstreamResponse, Failure>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if let Some(permit) = this.permit {
-            permit.leave();
-        }
-        let result = ready!(this.answer.poll(context));
-        Poll::Ready(match this.permit.take() {
-            Some(permit) => end(permit, result, this.wall),
-            None => result,
-        })
+        permit.leave();
+        let result = next.call(charged).await;
+        end(permit, result, &self.wall)
     }
 }
 
@@ -150,6 +91,12 @@ fn with_retry_after(fields: &Headers, pause: Duration) -> Headers {
 #[derive(Debug, thiserror::Error)]
 #[error("the upstream call took longer than its charge is kept")]
 pub struct DeadlineExceeded;
+
+/// Nobody waits for a call of its own any more when its slot comes. Whoever asked knows that, and
+/// no caller sees it.
+#[derive(Debug, thiserror::Error)]
+#[error("the call is not needed any more")]
+pub struct NotNeeded;
 
 /// The upstream's own limiter refused a call.
 #[derive(Debug, thiserror::Error)]

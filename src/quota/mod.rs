@@ -41,7 +41,7 @@ mod window;
 
 pub use config::{Config, Limit, Pacing, UnknownPast};
 pub use forecast::Forecast;
-pub use layer::{DeadlineExceeded, Layer};
+pub use layer::{Charging, DeadlineExceeded};
 pub use ledger::{Availability, Ledger};
 pub use metrics::Metrics;
 pub use pace_state::PaceState;

@@ -1,13 +1,10 @@
-//! The tower layer and service of the shared cache.
+//! The shared cache as a layer.
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use futures_util::future::{BoxFuture, Either};
 use http::StatusCode;
 use tokio::time::{Instant, sleep_until};
-use tower::{Service, ServiceExt as _};
 
 use super::backend::{Backend, Found, LookupMode, LookupReply};
 use super::lookup::{LookupOutcome, Via, lookup};
@@ -17,6 +14,7 @@ use super::waiters::{LeaseEvent, Waiters, listen};
 use super::write_queue::{WriteQueue, run_writer};
 use super::{Config, Metrics};
 use crate::BoxError;
+use crate::middleware::{Middleware, Next};
 use crate::scan::{self, Call, Request, ResponseKind, ServedResponse, Status};
 use crate::task::Tasks;
 
@@ -123,97 +121,46 @@ pub struct Snapshot {
     pub unreadable: u64,
 }
 
-/// Puts the shared cache in front of a service.
-#[derive(Clone, Debug)]
-pub struct Layer(Option<SharedCache>);
-
-impl Layer {
-    /// Shares answers through `shared_cache`.
-    pub fn new(shared_cache: SharedCache) -> Self {
-        Self(Some(shared_cache))
-    }
-
-    /// Shares nothing.
-    pub fn off() -> Self {
-        Self(None)
-    }
-}
-
-impl<S> tower::Layer<S> for Layer {
-    type Service = SharedCacheService<S>;
-
-    fn layer(&self, inner: S) -> SharedCacheService<S> {
-        SharedCacheService {
-            shared_cache: self.0.clone(),
-            inner,
-        }
-    }
-}
-
-/// Answers from the store, waits for another replica's call, or calls the service below, which must
-/// always be ready.
-#[derive(Clone, Debug)]
-pub struct SharedCacheService<S> {
-    shared_cache: Option<SharedCache>,
-    inner: S,
-}
-
-impl<S> Service<Call> for SharedCacheService<S>
-where
-    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = ServedResponse;
-    type Error = BoxError;
-    type Future = Either<S::Future, BoxFuture<'static, Result<ServedResponse, BoxError>>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context)
-    }
-
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves the lookup to the other requests, and gives the lease back if
-    /// there are none.
-    fn call(&mut self, call: Call) -> Self::Future {
-        // The caller wants a fresher answer, or one that no other caller may see.
-        let own = call.caller.cache_directives.no_cache || call.request.token_id().is_some();
-        match &self.shared_cache {
-            Some(shared_cache) if !own => Either::Right(Box::pin(run(shared_cache.clone(), self.inner.clone(), call))),
-            _ => Either::Left(self.inner.call(call)),
-        }
-    }
-}
-
-async fn run<S>(shared_cache: SharedCache, below: S, call: Call) -> Result<ServedResponse, BoxError>
-where
-    S: Service<Call, Response = ServedResponse, Error = BoxError>,
-{
-    let metrics = &shared_cache.0.metrics;
-    match shared_cache.lookup(&call).await {
-        LookupOutcome::Found(found, via) if found.suits(&call.caller.cache_directives, Instant::now()) => {
-            metrics.record_lookup(match via {
-                Via::Look => LookupResult::Hit,
-                Via::Wait => LookupResult::Followed,
-            });
-            Ok(served(&found, via, Instant::now()))
-        }
-        LookupOutcome::Led(lease) => {
-            metrics.record_lookup(LookupResult::Led);
-            let endpoint = call.request.endpoint();
-            let result = below.oneshot(call).await;
-            // If the answer was stored, writing it ends the lease. An error may concern this caller
-            // only, while the call goes on for the other waiters.
-            if let Ok(served) = &result {
-                let is_rows = served.answer.status == StatusCode::OK
-                    && (served.status.stored || ResponseKind::of(endpoint, &served.answer).is_answer());
-                lease.end(if is_rows { LeaseEvent::Alone } else { LeaseEvent::Failed });
+/// Answers from the store, waits for another replica's call, or calls the service below. `None`
+/// shares nothing.
+///
+/// # Cancel safety
+///
+/// Dropping the future leaves the lookup to the other requests, and gives the lease back if there
+/// are none.
+impl Middleware<Call, Next<Call, ServedResponse, BoxError>, ServedResponse, BoxError> for Option<SharedCache> {
+    async fn call(&self, call: Call, next: &Next<Call, ServedResponse, BoxError>) -> Result<ServedResponse, BoxError> {
+        // Otherwise the caller wants a fresher answer, or one that no other caller may see.
+        let may_share = !call.caller.cache_directives.no_cache && call.request.token_id().is_none();
+        let Some(shared_cache) = self.as_ref().filter(|_| may_share) else {
+            return next.call(call).await;
+        };
+        let metrics = &shared_cache.0.metrics;
+        match shared_cache.lookup(&call).await {
+            LookupOutcome::Found(found, via) if found.suits(&call.caller.cache_directives, Instant::now()) => {
+                metrics.record_lookup(match via {
+                    Via::Look => LookupResult::Hit,
+                    Via::Wait => LookupResult::Followed,
+                });
+                Ok(served(&found, via, Instant::now()))
             }
-            result
-        }
-        LookupOutcome::Found(..) | LookupOutcome::Alone => {
-            metrics.record_lookup(LookupResult::Alone);
-            below.oneshot(call).await
+            LookupOutcome::Led(lease) => {
+                metrics.record_lookup(LookupResult::Led);
+                let endpoint = call.request.endpoint();
+                let result = next.call(call).await;
+                // If the answer was stored, writing it ends the lease. An error may concern this caller
+                // only, while the call goes on for the other waiters.
+                if let Ok(served) = &result {
+                    let is_rows = served.answer.status == StatusCode::OK
+                        && (served.status.stored || ResponseKind::of(endpoint, &served.answer).is_answer());
+                    lease.end(if is_rows { LeaseEvent::Alone } else { LeaseEvent::Failed });
+                }
+                result
+            }
+            LookupOutcome::Found(..) | LookupOutcome::Alone => {
+                metrics.record_lookup(LookupResult::Alone);
+                next.call(call).await
+            }
         }
     }
 }

@@ -10,11 +10,12 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, sleep};
 use tower::util::BoxCloneService;
-use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
+use tower::{BoxError, Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
 
-use defender_gateway::testing::attempt::{Attempt, Charged, Failure, QueuePosition, Retries};
+use defender_gateway::testing::attempt::{Attempt, Charged, QueuePosition, Retries};
 use defender_gateway::testing::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::testing::clock::Wall;
+use defender_gateway::testing::middleware::{Next, layer};
 use defender_gateway::testing::scan::{
     CacheSink, Call, Endpoint, Outcome, Request, ServedResponse, Status, UpstreamProfile, UpstreamResponse,
 };
@@ -127,9 +128,11 @@ impl StackFixture {
             queue::Metrics::register(registry),
         );
         let (down, arrivals) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let paid = quota::Layer::new(Wall::system()).layer(upstream(layout, tenant, &down, &arrivals));
-        let paid = upstream::RetryLayer.layer(queue::Layer::new(queue.clone()).layer(paid));
-        let paid = BoxCloneService::new(paid);
+        let paid = ServiceBuilder::new()
+            .layer(layer(upstream::Retry))
+            .layer(layer(queue.clone()))
+            .layer(layer(quota::Charging { wall: Wall::system() }))
+            .service(upstream(layout, tenant, &down, &arrivals));
 
         let upstream_profile = Arc::new(UpstreamProfile::new(match sharing {
             Sharing::MergeBlind | Sharing::MergeProven => 0,
@@ -178,8 +181,9 @@ impl StackFixture {
             let keep = Arc::clone(&cache) as Arc<dyn CacheSink>;
             let metrics = single_flight::Metrics::register(registry);
             let profile = Arc::clone(&upstream_profile);
-            let layer = single_flight::Layer::new(config, tasks.clone(), keep, profile, outlook, metrics);
-            BoxCloneService::new(layer.layer(paid))
+            let tasks = tasks.clone();
+            let flights = single_flight::SingleFlight::new(config, tasks, keep, profile, outlook, metrics);
+            layer(flights).layer(paid)
         } else {
             each_for_itself(paid, Arc::clone(&cache))
         };
@@ -232,10 +236,10 @@ fn quota(limits: &[(u32, u64)], registry: &mut Registry) -> quota::Quota {
 
 /// What stands in for the flights when nothing is joined.
 fn each_for_itself(
-    paid: BoxCloneService<Attempt, UpstreamResponse, BoxError>,
+    paid: Next<Attempt, UpstreamResponse, BoxError>,
     cache: Arc<cache::Cache>,
-) -> BoxCloneService<Call, ServedResponse, BoxError> {
-    BoxCloneService::new(service_fn(move |call: Call| {
+) -> Next<Call, ServedResponse, BoxError> {
+    Next::new(service_fn(move |call: Call| {
         let (paid, cache) = (paid.clone(), Arc::clone(&cache));
         async move {
             let asked = Instant::now();
@@ -265,9 +269,9 @@ fn upstream(
     tenant: Tenant,
     down: &Arc<AtomicBool>,
     arrivals: &Arc<Mutex<Vec<Arrival>>>,
-) -> BoxCloneService<Charged, UpstreamResponse, Failure> {
+) -> Next<Charged> {
     let (down, arrivals) = (Arc::clone(down), Arc::clone(arrivals));
-    BoxCloneService::new(service_fn(move |call: Charged| {
+    Next::new(service_fn(move |call: Charged| {
         let good = !down.load(Ordering::Relaxed);
         arrivals.lock().unwrap().push(Arrival {
             at: Instant::now(),
