@@ -1,7 +1,6 @@
 //! Whether the gateway has started, and whether it wants requests.
 
 use crate::telemetry::named_enum;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -31,27 +30,14 @@ pub struct Check {
     pub text: String,
 }
 
-type Checks = Arc<dyn Fn() -> Vec<Check> + Send + Sync>;
-
-/// The gateway's state. Clones share it.
-#[derive(Clone)]
-pub struct Health {
-    state: Arc<AtomicU8>,
-    checks: Checks,
-}
+/// The gateway's state, [`State::Starting`] at first. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<AtomicU8>);
 
 impl Health {
-    /// Starts in [`State::Starting`]. `checks` must be quick and must not block.
-    pub fn new(checks: impl Fn() -> Vec<Check> + Send + Sync + 'static) -> Self {
-        Self {
-            state: Arc::new(AtomicU8::new(State::Starting as u8)),
-            checks: Arc::new(checks),
-        }
-    }
-
     /// The state now.
     pub fn state(&self) -> State {
-        match self.state.load(Ordering::Acquire) {
+        match self.0.load(Ordering::Acquire) {
             0 => State::Starting,
             1 => State::Ready,
             _ => State::Draining,
@@ -60,24 +46,12 @@ impl Health {
 
     /// Every listener accepts. Without effect once draining has begun: there is no way back.
     pub fn set_ready(&self) {
-        self.state.fetch_max(State::Ready as u8, Ordering::AcqRel);
+        self.0.fetch_max(State::Ready as u8, Ordering::AcqRel);
     }
 
     /// The gateway stops.
     pub fn set_draining(&self) {
-        self.state.fetch_max(State::Draining as u8, Ordering::AcqRel);
-    }
-
-    pub(super) fn checks(&self) -> Vec<Check> {
-        (self.checks)()
-    }
-}
-
-impl fmt::Debug for Health {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Health")
-            .field("state", &self.state())
-            .finish_non_exhaustive()
+        self.0.fetch_max(State::Draining as u8, Ordering::AcqRel);
     }
 }
 
@@ -87,7 +61,7 @@ mod tests {
 
     #[test]
     fn the_state_only_moves_on() {
-        let health = Health::new(Vec::new);
+        let health = Health::default();
         assert_eq!(health.state(), State::Starting);
         health.set_ready();
         assert_eq!(health.state(), State::Ready);

@@ -117,7 +117,7 @@ impl Admin {
         if !is_verbose(query) {
             return text(status, state.as_str());
         }
-        let lines = self.view.health.checks().into_iter().map(|check| {
+        let lines = (self.view.checks)().into_iter().map(|check| {
             let mark = if check.ok { '+' } else { '-' };
             format!("[{mark}] {}: {}\n", check.name, check.text)
         });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Health;
+use super::{Check, Health};
 use crate::server::Peer;
 use crate::server::guard::Host;
 use crate::telemetry::metrics::Exposition;
@@ -19,6 +19,8 @@ pub type Named = dyn Fn(&Host, Option<&Peer>) -> bool + Send + Sync;
 pub struct View {
     /// For the probes.
     pub health: Health,
+    /// For `?verbose`.
+    pub checks: Arc<dyn Fn() -> Vec<Check> + Send + Sync>,
     /// For `/status`; without secrets.
     pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// For `/history`: what happened in the last hour, in steps.

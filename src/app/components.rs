@@ -6,7 +6,6 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
-use super::config_diff::Changes;
 use super::context::{Memory, SharedContext, SharedMetrics, keep};
 use super::environment::HostEnvironment;
 use super::quotas::open_quotas;
@@ -14,7 +13,7 @@ use super::supervised::{BackgroundTasks, Supervised};
 use super::token_limiters::{self, TokenLimiters};
 use super::{Error, settings};
 use crate::clock::Wall;
-use crate::config::{self, Resolved};
+use crate::config::{self, Key, Resolved, keys};
 use crate::task::Tasks;
 use crate::telemetry::trace::{self, Exporter, Tracer};
 use crate::{
@@ -139,7 +138,7 @@ impl Components {
             &upstream_profile,
             flight_metrics,
         );
-        let calls = upstream::Metrics::register(root, regions.part.labels());
+        let calls = upstream::Metrics::register(root).of_regions(regions.part.labels());
         let made = Self {
             fair_use: context.fair_use(config),
             read: server::read::Layer::new(settings::read(config, &context.memory.shares)),
@@ -330,4 +329,28 @@ fn traces(config: &Resolved, net: &net::Client, wall: &Wall, root: &mut Registry
     };
     let metrics = trace::Metrics::register(root);
     Exporter::start(collector, net.clone(), wall.clone(), metrics)
+}
+
+/// The keys that differ between two configurations.
+struct Changes(Vec<&'static Key>);
+
+impl Changes {
+    fn between(old: &Resolved, new: &Resolved) -> Self {
+        Self(old.settings.changed(&new.settings))
+    }
+
+    /// Whether one of these keys has changed.
+    fn any(&self, paths: &[&str]) -> bool {
+        for path in paths {
+            debug_assert!(keys().any(|key| key.path() == *path), "no key {path}");
+        }
+        self.0.iter().any(|key| paths.contains(&key.path().as_str()))
+    }
+
+    /// Whether the gateway signs in differently.
+    fn sign_in(&self) -> bool {
+        let mut credentials = self.0.iter().filter(|key| key.section == "credentials");
+        // The cloud says where, and for what.
+        self.any(&["defender.cloud"]) || credentials.any(|key| key.name != "passthrough")
+    }
 }

@@ -13,7 +13,7 @@ use super::environment::HostEnvironment;
 use super::history::{History, PerCallGauges};
 use super::hot_swap::Swap;
 use super::problems::Problems;
-use super::reload::{self, ConfigSource, Next, Reloader};
+use super::reload::{ConfigSource, Next, Reloader};
 use super::settings;
 use super::sources::Sources;
 use super::status::Status;
@@ -91,7 +91,7 @@ impl Gateway {
             .map_err(Error::of("the data listener"))?;
         let context = built.context.clone();
         announce(&built, machine);
-        let (reloader, next) = Reloader::new(built, reload::Metrics::register(registry.root()));
+        let (reloader, next) = Reloader::new(built, registry.root());
         let connections = data.connections();
         registry.root().register_collector(Box::new(connections.clone()));
         let sources = Arc::new(Sources {
@@ -110,7 +110,7 @@ impl Gateway {
         let per_call = PerCallGauges::register(registry.root());
         let stop = CancellationToken::new();
         let mode = registry.mode();
-        let health = admin::Health::new(status.checks());
+        let health = admin::Health::default();
         let view = view(config, registry, (status, per_call), health.clone(), stop.clone());
         let admin = AdminThread::start(settings::admin_listener(config, machine), admin::Admin::new(view))?;
         Ok(Self {
@@ -235,6 +235,7 @@ fn view(
     let current = Arc::clone(&status.sources.current);
     let quit: Arc<dyn Fn() + Send + Sync> = Arc::new(move || stop.cancel());
     let history = status.history.clone();
+    let checks = status.checks();
     let (shown, scraped) = (status.clone(), status);
     admin::View {
         status: {
@@ -257,6 +258,7 @@ fn view(
             })
         },
         health,
+        checks: Arc::new(checks),
         openapi: server::OPENAPI.into(),
         named: Arc::new(move |host, peer| current.load().guard.hosts().accept(host, peer)),
         quit: config.admin.quit.then_some(quit),

@@ -5,7 +5,6 @@
 mod admin_thread;
 mod checks;
 mod components;
-mod config_diff;
 mod context;
 mod environment;
 mod gateway;

@@ -5,22 +5,25 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Registry;
 
 use crate::cache::memory_store::Entries;
-use crate::telemetry::named_enum;
+use crate::telemetry::{Counters, metrics, named_enum};
 
-/// The cache's counters. Clones count together.
-#[derive(Clone, Debug)]
-pub struct Metrics {
-    /// One counter for each [`Lookup`], resolved once, so that a hit need not look up its counter.
-    counters: [Counter; Lookup::ALL.len()],
-    prefetched: Prefetched,
-    size: Size,
+metrics! {
+    /// The cache's counters. Clones count together.
+    #[derive(Clone, Debug)]
+    pub struct Metrics {
+        /// Requests by how the cache dealt with them.
+        requests: Counters<Lookup> = "cache_requests" => by("result"),
+        /// Ids that calls with room asked for although nobody waited for them, by whether an answer
+        /// used their rows while they were fresh.
+        prefetched: Counters<Used> = "prefetched_ids" => by("used"),
+        /// `cache_bytes` and `cache_entries`.
+        size: Size = collector,
+    }
 }
 
 /// Prefetched ids, by whether they were used.
@@ -31,43 +34,21 @@ pub(super) struct Prefetched {
 }
 
 impl Metrics {
-    /// Registers `cache_requests_total{result}`, `cache_bytes` and `cache_entries` in `registry`.
-    pub fn register(registry: &mut Registry) -> Self {
-        let requests = Family::<Labels, Counter>::default();
-        let prefetched = Family::<UsedLabel, Counter>::default();
-        let size = Size::default();
-        registry.register(
-            "cache_requests",
-            "Requests by how the cache dealt with them",
-            requests.clone(),
-        );
-        registry.register(
-            "prefetched_ids",
-            "Ids that calls with room asked for although nobody waited for them, by whether an answer used their rows while they were fresh",
-            prefetched.clone(),
-        );
-        registry.register_collector(Box::new(size.clone()));
-        Self {
-            counters: Lookup::ALL.map(|result| requests.get_or_create_owned(&Labels { result })),
-            prefetched: Prefetched {
-                used: prefetched.get_or_create_owned(&UsedLabel { used: Used::Yes }),
-                unused: prefetched.get_or_create_owned(&UsedLabel { used: Used::No }),
-            },
-            size,
+    /// The counters of prefetched ids whose rows an answer used, and of those that were not used.
+    pub(super) fn prefetched(&self) -> Prefetched {
+        let of = |used| self.prefetched.of(used).clone();
+        Prefetched {
+            used: of(Used::Yes),
+            unused: of(Used::No),
         }
     }
 
-    /// The counters of prefetched ids whose rows an answer used, and of those that were not used.
-    pub(super) fn prefetched(&self) -> Prefetched {
-        self.prefetched.clone()
-    }
-
     pub(super) fn count(&self, handling: Lookup) {
-        self.counters[handling as usize].inc();
+        self.requests.of(handling).inc();
     }
 
     pub(super) fn counted(&self, handling: Lookup) -> u64 {
-        self.counters[handling as usize].get()
+        self.requests.of(handling).get()
     }
 
     /// Exports the size of the cache. If there are several caches, that of the latest.
@@ -97,16 +78,6 @@ named_enum! {
         /// Refused: `only-if-cached`.
         NotCached = "not_cached",
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
-    result: Lookup,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct UsedLabel {
-    used: Used,
 }
 
 named_enum! {

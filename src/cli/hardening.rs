@@ -1,6 +1,9 @@
-//! What this process keeps to itself. Set before anything secret is read.
+//! What this process keeps to itself: its memory, set before anything secret is read; and in what is
+//! said of a panic, what it was working on.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io;
+use std::panic::{self, PanicHookInfo};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use rustix::thread::set_no_new_privs;
@@ -26,4 +29,77 @@ pub(super) fn seal() -> io::Result<()> {
         set_no_new_privs(true),
     ];
     done.into_iter().try_for_each(|done| done).map_err(io::Error::from)
+}
+
+/// Has panics logged, in the log's own format, in place of the standard library's words. Those
+/// repeat what could not be cut, parsed or unwrapped, which may be a token, an answer or a request.
+pub(super) fn keep_panics_short() {
+    panic::set_hook(Box::new(|info| {
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        let backtrace = Backtrace::capture();
+        let message = message(info);
+        // Only when asked for (`RUST_BACKTRACE`).
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        tracing::error!(
+            place,
+            thread = thread.name(),
+            reason = message,
+            backtrace,
+            "the program panicked"
+        );
+    }));
+}
+
+fn message(info: &PanicHookInfo<'_>) -> String {
+    without_quotations(info.payload_as_str().unwrap_or("not a text"))
+}
+
+/// `text` with `…` for all that stands between quotation marks or backticks of one kind, up to the
+/// last of that kind: what is quoted may hold the mark itself.
+fn without_quotations(text: &str) -> String {
+    let Some(first) = text.find(['"', '`', '\'']) else {
+        return text.to_owned();
+    };
+    let last = text.rfind(['"', '`', '\'']).filter(|last| *last > first);
+    let rest = last.map_or("", |last| &text[last..]);
+    format!("{}…{rest}", &text[..=first])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the standard library really says.
+    fn said(fail: impl FnOnce() + panic::UnwindSafe) -> String {
+        let payload = panic::catch_unwind(fail).unwrap_err();
+        let text = payload.downcast_ref::<String>().map(String::as_str);
+        without_quotations(text.or(payload.downcast_ref::<&str>().copied()).unwrap())
+    }
+
+    fn refuse(what: &str) -> Result<(), &str> {
+        Err(what)
+    }
+
+    #[test]
+    fn what_the_program_was_working_on_is_not_repeated() {
+        let secret = "hunter2ü\"'`x";
+        let cut = said(|| drop(secret[..8].to_owned()));
+        let parsed = said(|| refuse(secret).unwrap());
+        let expected = said(|| refuse(secret).expect("a number"));
+        let compared = said(|| assert_eq!(secret, "x", "they differ"));
+        for text in [&cut, &parsed, &expected, &compared] {
+            assert!(!text.contains("hunter2") && text.contains('…'), "{text}");
+        }
+        assert!(cut.contains("byte index 8"), "{cut}");
+        assert!(expected.starts_with("a number"), "{expected}");
+    }
+
+    #[test]
+    fn numbers_and_plain_words_are() {
+        let list: Vec<u8> = Vec::new();
+        let index = said(move || assert_eq!(list[usize::from(b'a')], 0));
+        assert_eq!(index, "index out of bounds: the len is 0 but the index is 97");
+        assert_eq!(without_quotations("one \" only"), "one \"…");
+    }
 }

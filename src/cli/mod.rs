@@ -12,7 +12,6 @@ mod error;
 mod hardening;
 mod healthcheck;
 mod output;
-mod panic_hook;
 mod probe;
 mod run;
 mod runtime;

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 use super::runtime::{block_on, watch_configuration_signals, watch_signals};
-use super::{Error, hardening, note, panic_hook};
+use super::{Error, hardening, note};
 use crate::app::{ConfigSource, Gateway};
 use crate::config::{Document, Environment, Loaded};
 use crate::resources::Machine;
@@ -42,7 +42,7 @@ fn run_from(
 ) -> Result<(), Error> {
     let loaded = source.resolve(&document)?;
     let log = start_log(&loaded)?;
-    panic_hook::say_little();
+    hardening::keep_panics_short();
     if let Err(error) = sealed {
         tracing::warn!(%error, "the system does not let this process keep its memory to itself");
     }

@@ -147,16 +147,27 @@ fn value(key: &Key, raw: &Raw) -> toml::Value {
 /// An address without its user, password and query; other values unchanged, because ids and names
 /// have been checked.
 fn without_password(text: &str) -> String {
-    let Ok(mut url) = Url::parse(text) else {
-        return text.to_owned();
-    };
-    url.set_query(None);
-    if !url.username().is_empty() || url.password().is_some() {
-        // An address that cannot have a user has none.
-        let _ = url.set_username("redacted");
-        let _ = url.set_password(None);
+    match Url::parse(text) {
+        Ok(mut url) if url.has_host() => {
+            url.set_query(None);
+            if !url.username().is_empty() || url.password().is_some() {
+                // An address with a host can have a user.
+                let _ = url.set_username("redacted");
+                let _ = url.set_password(None);
+            }
+            url.into()
+        }
+        // The address of several hosts is no URL, nor is that of a proxy without a scheme.
+        _ => {
+            let text = text.split('?').next().unwrap_or_default();
+            let (scheme, rest) = text.split_at(text.find("://").map_or(0, |at| at + 3));
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            match authority.rsplit_once('@') {
+                Some((_, hosts)) => format!("{scheme}redacted@{hosts}{path}"),
+                None => text.to_owned(),
+            }
+        }
     }
-    url.into()
 }
 
 #[cfg(test)]
@@ -211,8 +222,27 @@ mod tests {
             "{shown}"
         );
 
-        let shown = settings("[store]\nurl = \"rediss://me:hunter2@h:1/2?password=hunter2\"\n").show(None);
-        assert!(shown.contains("url = \"rediss://redacted@h:1/2\""), "{shown}");
-        assert!(!shown.contains("hunter2"), "{shown}");
+        for (text, shown) in [
+            (
+                "[store]\nurl = \"rediss://me:hunter2@h:1/2?password=hunter2\"\n",
+                "url = \"rediss://redacted@h:1/2\"",
+            ),
+            (
+                "[store]\nurl = \"rediss+cluster://me:hunter2@a:1,b:2/\"\n",
+                "url = \"rediss+cluster://redacted@a:1,b:2/\"",
+            ),
+            (
+                "[store]\nurl = \"redis+sentinel://:hunter2@a:1,b:2/main?sentinel_password=hunter2\"\n",
+                "url = \"redis+sentinel://redacted@a:1,b:2/main\"",
+            ),
+            (
+                "[defender]\nvia_proxy = \"me:hunter2@proxy.example:3128\"\n",
+                "via_proxy = \"redacted@proxy.example:3128\"",
+            ),
+        ] {
+            let all = settings(text).show(None);
+            assert!(all.contains(shown), "{text}: {all}");
+            assert!(!all.contains("hunter2"), "{text}: {all}");
+        }
     }
 }

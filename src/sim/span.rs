@@ -76,6 +76,7 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
 pub(super) mod optional {
     use super::{Deserializer, Duration, Serializer};
 
+    #[expect(clippy::ref_option, reason = "serde calls it with the field")]
     pub(in crate::sim) fn serialize<S: Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
         match span {
             Some(span) => serializer.serialize_some(&super::display(*span)),

@@ -3,69 +3,34 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use crate::scan::SplitError;
+use crate::telemetry::{Counters, metrics};
 
-/// The counters of batches. Clones count together.
-#[derive(Clone, Debug, Default)]
-pub struct Metrics {
-    merged_calls: Counter,
-    merged_requests: Counter,
-    calls_by_id: Counter,
-    asked_ids: Counter,
-    split_errors: Family<Labels, Counter>,
-    paused: Gauge,
-    pause: Arc<Mutex<Option<(Instant, SplitError)>>>,
+metrics! {
+    /// The counters of batches. Clones count together.
+    #[derive(Clone, Debug)]
+    pub struct Metrics {
+        /// Upstream calls that asked for several requests at once.
+        merged_calls: Counter = "merged_calls",
+        /// Requests answered by such calls.
+        merged_requests: Counter = "merged_requests",
+        /// Upstream calls for ids that requests lacked.
+        calls_by_id: Counter = "calls_by_id",
+        /// Ids that upstream calls asked for because requests lacked them.
+        asked_ids: Counter = "asked_ids",
+        /// Such calls whose answer could not be taken apart with certainty.
+        split_errors: Counters<SplitError> = "merge_doubts" => by("reason"),
+        /// 1 from the doubt that switched merging off until a merged call goes well again.
+        paused: Gauge = "merge_resting",
+        pause: Arc<Mutex<Option<(Instant, SplitError)>>>,
+    }
 }
 
 impl Metrics {
-    /// Registers `merged_calls_total`, `merged_requests_total`, `calls_by_id_total`,
-    /// `asked_ids_total`, `merge_doubts_total{reason}` and `merge_resting` in `registry`.
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        for reason in SplitError::ALL {
-            // A counter that first appears with the value 1 hides that increase from `increase()`.
-            drop(metrics.split_errors.get_or_create(&Labels { reason }));
-        }
-        registry.register(
-            "merged_calls",
-            "Upstream calls that asked for several requests at once",
-            metrics.merged_calls.clone(),
-        );
-        registry.register(
-            "merged_requests",
-            "Requests answered by such calls",
-            metrics.merged_requests.clone(),
-        );
-        registry.register(
-            "calls_by_id",
-            "Upstream calls for ids that requests lacked",
-            metrics.calls_by_id.clone(),
-        );
-        registry.register(
-            "asked_ids",
-            "Ids that upstream calls asked for because requests lacked them",
-            metrics.asked_ids.clone(),
-        );
-        registry.register(
-            "merge_doubts",
-            "Such calls whose answer could not be taken apart with certainty",
-            metrics.split_errors.clone(),
-        );
-        registry.register(
-            "merge_resting",
-            "1 from the doubt that switched merging off until a merged call goes well again",
-            metrics.paused.clone(),
-        );
-        metrics
-    }
-
     /// Upstream calls that asked for several requests at once.
     pub fn merged_calls(&self) -> u64 {
         self.merged_calls.get()
@@ -110,11 +75,6 @@ impl Metrics {
     }
 
     pub(super) fn record_split_error(&self, reason: SplitError) {
-        self.split_errors.get_or_create(&Labels { reason }).inc();
+        self.split_errors.of(reason).inc();
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
-    reason: SplitError,
 }

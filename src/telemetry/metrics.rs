@@ -5,7 +5,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::process::Process;
-use super::{Gauges, exposition, families, metrics, named_enum};
+use super::{Gauges, exposition, metrics, named_enum};
 
 /// Put before the name of every metric, with an underscore.
 pub const PREFIX: &str = "defender_gateway";
@@ -73,11 +73,7 @@ impl Registry {
             // are still valid.
             tracing::warn!(%error, "a metric could not be written");
         }
-        let lines = families::grouped(&lines);
-        match exposition {
-            Exposition::OpenMetrics => lines,
-            Exposition::Text => exposition::prometheus(&lines),
-        }
+        exposition::written(&lines, exposition)
     }
 }
 

@@ -13,7 +13,6 @@ mod process;
 pub mod trace;
 
 mod exposition;
-mod families;
 
 pub(crate) use declare::{Counters, Gauges, LabelValue, metrics};
 pub(crate) use named_enum::named_enum;

@@ -10,11 +10,11 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEn
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
 use url::Url;
 
 use super::RecentCalls;
 use crate::scan::Operation;
+use crate::telemetry::metrics;
 
 /// Bounds in seconds: an answer of a near host takes tens of milliseconds, and an attempt's default
 /// timeout is 60 s.
@@ -23,13 +23,21 @@ const BUCKETS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10
 /// A region's address and its name in metrics, which is unique.
 pub type Region = (Arc<Url>, Arc<str>);
 
-/// Counts calls by region. Clones share the counts.
-#[derive(Clone, Debug)]
-pub struct Metrics {
-    names: Arc<HashMap<Arc<Url>, Arc<str>>>,
-    calls: Family<CallLabels, Counter>,
-    duration: Family<RegionLabel, Histogram, fn() -> Histogram>,
-    recent: RecentCalls,
+metrics! {
+    /// Counts calls by region. Clones share the counts.
+    #[derive(Clone, Debug)]
+    pub struct Metrics {
+        /// Calls to Defender, by region, operation, and the answer's status or the error's name
+        /// (RFC 9209).
+        calls: Family<CallLabels, Counter> = "upstream_calls",
+        /// Time from a call's start, connection included, to the end of its answer or its failure.
+        duration: Family<RegionLabel, Histogram, fn() -> Histogram> = "upstream_duration" in Seconds
+            => new_with_constructor(|| Histogram::new(BUCKETS)),
+        /// Every address that calls will go to. Another one, which cannot occur, would be counted as
+        /// `other`, so that the number of series is bounded.
+        names: Arc<HashMap<Arc<Url>, Arc<str>>>,
+        recent: RecentCalls,
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -89,31 +97,6 @@ impl EncodeLabelValue for Status {
 }
 
 impl Metrics {
-    /// Registers `upstream_calls_total{region,operation,status}` and
-    /// `upstream_duration_seconds{region}`. `regions` has every address that calls will go to;
-    /// another one, which cannot occur, would be counted as `other`, so that the number of series
-    /// is bounded.
-    pub fn register(registry: &mut Registry, regions: impl IntoIterator<Item = Region>) -> Self {
-        let metrics = Self {
-            names: Arc::new(regions.into_iter().collect()),
-            calls: Family::default(),
-            duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
-            recent: RecentCalls::default(),
-        };
-        registry.register(
-            "upstream_calls",
-            "Calls to Defender, by region, operation, and the answer's status or the error's name (RFC 9209)",
-            metrics.calls.clone(),
-        );
-        registry.register_with_unit(
-            "upstream_duration",
-            "Time from a call's start, connection included, to the end of its answer or its failure",
-            Unit::Seconds,
-            metrics.duration.clone(),
-        );
-        metrics
-    }
-
     /// The same counts, for calls to these regions.
     pub fn of_regions(&self, regions: impl IntoIterator<Item = Region>) -> Self {
         Self {

@@ -25,18 +25,20 @@ struct Fixture {
 }
 
 fn fixture() -> Fixture {
-    let health = Health::new(|| {
+    let health = Health::default();
+    let checks = || {
         vec![Check {
             name: "token",
             ok: false,
             text: "sign-in refused (AADSTS7000215)".into(),
         }]
-    });
+    };
     let quit = Arc::new(AtomicBool::new(false));
     let registry = Registry::new("1.2.3");
     let asked = Arc::clone(&quit);
     let admin = Admin::new(View {
         health: health.clone(),
+        checks: Arc::new(checks),
         status: Arc::new(|| serde_json::json!({"version": "1.2.3"})),
         history: Arc::new(|| serde_json::json!({})),
         metrics: Arc::new(move |exposition| registry.encode(exposition)),

@@ -112,6 +112,7 @@ async fn quitting_is_off_by_default() {
     let Fixture { health, .. } = fixture();
     let admin = Admin::new(View {
         health,
+        checks: Arc::new(Vec::new),
         status: Arc::new(|| serde_json::Value::Null),
         history: Arc::new(|| serde_json::json!({})),
         metrics: Arc::new(|_| String::new()),

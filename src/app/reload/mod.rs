@@ -13,13 +13,11 @@
 //! answered by one.
 
 mod config_source;
-mod metrics;
 mod reload_status;
 mod reloader;
 mod watch;
 
 pub use config_source::ConfigSource;
-pub(super) use metrics::Metrics;
 pub(super) use reload_status::Configuration;
 pub(super) use reloader::Next;
 pub use reloader::{Applied, ReloadError, Reloader};

@@ -1,15 +1,26 @@
-//! How it stands with the configuration, for `/status`.
+//! How it stands with the configuration, for `/status` and in metrics.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::clock::Wall;
 use crate::config::Key;
+use crate::telemetry::{Counters, metrics, named_enum};
 
 /// How it stands. Clones share it.
 #[derive(Clone, Debug)]
-pub(in crate::app) struct Configuration(Arc<Mutex<ReloadStatus>>);
+pub(in crate::app) struct Configuration {
+    status: Arc<Mutex<ReloadStatus>>,
+    metrics: Metrics,
+    wall: Wall,
+}
 
 #[derive(Debug)]
 struct ReloadStatus {
@@ -19,17 +30,65 @@ struct ReloadStatus {
     last_error: Option<String>,
 }
 
+metrics! {
+    /// Counters and gauges of the configuration. Clones count together.
+    #[derive(Clone, Debug)]
+    struct Metrics {
+        /// Configurations read while running, by how that ended.
+        reloads: Counters<Outcome> = "config_reload" => by("result"),
+        /// 1 when the configuration as it is written runs or waits for a restart, 0 when it is wrong
+        /// and an earlier one runs.
+        successful: Gauge = "config_last_reload_successful",
+        /// Unix time at which the running configuration was taken over.
+        loaded: Gauge<f64, AtomicU64> = "config_last_reload_success_timestamp_seconds",
+        /// Keys whose written values are used only after a restart.
+        restart: Gauge = "config_restart_required",
+        /// A hash of the running configuration, always 1: replicas that show the same one run the
+        /// same.
+        info: Family<Info, Gauge> = "config_info",
+    }
+}
+
+named_enum! {
+    /// How a reload ended.
+    #[derive(Clone, Copy, Debug)]
+    enum Outcome, as_str {
+        Ok = "ok",
+        Failed = "failed",
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Info {
+    hash: String,
+}
+
 impl Configuration {
-    pub(super) fn new(hash: String) -> Self {
-        Self(Arc::new(Mutex::new(ReloadStatus {
-            hash,
+    /// The configuration with this hash is the first one.
+    pub(super) fn new(hash: String, registry: &mut Registry) -> Self {
+        let status = ReloadStatus {
+            hash: String::new(),
             since: Instant::now(),
             pending: Vec::new(),
             last_error: None,
-        })))
+        };
+        let configuration = Self {
+            status: Arc::new(Mutex::new(status)),
+            metrics: Metrics::register(registry),
+            wall: Wall::system(),
+        };
+        configuration.runs(hash, &[]);
+        configuration
     }
 
+    /// This configuration runs.
     pub(super) fn runs(&self, hash: String, pending: &[&'static Key]) {
+        self.metrics.successful.set(1);
+        self.metrics.loaded.set(self.wall.now().as_second() as f64);
+        let count = i64::try_from(pending.len()).unwrap_or(i64::MAX);
+        self.metrics.restart.set(count);
+        self.metrics.info.clear();
+        self.metrics.info.get_or_create(&Info { hash: hash.clone() }).set(1);
         *self.lock() = ReloadStatus {
             hash,
             since: Instant::now(),
@@ -38,7 +97,15 @@ impl Configuration {
         };
     }
 
+    /// A reload went well.
+    pub(super) fn reloaded(&self) {
+        self.metrics.reloads.of(Outcome::Ok).inc();
+    }
+
+    /// A reload failed: what ran before runs on.
     pub(super) fn failed(&self, error: String) {
+        self.metrics.reloads.of(Outcome::Failed).inc();
+        self.metrics.successful.set(0);
         self.lock().last_error = Some(error);
     }
 
@@ -61,6 +128,6 @@ impl Configuration {
 
     fn lock(&self) -> MutexGuard<'_, ReloadStatus> {
         // Every change is complete before anything can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

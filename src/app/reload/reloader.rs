@@ -3,13 +3,12 @@
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use prometheus_client::registry::Registry;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::metrics::Outcome;
-use super::{ConfigSource, Configuration, Metrics};
+use super::{ConfigSource, Configuration};
 use crate::app::Error;
 use crate::app::components::Components;
-use crate::clock::Wall;
 use crate::config::{Document, Key, Mistakes, Resolved};
 use crate::telemetry::log;
 
@@ -32,8 +31,6 @@ struct Shared {
     path: mpsc::Sender<Next>,
     current: Arc<ArcSwap<Components>>,
     configuration: Configuration,
-    metrics: Metrics,
-    wall: Wall,
     log: OnceLock<log::Handle>,
 }
 
@@ -64,18 +61,14 @@ pub enum ReloadError {
 
 impl Reloader {
     /// A reloader of what runs as `components`, and where the request paths come out that it makes.
-    pub(in crate::app) fn new(made: Components, metrics: Metrics) -> (Self, mpsc::Receiver<Next>) {
+    pub(in crate::app) fn new(made: Components, registry: &mut Registry) -> (Self, mpsc::Receiver<Next>) {
         let (path, next) = mpsc::channel(1);
         let hash = made.config.settings.digest();
-        let wall = Wall::system();
-        metrics.runs(&hash, wall.now(), 0);
         let shared = Shared {
             current: Arc::new(ArcSwap::from_pointee(made)),
-            configuration: Configuration::new(hash),
+            configuration: Configuration::new(hash, registry),
             turn: Mutex::default(),
             path,
-            metrics,
-            wall,
             log: OnceLock::new(),
         };
         (Self(Arc::new(shared)), next)
@@ -134,11 +127,9 @@ impl Reloader {
         };
         if !changed.is_empty() {
             let next = made.next(&resolved).await.map_err(ReloadError::Part)?;
-            self.exchange(Arc::new(next)).await?;
-            self.set_filter(&made.config, &resolved);
+            self.exchange(&made.config, Arc::new(next)).await?;
         }
         let hash = self.0.current.load().config.settings.digest();
-        self.0.metrics.runs(&hash, self.0.wall.now(), pending.len());
         self.0.configuration.runs(hash, &pending);
         Ok(Applied {
             changed,
@@ -148,11 +139,12 @@ impl Reloader {
     }
 
     /// From here on nothing can fail but the end of the gateway.
-    async fn exchange(&self, components: Arc<Components>) -> Result<(), ReloadError> {
+    async fn exchange(&self, old: &Resolved, components: Arc<Components>) -> Result<(), ReloadError> {
         let (done, exchanged) = oneshot::channel();
         let room = self.0.path.reserve().await.map_err(|_| ReloadError::Ended)?;
         // Without an await until the path is under way: all of it, or nothing.
         components.take_over();
+        self.set_filter(old, &components.config);
         self.0.current.store(Arc::clone(&components));
         room.send(Next { components, done });
         exchanged.await.map_err(|_| ReloadError::Ended)
@@ -169,7 +161,7 @@ impl Reloader {
     }
 
     fn tell(&self, applied: &Applied) {
-        self.0.metrics.count(Outcome::Ok);
+        self.0.configuration.reloaded();
         for note in &applied.notes {
             tracing::warn!("{note}");
         }
@@ -186,7 +178,6 @@ impl Reloader {
     }
 
     fn fail(&self, refused: &ReloadError) {
-        self.0.metrics.failed();
         let error = match refused {
             ReloadError::Mistakes(mistakes) => {
                 for mistake in mistakes.to_string().lines() {

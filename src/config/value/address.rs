@@ -68,6 +68,7 @@ mod tests {
             "https://eu.api.security.microsoft.com/",
             "http://127.0.0.1:9000",
             "http://[::1]:9000",
+            "http://[::ffff:127.0.0.1]:9000",
             "http://localhost:9000",
         ] {
             assert!(base(good).is_ok(), "{good}");
@@ -88,5 +89,6 @@ mod tests {
             let error = base(text).unwrap_err();
             assert!(error.starts_with(reason), "{text:?}: {error}");
         }
+        assert!(!base("https://user:hunter2@a").unwrap_err().contains("hunter2"));
     }
 }

@@ -98,11 +98,13 @@ fn micros<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Err
         .serialize(serializer)
 }
 
+#[expect(clippy::ref_option, reason = "serde calls it with the field")]
 fn optional_micros<S: Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     span.map(|span| u64::try_from(span.as_micros()).unwrap_or(u64::MAX))
         .serialize(serializer)
 }
 
+#[expect(clippy::ref_option, reason = "serde calls it with the field")]
 fn is_some<S: Serializer, T>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
     value.is_some().serialize(serializer)
 }

@@ -16,10 +16,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::{Metrics, Tracer};
+use super::Tracer;
 use crate::clock::Wall;
 use crate::net::{Client, Limits};
 use crate::task::Tasks;
+use crate::telemetry::{Counters, metrics, named_enum};
 
 /// The most spans in the queue; each takes about 1 kB.
 const QUEUE: usize = 2048;
@@ -249,5 +250,33 @@ impl Pump {
             self.failing = false;
             tracing::info!("traces are sent again");
         }
+    }
+}
+
+metrics! {
+    /// Counts spans. Clones share the counts.
+    #[derive(Clone, Debug)]
+    pub struct Metrics {
+        /// Recorded spans, by whether the collector took them or they were lost.
+        spans: Counters<Outcome> = "trace_spans" => by("result"),
+    }
+}
+
+named_enum! {
+    #[derive(Clone, Copy, Debug)]
+    enum Outcome, as_str {
+        Sent = "sent",
+        /// The collector was unreachable, slow, or rejected it.
+        Dropped = "dropped",
+    }
+}
+
+impl Metrics {
+    pub(super) fn sent(&self, spans: usize) {
+        self.spans.of(Outcome::Sent).inc_by(spans as u64);
+    }
+
+    pub(super) fn dropped(&self, spans: usize) {
+        self.spans.of(Outcome::Dropped).inc_by(spans as u64);
     }
 }

@@ -18,7 +18,6 @@
 mod call;
 mod context;
 mod export;
-mod metrics;
 mod request_trace;
 mod span;
 mod traced_exchange;
@@ -26,8 +25,7 @@ mod tracer;
 
 pub use call::{Call, Participant};
 pub use context::{TRACEPARENT, TRACESTATE, read, write};
-pub use export::{Collector, Exporter};
-pub use metrics::Metrics;
+pub use export::{Collector, Exporter, Metrics};
 pub use opentelemetry::trace::SpanKind;
 pub use opentelemetry_sdk::trace::Sampler;
 pub use request_trace::{RequestFacts, Trace};

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::refresher::Refresher;
-use super::state::{RefreshStatus, RejectionOutcome, State};
+use super::state::{RejectionOutcome, Shared};
 use crate::clock::Wall;
 use crate::net::Exchange;
 use crate::task::Tasks;
@@ -22,8 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct TokenSource {
     kind: Kind,
-    state: Arc<State>,
-    status: watch::Receiver<RefreshStatus>,
+    shared: Arc<Shared>,
+    changes: watch::Receiver<()>,
 }
 
 impl TokenSource {
@@ -40,22 +40,19 @@ impl TokenSource {
         metrics: Metrics,
     ) -> Self {
         let kind = config.credential.kind();
-        let state = Arc::new(State::default());
-        // Marked as asking from the start: requests that come before the task has begun wait for
-        // it.
-        let (sender, status) = watch::channel(RefreshStatus {
-            asking: true,
-            ..RefreshStatus::default()
-        });
+        let shared = Arc::new(Shared::default());
+        // From the start: requests that come before the task has begun wait for it.
+        shared.state().asking = true;
+        let (sender, changes) = watch::channel(());
         let sign_in = SignIn::new(config, exchange, imds_exchange, wall);
-        let upkeep = Refresher::new(sign_in, Arc::clone(&state), sender, metrics);
+        let upkeep = Refresher::new(sign_in, Arc::clone(&shared), sender, metrics);
         tasks.spawn_upkeep("token", upkeep.run());
-        Self { kind, state, status }
+        Self { kind, shared, changes }
     }
 
-    /// The token, if there is a valid one. It takes no lock.
+    /// The token, if there is a valid one.
     pub fn current(&self) -> Option<Bearer> {
-        self.state.usable(Instant::now())
+        self.shared.state().usable(Instant::now())
     }
 
     /// The token: at once while there is a valid one, otherwise when a request has brought one.
@@ -90,7 +87,7 @@ impl TokenSource {
         match timeout_at(until, self.renewed(patience)).await {
             Ok(result) => result,
             // The earlier failure says more than that the time is over.
-            Err(_) => Err(match &self.status.borrow().failure {
+            Err(_) => Err(match &self.shared.state().failure {
                 Some(failure) => failure.as_of(Instant::now()),
                 None => Error::unavailable(Reason::NotInTime),
             }),
@@ -100,48 +97,53 @@ impl TokenSource {
     /// Reports that Defender answered a call with `bearer` with 401. One renewal is forced for all
     /// reports about the same token.
     pub fn rejected(&self, bearer: &Bearer) -> RejectionOutcome {
-        self.state.reject(bearer, &self.status.borrow(), Instant::now())
+        let outcome = self.shared.state().reject(bearer, Instant::now());
+        if outcome == RejectionOutcome::TryAgain {
+            self.shared.wanted.notify_one();
+        }
+        outcome
     }
 
     /// The state for `/status`.
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
-        let status = self.status.borrow().clone();
-        let last_error = status.failure.as_ref().map(|failure| LastError {
+        let state = self.shared.state().clone();
+        let last_error = state.failure.as_ref().map(|failure| LastError {
             code: failure.error.code(),
             message: failure.error.message(),
             advice: failure.error.advice(),
             retry_in: failure.until.saturating_duration_since(now),
         });
-        let left = self
-            .state
-            .newest()
-            .map(|bearer| bearer.expires().saturating_duration_since(now));
+        let newest = state.newest.as_ref();
+        let left = newest.map(|bearer| bearer.expires().saturating_duration_since(now));
         Snapshot {
             kind: self.kind,
             expires_in: left.filter(|left| !left.is_zero()),
-            refreshing: status.asking,
+            refreshing: state.asking,
             last_error,
-            roles: status.roles,
-            warnings: status.warnings,
+            roles: state.roles,
+            warnings: state.warnings,
         }
     }
 
     /// As if the time after a forced renewal were over.
     #[cfg(test)]
     pub(super) fn end_cooldown(&self) {
-        self.state.end_cooldown();
+        self.shared.state().end_cooldown();
     }
 
     async fn renewed(&self, patience: Instant) -> Result<Bearer, Error> {
-        let mut status = self.status.clone();
+        let mut changes = self.changes.clone();
         let mut waited = false;
         loop {
+            // Before the state is read, so that no change is missed.
+            changes.mark_unchanged();
             let now = Instant::now();
-            let failure = status.borrow_and_update().failing(now).cloned();
-            // The token is stored before the status is updated, so reading in this order misses
-            // none.
-            match (failure, self.state.usable(now)) {
+            let (failure, usable) = {
+                let state = self.shared.state();
+                (state.failing(now).cloned(), state.usable(now))
+            };
+            match (failure, usable) {
                 // The renewal that Defender's 401 forced has failed. The old token would be
                 // rejected again.
                 (Some(failure), Some(_)) if waited => return Err(failure.as_of(now)),
@@ -151,9 +153,9 @@ impl TokenSource {
                 }
                 _ => {}
             }
-            self.state.wanted.notify_one();
+            self.shared.wanted.notify_one();
             waited = true;
-            if status.changed().await.is_err() {
+            if changes.changed().await.is_err() {
                 return Err(Error::unavailable(Reason::Stopped));
             }
         }

@@ -7,9 +7,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::schedule::{self, Backoff};
-use super::state::{Failure, RefreshStatus, State};
+use super::state::{Failure, Shared, State};
 use crate::token::metrics::Outcome;
-use crate::token::sign_in::{Issued, SignIn};
+use crate::token::sign_in::SignIn;
 use crate::token::{Bearer, Error, Metrics, Reason, Roles, Warning};
 
 /// How often credential files are checked for changes. Kubernetes takes up to a minute to deliver a
@@ -19,30 +19,23 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// Asks for tokens, one request at a time.
 pub(super) struct Refresher {
     sign_in: SignIn,
-    state: Arc<State>,
-    status: watch::Sender<RefreshStatus>,
+    shared: Arc<Shared>,
+    /// Tells those who wait of every change, and by its end that none will come.
+    changed: watch::Sender<()>,
     metrics: Metrics,
     backoff: Backoff,
-    /// The generation of the latest token.
-    generation: u64,
     /// When the next request leaves at the latest.
     due: Instant,
 }
 
 impl Refresher {
-    pub(super) fn new(
-        sign_in: SignIn,
-        state: Arc<State>,
-        status: watch::Sender<RefreshStatus>,
-        metrics: Metrics,
-    ) -> Self {
+    pub(super) fn new(sign_in: SignIn, shared: Arc<Shared>, changed: watch::Sender<()>, metrics: Metrics) -> Self {
         Self {
             sign_in,
-            state,
-            status,
+            shared,
+            changed,
             metrics,
             backoff: Backoff::new(),
-            generation: 0,
             due: Instant::now(),
         }
     }
@@ -50,7 +43,7 @@ impl Refresher {
     /// It never ends.
     pub(super) async fn run(mut self) {
         loop {
-            self.status.send_modify(|status| status.asking = true);
+            self.update(|state| state.asking = true);
             match self.request().await {
                 Ok(bearer) => self.succeeded(bearer),
                 Err(error) => self.failed(error),
@@ -59,9 +52,15 @@ impl Refresher {
         }
     }
 
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.shared.state());
+        self.changed.send_replace(());
+    }
+
     async fn request(&mut self) -> Result<Bearer, Error> {
         let issued = self.sign_in.ask().await?;
-        let bearer = self.bearer(&issued);
+        let generation = 1 + self.shared.state().newest.as_ref().map_or(0, Bearer::generation);
+        let bearer = Bearer::new(generation, issued.secret.clone(), issued.asked, issued.life);
         // It expired on its way. Asking again at once would loop.
         if !bearer.is_usable(Instant::now()) {
             return Err(Error::unavailable(Reason::Unreadable));
@@ -70,23 +69,16 @@ impl Refresher {
         Ok(bearer)
     }
 
-    fn bearer(&self, issued: &Issued) -> Bearer {
-        Bearer::new(self.generation + 1, issued.secret.clone(), issued.asked, issued.life)
-    }
-
     fn succeeded(&mut self, bearer: Bearer) {
         let now = Instant::now();
         let valid_s = bearer.expires().saturating_duration_since(now).as_secs();
         let renewal_in_s = self.due.saturating_duration_since(now).as_secs();
         tracing::info!(valid_s, renewal_in_s, "signed in");
-        self.generation = bearer.generation();
         self.backoff = Backoff::new();
         self.metrics.count(Outcome::Ok);
         self.metrics.expires(bearer.expires());
         let roles = Roles::of(bearer.secret());
-        // First the token, then the notification.
-        self.state.settle(Some(bearer), now);
-        self.tell(None, roles);
+        self.settle(Ok(bearer), roles, now);
     }
 
     fn failed(&mut self, error: Error) {
@@ -98,14 +90,13 @@ impl Refresher {
             Error::Unavailable { .. } => Outcome::Unavailable,
         });
         self.log(&error, wait, now);
-        self.state.settle(None, now);
-        let roles = self.status.borrow().roles;
+        let roles = self.shared.state().roles;
         let failure = Failure {
             until: self.due,
             earliest_retry: now + schedule::retry_delay_if_waited_for(&error, wait),
             error,
         };
-        self.tell(Some(failure), roles);
+        self.settle(Err(failure), roles, now);
     }
 
     /// Logs one line for a failed request.
@@ -114,8 +105,8 @@ impl Refresher {
         let message = error.message();
         let advice = error.advice();
         let retry_in_s = wait.as_secs_f64();
-        let left = self.state.newest().filter(|bearer| bearer.is_usable(now));
-        let Some(bearer) = left else {
+        let newest = self.shared.state().newest.clone();
+        let Some(bearer) = newest.filter(|bearer| bearer.is_usable(now)) else {
             tracing::error!(
                 code,
                 reason = message,
@@ -136,22 +127,20 @@ impl Refresher {
         );
     }
 
-    fn tell(&mut self, failure: Option<Failure>, roles: Roles) {
+    fn settle(&self, result: Result<Bearer, Failure>, roles: Roles, now: Instant) {
         let (loaded, certificate_left) = self.sign_in.credential_age();
         self.metrics.credential(loaded, certificate_left);
         let mut warnings = self.sign_in.warnings();
         if roles == Roles::Missing {
             warnings.push(Warning::RoleMissing);
         }
-        let known = self.status.borrow().warnings.clone();
+        let known = self.shared.state().warnings.clone();
         for warning in warnings.iter().filter(|warning| !known.contains(warning)) {
             tracing::warn!("{warning}");
         }
-        self.status.send_replace(RefreshStatus {
-            asking: false,
-            failure,
-            roles,
-            warnings,
+        self.update(|state| {
+            state.settle(result, now);
+            (state.roles, state.warnings) = (roles, warnings);
         });
     }
 
@@ -163,7 +152,7 @@ impl Refresher {
         loop {
             tokio::select! {
                 () = sleep_until(self.due) => return,
-                () = self.state.wanted.notified() => {
+                () = self.shared.wanted.notified() => {
                     if self.is_wanted() {
                         return;
                     }
@@ -182,31 +171,21 @@ impl Refresher {
 
     /// Whether asking now helps a waiting request.
     fn is_wanted(&self) -> bool {
-        let now = Instant::now();
-        self.state.usable(now).is_none() && self.status.borrow().failing(now).is_none()
+        let (now, state) = (Instant::now(), self.shared.state());
+        state.usable(now).is_none() && state.failing(now).is_none()
     }
 
     /// A token is needed and there is none: the next request leaves as early as is allowed.
     fn retry_sooner(&mut self) {
-        let earliest_retry = self
-            .status
-            .borrow()
-            .failure
-            .as_ref()
-            .map(|failure| failure.earliest_retry);
-        if let Some(earliest_retry) = earliest_retry.filter(|_| self.state.usable(Instant::now()).is_none()) {
-            self.due = self.due.min(earliest_retry);
+        let state = self.shared.state();
+        if let (Some(failure), None) = (&state.failure, state.usable(Instant::now())) {
+            self.due = self.due.min(failure.earliest_retry);
         }
     }
 
     async fn has_new_credential(&self) -> bool {
-        let failing = self
-            .status
-            .borrow()
-            .failure
-            .as_ref()
-            .map(|failure| failure.error.clone());
-        match failing {
+        let failure = self.shared.state().failure.clone();
+        match failure.map(|failure| failure.error) {
             // Sign-in is asked again soon enough, and reads the credential again; the delay that it
             // asked for is obeyed.
             Some(Error::Unavailable { .. }) => false,

@@ -1,10 +1,8 @@
 //! The state that the background task and the callers share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -23,9 +21,30 @@ pub enum RejectionOutcome {
     Final,
 }
 
-/// The status of sign-in.
+/// What is shared.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Notified when a token is needed and there is none.
+    pub(super) wanted: Notify,
+}
+
+impl Shared {
+    /// Every change is complete before anything can panic.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The token, what Defender said about it, and how signing in goes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct RefreshStatus {
+pub(super) struct State {
+    /// The newest token, expired or not.
+    pub(super) newest: Option<Bearer>,
+    /// It is not used while a rejection by Defender leads to a renewal.
+    is_withheld: bool,
+    /// Until when a 401 forces no renewal.
+    cooldown_until: Option<Instant>,
     /// A request is under way.
     pub(super) asking: bool,
     /// Why the latest request failed, and when the next one leaves.
@@ -34,15 +53,6 @@ pub(super) struct RefreshStatus {
     pub(super) roles: Roles,
     /// What needs attention.
     pub(super) warnings: Vec<Warning>,
-}
-
-impl RefreshStatus {
-    /// The latest failure, if no request is under way and the next one is not due at `now`.
-    pub(super) fn failing(&self, now: Instant) -> Option<&Failure> {
-        self.failure
-            .as_ref()
-            .filter(|failure| !self.asking && now < failure.until)
-    }
 }
 
 /// A failed request that is not yet repeated.
@@ -69,68 +79,51 @@ impl Failure {
     }
 }
 
-/// The token, and what Defender said about it.
-#[derive(Debug, Default)]
-pub(super) struct State {
-    newest: ArcSwapOption<Bearer>,
-    /// Tokens up to this generation are not used while a rejection by Defender leads to a renewal;
-    /// 0 for none.
-    withheld: AtomicU64,
-    /// Until when a 401 forces no renewal.
-    cooldown_until: Mutex<Option<Instant>>,
-    /// Notified when a token is needed and there is none.
-    pub(super) wanted: Notify,
-}
-
 impl State {
-    /// The newest token, expired or not.
-    pub(super) fn newest(&self) -> Option<Bearer> {
-        self.newest.load().as_deref().cloned()
+    /// The token to send at `now`, if there is one.
+    pub(super) fn usable(&self, now: Instant) -> Option<Bearer> {
+        let newest = self.newest.as_ref().filter(|_| !self.is_withheld);
+        newest.filter(|bearer| bearer.is_usable(now)).cloned()
     }
 
-    /// The token to send at `now`, if there is one. It takes no lock.
-    pub(super) fn usable(&self, now: Instant) -> Option<Bearer> {
-        // Read first: a withheld token is released only after its successor is stored.
-        let withheld = self.withheld.load(Ordering::Acquire);
-        self.newest()
-            .filter(|bearer| bearer.is_usable(now) && bearer.generation() > withheld)
+    /// The latest failure, if no request is under way and the next one is not due at `now`.
+    pub(super) fn failing(&self, now: Instant) -> Option<&Failure> {
+        self.failure
+            .as_ref()
+            .filter(|failure| !self.asking && now < failure.until)
     }
 
     /// Records that Defender rejected the token. Only the first of all reports about the same token
     /// forces a renewal.
-    pub(super) fn reject(&self, bearer: &Bearer, status: &RefreshStatus, now: Instant) -> RejectionOutcome {
-        // Held to the end, so that a renewal cannot end between the checks.
-        let cooldown_until = self.cooldown_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = self.newest().map_or(0, |newest| newest.generation());
-        let renewed = newest > bearer.generation();
-        let being_renewed = self.withheld.load(Ordering::Acquire) >= bearer.generation();
-        if renewed || being_renewed {
+    pub(super) fn reject(&mut self, bearer: &Bearer, now: Instant) -> RejectionOutcome {
+        let newest = self.newest.as_ref().map_or(0, Bearer::generation);
+        if newest > bearer.generation() || self.is_withheld {
             return RejectionOutcome::TryAgain;
         }
-        let is_cooling_down = cooldown_until.is_some_and(|until| now < until);
+        let is_cooling_down = self.cooldown_until.is_some_and(|until| now < until);
         // Waiting for a request that is under way costs nothing.
-        if status.failing(now).is_some() || (is_cooling_down && !status.asking) {
+        if self.failing(now).is_some() || (is_cooling_down && !self.asking) {
             return RejectionOutcome::Final;
         }
-        self.withheld.store(bearer.generation(), Ordering::Release);
-        self.wanted.notify_one();
+        self.is_withheld = true;
         RejectionOutcome::TryAgain
     }
 
-    /// Records the end of a request; `renewed` is the new token. Without one, a withheld token is
-    /// used again: it has not expired, and one 401 is weak evidence.
-    pub(super) fn settle(&self, renewed: Option<Bearer>, now: Instant) {
-        let mut cooldown_until = self.cooldown_until.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bearer) = renewed {
-            self.newest.store(Some(Arc::new(bearer)));
+    /// Records the end of a request. Without a new token, a withheld one is used again: it has not
+    /// expired, and one 401 is weak evidence.
+    pub(super) fn settle(&mut self, result: Result<Bearer, Failure>, now: Instant) {
+        self.asking = false;
+        if std::mem::take(&mut self.is_withheld) {
+            self.cooldown_until = Some(now + REJECTION_COOLDOWN);
         }
-        if self.withheld.swap(0, Ordering::AcqRel) != 0 {
-            *cooldown_until = Some(now + REJECTION_COOLDOWN);
+        match result {
+            Ok(bearer) => (self.newest, self.failure) = (Some(bearer), None),
+            Err(failure) => self.failure = Some(failure),
         }
     }
 
     #[cfg(test)]
-    pub(super) fn end_cooldown(&self) {
-        *self.cooldown_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    pub(super) fn end_cooldown(&mut self) {
+        self.cooldown_until = None;
     }
 }

@@ -41,7 +41,7 @@ async fn call(address: std::net::SocketAddr, signed: Authorized) -> (Result<Upst
     let names = Names::new([("eu.test", address)]);
     let mut registry = Registry::default();
     let regions = [(Arc::new("http://eu.test".parse::<Url>().unwrap()), Arc::from("eu"))];
-    let metrics = Metrics::register(&mut registry, regions);
+    let metrics = Metrics::register(&mut registry).of_regions(regions);
     let config = Config {
         timeout: Duration::from_millis(600),
         head_timeout: Duration::from_millis(400),
@@ -71,7 +71,7 @@ async fn a_call_waits_for_memory_and_is_not_made_without_any() {
     let names = Names::new([("eu.test", host.start().await)]);
     let mut registry = Registry::default();
     let regions = [(Arc::new("http://eu.test".parse::<Url>().unwrap()), Arc::from("eu"))];
-    let metrics = Metrics::register(&mut registry, regions);
+    let metrics = Metrics::register(&mut registry).of_regions(regions);
     let memory = Shares::of(64 << 20, None).answers();
     let config = Config::new(Duration::from_secs(5));
     let client = Client::new(client(&quick(), &names), config, memory.clone(), metrics);
