@@ -1,46 +1,33 @@
 //! The metrics of the shared cache.
 
-use crate::telemetry::named_enum;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// The counters of the shared cache. Clones count together.
-#[derive(Clone, Debug, Default)]
-pub struct Metrics {
-    pub(super) up: Gauge,
-    lookups: Family<LookupLabels, Counter>,
-    unreadable: Counter,
-    writes: Family<WriteLabels, Counter>,
+use crate::telemetry::{metric_set, named_enum};
+
+metric_set! {
+    /// The counters of the shared cache. Clones count together.
+    #[derive(Clone, Debug, Default)]
+    pub struct Metrics {
+        /// Whether answers are being shared: 0 while the store is left alone after a failure
+        pub(super) up: Gauge = "shared_answers_up",
+        /// Requests that memory could not answer, by what the shared store had for them
+        lookups: Family<LookupLabels, Counter> = "shared_answers_lookups",
+        /// Answers in the shared store that could not be used: another version, damaged, too large
+        pub(super) unreadable: Counter = "shared_answers_unreadable",
+        /// Answers for the shared store, by what became of them
+        writes: Family<WriteLabels, Counter> = "shared_answers_writes",
+    }
 }
 
 impl Metrics {
-    /// Registers `shared_answers_up`, `shared_answers_lookups_total{result}`,
-    /// `shared_answers_unreadable_total` and `shared_answers_writes_total{result}` in `registry`.
+    /// Registers all of them in `registry`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        registry.register(
-            "shared_answers_up",
-            "Whether answers are being shared: 0 while the store is left alone after a failure",
-            metrics.up.clone(),
-        );
-        registry.register(
-            "shared_answers_lookups",
-            "Requests that memory could not answer, by what the shared store had for them",
-            metrics.lookups.clone(),
-        );
-        registry.register(
-            "shared_answers_unreadable",
-            "Answers in the shared store that could not be used: another version, damaged, too large",
-            metrics.unreadable.clone(),
-        );
-        registry.register(
-            "shared_answers_writes",
-            "Answers for the shared store, by what became of them",
-            metrics.writes.clone(),
-        );
+        metrics.register_in(registry);
         for result in LookupResult::ALL {
             drop(metrics.lookups.get_or_create(&LookupLabels { result }));
         }
@@ -56,14 +43,6 @@ impl Metrics {
 
     pub(super) fn looked_up(&self, result: LookupResult) -> u64 {
         self.lookups.get_or_create(&LookupLabels { result }).get()
-    }
-
-    pub(super) fn record_unreadable(&self) {
-        self.unreadable.inc();
-    }
-
-    pub(super) fn unreadable(&self) -> u64 {
-        self.unreadable.get()
     }
 
     pub(super) fn record_write(&self, result: Write) {

@@ -6,6 +6,7 @@
 
 mod json_line;
 pub mod log;
+mod metric_set;
 pub mod metrics;
 mod named_enum;
 mod process;
@@ -14,4 +15,5 @@ pub mod trace;
 mod exposition;
 mod families;
 
+pub(crate) use metric_set::metric_set;
 pub(crate) use named_enum::named_enum;
