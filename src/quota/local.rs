@@ -14,7 +14,7 @@ use super::config::{Config, Limit};
 use super::forecast::Forecast;
 use super::ledger::Charge;
 use super::metrics::Metrics;
-use super::permit::Snapshot;
+use super::snapshot::Snapshot;
 use super::state::QuotaState;
 use super::state_file::StateFile;
 use super::throttle_hint::ThrottleHint;
@@ -204,23 +204,7 @@ impl Quota {
 
     /// The state for people.
     pub fn snapshot(&self) -> Snapshot {
-        let now = Instant::now();
-        let mut state = self.0.look();
-        state.quota_state.ledger.sweep(now);
-        let quota_state = &mut state.quota_state;
-        let windows = quota_state.windows(now);
-        let pace = quota_state.pace_state(now);
-        Snapshot {
-            steady_until: quota_state.steady_until(&windows, pace.as_ref(), now),
-            windows,
-            pace,
-            paused: quota_state.pause(now),
-            foreign: quota_state.foreign(),
-            in_flight: quota_state.ledger.in_flight(),
-            calls: quota_state.calls(),
-            replicas: None,
-            eviction: None,
-        }
+        self.0.look().quota_state.snapshot(Instant::now())
     }
 
     /// Brings the gauges up to date; called when somebody scrapes.

@@ -10,14 +10,12 @@ use tokio::time::Instant;
 
 use super::config::Config;
 use super::metrics::Metrics;
-use super::pace_state::PaceState;
+use super::snapshot::Snapshot;
 use super::throttle_hint::ThrottleHint;
-use super::window::Window;
 use super::{local, shared};
 use crate::attempt::{Demand, Scarcity, SharedOrder};
 use crate::caller::{Name, Urgency};
 use crate::clock::Wall;
-use crate::store::Eviction;
 use crate::task::Tasks;
 
 /// Does the same with either kind.
@@ -37,39 +35,6 @@ pub enum Quota {
     Local(local::Quota),
     /// Kept in a store, for all replicas.
     Shared(shared::Quota),
-}
-
-/// What `/status` shows.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// The windows, shortest first.
-    pub windows: Vec<Window>,
-    /// The bucket that spreads the longest window; `None` when calls are not spread.
-    pub pace: Option<PaceState>,
-    /// Until when the windows and the bucket, told in whole seconds and calls, stay as they are
-    /// unless [`Quota::revision`] changes.
-    pub steady_until: Instant,
-    /// How long everybody still waits because the upstream said 429.
-    pub paused: Option<Duration>,
-    /// Calls of others on the same app registration in a longest window, as estimated from 429s.
-    pub foreign: u64,
-    /// Calls that have left and are not answered yet.
-    pub in_flight: usize,
-    /// Calls that this process has made.
-    pub calls: u64,
-    /// The replicas that share the quota, this one included; `None` when it is not shared.
-    pub replicas: Option<usize>,
-    /// What the store does when its memory is full; `None` without a store, and while it has not
-    /// said.
-    pub eviction: Option<Eviction>,
-}
-
-impl Snapshot {
-    /// What is left of each window: `37 of 100 left in 1m, 1200 of 1500 left in 1h`.
-    pub fn left(&self) -> String {
-        let left = |window: &Window| format!("{} of {} left in {}", window.remaining, window.limit, window.name);
-        self.windows.iter().map(left).collect::<Vec<_>>().join(", ")
-    }
 }
 
 impl Quota {

@@ -138,20 +138,12 @@ impl Quota {
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
         let state = self.0.look();
-        let mut quota_state = state.quota_state(now);
-        quota_state.ledger.sweep(now);
-        let windows = quota_state.windows(now);
-        let pace = quota_state.pace_state(now);
         Snapshot {
-            steady_until: quota_state.steady_until(&windows, pace.as_ref(), now),
-            windows,
-            pace,
-            paused: quota_state.pause(now),
             foreign: state.foreign,
-            in_flight: quota_state.ledger.in_flight(),
             calls: state.calls,
             replicas: Some(state.copy.members.len().max(1)),
             eviction: state.eviction.clone(),
+            ..state.quota_state(now).snapshot(now)
         }
     }
 
@@ -159,7 +151,7 @@ impl Quota {
     pub fn show(&self) {
         let snapshot = self.snapshot();
         self.0.metrics.quota.show(&snapshot);
-        self.0.metrics.up.set(i64::from(self.unavailable_for().is_none()));
+        self.0.metrics.store.up.set(i64::from(self.unavailable_for().is_none()));
     }
 }
 
@@ -211,9 +203,9 @@ impl Shared {
         let change = state.on_reply(reply, asked, Instant::now());
         let is_back = state.outage.answered() || is_first;
         drop(state);
-        self.metrics.steps.inc();
+        self.metrics.store.steps.inc();
         if change.epoch {
-            self.metrics.epochs.inc();
+            self.metrics.store.epochs.inc();
             tracing::warn!("the shared store had lost what it knew; bringing our copy of the ledger back");
         } else if is_back {
             tracing::info!("the shared store answers");
@@ -233,7 +225,7 @@ impl Shared {
     }
 
     pub(super) fn on_error(&self, error: &BoxError) {
-        self.metrics.failures.inc();
+        self.metrics.store.failures.inc();
         let now = Instant::now();
         let mut state = self.lock();
         let (is_lost, is_news) = (state.on_error(now), state.outage.failed(now));

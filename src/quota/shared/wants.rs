@@ -1,7 +1,6 @@
 //! What waits here, as far as the store knows it, and what waits at other replicas.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 
 use ring::digest::{SHA256, digest};
 use tokio::time::Instant;
@@ -225,12 +224,8 @@ fn position(value: f64) -> i64 {
 /// A flow in the store: its class, and a digest, because nobody need know there who asks.
 fn name_of((urgency, caller): &Flow) -> String {
     let digest = digest(&SHA256, caller.as_str().as_bytes());
-    let mut name = urgency.level().to_string();
-    for byte in &digest.as_ref()[..8] {
-        // Writing into a string cannot fail.
-        let _ = write!(name, "{byte:02x}");
-    }
-    name
+    let first = digest.as_ref().first_chunk().copied().map_or(0, u64::from_be_bytes);
+    format!("{}{first:016x}", urgency.level())
 }
 
 /// Whether forecasts made with what others wanted `before` are wrong by now.

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{Protocol, Slot};
 use crate::attempt::Demand;
+use crate::quota::shared::pending_reports::Report;
 use crate::quota::shared::slot_forecast::SlotForecast;
 use crate::quota::{self, QuotaState};
 
@@ -34,27 +35,27 @@ impl Protocol {
     /// The call of this charge counts as made now.
     pub fn settle(&mut self, id: String, now: Instant) {
         self.copy.settle(&id, now);
-        self.pending_reports.settle(id, now);
+        self.pending_reports.add(id, Report::Settled(now));
         self.collect(now);
     }
 
     /// The call of this charge was not made.
     pub fn refund(&mut self, id: String, now: Instant) {
         self.copy.refund(&id);
-        self.pending_reports.refund([id]);
+        self.pending_reports.add(id, Report::Refunded);
         self.collect(now);
     }
 
     /// Nobody will hear of the call of this charge again; it may have arrived.
     pub fn lose(&mut self, id: String, now: Instant) {
-        self.pending_reports.lose(id);
+        self.pending_reports.add(id, Report::Lost);
         self.collect(now);
     }
 
     /// The call of this charge was refused with 429.
     pub fn throttle(&mut self, id: String, answer: quota::ThrottleHint, now: Instant) {
         self.copy.settle(&id, now);
-        self.pending_reports.throttle(id, answer, now);
+        self.pending_reports.add(id, Report::Throttled(answer, now));
         self.woken = true;
     }
 
