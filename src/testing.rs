@@ -37,7 +37,7 @@ pub mod operation {
 }
 pub mod queue {
     pub use crate::queue::{
-        CallerLimiter, Config, FairScheduler, Layer, Metrics, PermitSource, Queue, Reason, Refused, Ticket, Weights,
+        CallerLimiter, Config, FairScheduler, Metrics, PermitSource, Queue, Reason, Refused, Ticket, Weights,
     };
 }
 pub mod quota {

@@ -38,10 +38,9 @@ mod take_back;
 mod tests;
 mod turn_forecast;
 
-pub use caller_limit::{CallerLimiter, Layer as CallerLimitLayer};
+pub use caller_limit::{CallerLimit, CallerLimitLayer, CallerLimiter};
 pub use config::{Config, Weights};
 pub use fair_queue::{PermitSource, Queue};
 pub use fair_scheduler::{FairScheduler, Ticket};
-pub use layer::Layer;
 pub use metrics::Metrics;
 pub use refused::{Reason, Refused, Wait};

@@ -1,13 +1,11 @@
 //! The layer that pays: every attempt's charge ends here, whatever becomes of the attempt.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
-use pin_project_lite::pin_project;
+use tower::util::BoxCloneSyncService;
+use tower::{Service, ServiceExt as _, service_fn};
 
 use super::permit::Permit;
 use super::throttle_hint::ThrottleHint;
@@ -28,81 +26,38 @@ impl Layer {
     }
 }
 
-impl<S> tower::Layer<S> for Layer {
-    type Service = Service<S>;
+impl<S> tower::Layer<S> for Layer
+where
+    S: Service<Charged, Response = UpstreamResponse, Error = Failure> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    type Service = BoxCloneSyncService<Admitted<Permit>, UpstreamResponse, Failure>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Service {
-            inner,
-            wall: self.wall.clone(),
-        }
+        let wall = self.wall.clone();
+        BoxCloneSyncService::new(service_fn(move |admitted| pay(admitted, inner.clone(), wall.clone())))
     }
 }
 
-/// See [`Layer`].
-#[derive(Clone, Debug)]
-pub struct Service<S> {
-    inner: S,
-    wall: Wall,
-}
-
-impl<S> tower::Service<Admitted<Permit>> for Service<S>
+/// Makes a call and ends its charge.
+///
+/// # Cancel safety
+/// Dropped before the call has left, it costs nothing; later, the charge stays.
+async fn pay<S>(admitted: Admitted<Permit>, mut inner: S, wall: Wall) -> Result<UpstreamResponse, Failure>
 where
-    S: tower::Service<Charged, Response = UpstreamResponse, Error = Failure>,
+    S: Service<Charged, Response = UpstreamResponse, Error = Failure>,
 {
-    type Response = UpstreamResponse;
-    type Error = Failure;
-    type Future = Paying<S::Future>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, granted: Admitted<Permit>) -> Self::Future {
-        let Admitted { attempt, permit } = granted;
-        let charged = Charged {
-            request: attempt.request.bind(),
-            trace: attempt.request.trace(),
-            caller: attempt.caller,
-            retries: attempt.retries,
-        };
-        Paying {
-            answer: self.inner.call(charged),
-            permit: Some(permit),
-            wall: self.wall.clone(),
-        }
-    }
-}
-
-pin_project! {
-    /// A call under way, with what it costs. Dropped before it was polled, it costs nothing.
-    #[derive(Debug)]
-    #[must_use = "futures do nothing unless polled"]
-    pub struct Paying<F> {
-        #[pin]
-        answer: F,
-        permit: Option<Permit>,
-        wall: Wall,
-    }
-}
-
-impl<F> Future for Paying<F>
-where
-    F: Future<Output = Result<UpstreamResponse, Failure>>,
-{
-    type Output = Result<UpstreamResponse, Failure>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if let Some(permit) = this.permit {
-            permit.leave();
-        }
-        let result = ready!(this.answer.poll(context));
-        Poll::Ready(match this.permit.take() {
-            Some(permit) => end(permit, result, this.wall),
-            None => result,
-        })
-    }
+    let Admitted { attempt, mut permit } = admitted;
+    let ready = inner.ready().await?;
+    let charged = Charged {
+        request: attempt.request.bind(),
+        trace: attempt.request.trace(),
+        caller: attempt.caller,
+        retries: attempt.retries,
+    };
+    permit.leave();
+    let result = ready.call(charged).await;
+    end(permit, result, &wall)
 }
 
 /// Ends the charge of a call that has ended.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower::{Service, ServiceBuilder, service_fn};
+use tower::{Layer as _, Service, ServiceBuilder, service_fn};
 
 use crate::support;
 use defender_gateway::testing::attempt::{Charged, Failure, Scarcity};
@@ -78,12 +78,11 @@ pub(crate) fn paid(answer: UpstreamResponse) -> impl Service<Call, Response = Se
         },
         single_flight::Metrics::default(),
     );
+    let paid = quota::Layer::new(Wall::system()).layer(service_fn(move |_: Charged| {
+        std::future::ready(Ok::<_, Failure>(answer.clone()))
+    }));
     ServiceBuilder::new()
         .layer(flights)
         .layer(upstream::RetryLayer)
-        .layer(queue::Layer::new(queue))
-        .layer(quota::Layer::new(Wall::system()))
-        .service(service_fn(move |_: Charged| {
-            std::future::ready(Ok::<_, Failure>(answer.clone()))
-        }))
+        .service(service_fn(move |attempt| queue.clone().serve(attempt, paid.clone())))
 }

@@ -1,15 +1,12 @@
 //! The layer that puts each try on its limiter.
 
-use std::future::ready;
-use std::task::{Context, Poll};
-
-use futures_util::future::BoxFuture;
-use tower::Layer as _;
+use tower::util::BoxCloneSyncService;
+use tower::{Service, service_fn};
 
 use super::TokenLimiters;
 use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint};
+use crate::quota;
 use crate::scan::UpstreamResponse;
-use crate::{queue, quota};
 
 /// Wraps a service that needs a slot into one that waits for it, in the queue of the token that the
 /// call will be made with.
@@ -23,58 +20,33 @@ impl Layer {
     }
 }
 
-impl<S> tower::Layer<S> for Layer {
-    type Service = Service<S>;
-
-    fn layer(&self, inner: S) -> Service<S> {
-        Service {
-            token_limiters: self.0.clone(),
-            inner,
-        }
-    }
-}
-
-/// See [`Layer`].
-#[derive(Clone, Debug)]
-pub struct Service<S> {
-    token_limiters: TokenLimiters,
-    inner: S,
-}
-
-impl<S> tower::Service<Attempt> for Service<S>
+impl<S> tower::Layer<S> for Layer
 where
-    S: tower::Service<Admitted<quota::Permit>, Response = UpstreamResponse, Error = Failure> + Clone + Send + 'static,
+    S: Service<Admitted<quota::Permit>, Response = UpstreamResponse, Error = Failure> + Clone + Send + Sync + 'static,
     S::Future: Send,
 {
-    type Response = UpstreamResponse;
-    type Error = Failure;
-    type Future = BoxFuture<'static, Result<UpstreamResponse, Failure>>;
+    type Service = BoxCloneSyncService<Attempt, UpstreamResponse, Failure>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        // As in the queue: readiness below is awaited after the turn has come.
-        Poll::Ready(Ok(()))
+    fn layer(&self, inner: S) -> Self::Service {
+        let token_limiters = self.0.clone();
+        BoxCloneSyncService::new(service_fn(move |attempt| {
+            serve(token_limiters.clone(), attempt, inner.clone())
+        }))
     }
+}
 
-    fn call(&mut self, attempt: Attempt) -> Self::Future {
-        let limiter = match self.token_limiters.enter(attempt.request.payer()) {
-            Ok(limiter) => limiter,
-            Err(refused) => {
-                let failure = Failure {
-                    delivery: Delivery::NotSent,
-                    again: RetryHint::Never,
-                    answer: None,
-                    source: refused.into(),
-                };
-                return Box::pin(ready(Err(failure)));
-            }
-        };
-        let mut queued = queue::Layer::new(limiter.queue.clone()).layer(self.inner.clone());
-        let answer = queued.call(attempt);
-        Box::pin(async move {
-            let answered = answer.await;
-            // Held until the answer is there: a limiter that somebody is on is not forgotten.
-            drop(limiter);
-            answered
-        })
-    }
+async fn serve<S>(token_limiters: TokenLimiters, attempt: Attempt, inner: S) -> Result<UpstreamResponse, Failure>
+where
+    S: Service<Admitted<quota::Permit>, Response = UpstreamResponse, Error = Failure>,
+{
+    let limiter = token_limiters
+        .enter(attempt.request.payer())
+        .map_err(|refused| Failure {
+            delivery: Delivery::NotSent,
+            again: RetryHint::Never,
+            answer: None,
+            source: refused.into(),
+        })?;
+    // The limiter is held until the answer is there: one that somebody is on is not forgotten.
+    limiter.queue.clone().serve(attempt, inner).await
 }

@@ -121,7 +121,8 @@ impl Gateway {
         let upstream = upstream.clone();
         let client = service_fn(move |call: Charged| upstream.clone().call(call));
         let paid = quota::Layer::new(wall.clone()).layer(client);
-        let stack = RetryLayer.layer(queue::Layer::new(queue.clone()).layer(paid));
+        let turns = queue.clone();
+        let stack = RetryLayer.layer(service_fn(move |attempt| turns.clone().serve(attempt, paid.clone())));
         Self {
             queue,
             quota,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, sleep};
-use tower::util::BoxCloneService;
+use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
 use defender_gateway::testing::attempt::{Attempt, Charged, Failure, QueuePosition, Retries};
@@ -52,7 +52,7 @@ pub(super) struct Arrival {
 }
 
 pub(super) struct StackFixture {
-    pub(super) front: BoxCloneService<Call, ServedResponse, BoxError>,
+    pub(super) front: BoxCloneSyncService<Call, ServedResponse, BoxError>,
     pub(super) down: Arc<AtomicBool>,
     pub(super) arrivals: Arc<Mutex<Vec<Arrival>>>,
     pub(super) upstream_profile: Arc<UpstreamProfile>,
@@ -128,8 +128,10 @@ impl StackFixture {
         );
         let (down, arrivals) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let paid = quota::Layer::new(Wall::system()).layer(upstream(layout, tenant, &down, &arrivals));
-        let paid = upstream::RetryLayer.layer(queue::Layer::new(queue.clone()).layer(paid));
-        let paid = BoxCloneService::new(paid);
+        let turns = queue.clone();
+        let queued = service_fn(move |attempt| turns.clone().serve(attempt, paid.clone()));
+        let paid = upstream::RetryLayer.layer(queued);
+        let paid = BoxCloneSyncService::new(paid);
 
         let upstream_profile = Arc::new(UpstreamProfile::new(match sharing {
             Sharing::MergeBlind | Sharing::MergeProven => 0,
@@ -179,13 +181,13 @@ impl StackFixture {
             let metrics = single_flight::Metrics::register(registry);
             let profile = Arc::clone(&upstream_profile);
             let layer = single_flight::Layer::new(config, tasks.clone(), keep, profile, outlook, metrics);
-            BoxCloneService::new(layer.layer(paid))
+            BoxCloneSyncService::new(layer.layer(paid))
         } else {
             each_for_itself(paid, Arc::clone(&cache))
         };
         let surplus = Arc::new(move |_| quota.has_surplus());
         Self {
-            front: BoxCloneService::new(cache::Layer::new(cache, tasks, surplus).layer(flights)),
+            front: BoxCloneSyncService::new(cache::Layer::new(cache, tasks, surplus).layer(flights)),
             down,
             arrivals,
             upstream_profile,
@@ -232,10 +234,10 @@ fn quota(limits: &[(u32, u64)], registry: &mut Registry) -> quota::Quota {
 
 /// What stands in for the flights when nothing is joined.
 fn each_for_itself(
-    paid: BoxCloneService<Attempt, UpstreamResponse, BoxError>,
+    paid: BoxCloneSyncService<Attempt, UpstreamResponse, BoxError>,
     cache: Arc<cache::Cache>,
-) -> BoxCloneService<Call, ServedResponse, BoxError> {
-    BoxCloneService::new(service_fn(move |call: Call| {
+) -> BoxCloneSyncService<Call, ServedResponse, BoxError> {
+    BoxCloneSyncService::new(service_fn(move |call: Call| {
         let (paid, cache) = (paid.clone(), Arc::clone(&cache));
         async move {
             let asked = Instant::now();
@@ -265,9 +267,9 @@ fn upstream(
     tenant: Tenant,
     down: &Arc<AtomicBool>,
     arrivals: &Arc<Mutex<Vec<Arrival>>>,
-) -> BoxCloneService<Charged, UpstreamResponse, Failure> {
+) -> BoxCloneSyncService<Charged, UpstreamResponse, Failure> {
     let (down, arrivals) = (Arc::clone(down), Arc::clone(arrivals));
-    BoxCloneService::new(service_fn(move |call: Charged| {
+    BoxCloneSyncService::new(service_fn(move |call: Charged| {
         let good = !down.load(Ordering::Relaxed);
         arrivals.lock().unwrap().push(Arrival {
             at: Instant::now(),
