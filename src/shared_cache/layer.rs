@@ -2,22 +2,22 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use futures_util::future::{BoxFuture, Either};
 use http::StatusCode;
 use tokio::time::{Instant, sleep_until};
-use tower::{Service, ServiceExt as _};
+use tower::util::BoxCloneSyncService;
+use tower::{Service, ServiceExt as _, service_fn};
 
 use super::backend::{Backend, Found, LookupMode, LookupReply};
+use super::lease::LeaseEvent;
 use super::lookup::{LookupOutcome, Via, lookup};
 use super::metrics::LookupResult;
 use super::registry::{LookupRole, Registry};
-use super::waiters::{LeaseEvent, Waiters, listen};
 use super::write_queue::{WriteQueue, run_writer};
 use super::{Config, Metrics};
 use crate::BoxError;
 use crate::scan::{self, Call, Request, ResponseKind, ServedResponse, Status};
+use crate::store::Event;
 use crate::task::Tasks;
 
 /// Inserts another replica's answer into this replica's memory.
@@ -31,7 +31,6 @@ pub(super) struct Inner {
     pub(super) config: Config,
     pub(super) backend: Backend,
     pub(super) registry: Arc<Registry>,
-    pub(super) waiters: Arc<Waiters>,
     pub(super) write_queue: WriteQueue,
     pub(super) insert_local: InsertLocal,
     pub(super) metrics: Metrics,
@@ -46,7 +45,6 @@ impl SharedCache {
             backend: Backend::new(config.clone(), tasks, metrics.clone()),
             config,
             registry: Arc::default(),
-            waiters: Arc::default(),
             write_queue,
             insert_local,
             metrics,
@@ -67,7 +65,7 @@ impl SharedCache {
             led: metrics.looked_up(LookupResult::Led),
             alone: metrics.looked_up(LookupResult::Alone),
             written: metrics.written(),
-            unreadable: metrics.unreadable(),
+            unreadable: metrics.unreadable.get(),
         }
     }
 
@@ -87,8 +85,13 @@ impl SharedCache {
                 _ => LookupOutcome::Alone,
             };
         }
-        let role = inner.registry.join_lookup(call.request.key(), |entry| {
-            Box::pin(lookup(Arc::clone(inner), Arc::clone(&call.request), name, entry))
+        let role = inner.registry.join_lookup(&name, |entry| {
+            Box::pin(lookup(
+                Arc::clone(inner),
+                Arc::clone(&call.request),
+                name.clone(),
+                entry,
+            ))
         });
         let lookup = match role {
             LookupRole::Led(lease) => return LookupOutcome::Led(lease),
@@ -102,6 +105,27 @@ impl SharedCache {
             () = sleep_until(until) => LookupOutcome::Alone,
         }
     }
+}
+
+/// Listens until the shared cache is dropped.
+async fn listen(inner: Arc<Inner>) {
+    let (store, channel) = (inner.config.store.clone(), inner.config.channel());
+    let listener = Arc::downgrade(&inner);
+    let heard = move |event: Event<'_>| {
+        let Some(inner) = listener.upgrade() else { return };
+        match event {
+            Event::Message(message) => inner.registry.notify(&String::from_utf8_lossy(message)),
+            Event::Missed => {
+                inner.registry.notify_all();
+                // Connects again if necessary, and learns the store's time.
+                let asks = Arc::clone(&inner);
+                inner
+                    .tasks
+                    .spawn_upkeep("shared answers: greeting", async move { asks.backend.warm_up().await });
+            }
+        }
+    };
+    store.subscribe(channel, heard).await;
 }
 
 /// The counts for `/status`.
@@ -139,56 +163,34 @@ impl Layer {
     }
 }
 
-impl<S> tower::Layer<S> for Layer {
-    type Service = SharedCacheService<S>;
-
-    fn layer(&self, inner: S) -> SharedCacheService<S> {
-        SharedCacheService {
-            shared_cache: self.0.clone(),
-            inner,
-        }
-    }
-}
-
-/// Answers from the store, waits for another replica's call, or calls the service below, which must
-/// always be ready.
-#[derive(Clone, Debug)]
-pub struct SharedCacheService<S> {
-    shared_cache: Option<SharedCache>,
-    inner: S,
-}
-
-impl<S> Service<Call> for SharedCacheService<S>
+impl<S> tower::Layer<S> for Layer
 where
-    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone + Send + 'static,
+    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone + Send + Sync + 'static,
     S::Future: Send,
 {
-    type Response = ServedResponse;
-    type Error = BoxError;
-    type Future = Either<S::Future, BoxFuture<'static, Result<ServedResponse, BoxError>>>;
+    type Service = BoxCloneSyncService<Call, ServedResponse, BoxError>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context)
-    }
-
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves the lookup to the other requests, and gives the lease back if
-    /// there are none.
-    fn call(&mut self, call: Call) -> Self::Future {
-        // The caller wants a fresher answer, or one that no other caller may see.
-        let own = call.caller.cache_directives.no_cache || call.request.token_id().is_some();
-        match &self.shared_cache {
-            Some(shared_cache) if !own => Either::Right(Box::pin(run(shared_cache.clone(), self.inner.clone(), call))),
-            _ => Either::Left(self.inner.call(call)),
-        }
+    fn layer(&self, inner: S) -> Self::Service {
+        let shared_cache = self.0.clone();
+        BoxCloneSyncService::new(service_fn(move |call| serve(shared_cache.clone(), inner.clone(), call)))
     }
 }
 
-async fn run<S>(shared_cache: SharedCache, below: S, call: Call) -> Result<ServedResponse, BoxError>
+/// Answers from the store, waits for another replica's call, or calls the service below.
+///
+/// # Cancel safety
+///
+/// Dropping the future leaves the lookup to the other requests, and gives the lease back if there
+/// are none.
+async fn serve<S>(shared_cache: Option<SharedCache>, below: S, call: Call) -> Result<ServedResponse, BoxError>
 where
     S: Service<Call, Response = ServedResponse, Error = BoxError>,
 {
+    // The caller wants a fresher answer, or one that no other caller may see.
+    let own = call.caller.cache_directives.no_cache || call.request.token_id().is_some();
+    let Some(shared_cache) = shared_cache.filter(|_| !own) else {
+        return below.oneshot(call).await;
+    };
     let metrics = &shared_cache.0.metrics;
     match shared_cache.lookup(&call).await {
         LookupOutcome::Found(found, via) if found.suits(&call.caller.cache_directives, Instant::now()) => {
