@@ -43,7 +43,7 @@ pub mod queue {
 pub mod quota {
     pub use crate::quota::{
         Availability, Config, Forecast, Layer, Ledger, Limit, Metrics, Pacing, Permit, Quota, QuotaState, StateFile,
-        ThrottleHint, UnknownPast, local,
+        ThrottleHint, UnknownPast,
     };
     pub mod shared {
         pub use crate::quota::shared::{Config, Metrics, Protocol, SyncReply, Timing};

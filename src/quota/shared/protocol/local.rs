@@ -1,14 +1,15 @@
 //! What happens here between two steps: slots are taken, calls end, and other requests wait.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use super::{Protocol, Slot};
-use crate::attempt::Demand;
+use crate::attempt::{Demand, SharedOrder};
 use crate::quota::shared::pending_reports::Report;
 use crate::quota::shared::slot_forecast::SlotForecast;
-use crate::quota::{self, QuotaState};
+use crate::quota::{self, QuotaState, Snapshot};
 
 impl Protocol {
     /// The slot in hand.
@@ -67,23 +68,45 @@ impl Protocol {
         slots.extend(std::iter::repeat_with(|| coming.next_slot()).take(count - in_hand));
     }
 
+    /// The replicas that share the quota, this one included.
+    pub fn replicas(&self) -> usize {
+        self.copy.members.len().max(1)
+    }
+
+    /// The order of all replicas, as the store said last.
+    pub fn order(&self) -> Arc<SharedOrder> {
+        Arc::clone(&self.order)
+    }
+
+    /// Whether calls that nobody waits for may be made now.
+    pub fn has_surplus(&self, now: Instant) -> bool {
+        !self.is_lost() && !self.merging && self.quota_state(now).has_surplus(now)
+    }
+
+    /// The state for people, as this replica knows it.
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        Snapshot {
+            foreign: self.foreign,
+            calls: self.calls,
+            replicas: Some(self.replicas()),
+            eviction: self.eviction.clone(),
+            ..self.quota_state(now).snapshot(now)
+        }
+    }
+
     /// Whether the store has never answered.
     pub(in crate::quota::shared) fn is_new(&self) -> bool {
         self.last.is_none()
     }
 
-    pub(in crate::quota::shared) fn is_lost(&self) -> bool {
+    /// Whether the store does not answer, or has never answered.
+    pub fn is_lost(&self) -> bool {
         self.lost.is_some() || self.last.is_none()
     }
 
     /// The quota as this replica knows it.
     pub fn quota_state(&self, now: Instant) -> QuotaState {
         self.copy.quota_state(now)
-    }
-
-    /// Whether the store has answered, and grants slots.
-    pub(in crate::quota::shared) fn is_granting(&self) -> bool {
-        !self.is_lost() && !self.merging
     }
 
     pub(super) fn drop_old(&mut self, now: Instant) {
