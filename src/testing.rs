@@ -7,7 +7,7 @@ pub mod app {
 }
 pub mod attempt {
     pub use crate::attempt::{
-        Attempt, Charged, Delivery, Demand, Failure, LateBoundRequest, QueuePosition, Retries, RetryHint, Scarcity,
+        Attempt, Charged, Delivery, Failure, FlowDemand, LateBoundRequest, QueuePosition, Retries, RetryHint, Scarcity,
     };
 }
 pub mod cache {

@@ -15,7 +15,7 @@ use super::metrics::Metrics;
 use super::permit::Permit;
 use super::shared::{self, Replica};
 use super::snapshot::Snapshot;
-use crate::attempt::{Demand, Scarcity, SharedOrder};
+use crate::attempt::{FlowOrder, Scarcity, SharedOrder};
 use crate::clock::Wall;
 use crate::task::Tasks;
 
@@ -95,9 +95,9 @@ impl Quota {
     }
 
     /// Says what is wanted: a shared quota hands out slots only to those who wait.
-    pub fn demand(&self, demand: Demand<'_>) {
+    pub fn demand(&self, flows: &dyn FlowOrder) {
         if let Kind::Shared(replica) = &self.0 {
-            replica.demand(demand);
+            replica.demand(flows);
         }
     }
 

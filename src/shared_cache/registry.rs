@@ -29,7 +29,7 @@ struct Entries {
 #[derive(Debug)]
 struct Lookup {
     number: u64,
-    lookup: WeakShared<BoxFuture<'static, LookupOutcome>>,
+    shared: WeakShared<BoxFuture<'static, LookupOutcome>>,
     /// The events of another replica's lease.
     events: watch::Sender<LeaseEvent>,
 }
@@ -55,7 +55,7 @@ impl Registry {
         if let Some(lease) = entries.leases.get(name).and_then(Weak::upgrade) {
             return LookupRole::Led(lease);
         }
-        if let Some(lookup) = entries.lookups.get(name).and_then(|known| known.lookup.upgrade()) {
+        if let Some(lookup) = entries.lookups.get(name).and_then(|known| known.shared.upgrade()) {
             return LookupRole::Pending(lookup);
         }
         let number = entries.next;
@@ -71,7 +71,7 @@ impl Registry {
         if let Some(weak) = lookup.downgrade() {
             let new = Lookup {
                 number,
-                lookup: weak,
+                shared: weak,
                 events,
             };
             entries.lookups.insert(name.clone(), new);

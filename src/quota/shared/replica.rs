@@ -10,7 +10,7 @@ use super::messages::SyncReply;
 use super::protocol::{Protocol, Slot};
 use super::{Config, Metrics, sync_task};
 use crate::BoxError;
-use crate::attempt::Demand;
+use crate::attempt::FlowOrder;
 use crate::caller::{Name, Urgency};
 use crate::quota::permit::{Charge, Permit};
 use crate::quota::watched::Watched;
@@ -62,11 +62,11 @@ impl Replica {
     }
 
     /// Says what is wanted.
-    pub(in crate::quota) fn demand(&self, demand: Demand<'_>) {
+    pub(in crate::quota) fn demand(&self, flows: &dyn FlowOrder) {
         let now = Instant::now();
         let mut state = self.state.lock();
         let before = state.next_look(now);
-        state.demand(demand, now);
+        state.demand(flows, now);
         if state.next_look(now) < before {
             self.wake_steps.notify_one();
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{Protocol, Slot};
-use crate::attempt::{Demand, SharedOrder};
+use crate::attempt::{FlowOrder, SharedOrder};
 use crate::quota::shared::pending_reports::Report;
 use crate::quota::shared::slot_forecast::SlotForecast;
 use crate::quota::{self, QuotaState, Snapshot};
@@ -21,12 +21,12 @@ impl Protocol {
     }
 
     /// What is wanted now.
-    pub fn demand(&mut self, demand: Demand<'_>, now: Instant) {
-        self.want = demand.waiting;
-        if self.wants.demand(&demand, &self.terms.me) {
+    pub fn demand(&mut self, flows: &dyn FlowOrder, now: Instant) {
+        self.want = flows.waiting();
+        if self.wants.demand(flows) {
             self.unsettled = self.unsettled.or(Some(now));
         }
-        if demand.waiting == 0 {
+        if self.want == 0 {
             while let Some((slot, _)) = self.granted.pop_front() {
                 self.refund(slot.id, now);
             }

@@ -42,7 +42,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub struct Protocol {
-    terms: Arc<SyncParams>,
+    pub(super) terms: Arc<SyncParams>,
     timing: Timing,
     pub(super) copy: LedgerReplica,
     epoch: String,
