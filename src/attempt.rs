@@ -27,9 +27,10 @@ use crate::telemetry::trace;
 /// A request that is bound when its slot is granted. Binding late lets a batch include the requests
 /// that wait at that moment.
 pub trait LateBoundRequest: Send + Sync + fmt::Debug {
-    /// The request to send. Called when a slot has been granted, just before the call leaves, and
-    /// again for every further attempt.
-    fn bind(&self) -> Arc<Request>;
+    /// The request to send; `None` when no call is needed any more, and the slot goes back. Called
+    /// when a slot has been granted, just before the call leaves, and again for every further
+    /// attempt.
+    fn bind(&self) -> Option<Arc<Request>>;
 
     /// Called when it is in the queue: its slot is predicted for `start`, if no other request comes
     /// or leaves before.
@@ -55,8 +56,8 @@ pub trait LateBoundRequest: Send + Sync + fmt::Debug {
 
 /// A request that is sent as it is; the attempt's caller pays.
 impl LateBoundRequest for Request {
-    fn bind(&self) -> Arc<Request> {
-        Arc::new(self.clone())
+    fn bind(&self) -> Option<Arc<Request>> {
+        Some(Arc::new(self.clone()))
     }
 
     fn payer(&self) -> Payer {

@@ -24,7 +24,7 @@
 //! | 4 | `server` |
 //! | 3 | `response` |
 //! | 2 | `cache` `shared_cache` `single_flight` `queue` `quota` `token` `region` `upstream` |
-//! | 1 | `scan` `caller` `attempt` |
+//! | 1 | `scan` `caller` `attempt` `middleware` |
 //! | 0 | `operation` `clock` `secret` `plain_text` `task` `resources` `memory` `net` `store` `telemetry` |
 //! | aside | `sim`: the simulated upstream, imported by `cli` and tests only |
 //! | aside | `testing`: what integration tests and benches use of the rest, which is private |
@@ -38,6 +38,7 @@ mod cli;
 mod clock;
 mod config;
 mod memory;
+mod middleware;
 mod net;
 mod operation;
 mod plain_text;

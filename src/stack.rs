@@ -7,22 +7,18 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use http::Response;
 use hyper::body::Incoming;
 use tokio::time::Instant;
-use tower::layer::layer_fn;
-use tower::util::Oneshot;
-use tower::{Service, ServiceBuilder, ServiceExt as _};
+use tower::{Service, ServiceBuilder};
 
 use crate::caller::{Name, Urgency};
+use crate::middleware::{Next, layer};
 use crate::response::Body;
 use crate::{
-    BoxError, app, attempt, cache, queue, quota, region, response, scan, server, shared_cache, single_flight, token,
-    upstream,
+    app, attempt, cache, queue, quota, region, response, server, shared_cache, single_flight, token, upstream,
 };
 
 /// The layers, ready to be stacked. Each part is built by `app`; nothing is configured here.
@@ -43,53 +39,21 @@ pub struct Parts {
     /// Answers in memory.
     pub cache: cache::Layer,
     /// Memory for requests that were not answered from memory.
-    pub request_memory: app::RequestMemoryLayer,
+    pub request_memory: app::RequestMemory,
     /// Answers and calls of other replicas.
-    pub shared_cache: shared_cache::Layer,
+    pub shared_cache: Option<shared_cache::SharedCache>,
     /// One call for equal requests.
-    pub single_flight: single_flight::Layer,
+    pub single_flight: single_flight::SingleFlight,
     /// The fair queue of each token.
-    pub token_limiters: app::TokenLimiterLayer,
+    pub token_limiters: app::TokenLimiters,
     /// Charges each attempt.
-    pub quota: quota::Layer,
+    pub quota: quota::Charging,
     /// Picks the nearest working host.
-    pub region: region::RegionLayer,
+    pub region: region::HostSelector,
     /// The access token.
-    pub token: token::Layer,
+    pub token: token::TokenSource,
     /// The call itself.
     pub client: upstream::Client,
-}
-
-/// The part of the stack for requests that were not answered from memory. Cloning it copies one
-/// pointer; the services are cloned for each request that passes.
-#[derive(Clone)]
-struct Forwarding(Arc<Forward>);
-
-type Forward = dyn Fn(scan::Call) -> BoxFuture<'static, Result<scan::ServedResponse, BoxError>> + Send + Sync;
-
-impl Forwarding {
-    fn new<S>(service: S) -> Self
-    where
-        S: Service<scan::Call, Response = scan::ServedResponse, Error = BoxError> + Clone + Send + Sync + 'static,
-        S::Future: Send,
-    {
-        Self(Arc::new(move |call| Box::pin(service.clone().oneshot(call))))
-    }
-}
-
-impl Service<scan::Call> for Forwarding {
-    type Response = scan::ServedResponse;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<scan::ServedResponse, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // Readiness is checked on the per-request clone.
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, call: scan::Call) -> Self::Future {
-        (self.0)(call)
-    }
 }
 
 /// Puts the layers in order.
@@ -101,46 +65,38 @@ pub fn build(
 + Sync
 + 'static {
     let paid = ServiceBuilder::new()
-        .layer(layer_fn(Seldom::new))
         // Above the queue, so that a second attempt waits for its own slot, at its old place.
-        .layer(upstream::RetryLayer)
+        .layer(layer(upstream::Retry))
         // Above the quota: a slot is bound to the request whose turn it is when the slot is there.
         // A caller's own token has its own queue.
-        .layer(parts.token_limiters)
+        .layer(layer(parts.token_limiters))
         // Above everything that can fail on the way: the charge ends here in any case, and a 429
         // pauses all calls.
-        .layer(parts.quota)
-        // The layers above clone the services below them at every step.
-        .layer(layer_fn(Seldom::new))
+        .layer(layer(parts.quota))
         // Below the quota: if a host has provably processed nothing, the next one is tried with the
         // same slot.
-        .layer(parts.region)
+        .layer(layer(parts.region))
         // Below the region: a token is attached to the attempt that it was checked for, and a 401
         // is attributed to the right token.
-        .layer(parts.token)
-        .service(parts.client);
+        .layer(layer(parts.token))
+        .service(Next::new(parts.client));
 
     let forwarding = ServiceBuilder::new()
         // Below the cache: a hit never waits, so it takes no memory. Above every layer where a
         // request may wait.
-        .layer(parts.request_memory)
+        .layer(layer(parts.request_memory))
         // Below memory, which the store must not slow down; above the flights, because a lease
         // belongs to a request, whatever calls it becomes part of.
-        .layer(parts.shared_cache)
+        .layer(layer(parts.shared_cache))
         // Above the attempts: equal requests share all of them, retries included.
-        .layer(parts.single_flight)
+        .layer(layer(parts.single_flight))
         .service(paid);
-    // Otherwise the type of everything below would be part of every future above; one box keeps
-    // compile times and stack frames small.
-    let forwarding = Forwarding::new(forwarding);
 
     let history = ServiceBuilder::new()
         // Above the cache: this limit counts requests and not calls.
         .layer(parts.fair_use)
         // Above the flights: a hit needs neither a flight nor a slot.
         .layer(parts.cache)
-        // Below the cache: requests answered from memory do not pay for cloning services that they
-        // do not pass.
         .service(forwarding);
 
     ServiceBuilder::new()
@@ -158,35 +114,6 @@ pub fn build(
         // The last layer that sees HTTP.
         .layer(parts.read)
         .service(history)
-}
-
-/// A service that is cloned more often than it is called. Cloning it copies one pointer; the
-/// service is cloned for each request that passes.
-#[derive(Clone, Debug)]
-struct Seldom<S>(Arc<S>);
-
-impl<S> Seldom<S> {
-    fn new(service: S) -> Self {
-        Self(Arc::new(service))
-    }
-}
-
-impl<S, R> Service<R> for Seldom<S>
-where
-    S: Service<R> + Clone,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Oneshot<S, R>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // Readiness is checked on the per-request clone.
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: R) -> Self::Future {
-        S::clone(&self.0).oneshot(request)
-    }
 }
 
 /// The one connection between two parts: the queue gets its slots from the quota.

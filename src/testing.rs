@@ -29,6 +29,9 @@ pub mod config {
 pub mod memory {
     pub use crate::memory::{BASE, CONNECTION, LEAST_TOTAL, Shares};
 }
+pub mod middleware {
+    pub use crate::middleware::{Next, layer};
+}
 pub mod net {
     pub use crate::net::{Client, Config, Connector, Limits, Resolver};
 }
@@ -42,7 +45,7 @@ pub mod queue {
 }
 pub mod quota {
     pub use crate::quota::{
-        Availability, Config, Forecast, Layer, Ledger, Limit, Metrics, Pacing, Permit, Quota, QuotaState, StateFile,
+        Availability, Charging, Config, Forecast, Ledger, Limit, Metrics, Pacing, Permit, Quota, QuotaState, StateFile,
         ThrottleHint, UnknownPast,
     };
     pub mod shared {
@@ -75,8 +78,7 @@ pub mod server {
 }
 pub mod shared_cache {
     pub use crate::shared_cache::{
-        Config, DecodeError, InsertLocal, Layer, Metrics, Name, Publisher, SharedCache, Snapshot, StoreTime,
-        StoredResponse,
+        Config, DecodeError, InsertLocal, Metrics, Name, Publisher, SharedCache, Snapshot, StoreTime, StoredResponse,
     };
 }
 pub mod sim {
@@ -92,7 +94,7 @@ pub mod sim {
     }
 }
 pub mod single_flight {
-    pub use crate::single_flight::{BatchConfig, BatchWhen, Config, Layer, Metrics, PredictedWait};
+    pub use crate::single_flight::{BatchConfig, BatchWhen, Config, Metrics, PredictedWait, SingleFlight};
 }
 pub mod store {
     pub use crate::store::{Address, Client, Config, Error, Event, Script};
@@ -112,5 +114,5 @@ pub mod token {
     };
 }
 pub mod upstream {
-    pub use crate::upstream::RetryLayer;
+    pub use crate::upstream::Retry;
 }

@@ -31,7 +31,7 @@ const FLOORS: &[(&[&str], bool)] = &[
         ],
         false,
     ),
-    (&["attempt", "scan", "caller"], true),
+    (&["attempt", "middleware", "scan", "caller"], true),
     (
         &[
             "net",

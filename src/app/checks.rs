@@ -17,7 +17,7 @@ impl Status {
     }
 
     fn check_sign_in(&self) -> Check {
-        let snapshot = self.current().token_source.snapshot();
+        let snapshot = self.sources.current().token_source.part.snapshot();
         let (ok, mut text) = match (&snapshot.last_error, snapshot.expires_in) {
             (None, Some(left)) => (true, format!("token for another {} s", left.as_secs())),
             (None, None) => (false, "no token yet".to_owned()),
@@ -46,7 +46,7 @@ impl Status {
     }
 
     fn check_regions(&self) -> Check {
-        let rows = self.current().regions.snapshot();
+        let rows = self.sources.current().regions.part.snapshot();
         let healthy = rows.iter().filter(|row| row.healthy).count();
         let selected = rows
             .iter()
@@ -60,7 +60,7 @@ impl Status {
     }
 
     fn check_quota(&self) -> Check {
-        let snapshots = self.sources.quotas.iter().map(quota::Quota::snapshot);
+        let snapshots = self.sources.quotas().map(quota::Quota::snapshot);
         // The one that orders the longest pause speaks for all.
         let Some(snapshot) = snapshots.max_by_key(|snapshot| snapshot.paused) else {
             return Check {

@@ -39,7 +39,7 @@ pub(super) struct Components {
     merge_memory: BackgroundTasks,
     pub(super) cache: Arc<cache::Cache>,
     pub(super) shared_cache: Option<Supervised<shared_cache::SharedCache>>,
-    single_flight: single_flight::Layer,
+    single_flight: single_flight::SingleFlight,
     pub(super) calls: upstream::Metrics,
     read: server::read::Layer,
     pub(super) guard: server::guard::Layer,
@@ -72,7 +72,7 @@ impl Plan {
                 quota: settings::quota(config, attempt)?,
                 queue: settings::queue(config),
             },
-            token: settings::token(&config.credentials)?,
+            token: settings::token(&config.credentials),
             net,
             regions,
             attempt,
@@ -285,18 +285,15 @@ impl Components {
                 context.tasks.clone(),
                 Arc::new(move |payer| cache_limiters.has_surplus(payer)),
             ),
-            request_memory: super::RequestMemoryLayer::new(Arc::clone(&context.memory.waiting)),
-            shared_cache: self
-                .shared_cache
-                .as_ref()
-                .map_or_else(shared_cache::Layer::off, |supervised| {
-                    shared_cache::Layer::new(supervised.part.clone())
-                }),
+            request_memory: super::RequestMemory(Arc::clone(&context.memory.waiting)),
+            shared_cache: self.shared_cache.as_ref().map(|supervised| supervised.part.clone()),
             single_flight: self.single_flight.clone(),
-            token_limiters: token_limiters::Layer::new(token_limiters.clone()),
-            quota: quota::Layer::new(context.wall.clone()),
-            region: region::RegionLayer::new(self.regions.part.clone()),
-            token: token::Layer::new(self.token_source.part.clone()),
+            token_limiters: token_limiters.clone(),
+            quota: quota::Charging {
+                wall: context.wall.clone(),
+            },
+            region: self.regions.part.clone(),
+            token: self.token_source.part.clone(),
             client: upstream::Client::new(
                 self.region_client.clone(),
                 settings::upstream(config),

@@ -120,7 +120,7 @@ impl SharedContext {
         keep: Arc<dyn scan::CacheSink>,
         upstream_profile: &Arc<scan::UpstreamProfile>,
         metrics: single_flight::Metrics,
-    ) -> single_flight::Layer {
+    ) -> single_flight::SingleFlight {
         let [waits, scarcity, slots, surplus] = std::array::from_fn(|_| self.token_limiters.clone());
         let outlook = single_flight::PredictedWait {
             wait: Arc::new(move |payer| waits.predicted_wait(payer)),
@@ -128,7 +128,7 @@ impl SharedContext {
             slots: Arc::new(move |payer, until, most| slots.slots_until(payer, until, most)),
             has_surplus: Arc::new(move |payer| surplus.has_surplus(payer)),
         };
-        single_flight::Layer::new(
+        single_flight::SingleFlight::new(
             settings::single_flight(config, attempt),
             self.tasks.clone(),
             keep,

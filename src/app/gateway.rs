@@ -17,8 +17,6 @@ use super::reload::{self, ConfigSource, Next, Reloader};
 use super::settings;
 use super::sources::Sources;
 use super::status::Status;
-use super::supervised::BackgroundTasks;
-use super::token_limiters::TokenLimiters;
 use crate::BoxError;
 use crate::config::{Document, Resolved};
 use crate::resources::{self, Machine};
@@ -32,18 +30,13 @@ use crate::{admin, queue, quota, server, stack};
 pub struct Gateway {
     data: server::Bound,
     admin: AdminThread,
-    parts: stack::Parts,
-    upkeep: BackgroundTasks,
     reloader: Reloader,
     next: mpsc::Receiver<Next>,
-    token_limiters: TokenLimiters,
     health: admin::Health,
     mode: ModeGauge,
     tasks: Tasks,
     stop: CancellationToken,
     exporter: Exporter,
-    linger: Duration,
-    drain: Duration,
 }
 
 /// How a gateway ended.
@@ -96,20 +89,14 @@ impl Gateway {
         let data = server::Bound::bind(settings::data_listener(config, machine, &built.context.memory))
             .await
             .map_err(Error::of("the data listener"))?;
-        let (parts, upkeep, token_limiters) = (built.parts(), built.upkeep(), built.context.token_limiters.clone());
-        let metrics = built.context.metrics.clone();
-        let flights = built.flights();
+        let context = built.context.clone();
         announce(&built, machine);
         let (reloader, next) = Reloader::new(built, reload::Metrics::register(registry.root()));
         let connections = data.connections();
         registry.root().register_collector(Box::new(connections.clone()));
         let sources = Arc::new(Sources {
             started: Instant::now(),
-            quotas: token_limiters.quotas().cloned().collect(),
-            queues: token_limiters.queues().cloned().collect(),
-            count: metrics.count,
-            queue_metrics: metrics.queue,
-            flights,
+            context,
             connections,
             current: reloader.current(),
             configuration: reloader.configuration(),
@@ -129,18 +116,13 @@ impl Gateway {
         Ok(Self {
             data,
             admin,
-            parts,
-            upkeep,
             reloader,
             next,
-            token_limiters,
             health,
             mode,
             tasks,
             stop,
             exporter,
-            linger: config.server.linger,
-            drain: config.server.drain,
         })
     }
 
@@ -178,7 +160,12 @@ impl Gateway {
     /// Dropping the future cuts all connections.
     pub async fn serve(self) -> Ended {
         self.health.set_ready();
-        let (linger, drain) = (self.linger, self.drain);
+        let made = self.reloader.current().load_full();
+        let (linger, drain) = (made.config.server.linger, made.config.server.drain);
+        let token_limiters = made.context.token_limiters.clone();
+        let path = Swap::new(stack::build(made.parts()), made.upkeep());
+        // What it keeps up in the background must end with the last request to it.
+        drop(made);
         let draining = async {
             self.stop.cancelled().await;
             tracing::info!(
@@ -190,13 +177,12 @@ impl Gateway {
             self.mode.set(Mode::Draining);
             // The last call must leave early enough for its answer to arrive.
             let last = Instant::now() + linger + drain.saturating_sub(ANSWER);
-            self.token_limiters.close(last);
+            token_limiters.close(last);
         };
-        let path = Swap::new(stack::build(self.parts), self.upkeep);
         let mut next = self.next;
         let exchanging = async {
-            while let Some(Next { parts, upkeep, done }) = next.recv().await {
-                path.exchange(stack::build(parts), upkeep);
+            while let Some(Next { components, done }) = next.recv().await {
+                path.exchange(stack::build(components.parts()), components.upkeep());
                 // Whoever asked may have gone.
                 let _ = done.send(());
             }
@@ -260,11 +246,11 @@ fn view(
             let health = health.clone();
             let gauge = registry.mode();
             Arc::new(move |exposition| {
-                scraped.sources.quotas.iter().for_each(quota::Quota::show);
+                scraped.sources.quotas().for_each(quota::Quota::show);
                 // What one queue shows takes the place of what another did: the one for history,
                 // which is asked most, comes last.
-                scraped.sources.queues.iter().rev().for_each(queue::Queue::show);
-                scraped.sources.count.callers().rank();
+                scraped.sources.queues().rev().for_each(queue::Queue::show);
+                scraped.sources.context.metrics.count.callers().rank();
                 per_call.show(scraped.per_call());
                 gauge.set(scraped.mode(&health).0);
                 registry.encode(exposition)
@@ -272,7 +258,7 @@ fn view(
         },
         health,
         openapi: server::OPENAPI.into(),
-        named: Arc::new(move |host, peer| current.load().hosts.accept(host, peer)),
+        named: Arc::new(move |host, peer| current.load().guard.hosts().accept(host, peer)),
         quit: config.admin.quit.then_some(quit),
     }
 }

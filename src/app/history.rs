@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -14,7 +13,7 @@ use super::sources::Sources;
 use crate::response::Outcome;
 use crate::scan;
 use crate::task::Tasks;
-use crate::telemetry::named_enum;
+use crate::telemetry::{metrics, named_enum};
 
 /// The time between two samples. Long enough to cost nothing, short enough to show a burst of a
 /// minute as a burst.
@@ -35,30 +34,18 @@ pub(super) struct PerCall {
     pub(super) best: f64,
 }
 
-/// The same as metrics.
-#[derive(Clone, Debug, Default)]
-pub(super) struct PerCallGauges {
-    now: Gauge<f64, AtomicU64>,
-    best: Gauge<f64, AtomicU64>,
+metrics! {
+    /// The same as metrics.
+    #[derive(Clone, Debug)]
+    pub(super) struct PerCallGauges {
+        /// Requests answered per upstream call in the last ten minutes, 0 without calls.
+        now: Gauge<f64, AtomicU64> = "requests_per_call",
+        /// The same if each call by id had asked for merge.max_ids ids.
+        best: Gauge<f64, AtomicU64> = "requests_per_call_best",
+    }
 }
 
 impl PerCallGauges {
-    /// Registers `requests_per_call` and `requests_per_call_best` in `registry`.
-    pub(super) fn register(registry: &mut Registry) -> Self {
-        let gauges = Self::default();
-        registry.register(
-            "requests_per_call",
-            "Requests answered per upstream call in the last ten minutes, 0 without calls",
-            gauges.now.clone(),
-        );
-        registry.register(
-            "requests_per_call_best",
-            "The same if each call by id had asked for merge.max_ids ids",
-            gauges.best.clone(),
-        );
-        gauges
-    }
-
     pub(super) fn show(&self, per_call: Option<PerCall>) {
         self.now.set(per_call.map_or(0.0, |per_call| per_call.now));
         self.best.set(per_call.map_or(0.0, |per_call| per_call.best));
@@ -128,11 +115,11 @@ impl History {
     fn record(&self, now: Instant, sources: &Sources) {
         let sample = Sample {
             counts: Figure::ALL.map(|figure| figure.total(sources)),
-            waiting: sources.queues.iter().map(|queue| queue.snapshot().waiting).sum(),
-            remaining: sources.quotas[0]
-                .snapshot()
-                .windows
-                .iter()
+            waiting: sources.queues().map(|queue| queue.snapshot().waiting).sum(),
+            remaining: sources
+                .quotas()
+                .take(1)
+                .flat_map(|quota| quota.snapshot().windows)
                 .map(|window| window.remaining)
                 .collect(),
         };
@@ -196,7 +183,7 @@ impl Figure {
     /// How often it was counted since the start.
     fn total(self, sources: &Sources) -> u64 {
         use scan::Outcome::{Collapsed, Forwarded, Hit, Merged, Stale};
-        let ended = |outcome| sources.count.ended(outcome);
+        let ended = |outcome| sources.context.metrics.count.ended(outcome);
         let served = |outcome| ended(Outcome::Served(outcome));
         match self {
             Self::Memory => served(Hit) + served(Stale),
@@ -207,8 +194,8 @@ impl Figure {
             Self::Invalid => ended(Outcome::Invalid),
             Self::Gone => ended(Outcome::Gone),
             Self::Calls => sources.calls(),
-            Self::CallsById => sources.flights.asked_ids().0,
-            Self::AskedIds => sources.flights.asked_ids().1,
+            Self::CallsById => sources.current().flights().asked_ids().0,
+            Self::AskedIds => sources.current().flights().asked_ids().1,
         }
     }
 }

@@ -67,7 +67,7 @@ impl OneShotClient {
         let (quotas, _) = open_quotas(config, attempt, &wall, &tasks, store.as_ref(), &mut registry)?;
         let [exchange, imds] = token_proxy::exchanges(&net, &config.credentials);
         let token_source = token::TokenSource::start(
-            settings::token(&config.credentials)?,
+            settings::token(&config.credentials),
             exchange,
             imds,
             wall.clone(),

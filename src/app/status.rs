@@ -3,18 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::Guard;
 use serde_json::{Value, json};
 
+use super::components::Components;
 use super::history::{History, PerCall};
-use super::merge_status;
 use super::problems::{Problems, Standing};
-use super::sources::{Current, Sources};
+use super::sources::Sources;
 use crate::response::Outcome;
-use crate::scan::{Operation, Outcome as Served};
+use crate::scan::{MergeFinding, Operation, Outcome as Served, SplitError};
 use crate::server::ErrorRecord;
 use crate::telemetry::metrics::Mode;
-use crate::{admin, queue, quota, region, shared_cache, token};
+use crate::{admin, queue, quota, region, single_flight, token};
 
 /// What is shown. Clones look at the same gateway.
 #[derive(Clone, Debug)]
@@ -31,12 +30,7 @@ impl Status {
         let problems = self.problems.look();
         let mode = if health.state() == admin::State::Draining {
             Mode::Draining
-        } else if self
-            .sources
-            .quotas
-            .iter()
-            .any(|quota| quota.unavailable_for().is_some())
-        {
+        } else if self.sources.is_store_lost() {
             Mode::StoreLost
         } else if problems.is_empty() {
             Mode::Normal
@@ -46,14 +40,10 @@ impl Status {
         (mode, problems)
     }
 
-    pub(super) fn current(&self) -> Guard<Arc<Current>> {
-        self.sources.current.load()
-    }
-
     /// The whole state at this moment.
     pub(super) fn show(&self, health: &admin::Health) -> Value {
         let (mode, problems) = self.mode(health);
-        let current = self.current();
+        let current = self.sources.current();
         let connections = &self.sources.connections;
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -61,15 +51,15 @@ impl Status {
             "mode": mode.as_str(),
             "problems": problems.iter().map(problem).collect::<Vec<_>>(),
             "host": &*self.host,
-            "tenant": current.tenant,
-            "cloud": current.cloud.as_str(),
+            "tenant": current.config.credentials.tenant_id,
+            "cloud": current.config.defender.cloud.as_str(),
             "quota": self.quota(),
             "queue": self.queue(),
-            "regions": current.regions.snapshot().iter().map(region).collect::<Vec<_>>(),
-            "token": token(&current.token_source.snapshot()),
+            "regions": current.regions.part.snapshot().iter().map(region).collect::<Vec<_>>(),
+            "token": token(&current.token_source.part.snapshot()),
             "cache": current.cache.snapshot(),
-            "shared_answers": current.shared_cache.as_ref().map(shared_cache::SharedCache::snapshot),
-            "merge": merge_status::show(&current),
+            "shared_answers": current.shared_cache.as_ref().map(|cache| cache.part.snapshot()),
+            "merge": merging(&current),
             "saved": self.saved(),
             "trouble": self.recent_errors(),
             "connections": {"open": connections.open(), "most": connections.most()},
@@ -80,10 +70,10 @@ impl Status {
     /// That of scan history by definition, which is all there is if all operations count together;
     /// and each one's windows if they do not.
     fn quota(&self) -> Value {
-        let mut quotas = self.sources.quotas.iter().map(quota::Quota::snapshot);
+        let mut quotas = self.sources.quotas().map(quota::Quota::snapshot);
         let mut shown = quotas.next().as_ref().map(quota).unwrap_or_default();
-        if self.sources.quotas.len() > 1 {
-            let operations = Operation::ALL.into_iter().zip(self.sources.quotas.iter());
+        if self.sources.quotas().len() > 1 {
+            let operations = Operation::ALL.into_iter().zip(self.sources.quotas());
             let windows = operations.map(|(operation, quota)| {
                 let name = operation.declaration().name.to_owned();
                 (name, windows(&quota.snapshot()))
@@ -94,7 +84,7 @@ impl Status {
     }
 
     fn queue(&self) -> Value {
-        let mut snapshots = self.sources.queues.iter().map(queue::Queue::snapshot);
+        let mut snapshots = self.sources.queues().map(queue::Queue::snapshot);
         let Some(mut snapshot) = snapshots.next() else {
             return Value::Null;
         };
@@ -124,10 +114,10 @@ impl Status {
 
     /// How many requests were answered, and by what, beside the calls that were made.
     fn saved(&self) -> Value {
-        let served = |outcome| self.sources.count.ended(Outcome::Served(outcome));
+        let served = |outcome| self.sources.context.metrics.count.ended(Outcome::Served(outcome));
         // Read first: it is counted last, so that no moment shows more of these than were
         // forwarded.
-        let partial = self.sources.count.partial();
+        let partial = self.sources.context.metrics.count.partial();
         let requests: u64 = Served::ALL.into_iter().map(served).sum();
         let by = Served::ALL.into_iter().map(|outcome| {
             let count = match outcome {
@@ -147,11 +137,12 @@ impl Status {
 
     /// How many requests were answered per call, in the last minutes.
     pub(super) fn per_call(&self) -> Option<PerCall> {
-        self.history.per_call(self.current().max_ids)
+        let max_ids = self.sources.current().config.merge.max_ids.get();
+        self.history.per_call(max_ids)
     }
 
     fn recent_errors(&self) -> Value {
-        let count = &self.sources.count;
+        let count = &self.sources.context.metrics.count;
         json!({
             "refused": count.ended(Outcome::Refused),
             "failed": count.ended(Outcome::Failed),
@@ -256,6 +247,46 @@ fn token(snapshot: &token::Snapshot) -> Value {
         "refreshing": snapshot.refreshing,
         "last_error": last_error,
         "warnings": snapshot.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
+/// How requests are merged, and what has been found out about that.
+fn merging(current: &Components) -> Value {
+    let metrics = current.merging();
+    let findings = current
+        .merge_evidence()
+        .map(|profile| profile.merge_evidence().findings());
+    let is_proven = |findings: &Vec<MergeFinding>| findings.iter().any(|finding| finding.record.is_proven());
+    let resting = metrics.as_ref().and_then(single_flight::Metrics::resting);
+    json!({
+        "enabled": metrics.is_some() && findings.as_ref().is_none_or(is_proven),
+        "mode": match (&metrics, &findings) {
+            (_, Some(_)) => "auto",
+            (Some(_), None) => "on",
+            (None, None) => "off",
+        },
+        "evidence": findings.map(|findings| findings.iter().map(finding).collect::<Vec<_>>()),
+        "calls": metrics.as_ref().map_or(0, single_flight::Metrics::merged_calls),
+        "requests": metrics.as_ref().map_or(0, single_flight::Metrics::merged_requests),
+        "rests_for_s": resting.map(|(left, _)| seconds(left)),
+        "rests_because": resting.map(|(_, split_error)| split_error.to_string()),
+    })
+}
+
+fn finding(finding: &MergeFinding) -> Value {
+    let record = &finding.record;
+    json!({
+        "operation": finding.endpoint.name(),
+        "version": finding.endpoint.version.as_str(),
+        "state": finding.state(),
+        "says": finding.to_string(),
+        "calls": record.calls,
+        "answers": record.answers,
+        "ids": record.ids,
+        "rows": record.rows,
+        "contradictions": record.contradictions,
+        "contradiction": record.contradiction.map(SplitError::as_str),
+        "pause_s": finding.pause.map(seconds),
     })
 }
 

@@ -4,20 +4,19 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use tokio::time::Instant;
-use tower::ServiceExt as _;
-use tower::util::BoxCloneService;
 
 use crate::BoxError;
 use crate::cache::layer::{assembled, is_answer};
 use crate::cache::memory_store::Cache;
 use crate::cache::partial_hit::PartialHit;
+use crate::middleware::Next;
 use crate::scan::{Call, ForwardReason, Outcome, Request, ServedResponse, Status, UpstreamResponse};
 
 /// The service below.
-pub(super) type Below = BoxCloneService<Call, ServedResponse, BoxError>;
+pub(super) type Below = Next<Call, ServedResponse, BoxError>;
 
 pub(super) async fn ask(inner: Below, call: Call, forward: ForwardReason) -> Result<ServedResponse, BoxError> {
-    let mut served = inner.oneshot(call).await?;
+    let mut served = inner.call(call).await?;
     // An answer from the shared cache counts as a hit there.
     if served.outcome != Outcome::Hit {
         served.status.forward = Some(forward);

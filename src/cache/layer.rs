@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Either};
 use tokio::time::Instant;
-use tower::{Service, ServiceExt as _};
+use tower::Service;
 
 use crate::BoxError;
 use crate::cache::Cache;
@@ -73,10 +73,10 @@ impl fmt::Debug for Layer {
     }
 }
 
-impl<S> tower::Layer<S> for Layer {
-    type Service = CacheService<S>;
+impl tower::Layer<Below> for Layer {
+    type Service = CacheService;
 
-    fn layer(&self, inner: S) -> CacheService<S> {
+    fn layer(&self, inner: Below) -> CacheService {
         CacheService {
             shared: Arc::clone(&self.shared),
             inner,
@@ -88,12 +88,12 @@ impl<S> tower::Layer<S> for Layer {
 ///
 /// A hit is a ready future: it is not boxed and never waits.
 #[derive(Clone)]
-pub struct CacheService<S> {
+pub struct CacheService {
     shared: Arc<Shared>,
-    inner: S,
+    inner: Below,
 }
 
-impl<S> fmt::Debug for CacheService<S> {
+impl fmt::Debug for CacheService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CacheService")
             .field("cache", &self.shared.cache)
@@ -101,11 +101,7 @@ impl<S> fmt::Debug for CacheService<S> {
     }
 }
 
-impl<S> Service<Call> for CacheService<S>
-where
-    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone + Send + 'static,
-    S::Future: Send,
-{
+impl Service<Call> for CacheService {
     type Response = ServedResponse;
     type Error = BoxError;
     type Future = Either<Ready<Result<ServedResponse, BoxError>>, BoxFuture<'static, Result<ServedResponse, BoxError>>>;
@@ -164,11 +160,7 @@ where
     }
 }
 
-impl<S> CacheService<S>
-where
-    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone + Send + 'static,
-    S::Future: Send,
-{
+impl CacheService {
     fn forward(
         &self,
         call: Call,
@@ -190,7 +182,7 @@ where
             ForwardReason::Partial => Lookup::Partial,
             ForwardReason::Bypass => Lookup::Bypass,
         });
-        let (inner, endpoint) = (Below::new(self.inner.clone()), call.request.endpoint());
+        let (inner, endpoint) = (self.inner.clone(), call.request.endpoint());
         let lists = &self.shared.lists;
         let list = lists.list_for(&call).filter(|_| forward != ForwardReason::Bypass);
         let (under_way, cache) = (lists.begin(&call), Arc::clone(cache));
@@ -217,7 +209,7 @@ where
         endpoint: Endpoint,
         asked: BoxFuture<'static, Result<ServedResponse, BoxError>>,
         entry: Arc<Entry>,
-    ) -> impl Future<Output = Result<ServedResponse, BoxError>> + Send + use<S> {
+    ) -> impl Future<Output = Result<ServedResponse, BoxError>> + Send + use<> {
         let shared = Arc::clone(&self.shared);
         let guard = RefreshGuard::begin(&entry, Instant::now());
         async move {
@@ -281,7 +273,7 @@ where
             }),
         };
         let endpoint = call.request.endpoint();
-        let asked = self.inner.clone().oneshot(call);
+        let asked = self.inner.call(call);
         self.shared.tasks.spawn("cache renewal", async move {
             let result = asked.await;
             if let Err(error) = &result {

@@ -4,20 +4,13 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
 
 use super::refused::Reason;
 use super::snapshot::Snapshot;
-use crate::telemetry::metric_set;
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RefusedLabel {
-    reason: &'static str,
-}
+use crate::telemetry::{Counters, metrics};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CallerLabel {
@@ -28,16 +21,16 @@ struct CallerLabel {
 /// seen.
 const CALLERS: usize = 20;
 
-metric_set! {
+metrics! {
     /// The queue's metrics.
     #[derive(Clone, Debug)]
     pub struct Metrics {
         /// Requests that wait for a slot of the quota
         pub(super) waiting: Gauge = "queue_waiting",
         /// How long requests waited for a slot
-        wait: Histogram = "queue_wait_seconds",
+        wait: Histogram = "queue_wait_seconds" => new(WAIT_BUCKETS),
         /// Requests refused because of the quota
-        refused: Family<RefusedLabel, Counter> = "queue_refused",
+        refused: Counters<Reason> = "queue_refused" => by("reason"),
         /// Callers who have a request waiting
         callers: Gauge = "queue_callers",
         /// How long a caller who is new here would wait for a slot
@@ -54,33 +47,7 @@ metric_set! {
 /// Waits are either nothing, a few slots of 2.4 s, or up to the longest wait of ten minutes.
 const WAIT_BUCKETS: [f64; 10] = [0.001, 0.01, 0.1, 1.0, 2.5, 5.0, 15.0, 30.0, 120.0, 600.0];
 
-impl Default for Metrics {
-    fn default() -> Self {
-        let refused = Family::<RefusedLabel, Counter>::default();
-        // A reason that has not occurred yet is a zero, not a gap.
-        for reason in Reason::ALL {
-            drop(refused.get_or_create(&RefusedLabel { reason: reason.name() }));
-        }
-        Self {
-            waiting: Gauge::default(),
-            wait: Histogram::new(WAIT_BUCKETS),
-            refused,
-            callers: Gauge::default(),
-            predicted_wait: Gauge::default(),
-            caller_waiting: Family::default(),
-            caller_wait: Family::default(),
-            caller_served: Family::default(),
-        }
-    }
-}
-
 impl Metrics {
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        metrics.register_in(registry);
-        metrics
-    }
-
     /// Brings the gauges up to date.
     pub(super) fn show(&self, snapshot: &Snapshot) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
@@ -109,24 +76,19 @@ impl Metrics {
     /// How many requests were refused because there were not enough slots.
     pub fn refused_for_slots(&self) -> u64 {
         let reasons = Reason::ALL.into_iter().filter(|reason| reason.is_for_slots());
-        let count = |reason: Reason| {
-            self.refused
-                .get_or_create(&RefusedLabel { reason: reason.name() })
-                .get()
-        };
-        reasons.map(count).sum()
+        reasons.map(|reason| self.refused.of(reason).get()).sum()
     }
 
     /// Counts a refusal.
     pub fn refused(&self, reason: Reason) {
-        self.refused
-            .get_or_create(&RefusedLabel { reason: reason.name() })
-            .inc();
+        self.refused.of(reason).inc();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::registry::Registry;
+
     use super::*;
     use crate::caller::Name;
     use crate::queue::snapshot::CallerShare;

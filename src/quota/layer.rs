@@ -4,60 +4,46 @@ use std::time::Duration;
 
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
-use tower::util::BoxCloneSyncService;
-use tower::{Service, ServiceExt as _, service_fn};
 
 use super::permit::Permit;
 use super::throttle_hint::ThrottleHint;
 use crate::attempt::{Admitted, Charged, Delivery, Failure, RetryHint};
 use crate::clock::Wall;
+use crate::middleware::{Middleware, Next};
 use crate::scan::{Headers, UpstreamResponse};
 
-/// Wraps a service that makes calls into one that makes paid calls.
+/// Charges each call, and knows from its end what becomes of the charge.
 #[derive(Clone, Debug)]
-pub struct Layer {
-    wall: Wall,
+pub struct Charging {
+    /// For `Retry-After` dates.
+    pub wall: Wall,
 }
 
-impl Layer {
-    /// `wall` is for `Retry-After` dates.
-    pub fn new(wall: Wall) -> Self {
-        Self { wall }
+impl Middleware<Admitted<Permit>, Next<Charged>> for Charging {
+    /// # Cancel safety
+    ///
+    /// Dropped before it was polled, the call costs nothing; later it costs its slot.
+    async fn call(&self, granted: Admitted<Permit>, next: &Next<Charged>) -> Result<UpstreamResponse, Failure> {
+        let Admitted { attempt, mut permit } = granted;
+        let Some(request) = attempt.request.bind() else {
+            drop(permit);
+            return Err(Failure {
+                delivery: Delivery::NotSent,
+                again: RetryHint::Never,
+                answer: None,
+                source: Box::new(NotNeeded),
+            });
+        };
+        let charged = Charged {
+            request,
+            trace: attempt.request.trace(),
+            caller: attempt.caller,
+            retries: attempt.retries,
+        };
+        permit.leave();
+        let result = next.call(charged).await;
+        end(permit, result, &self.wall)
     }
-}
-
-impl<S> tower::Layer<S> for Layer
-where
-    S: Service<Charged, Response = UpstreamResponse, Error = Failure> + Clone + Send + Sync + 'static,
-    S::Future: Send,
-{
-    type Service = BoxCloneSyncService<Admitted<Permit>, UpstreamResponse, Failure>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        let wall = self.wall.clone();
-        BoxCloneSyncService::new(service_fn(move |admitted| pay(admitted, inner.clone(), wall.clone())))
-    }
-}
-
-/// Makes a call and ends its charge.
-///
-/// # Cancel safety
-/// Dropped before the call has left, it costs nothing; later, the charge stays.
-async fn pay<S>(admitted: Admitted<Permit>, mut inner: S, wall: Wall) -> Result<UpstreamResponse, Failure>
-where
-    S: Service<Charged, Response = UpstreamResponse, Error = Failure>,
-{
-    let Admitted { attempt, mut permit } = admitted;
-    let ready = inner.ready().await?;
-    let charged = Charged {
-        request: attempt.request.bind(),
-        trace: attempt.request.trace(),
-        caller: attempt.caller,
-        retries: attempt.retries,
-    };
-    permit.leave();
-    let result = ready.call(charged).await;
-    end(permit, result, &wall)
 }
 
 /// Ends the charge of a call that has ended.
@@ -105,6 +91,12 @@ fn with_retry_after(fields: &Headers, pause: Duration) -> Headers {
 #[derive(Debug, thiserror::Error)]
 #[error("the upstream call took longer than its charge is kept")]
 pub struct DeadlineExceeded;
+
+/// Nobody waits for a call of its own any more when its slot comes. Whoever asked knows that, and
+/// no caller sees it.
+#[derive(Debug, thiserror::Error)]
+#[error("the call is not needed any more")]
+pub struct NotNeeded;
 
 /// The upstream's own limiter refused a call.
 #[derive(Debug, thiserror::Error)]

@@ -7,19 +7,18 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 
 use super::snapshot::Snapshot;
-use crate::telemetry::metric_set;
+use crate::telemetry::metrics;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct WindowLabel {
     window: Arc<str>,
 }
 
-metric_set! {
+metrics! {
     /// The quota's metrics.
-    #[derive(Clone, Debug, Default)]
+    #[derive(Clone, Debug)]
     pub struct Metrics {
         /// Calls that the upstream allows in a window
         limit: Family<WindowLabel, Gauge> = "quota_limit",
@@ -37,12 +36,6 @@ metric_set! {
 }
 
 impl Metrics {
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        metrics.register_in(registry);
-        metrics
-    }
-
     /// Shows the quota as it is at this moment; called when somebody scrapes.
     pub(super) fn show(&self, snapshot: &Snapshot) {
         if let Some(longest) = snapshot.windows.last() {

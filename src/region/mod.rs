@@ -33,6 +33,5 @@ mod tests;
 pub use config::{Backoff, Candidate, Config};
 pub use fault::{Error, Fault};
 pub use host_selector::{HostSelector, HostStatus, SelectedHost};
-pub use layer::RegionLayer;
 pub use metrics::Metrics;
 pub use probe::Probe;

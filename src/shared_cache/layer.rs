@@ -1,12 +1,10 @@
-//! The tower layer and service of the shared cache.
+//! The shared cache as a layer.
 
 use std::fmt;
 use std::sync::Arc;
 
 use http::StatusCode;
 use tokio::time::{Instant, sleep_until};
-use tower::util::BoxCloneSyncService;
-use tower::{Service, ServiceExt as _, service_fn};
 
 use super::backend::{Backend, Found, LookupMode, LookupReply};
 use super::lease::LeaseEvent;
@@ -16,6 +14,7 @@ use super::registry::{LookupRole, Registry};
 use super::write_queue::{WriteQueue, run_writer};
 use super::{Config, Metrics};
 use crate::BoxError;
+use crate::middleware::{Middleware, Next};
 use crate::scan::{self, Call, Request, ResponseKind, ServedResponse, Status};
 use crate::store::Event;
 use crate::task::Tasks;
@@ -147,75 +146,46 @@ pub struct Snapshot {
     pub unreadable: u64,
 }
 
-/// Puts the shared cache in front of a service.
-#[derive(Clone, Debug)]
-pub struct Layer(Option<SharedCache>);
-
-impl Layer {
-    /// Shares answers through `shared_cache`.
-    pub fn new(shared_cache: SharedCache) -> Self {
-        Self(Some(shared_cache))
-    }
-
-    /// Shares nothing.
-    pub fn off() -> Self {
-        Self(None)
-    }
-}
-
-impl<S> tower::Layer<S> for Layer
-where
-    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone + Send + Sync + 'static,
-    S::Future: Send,
-{
-    type Service = BoxCloneSyncService<Call, ServedResponse, BoxError>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        let shared_cache = self.0.clone();
-        BoxCloneSyncService::new(service_fn(move |call| serve(shared_cache.clone(), inner.clone(), call)))
-    }
-}
-
-/// Answers from the store, waits for another replica's call, or calls the service below.
+/// Answers from the store, waits for another replica's call, or calls the service below. `None`
+/// shares nothing.
 ///
 /// # Cancel safety
 ///
 /// Dropping the future leaves the lookup to the other requests, and gives the lease back if there
 /// are none.
-async fn serve<S>(shared_cache: Option<SharedCache>, below: S, call: Call) -> Result<ServedResponse, BoxError>
-where
-    S: Service<Call, Response = ServedResponse, Error = BoxError>,
-{
-    // The caller wants a fresher answer, or one that no other caller may see.
-    let own = call.caller.cache_directives.no_cache || call.request.token_id().is_some();
-    let Some(shared_cache) = shared_cache.filter(|_| !own) else {
-        return below.oneshot(call).await;
-    };
-    let metrics = &shared_cache.0.metrics;
-    match shared_cache.lookup(&call).await {
-        LookupOutcome::Found(found, via) if found.suits(&call.caller.cache_directives, Instant::now()) => {
-            metrics.record_lookup(match via {
-                Via::Look => LookupResult::Hit,
-                Via::Wait => LookupResult::Followed,
-            });
-            Ok(served(&found, via, Instant::now()))
-        }
-        LookupOutcome::Led(lease) => {
-            metrics.record_lookup(LookupResult::Led);
-            let endpoint = call.request.endpoint();
-            let result = below.oneshot(call).await;
-            // If the answer was stored, writing it ends the lease. An error may concern this caller
-            // only, while the call goes on for the other waiters.
-            if let Ok(served) = &result {
-                let is_rows = served.answer.status == StatusCode::OK
-                    && (served.status.stored || ResponseKind::of(endpoint, &served.answer).is_answer());
-                lease.end(if is_rows { LeaseEvent::Alone } else { LeaseEvent::Failed });
+impl Middleware<Call, Next<Call, ServedResponse, BoxError>, ServedResponse, BoxError> for Option<SharedCache> {
+    async fn call(&self, call: Call, next: &Next<Call, ServedResponse, BoxError>) -> Result<ServedResponse, BoxError> {
+        // Otherwise the caller wants a fresher answer, or one that no other caller may see.
+        let may_share = !call.caller.cache_directives.no_cache && call.request.token_id().is_none();
+        let Some(shared_cache) = self.as_ref().filter(|_| may_share) else {
+            return next.call(call).await;
+        };
+        let metrics = &shared_cache.0.metrics;
+        match shared_cache.lookup(&call).await {
+            LookupOutcome::Found(found, via) if found.suits(&call.caller.cache_directives, Instant::now()) => {
+                metrics.record_lookup(match via {
+                    Via::Look => LookupResult::Hit,
+                    Via::Wait => LookupResult::Followed,
+                });
+                Ok(served(&found, via, Instant::now()))
             }
-            result
-        }
-        LookupOutcome::Found(..) | LookupOutcome::Alone => {
-            metrics.record_lookup(LookupResult::Alone);
-            below.oneshot(call).await
+            LookupOutcome::Led(lease) => {
+                metrics.record_lookup(LookupResult::Led);
+                let endpoint = call.request.endpoint();
+                let result = next.call(call).await;
+                // If the answer was stored, writing it ends the lease. An error may concern this caller
+                // only, while the call goes on for the other waiters.
+                if let Ok(served) = &result {
+                    let is_rows = served.answer.status == StatusCode::OK
+                        && (served.status.stored || ResponseKind::of(endpoint, &served.answer).is_answer());
+                    lease.end(if is_rows { LeaseEvent::Alone } else { LeaseEvent::Failed });
+                }
+                result
+            }
+            LookupOutcome::Found(..) | LookupOutcome::Alone => {
+                metrics.record_lookup(LookupResult::Alone);
+                next.call(call).await
+            }
         }
     }
 }

@@ -52,6 +52,6 @@ mod write_queue;
 pub use clock::StoreTime;
 pub use codec::{DecodeError, StoredResponse};
 pub use config::{Config, Name};
-pub use layer::{InsertLocal, Layer, SharedCache, Snapshot};
+pub use layer::{InsertLocal, SharedCache, Snapshot};
 pub use metrics::Metrics;
 pub use publisher::Publisher;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserializer, de};
+use serde::{Deserializer, Serializer, de};
 
 /// The longest accepted duration: a day. Longer ones are mistakes, and the bound keeps arithmetic
 /// from overflowing.
@@ -72,9 +72,22 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     deserializer.deserialize_str(Visitor)
 }
 
-/// The same for a duration that may be absent.
-pub(super) fn deserialize_some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    deserialize(deserializer).map(Some)
+/// The same for a duration that may be absent, both ways.
+pub(super) mod optional {
+    use super::{Deserializer, Duration, Serializer};
+
+    pub(in crate::sim) fn serialize<S: Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        match span {
+            Some(span) => serializer.serialize_some(&super::display(*span)),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(in crate::sim) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        super::deserialize(deserializer).map(Some)
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::scan::Request;
 use crate::single_flight::batcher::{Batch, MemberOutcome};
-use crate::single_flight::flight::{Flight, Part, Stage};
+use crate::single_flight::flight::{Departure, Flight, Part, Stage};
 use crate::telemetry::trace;
 
 /// The part a flight plays in a batch.
@@ -36,19 +36,17 @@ impl BatchRole {
 }
 
 impl Flight {
-    /// Records that the slot has been granted. `true` when the flight may take members into a batch
-    /// now: this is its first attempt, and it is in no batch.
-    pub(super) fn start(&self, now: Instant) -> bool {
+    /// Records that the slot has been granted.
+    pub(super) fn start(&self, now: Instant) -> Departure {
         let members = {
             let mut state = self.state();
-            // Waiting → Departed, and Departed → Departed for a further attempt. A flight that is
-            // over is about to be dropped, so its state does not matter.
-            if state.stage == Stage::Over {
-                return false;
+            if state.stage == Stage::Over || matches!(state.batch_role, BatchRole::Member(_)) {
+                return Departure::Cancelled;
             }
+            // Waiting → Departed, and Departed → Departed for a further attempt.
             state.stage = Stage::Departed(now);
             if matches!(state.batch_role, BatchRole::Solo) {
-                return true;
+                return Departure::First;
             }
             state.batch_role.members()
         };
@@ -58,7 +56,7 @@ impl Flight {
                 state.stage = Stage::Departed(now);
             }
         }
-        false
+        Departure::Repeated
     }
 
     /// The request to send: the batch's, if there is one.

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::attempt::QueuePosition;
 use crate::scan::{CacheSink, Endpoint, Request, SharedIds, StoredRows, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::batch_size::BatchSizer;
-use crate::single_flight::flight::Flight;
+use crate::single_flight::flight::{Departure, Flight};
 use crate::single_flight::pending::PendingFlights;
 use crate::single_flight::rejected_ids::RejectedIds;
 use crate::single_flight::{Metrics, PredictedWait};
@@ -191,15 +191,17 @@ impl Batcher {
     }
 
     /// The request that `carrier`, whose slot has just been granted, sends: its own ids and those
-    /// of the members that it takes.
-    pub(super) fn start(&self, carrier: &Flight) -> Arc<Request> {
+    /// of the members that it takes. `None` when it needs no call of its own any more.
+    pub(super) fn start(&self, carrier: &Flight) -> Option<Arc<Request>> {
         let now = Instant::now();
         let own = carrier.request();
         // The lock is held until all members are chosen, so that no two flights can become members
         // of each other.
         let mut state = self.state();
-        if !carrier.start(now) {
-            return carrier.request_to_send();
+        match carrier.start(now) {
+            Departure::First => {}
+            Departure::Repeated => return Some(carrier.request_to_send()),
+            Departure::Cancelled => return None,
         }
         let endpoint = own.endpoint();
         state.pending[endpoint.index()].clear(|flight| std::ptr::eq(flight, carrier));
@@ -215,7 +217,7 @@ impl Batcher {
             drop(state);
         }
         self.slot_released.notify_waiters();
-        carrier.request_to_send()
+        Some(carrier.request_to_send())
     }
 
     fn attach(&self, carrier: &Flight, stored: Option<Box<dyn StoredRows>>, members: Vec<BatchMember>, now: Instant) {

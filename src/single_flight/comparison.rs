@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower::ServiceExt as _;
 
 use crate::attempt::{Attempt, LateBoundRequest, QueuePosition, Retries};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
@@ -24,9 +23,9 @@ struct ComparisonRequest {
 }
 
 impl LateBoundRequest for ComparisonRequest {
-    fn bind(&self) -> Arc<Request> {
+    fn bind(&self) -> Option<Arc<Request>> {
         self.upstream_profile.merge_evidence().record_call(&self.comparison);
-        Arc::clone(&self.comparison.request)
+        Some(Arc::clone(&self.comparison.request))
     }
 
     fn payer(&self) -> Payer {
@@ -81,7 +80,7 @@ impl Batcher {
             position: QueuePosition::new(now),
             retries: Retries::default(),
         };
-        let result = inner.oneshot(attempt).await;
+        let result = inner.call(attempt).await;
         let rows = attributed_rows(&comparison.request, &result);
         if let Ok(rows) = &rows {
             self.upstream_profile.learn(&comparison.request, rows);

@@ -7,21 +7,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::StatusCode;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep, sleep_until};
-use tower::ServiceExt as _;
-use tower::util::BoxCloneService;
 
 use crate::BoxError;
 use crate::attempt::{Attempt, Failure, LateBoundRequest, Retries, RetryHint};
+use crate::middleware::Next;
 use crate::scan::{CacheSink, ResponseKind, Rows, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::Shared;
 use crate::single_flight::batcher::{Batch, Batcher, MemberOutcome};
-use crate::single_flight::flight::{Flight, Next, Stage};
+use crate::single_flight::flight::{Flight, Stage};
 use crate::single_flight::flight_result::{BatchKind, FlightResponse};
 use crate::single_flight::flight_table::FlightTable;
 use crate::single_flight::waiter::Leader;
 
 /// The service that makes calls.
-pub(super) type Below = BoxCloneService<Attempt, UpstreamResponse, BoxError>;
+pub(super) type Below = Next<Attempt, UpstreamResponse, BoxError>;
 
 /// One flight under way. However it ends, the flight is no longer in the table afterwards, and no
 /// waiter is left waiting.
@@ -111,7 +110,7 @@ impl FlightDriver {
         let outcome = {
             let call = async {
                 let Some(batcher) = batcher else {
-                    return inner.oneshot(attempt).await;
+                    return inner.call(attempt).await;
                 };
                 let rejoined = self.flight.rejoined();
                 if let Some(rows) = rejoined {
@@ -162,7 +161,7 @@ impl FlightDriver {
                 wait_for(slot_released, again).await;
                 continue;
             }
-            let result = inner.clone().oneshot(attempt.clone()).await;
+            let result = inner.call(attempt.clone()).await;
             let lacks_slot = result.as_ref().err().and_then(|error| error.downcast_ref::<Failure>());
             if !lacks_slot.is_some_and(|failure| failure.again == RetryHint::InBatch) {
                 return result;
@@ -197,10 +196,7 @@ impl FlightDriver {
                 }
                 None
             }
-            Err(error) => match self.flight.fail(&Shared::new(error), leader, Instant::now()) {
-                Next::Again(next) => Some(next),
-                Next::Over => None,
-            },
+            Err(error) => self.flight.fail(&Shared::new(error), leader, Instant::now()),
         }
     }
 

@@ -68,13 +68,16 @@ pub(super) enum Stage {
     Over,
 }
 
-/// What to do after a failure.
-#[derive(Debug)]
-pub(super) enum Next {
-    /// Call again for this leader.
-    Again(Leader),
-    /// All waiters have their result, or none is left.
-    Over,
+/// What becomes of a slot that a flight has been granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// The flight's first attempt leaves, in no batch yet: it may take members now.
+    First,
+    /// Another attempt leaves, or one of a flight that shares no calls any more.
+    Repeated,
+    /// The flight needs no call of its own: another flight's call has taken it along in this
+    /// moment, or its last waiter has left.
+    Cancelled,
 }
 
 impl State {
@@ -222,8 +225,9 @@ impl Flight {
         }
     }
 
-    /// Hands a failure to the waiters that it concerns, and says how to go on for the others.
-    pub(super) fn fail(&self, error: &Shared, failed: &Leader, now: Instant) -> Next {
+    /// Hands a failure to the waiters that it concerns. Returns the leader for whom the call is made
+    /// again; `None` when all waiters have their result, or none is left.
+    pub(super) fn fail(&self, error: &Shared, failed: &Leader, now: Instant) -> Option<Leader> {
         let mut state = self.state();
         let leader = state.waiters.leader_id();
         let departed = matches!(state.stage, Stage::Departed(_));
@@ -251,15 +255,15 @@ impl Flight {
         for (_, waiter) in told {
             let _ = waiter.sender.send(Err(error.clone()));
         }
-        if let Some(leader) = state.waiters.elect_leader() {
+        let leader = state.waiters.elect_leader();
+        state.stage = match leader {
             // Departed → Waiting: the next call leaves later, so requests with `no-cache` may join
             // again.
-            state.stage = Stage::Waiting;
-            return Next::Again(leader);
-        }
-        // Any → Over: all waiters have the failure or had left.
-        state.stage = Stage::Over;
-        Next::Over
+            Some(_) => Stage::Waiting,
+            // Any → Over: all waiters have the failure or had left.
+            None => Stage::Over,
+        };
+        leader
     }
 
     /// Drops all waiters; they get [`FlightDropped`](crate::single_flight::FlightDropped).
@@ -280,12 +284,14 @@ impl Flight {
 }
 
 impl LateBoundRequest for Flight {
-    fn bind(&self) -> Arc<Request> {
+    fn bind(&self) -> Option<Arc<Request>> {
         if let Some(batcher) = &self.batcher {
             return batcher.start(self);
         }
-        self.start(Instant::now());
-        self.request_to_send()
+        match self.start(Instant::now()) {
+            Departure::First | Departure::Repeated => Some(self.request_to_send()),
+            Departure::Cancelled => None,
+        }
     }
 
     fn queues(&self, place: QueuePosition, start: Instant) {
@@ -301,6 +307,10 @@ impl LateBoundRequest for Flight {
     fn cost_sharers(&self) -> Option<Vec<Name>> {
         let (mut names, members) = {
             let state = self.state();
+            if matches!(state.batch_role, BatchRole::Member(_)) {
+                // The carrier's slot answers it too, and its waiters pay for that one.
+                return Some(Vec::new());
+            }
             (state.waiters.names(), state.batch_role.members())
         };
         for member in members {

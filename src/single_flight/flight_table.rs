@@ -77,6 +77,7 @@ impl FlightTable {
     }
 
     /// How many flights may be joined.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.flights().len()
     }

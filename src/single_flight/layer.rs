@@ -1,20 +1,18 @@
-//! The tower layer and service of single flight.
+//! Single flight as a layer.
 
 use std::fmt;
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
-use tower::Service;
 
 use crate::BoxError;
-use crate::attempt::{Attempt, Scarcity};
+use crate::attempt::Scarcity;
 use crate::caller::Caller;
-use crate::scan::{CacheSink, Call, Outcome, Payer, ServedResponse, Status, UpstreamProfile, UpstreamResponse};
+use crate::middleware::Middleware;
+use crate::scan::{CacheSink, Call, Outcome, Payer, ServedResponse, Status, UpstreamProfile};
 use crate::single_flight::batcher::Batcher;
 use crate::single_flight::driver::{Below, FlightDriver};
 use crate::single_flight::flight::Stage;
@@ -53,11 +51,11 @@ pub struct Config {
     pub attempt: Duration,
 }
 
-/// Adds single flight in front of the service that makes calls.
+/// Makes one call for all equal requests at the same time. Clones share the flights.
 #[derive(Clone)]
-pub struct Layer {
+pub struct SingleFlight {
     shared: Arc<SharedState>,
-    flight_table: Arc<FlightTable>,
+    pub(super) flight_table: Arc<FlightTable>,
 }
 
 /// What all flights share.
@@ -86,7 +84,7 @@ impl SharedState {
     }
 }
 
-impl Layer {
+impl SingleFlight {
     /// Flights run as `tasks`. Their answers go to `cache_sink`, and `upstream_profile` learns from
     /// them; `predicted_wait` says when a request that leaves
     /// early should come back.
@@ -117,7 +115,7 @@ impl Layer {
         self.shared.metrics.clone()
     }
 
-    /// A layer with other settings, whose answers go to `cache_sink` and `upstream_profile`. Calls
+    /// The same with other settings, whose answers go to `cache_sink` and `upstream_profile`. Calls
     /// under way can still be joined, unless other requests may now share calls.
     pub fn reconfigured(
         &self,
@@ -146,75 +144,23 @@ impl Layer {
     }
 }
 
-impl fmt::Debug for Layer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Layer")
-            .field("config", &self.shared.config)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<S> tower::Layer<S> for Layer {
-    type Service = SingleFlight<S>;
-
-    fn layer(&self, inner: S) -> SingleFlight<S> {
-        SingleFlight {
-            shared: Arc::clone(&self.shared),
-            flight_table: Arc::clone(&self.flight_table),
-            inner,
-        }
-    }
-}
-
-/// Makes one call for all equal requests at the same time. It is always ready, and clones share the
-/// flights.
-#[derive(Clone)]
-pub struct SingleFlight<S> {
-    shared: Arc<SharedState>,
-    flight_table: Arc<FlightTable>,
-    inner: S,
-}
-
-impl<S> SingleFlight<S> {
-    /// How many calls are under way that may be joined.
-    pub fn len(&self) -> usize {
-        self.flight_table.len()
-    }
-
-    /// Whether no call is under way that may be joined.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-impl<S> fmt::Debug for SingleFlight<S> {
+impl fmt::Debug for SingleFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SingleFlight")
+            .field("config", &self.shared.config)
             .field("flight_table", &self.flight_table)
             .finish_non_exhaustive()
     }
 }
 
-impl<S> Service<Call> for SingleFlight<S>
-where
-    S: Service<Attempt, Response = UpstreamResponse, Error = BoxError> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = ServedResponse;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<ServedResponse, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves the flight to the other waiters. If there are none and the call
-    /// has not left yet, the call is given up.
-    fn call(&mut self, call: Call) -> Self::Future {
+/// # Cancel safety
+///
+/// Dropping the future leaves the flight to the other waiters. If there are none and the call has
+/// not left yet, the call is given up.
+impl Middleware<Call, Below, ServedResponse, BoxError> for SingleFlight {
+    async fn call(&self, call: Call, next: &Below) -> Result<ServedResponse, BoxError> {
         let Joined { guard, receiver, start } = self.flight_table.join(&call.request, &call.caller);
-        let shared = Arc::clone(&self.shared);
+        let shared = &self.shared;
         let task = start.map(|flight| {
             let driver = FlightDriver::new(
                 Arc::clone(&self.flight_table),
@@ -222,15 +168,13 @@ where
                 Arc::clone(&shared.cache_sink),
                 Arc::clone(&shared.upstream_profile),
             );
-            shared.tasks.spawn("flight", driver.run(Below::new(self.inner.clone())))
+            shared.tasks.spawn("flight", driver.run(next.clone()))
         });
-        Box::pin(async move {
-            match wait(guard, receiver, call.caller, &shared).await {
-                Ok(response) => Ok(served(&response)),
-                Err(error) if error.is::<FlightDropped>() => Err(lost(task, error).await),
-                Err(error) => Err(error),
-            }
-        })
+        match wait(guard, receiver, call.caller, shared).await {
+            Ok(response) => Ok(served(&response)),
+            Err(error) if error.is::<FlightDropped>() => Err(lost(task, error).await),
+            Err(error) => Err(error),
+        }
     }
 }
 

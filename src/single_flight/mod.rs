@@ -34,5 +34,5 @@ mod waiter;
 
 pub use batcher::{BatchConfig, BatchWhen};
 pub use error::{DeadlineExceeded, FlightDropped, Shared};
-pub use layer::{Config, Layer, PredictedWait};
+pub use layer::{Config, PredictedWait, SingleFlight};
 pub use metrics::Metrics;

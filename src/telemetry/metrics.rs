@@ -5,7 +5,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::process::Process;
-use super::{exposition, families, named_enum};
+use super::{Gauges, exposition, families, metrics, named_enum};
 
 /// Put before the name of every metric, with an underscore.
 pub const PREFIX: &str = "defender_gateway";
@@ -45,12 +45,8 @@ impl Registry {
         let build = Family::<Build, Gauge>::default();
         build.get_or_create(&Build { version }).set(1);
         root.register("build_info", "The version that runs, always 1", build);
-        let mode = ModeGauge::default();
-        root.register(
-            "mode",
-            "1 for the mode that the gateway is in, 0 for the others",
-            mode.0.clone(),
-        );
+        let mode = ModeGauge::register(&mut root);
+        mode.set(Mode::default());
         let mut process = prometheus_client::registry::Registry::default();
         process.register_collector(Box::new(Process::new()));
         Self { root, process, mode }
@@ -101,37 +97,27 @@ named_enum! {
     }
 }
 
-/// The metric `mode{mode}`: exactly one of its values is 1.
-#[derive(Clone, Debug)]
-pub struct ModeGauge(Family<ModeLabel, Gauge>);
+metrics! {
+    /// The metric `mode{mode}`: exactly one of its values is 1.
+    #[derive(Clone, Debug)]
+    pub struct ModeGauge {
+        /// 1 for the mode that the gateway is in, 0 for the others.
+        modes: Gauges<Mode> = "mode" => by("mode"),
+    }
+}
 
 impl ModeGauge {
     /// Shows `current`.
     pub fn set(&self, current: Mode) {
         for mode in Mode::ALL {
-            self.0
-                .get_or_create(&ModeLabel { mode })
-                .set(i64::from(mode == current));
+            self.modes.of(mode).set(i64::from(mode == current));
         }
-    }
-}
-
-impl Default for ModeGauge {
-    fn default() -> Self {
-        let gauge = Self(Family::default());
-        gauge.set(Mode::default());
-        gauge
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Build {
     version: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ModeLabel {
-    mode: Mode,
 }
 
 #[cfg(test)]

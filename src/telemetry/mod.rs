@@ -4,9 +4,9 @@
 //! exports them. Invariant: nothing in here ever sees a header field (except those of W3C Trace
 //! Context), a body, a token or a secret.
 
+mod declare;
 mod json_line;
 pub mod log;
-mod metric_set;
 pub mod metrics;
 mod named_enum;
 mod process;
@@ -15,5 +15,5 @@ pub mod trace;
 mod exposition;
 mod families;
 
-pub(crate) use metric_set::metric_set;
+pub(crate) use declare::{Counters, Gauges, LabelValue, metrics};
 pub(crate) use named_enum::named_enum;

@@ -44,6 +44,14 @@ macro_rules! named_enum {
             }
         }
 
+        impl $crate::telemetry::LabelValue for $enum {
+            const VALUES: &'static [Self] = &Self::ALL;
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+
         impl prometheus_client::encoding::EncodeLabelValue for $enum {
             fn encode(
                 &self,

@@ -1,4 +1,4 @@
-//! The settings of sign-in. They are checked: values that exist can work.
+//! The settings of sign-in, as the configuration has checked them.
 
 use std::path::PathBuf;
 
@@ -55,6 +55,16 @@ impl Credential {
             Self::ManagedIdentity(_) => Kind::ManagedIdentity,
         }
     }
+
+    /// The app registration; a managed identity has none.
+    pub(super) fn app(&self) -> Option<&App> {
+        match self {
+            Self::ClientSecret { app, .. } | Self::Certificate { app, .. } | Self::WorkloadIdentity { app, .. } => {
+                Some(app)
+            }
+            Self::ManagedIdentity(_) => None,
+        }
+    }
 }
 
 named_enum! {
@@ -103,38 +113,21 @@ pub struct App {
 impl App {
     /// `authority` is the sign-in service's address, with or without a slash at its end:
     /// `https://login.microsoftonline.com`.
-    ///
-    /// # Errors
-    ///
-    /// When the authority is not `https` (or loopback), or when an id is empty, has characters that
-    /// no id has, or names no single tenant.
-    pub fn try_new(authority: &Url, tenant_id: &str, client_id: &str) -> Result<Self, InvalidApp> {
-        check_address("authority", authority)?;
-        check_id("tenant_id", tenant_id)?;
-        check_id("client_id", client_id)?;
-        // These names mean any tenant, in which an app cannot sign in by itself (AADSTS50194).
-        if ["common", "organizations", "consumers"].contains(&tenant_id.to_ascii_lowercase().as_str()) {
-            return Err(InvalidApp::NoTenant);
-        }
+    pub fn new(authority: &Url, tenant_id: &str, client_id: &str) -> Self {
         let endpoint = joined(authority, &format!("{tenant_id}/oauth2/v2.0/token"));
-        Ok(Self {
+        Self {
             client_id: client_id.to_owned(),
             sent_to: endpoint.clone(),
             endpoint,
-        })
+        }
     }
 
     /// Sends token requests to `proxy` instead (`AZURE_KUBERNETES_TOKEN_PROXY`): the endpoint's
     /// path is appended to the proxy's. The exchange handles the proxy's certificate authority and
     /// server name.
-    ///
-    /// # Errors
-    ///
-    /// When the address is not `https` (or loopback), or has a query, a fragment or a user name.
-    pub fn through_token_proxy(mut self, proxy: &Url) -> Result<Self, InvalidApp> {
-        check_address("token proxy", proxy)?;
+    pub fn through_token_proxy(mut self, proxy: &Url) -> Self {
         self.sent_to = joined(proxy, self.endpoint.path().trim_start_matches('/'));
-        Ok(self)
+        self
     }
 
     /// The app's id.
@@ -191,19 +184,10 @@ pub struct Scope(String);
 impl Scope {
     const SUFFIX: &'static str = "/.default";
 
-    /// A scope as Entra accepts it for apps.
-    ///
-    /// # Errors
-    ///
-    /// When it is not one resource followed by `/.default` (AADSTS70011, AADSTS700022).
-    pub fn try_new(scope: &str) -> Result<Self, InvalidApp> {
-        let resource = scope.strip_suffix(Self::SUFFIX).unwrap_or_default();
-        if resource.is_empty() || !scope.chars().all(|c| c.is_ascii_graphic()) {
-            return Err(InvalidApp::Scope {
-                value: scope.to_owned(),
-            });
-        }
-        Ok(Self(scope.to_owned()))
+    /// One resource followed by `/.default`, the only form that Entra accepts for apps
+    /// (AADSTS70011, AADSTS700022).
+    pub fn new(scope: &str) -> Self {
+        Self(scope.to_owned())
     }
 
     /// As sent to the token endpoint.
@@ -217,45 +201,6 @@ impl Scope {
     }
 }
 
-/// A value that could never work.
-#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum InvalidApp {
-    /// A required id is missing.
-    #[error("{key} is empty")]
-    Empty {
-        /// The key.
-        key: &'static str,
-    },
-    /// An id with characters that no id has.
-    #[error("{key} may hold letters, digits, '-', '.' and '_' only, not {value:?}")]
-    Characters {
-        /// The key.
-        key: &'static str,
-        /// What was given.
-        value: String,
-    },
-    /// `common` and similar names.
-    #[error(
-        "tenant_id must name one tenant by id or domain; an app cannot sign in to \"common\", \"organizations\" or \"consumers\""
-    )]
-    NoTenant,
-    /// An address that a secret must not be sent to.
-    #[error("the {key} must be an https address without user name, query and fragment, not {value:?}")]
-    Address {
-        /// The purpose of the address.
-        key: &'static str,
-        /// The address without user name and password.
-        value: String,
-    },
-    /// A scope that Entra would reject.
-    #[error("scope must be one resource followed by \"/.default\", not {value:?}")]
-    Scope {
-        /// What was given.
-        value: String,
-    },
-}
-
 /// Appends `path`, whether or not `base` ends with a slash.
 fn joined(base: &Url, path: &str) -> Url {
     let mut url = base.clone();
@@ -263,47 +208,12 @@ fn joined(base: &Url, path: &str) -> Url {
     url
 }
 
-fn check_id(key: &'static str, value: &str) -> Result<(), InvalidApp> {
-    if value.is_empty() {
-        return Err(InvalidApp::Empty { key });
-    }
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-    // Dots alone would be path segments with a special meaning.
-    if !value.chars().all(plain) || value.chars().all(|c| c == '.') {
-        return Err(InvalidApp::Characters {
-            key,
-            value: value.to_owned(),
-        });
-    }
-    Ok(())
-}
-
-fn check_address(key: &'static str, url: &Url) -> Result<(), InvalidApp> {
-    let loopback = match url.host() {
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    };
-    let safe = url.scheme() == "https" || (url.scheme() == "http" && loopback);
-    let plain =
-        url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
-    if safe && plain {
-        return Ok(());
-    }
-    let host = url.host_str().unwrap_or_default();
-    Err(InvalidApp::Address {
-        key,
-        value: format!("{}://{host}{}", url.scheme(), url.path()),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn app(authority: &str) -> Result<App, InvalidApp> {
-        App::try_new(&Url::parse(authority).unwrap(), "contoso.com", "11aa")
+    fn app(authority: &str) -> App {
+        App::new(&Url::parse(authority).unwrap(), "contoso.com", "11aa")
     }
 
     #[test]
@@ -313,10 +223,10 @@ mod tests {
             "https://login.example/",
             "https://login.example//",
         ] {
-            let endpoint = app(authority).unwrap().endpoint().to_string();
+            let endpoint = app(authority).endpoint().to_string();
             assert_eq!(endpoint, "https://login.example/contoso.com/oauth2/v2.0/token");
         }
-        let under_a_path = app("http://127.0.0.1:99/entra/").unwrap();
+        let under_a_path = app("http://127.0.0.1:99/entra/");
         assert_eq!(
             under_a_path.endpoint().as_str(),
             "http://127.0.0.1:99/entra/contoso.com/oauth2/v2.0/token"
@@ -324,56 +234,21 @@ mod tests {
     }
 
     #[test]
-    fn secrets_go_to_https_or_loopback_only() {
-        assert!(app("http://localhost:1").is_ok());
-        assert!(app("http://[::1]:1").is_ok());
-        for bad in [
-            "http://login.example",
-            "ftp://login.example",
-            "https://login.example/?a=b",
-        ] {
-            assert!(matches!(app(bad), Err(InvalidApp::Address { .. })), "{bad}");
-        }
-        let error = app("https://user:hunter2@login.example").unwrap_err().to_string();
-        assert!(!error.contains("hunter2"), "{error}");
-    }
-
-    #[test]
     fn a_token_proxy_changes_the_address_but_not_the_audience() {
-        let app = app("https://login.example").unwrap();
+        let app = app("https://login.example");
         let proxied = app
             .clone()
             .through_token_proxy(&Url::parse("https://10.0.0.1:443/base").unwrap());
-        let proxied = proxied.unwrap();
         assert_eq!(proxied.endpoint(), app.endpoint());
         assert_eq!(
             proxied.sent_to().as_str(),
             "https://10.0.0.1/base/contoso.com/oauth2/v2.0/token"
         );
-        assert!(
-            app.through_token_proxy(&Url::parse("http://10.0.0.1").unwrap())
-                .is_err()
-        );
     }
 
     #[test]
-    fn ids_that_cannot_be_ids_are_refused() {
-        let authority = Url::parse("https://login.example").unwrap();
-        let tenant = |id: &str| App::try_new(&authority, id, "app").unwrap_err();
-        assert_eq!(tenant(""), InvalidApp::Empty { key: "tenant_id" });
-        assert_eq!(tenant("Common"), InvalidApp::NoTenant);
-        for bad in ["a/b", "..", "a b", "a?b", "tenant\n"] {
-            assert!(matches!(tenant(bad), InvalidApp::Characters { .. }), "{bad:?}");
-        }
-        assert!(App::try_new(&authority, "tenant", "").is_err());
-    }
-
-    #[test]
-    fn a_scope_is_one_resource_and_default() {
-        let scope = Scope::try_new("https://api.securitycenter.microsoft.com/.default").unwrap();
+    fn the_resource_of_a_scope_is_what_is_before_default() {
+        let scope = Scope::new("https://api.securitycenter.microsoft.com/.default");
         assert_eq!(scope.resource(), "https://api.securitycenter.microsoft.com");
-        for bad in ["", "/.default", "https://a", "https://a/.default https://b/.default"] {
-            assert!(Scope::try_new(bad).is_err(), "{bad:?}");
-        }
     }
 }

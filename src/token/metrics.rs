@@ -3,16 +3,14 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::telemetry::named_enum;
 use jiff::Timestamp;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Registry;
 use tokio::time::Instant;
+
+use crate::telemetry::{Counters, metrics, named_enum};
 
 named_enum! {
     /// How a token request ended.
@@ -27,41 +25,21 @@ named_enum! {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Requests {
-    result: Outcome,
-}
-
-/// The counters of sign-in. Clones count together.
-#[derive(Clone, Debug)]
-pub struct Metrics {
-    requests: Family<Requests, Counter>,
-    ages: Ages,
+metrics! {
+    /// The counters of sign-in. Clones count together.
+    #[derive(Clone, Debug)]
+    pub struct Metrics {
+        /// Token requests to sign-in, by how they ended.
+        requests: Counters<Outcome> = "token_requests" => by("result"),
+        /// `token_expiry_seconds`, and where they mean something
+        /// `credential_loaded_timestamp_seconds` and `certificate_expiry_seconds`.
+        ages: Ages = collector,
+    }
 }
 
 impl Metrics {
-    /// Adds `token_requests_total{result}`, `token_expiry_seconds` and, where they mean something,
-    /// `credential_loaded_timestamp_seconds` and `certificate_expiry_seconds` to `registry`.
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            requests: Family::default(),
-            ages: Ages::default(),
-        };
-        for result in Outcome::ALL {
-            // A counter that first appears with the value 1 hides that increase from `increase()`.
-            drop(metrics.requests.get_or_create(&Requests { result }));
-        }
-        registry.register(
-            "token_requests",
-            "Token requests to sign-in, by how they ended",
-            metrics.requests.clone(),
-        );
-        registry.register_collector(Box::new(metrics.ages.clone()));
-        metrics
-    }
-
     pub(super) fn count(&self, result: Outcome) {
-        self.requests.get_or_create(&Requests { result }).inc();
+        self.requests.of(result).inc();
     }
 
     pub(super) fn expires(&self, at: Instant) {
@@ -127,6 +105,8 @@ impl Collector for Ages {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use prometheus_client::registry::Registry;
 
     use super::*;
 

@@ -30,7 +30,7 @@ pub use access_token::Bearer;
 pub use claims::Roles;
 pub use config::{App, CertificateFiles, Config, Credential, Identity, IdentityHost, Kind, Scope, SecretSource};
 pub use error::{Code, Error, Problem, Reason};
-pub use layer::{Layer, MAX_PERMIT_HOLD};
+pub use layer::MAX_PERMIT_HOLD;
 pub use metrics::Metrics;
 pub use snapshot::{LastError, Snapshot, Warning};
 pub use token_source::{RejectionOutcome, TokenSource};

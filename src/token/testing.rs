@@ -140,13 +140,13 @@ pub(super) fn form(request: &Request<Bytes>) -> std::collections::HashMap<String
 
 pub(super) fn app() -> App {
     let authority = url::Url::parse("https://login.example/").unwrap();
-    App::try_new(&authority, "contoso.example", "app-1").unwrap()
+    App::new(&authority, "contoso.example", "app-1")
 }
 
 pub(super) fn config(credential: Credential) -> Config {
     Config {
         credential,
-        scope: Scope::try_new("https://api.example/.default").unwrap(),
+        scope: Scope::new("https://api.example/.default"),
     }
 }
 

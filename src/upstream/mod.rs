@@ -23,4 +23,4 @@ pub use client::{Client, Config, Secrets};
 pub use error::{Error, Reason};
 pub use metrics::Metrics;
 pub use recent::{RecentCalls, RecentSnapshot};
-pub use retry::RetryLayer;
+pub use retry::Retry;

@@ -1,18 +1,16 @@
 //! Whether a failed attempt is repeated. Every attempt goes through the queue and is charged.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use http::StatusCode;
 use http::header::RETRY_AFTER;
 use tokio::time::Instant;
-use tower::{Layer, Service, ServiceExt as _};
 
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, Retries, RetryHint};
 use crate::caller::Caller;
+use crate::middleware::{Middleware, Next};
 use crate::scan::{UpstreamResponse, is_unavailable};
 
 /// The most attempts for one request, as a safeguard besides the deadline, in case a 429 ever fails
@@ -30,18 +28,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A `Retry-After` on a 5xx is obeyed up to this length; a longer one is passed on to the caller.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Puts [`Retry`] in front of a service.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RetryLayer;
-
-impl<S> Layer<S> for RetryLayer {
-    type Service = Retry<S>;
-
-    fn layer(&self, inner: S) -> Retry<S> {
-        Retry { inner }
-    }
-}
-
 /// Repeats an attempt when that is safe (reading scan history always is), worth its cost and within
 /// the deadline.
 ///
@@ -51,69 +37,43 @@ impl<S> Layer<S> for RetryLayer {
 /// deadline allows, while the queue below refuses when there is no slot in time. Each attempt is
 /// the same [`Attempt`] at the same place. When there is no further attempt, an answer passes
 /// through, whatever its status; otherwise the failure is the error.
-#[derive(Clone, Debug)]
-pub struct Retry<S> {
-    inner: S,
-}
+#[derive(Clone, Copy, Debug)]
+pub struct Retry;
 
-impl<S> Service<Attempt> for Retry<S>
-where
-    S: Service<Attempt, Response = UpstreamResponse, Error = Failure> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = UpstreamResponse;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<UpstreamResponse, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // Each attempt waits for readiness itself.
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, attempt: Attempt) -> Self::Future {
-        let inner = self.inner.clone();
-        Box::pin(run(inner, attempt))
-    }
-}
-
-async fn run<S>(mut inner: S, mut attempt: Attempt) -> Result<UpstreamResponse, BoxError>
-where
-    S: Service<Attempt, Response = UpstreamResponse, Error = Failure>,
-{
-    let deadline = attempt.caller.deadline;
-    let mut spent = Spent::default();
-    loop {
-        // Past its deadline this is its last attempt.
-        attempt.retries = if attempt.caller.deadline > deadline {
-            Retries::Exhausted
-        } else {
-            spent.retries()
-        };
-        let result = match inner.ready().await {
-            Ok(inner) => inner.call(attempt.clone()).await,
-            Err(failure) => Err(failure),
-        };
-        let Some(pause) = spent.pause(&result) else {
-            return settled(result);
-        };
-        // The deadline is the latest start of the call, so it is checked after the pause.
-        let next = Instant::now() + pause;
-        if next > deadline {
-            if !is_for_other_host(&result) || next > deadline + Attempt::GRACE {
+impl Middleware<Attempt, Next<Attempt>, UpstreamResponse, BoxError> for Retry {
+    async fn call(&self, mut attempt: Attempt, next: &Next<Attempt>) -> Result<UpstreamResponse, BoxError> {
+        let deadline = attempt.caller.deadline;
+        let mut spent = Spent::default();
+        loop {
+            // Past its deadline this is its last attempt.
+            attempt.retries = if attempt.caller.deadline > deadline {
+                Retries::Exhausted
+            } else {
+                spent.retries()
+            };
+            let result = next.call(attempt.clone()).await;
+            let Some(pause) = spent.pause(&result) else {
                 return settled(result);
+            };
+            // The deadline is the latest start of the call, so it is checked after the pause.
+            let again_at = Instant::now() + pause;
+            if again_at > deadline {
+                if !is_for_other_host(&result) || again_at > deadline + Attempt::GRACE {
+                    return settled(result);
+                }
+                attempt.caller = Arc::new(Caller {
+                    deadline: deadline + Attempt::GRACE,
+                    ..Caller::clone(&attempt.caller)
+                });
             }
-            attempt.caller = Arc::new(Caller {
-                deadline: deadline + Attempt::GRACE,
-                ..Caller::clone(&attempt.caller)
-            });
+            let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            tracing::debug!(
+                request_id = attempt.caller.request_id.as_str(),
+                pause_ms,
+                "another attempt"
+            );
+            tokio::time::sleep(pause).await;
         }
-        let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        tracing::debug!(
-            request_id = attempt.caller.request_id.as_str(),
-            pause_ms,
-            "another attempt"
-        );
-        tokio::time::sleep(pause).await;
     }
 }
 

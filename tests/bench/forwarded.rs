@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tower::{Layer as _, Service, ServiceBuilder, service_fn};
+use tower::{Service, ServiceBuilder, service_fn};
 
 use crate::support;
 use defender_gateway::testing::attempt::{Charged, Failure, Scarcity};
 use defender_gateway::testing::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::testing::clock::Wall;
+use defender_gateway::testing::middleware::{Next, layer};
 use defender_gateway::testing::scan::{self, Call, ServedResponse, UpstreamResponse};
 use defender_gateway::testing::task::Tasks;
 use defender_gateway::testing::telemetry::trace::Trace;
@@ -62,7 +63,7 @@ pub(crate) fn paid(answer: UpstreamResponse) -> impl Service<Call, Response = Se
         quota,
         queue::Metrics::default(),
     );
-    let flights = single_flight::Layer::new(
+    let flights = single_flight::SingleFlight::new(
         single_flight::Config {
             merge: None,
             attempt: Duration::from_mins(1),
@@ -78,11 +79,12 @@ pub(crate) fn paid(answer: UpstreamResponse) -> impl Service<Call, Response = Se
         },
         single_flight::Metrics::default(),
     );
-    let paid = quota::Layer::new(Wall::system()).layer(service_fn(move |_: Charged| {
-        std::future::ready(Ok::<_, Failure>(answer.clone()))
-    }));
     ServiceBuilder::new()
-        .layer(flights)
-        .layer(upstream::RetryLayer)
-        .service(service_fn(move |attempt| queue.clone().serve(attempt, paid.clone())))
+        .layer(layer(flights))
+        .layer(layer(upstream::Retry))
+        .layer(layer(queue))
+        .layer(layer(quota::Charging { wall: Wall::system() }))
+        .service(Next::new(service_fn(move |_: Charged| {
+            std::future::ready(Ok::<_, Failure>(answer.clone()))
+        })))
 }

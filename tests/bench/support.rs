@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tower::{Service, ServiceBuilder, service_fn};
 
 use defender_gateway::testing::cache::{self, Cache};
+use defender_gateway::testing::middleware::Next;
 use defender_gateway::testing::response::{self, Body, Windows};
 use defender_gateway::testing::scan::{self, CacheSink as _, Call, Endpoint, ServedResponse, UpstreamResponse};
 use defender_gateway::testing::server::InboundRequest;
@@ -83,7 +84,7 @@ pub(crate) fn path(
         .layer(server::route::Layer)
         .layer(server::read::Layer::new(server::read::Config::default()))
         .layer(cache::Layer::new(Arc::clone(cache), Tasks::new(), Arc::new(|_| false)))
-        .service(below)
+        .service(Next::new(below))
 }
 
 /// The layer that writes answers.

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Code, Problem};
+use crate::app::components::Components;
 use crate::app::reload::Configuration;
-use crate::app::sources::{Current, Sources};
+use crate::app::sources::Sources;
 use crate::{queue, quota, server, token, upstream};
 
 /// How long sign-in may take before a missing token is a problem without having failed.
@@ -35,13 +36,13 @@ impl State {
 /// What is wrong now. `refused` is how many requests had been refused for want of slots when it was
 /// last looked.
 pub(super) fn find(sources: &Sources, refused: &AtomicU64, now: Instant) -> Vec<Problem> {
-    let current = sources.current.load();
-    let snapshot = current.token_source.snapshot();
+    let current = sources.current();
+    let snapshot = current.token_source.part.snapshot();
     let mut found = Vec::new();
     found.extend(sign_in(sources, &snapshot, now));
     found.extend(roles(&snapshot));
     found.extend(upstream(&current.calls.recent().snapshot()));
-    found.extend(regions(&current.regions.snapshot()));
+    found.extend(regions(&current.regions.part.snapshot()));
     found.extend(store(sources, &current));
     found.extend(slots(sources, refused));
     found.extend(connections(&sources.connections));
@@ -75,14 +76,14 @@ fn sign_in(sources: &Sources, snapshot: &token::Snapshot, now: Instant) -> Optio
     Some(problem(code, message, advice))
 }
 
-fn store(sources: &Sources, current: &Current) -> Vec<Problem> {
+fn store(sources: &Sources, current: &Components) -> Vec<Problem> {
     let mut found = Vec::new();
-    let is_lost = sources.quotas.iter().any(|quota| quota.unavailable_for().is_some());
+    let is_lost = sources.is_store_lost();
     if is_lost
         || current
             .shared_cache
             .as_ref()
-            .is_some_and(|member| !member.snapshot().up)
+            .is_some_and(|member| !member.part.snapshot().up)
     {
         let message = if is_lost {
             "the store that replicas share does not answer: no call is made, and only what is cached is answered"
@@ -95,7 +96,7 @@ fn store(sources: &Sources, current: &Current) -> Vec<Problem> {
             "check that the store at store.url runs and can be reached from here",
         ));
     }
-    if let Some(eviction) = sources.quotas.iter().find_map(|quota| quota.snapshot().eviction)
+    if let Some(eviction) = sources.quotas().find_map(|quota| quota.snapshot().eviction)
         && eviction.takes_any_key()
     {
         found.push(problem(
@@ -127,7 +128,7 @@ fn slots(sources: &Sources, earlier: &AtomicU64) -> Option<Problem> {
             .counting(waiting),
         );
     }
-    let refused = sources.queue_metrics.refused_for_slots();
+    let refused = sources.context.metrics.queue.refused_for_slots();
     let lately = refused.saturating_sub(earlier.swap(refused, Ordering::Relaxed));
     // The first of those whose callers wait for want of slots; refusals are not counted by
     // ledger, so otherwise any that is short.
@@ -166,7 +167,7 @@ fn slots(sources: &Sources, earlier: &AtomicU64) -> Option<Problem> {
 }
 
 fn states(sources: &Sources) -> Vec<State> {
-    let token_limiters = sources.quotas.iter().zip(sources.queues.iter());
+    let token_limiters = sources.quotas().zip(sources.queues());
     let state = |(quota, queue): (&quota::Quota, &queue::Queue<quota::Quota>)| State {
         quota: quota.snapshot(),
         waiting: queue.waiting() as u64,
@@ -280,8 +281,8 @@ fn regions(rows: &[crate::region::HostStatus]) -> Option<Problem> {
     Some(problem(code, message, advice).counting(lost.len() as u64))
 }
 
-fn merging(current: &Current) -> Option<Problem> {
-    let (left, split_error) = current.merging.as_ref()?.resting()?;
+fn merging(current: &Components) -> Option<Problem> {
+    let (left, split_error) = current.merging()?.resting()?;
     Some(problem(
         Code::MergeResting,
         format!(

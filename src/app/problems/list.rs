@@ -5,9 +5,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -15,6 +12,7 @@ use super::found::find;
 use super::{Code, Severity};
 use crate::app::sources::Sources;
 use crate::task::Tasks;
+use crate::telemetry::{Gauges, metrics};
 
 /// How often somebody looks, if nobody asks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -50,31 +48,25 @@ struct Shared {
     /// Requests that had been refused for want of slots when it was last looked.
     refused: AtomicU64,
     standing: Mutex<BTreeMap<Code, Standing>>,
-    gauges: Family<Labels, Gauge>,
+    metrics: Metrics,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
-    code: &'static str,
+metrics! {
+    #[derive(Clone, Debug)]
+    struct Metrics {
+        /// 1 while there is this problem, 0 otherwise; /status says more of it under the same name.
+        problems: Gauges<Code> = "problem" => by("code"),
+    }
 }
 
 impl Problems {
     /// Looks every second until `tasks` are finished.
     pub(in crate::app) fn start(sources: Arc<Sources>, registry: &mut Registry, tasks: &Tasks) -> Self {
-        let gauges = Family::<Labels, Gauge>::default();
-        for code in Code::ALL {
-            drop(gauges.get_or_create(&Labels { code: code.as_str() }));
-        }
-        registry.register(
-            "problem",
-            "1 while there is this problem, 0 otherwise; /status says more of it under the same name",
-            gauges.clone(),
-        );
         let problems = Self(Arc::new(Shared {
             sources,
             refused: AtomicU64::new(0),
             standing: Mutex::default(),
-            gauges,
+            metrics: Metrics::register(registry),
         }));
         let looking = problems.clone();
         tasks.spawn_upkeep("problems", async move {
@@ -96,9 +88,8 @@ impl Problems {
         let now = Instant::now();
         update(&mut standing, find(&shared.sources, &shared.refused, now), now);
         for code in Code::ALL {
-            let labels = Labels { code: code.as_str() };
             let is_there = i64::from(standing.contains_key(&code));
-            shared.gauges.get_or_create(&labels).set(is_there);
+            shared.metrics.problems.of(code).set(is_there);
         }
         standing.values().cloned().collect()
     }

@@ -3,24 +3,37 @@
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 
-/// Counters and gauges of the configuration. Clones count together.
-#[derive(Clone, Debug)]
-pub(in crate::app) struct Metrics {
-    reloads: Family<Reloads, Counter>,
-    successful: Gauge,
-    loaded: Gauge<f64, AtomicU64>,
-    restart: Gauge,
-    info: Family<Info, Gauge>,
+use crate::telemetry::{Counters, metrics, named_enum};
+
+metrics! {
+    /// Counters and gauges of the configuration. Clones count together.
+    #[derive(Clone, Debug)]
+    pub(in crate::app) struct Metrics {
+        /// Configurations read while running, by how that ended.
+        reloads: Counters<Outcome> = "config_reload" => by("result"),
+        /// 1 when the configuration as it is written runs or waits for a restart, 0 when it is wrong
+        /// and an earlier one runs.
+        successful: Gauge = "config_last_reload_successful",
+        /// Unix time at which the running configuration was taken over.
+        loaded: Gauge<f64, AtomicU64> = "config_last_reload_success_timestamp_seconds",
+        /// Keys whose written values are used only after a restart.
+        restart: Gauge = "config_restart_required",
+        /// A hash of the running configuration, always 1: replicas that show the same one run the
+        /// same.
+        info: Family<Info, Gauge> = "config_info",
+    }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reloads {
-    result: &'static str,
+named_enum! {
+    /// How a reload ended.
+    #[derive(Clone, Copy, Debug)]
+    pub(super) enum Outcome, as_str {
+        Ok = "ok",
+        Failed = "failed",
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -29,49 +42,6 @@ struct Info {
 }
 
 impl Metrics {
-    /// Registers `config_reload_total{result}`, `config_last_reload_successful`,
-    /// `config_last_reload_success_timestamp_seconds`, `config_restart_required` and
-    /// `config_info{hash}`.
-    pub(in crate::app) fn register(registry: &mut Registry) -> Self {
-        let metrics = Self {
-            reloads: Family::default(),
-            successful: Gauge::default(),
-            loaded: Gauge::default(),
-            restart: Gauge::default(),
-            info: Family::default(),
-        };
-        for result in ["ok", "failed"] {
-            // A counter that appears with its first failure hides that failure from `increase()`.
-            drop(metrics.reloads.get_or_create(&Reloads { result }));
-        }
-        registry.register(
-            "config_reload",
-            "Configurations read while running, by how that ended",
-            metrics.reloads.clone(),
-        );
-        registry.register(
-            "config_last_reload_successful",
-            "1 when the configuration as it is written runs or waits for a restart, 0 when it is wrong and an earlier one runs",
-            metrics.successful.clone(),
-        );
-        registry.register(
-            "config_last_reload_success_timestamp_seconds",
-            "Unix time at which the running configuration was taken over",
-            metrics.loaded.clone(),
-        );
-        registry.register(
-            "config_restart_required",
-            "Keys whose written values are used only after a restart",
-            metrics.restart.clone(),
-        );
-        registry.register(
-            "config_info",
-            "A hash of the running configuration, always 1: replicas that show the same one run the same",
-            metrics.info.clone(),
-        );
-        metrics
-    }
-
     /// This configuration runs.
     pub(super) fn runs(&self, hash: &str, at: jiff::Timestamp, pending: usize) {
         self.successful.set(1);
@@ -81,12 +51,12 @@ impl Metrics {
         self.info.get_or_create(&Info { hash: hash.into() }).set(1);
     }
 
-    pub(super) fn count(&self, result: &'static str) {
-        self.reloads.get_or_create(&Reloads { result }).inc();
+    pub(super) fn count(&self, result: Outcome) {
+        self.reloads.of(result).inc();
     }
 
     pub(super) fn failed(&self) {
-        self.count("failed");
+        self.count(Outcome::Failed);
         self.successful.set(0);
     }
 }

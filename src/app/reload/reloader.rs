@@ -5,21 +5,18 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use super::metrics::Outcome;
 use super::{ConfigSource, Configuration, Metrics};
 use crate::app::Error;
 use crate::app::components::Components;
-use crate::app::sources::Current;
-use crate::app::supervised::BackgroundTasks;
 use crate::clock::Wall;
 use crate::config::{Document, Key, Mistakes, Resolved};
-use crate::stack;
 use crate::telemetry::log;
 
-/// The request path of a new configuration, on its way to whoever serves.
+/// The parts of a new configuration, on their way to whoever serves.
 #[derive(Debug)]
 pub(in crate::app) struct Next {
-    pub(in crate::app) parts: stack::Parts,
-    pub(in crate::app) upkeep: BackgroundTasks,
+    pub(in crate::app) components: Arc<Components>,
     /// Told when requests meet it.
     pub(in crate::app) done: oneshot::Sender<()>,
 }
@@ -31,9 +28,9 @@ pub struct Reloader(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     /// Locked while a configuration is taken over: one at a time.
-    made: Mutex<Components>,
+    turn: Mutex<()>,
     path: mpsc::Sender<Next>,
-    current: Arc<ArcSwap<Current>>,
+    current: Arc<ArcSwap<Components>>,
     configuration: Configuration,
     metrics: Metrics,
     wall: Wall,
@@ -73,9 +70,9 @@ impl Reloader {
         let wall = Wall::system();
         metrics.runs(&hash, wall.now(), 0);
         let shared = Shared {
-            current: Arc::new(ArcSwap::from_pointee(shown(&made))),
+            current: Arc::new(ArcSwap::from_pointee(made)),
             configuration: Configuration::new(hash),
-            made: Mutex::new(made),
+            turn: Mutex::default(),
             path,
             metrics,
             wall,
@@ -113,7 +110,7 @@ impl Reloader {
         refused
     }
 
-    pub(in crate::app) fn current(&self) -> Arc<ArcSwap<Current>> {
+    pub(in crate::app) fn current(&self) -> Arc<ArcSwap<Components>> {
         Arc::clone(&self.0.current)
     }
 
@@ -122,7 +119,8 @@ impl Reloader {
     }
 
     async fn take_over(&self, source: &ConfigSource, document: &Document) -> Result<Applied, ReloadError> {
-        let mut made = self.0.made.lock().await;
+        let _turn = self.0.turn.lock().await;
+        let made = self.0.current.load_full();
         let running = &made.config.settings;
         let written = source.resolve(document)?;
         let differing = running.changed(&written.resolved.settings);
@@ -136,11 +134,10 @@ impl Reloader {
         };
         if !changed.is_empty() {
             let next = made.next(&resolved).await.map_err(ReloadError::Part)?;
-            self.exchange(&next).await?;
+            self.exchange(Arc::new(next)).await?;
             self.set_filter(&made.config, &resolved);
-            *made = next;
         }
-        let hash = made.config.settings.digest();
+        let hash = self.0.current.load().config.settings.digest();
         self.0.metrics.runs(&hash, self.0.wall.now(), pending.len());
         self.0.configuration.runs(hash, &pending);
         Ok(Applied {
@@ -151,18 +148,13 @@ impl Reloader {
     }
 
     /// From here on nothing can fail but the end of the gateway.
-    async fn exchange(&self, next: &Components) -> Result<(), ReloadError> {
+    async fn exchange(&self, components: Arc<Components>) -> Result<(), ReloadError> {
         let (done, exchanged) = oneshot::channel();
-        let path = Next {
-            parts: next.parts(),
-            upkeep: next.upkeep(),
-            done,
-        };
         let room = self.0.path.reserve().await.map_err(|_| ReloadError::Ended)?;
         // Without an await until the path is under way: all of it, or nothing.
-        next.take_over();
-        self.0.current.store(Arc::new(shown(next)));
-        room.send(path);
+        components.take_over();
+        self.0.current.store(Arc::clone(&components));
+        room.send(Next { components, done });
         exchanged.await.map_err(|_| ReloadError::Ended)
     }
 
@@ -177,7 +169,7 @@ impl Reloader {
     }
 
     fn tell(&self, applied: &Applied) {
-        self.0.metrics.count("ok");
+        self.0.metrics.count(Outcome::Ok);
         for note in &applied.notes {
             tracing::warn!("{note}");
         }
@@ -207,22 +199,6 @@ impl Reloader {
         };
         tracing::error!(error, "the new configuration is not taken over; the running one stays");
         self.0.configuration.failed(error);
-    }
-}
-
-fn shown(made: &Components) -> Current {
-    Current {
-        hosts: made.guard.hosts(),
-        regions: made.regions.part.clone(),
-        token_source: made.token_source.part.clone(),
-        cache: Arc::clone(&made.cache),
-        shared_cache: made.shared_cache.as_ref().map(|supervised| supervised.part.clone()),
-        merging: made.merging(),
-        merge_evidence: made.merge_evidence(),
-        max_ids: made.config.merge.max_ids.get(),
-        calls: made.calls.clone(),
-        tenant: made.config.credentials.tenant_id.clone(),
-        cloud: made.config.defender.cloud,
     }
 }
 

@@ -8,12 +8,10 @@
 //! a limiter is forgotten only when nothing that it counted counts any more, so that forgetting
 //! gives no call away.
 
-mod layer;
 mod table;
 
 #[cfg(test)]
 mod tests;
 
-pub use layer::Layer;
 pub use table::TokenLimiters;
 pub(super) use table::{Config, SharedMetrics};

@@ -7,10 +7,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::attempt::Scarcity;
+use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint, Scarcity};
 use crate::clock::Wall;
+use crate::middleware::{Middleware, Next};
 use crate::queue::{Reason, Refused};
-use crate::scan::{Operation, Payer, TokenId};
+use crate::scan::{Operation, Payer, TokenId, UpstreamResponse};
 use crate::task::Tasks;
 use crate::{queue, quota};
 
@@ -54,7 +55,7 @@ struct CallerToken {
 /// Where calls with one token queue and are counted. Whoever is on it holds it.
 #[derive(Debug)]
 pub(super) struct Limiter {
-    pub(super) queue: queue::Queue<quota::Quota>,
+    queue: queue::Queue<quota::Quota>,
     quota: quota::Quota,
     /// Ends the queue's clock with the limiter.
     _clock: Option<DropGuard>,
@@ -116,7 +117,7 @@ impl TokenLimiters {
     }
 
     /// The queues for the gateway's own token, likewise.
-    pub fn queues(&self) -> impl ExactSizeIterator<Item = &queue::Queue<quota::Quota>> {
+    pub fn queues(&self) -> impl DoubleEndedIterator<Item = &queue::Queue<quota::Quota>> {
         self.0.own.iter().map(|limiter| &limiter.queue)
     }
 
@@ -206,6 +207,20 @@ impl TokenLimiters {
     fn caller_token(&self) -> MutexGuard<'_, CallerToken> {
         // Nothing in here panics halfway through a change.
         self.0.caller_token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An attempt waits for its slot in the queue of the token that the call will be made with.
+impl Middleware<Attempt, Next<Admitted<quota::Permit>>> for TokenLimiters {
+    async fn call(&self, attempt: Attempt, next: &Next<Admitted<quota::Permit>>) -> Result<UpstreamResponse, Failure> {
+        // Held until the answer is there: a limiter that somebody is on is not forgotten.
+        let limiter = self.enter(attempt.request.payer()).map_err(|refused| Failure {
+            delivery: Delivery::NotSent,
+            again: RetryHint::Never,
+            answer: None,
+            source: refused.into(),
+        })?;
+        limiter.queue.call(attempt, next).await
     }
 }
 

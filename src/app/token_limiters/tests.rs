@@ -8,12 +8,12 @@ use bytes::Bytes;
 use http::StatusCode;
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, advance, sleep};
-use tower::{Layer as _, ServiceExt as _};
 
-use super::{Config, Layer, SharedMetrics, TokenLimiters};
+use super::{Config, SharedMetrics, TokenLimiters};
 use crate::attempt::{Admitted, Attempt, Delivery, Failure, QueuePosition, Retries};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::clock::Wall;
+use crate::middleware::{Middleware as _, Next};
 use crate::operation::Input;
 use crate::queue::{Reason, Refused};
 use crate::scan::{CallerToken, Endpoint, Headers, Operation, Payer, Request, UpstreamResponse, route};
@@ -89,7 +89,7 @@ async fn ask(token_limiters: &TokenLimiters, token: Option<&str>, wait: Duration
             body: Bytes::new(),
         })
     });
-    Layer::new(token_limiters.clone()).layer(inner).oneshot(attempt).await
+    token_limiters.call(attempt, &Next::new(inner)).await
 }
 
 fn reason(failure: &Failure) -> Reason {
@@ -269,12 +269,7 @@ async fn mixed_hour(quotas: usize) -> Vec<Vec<Duration>> {
                         })
                     }
                 });
-                if Layer::new(token_limiters.clone())
-                    .layer(inner)
-                    .oneshot(attempt)
-                    .await
-                    .is_err()
-                {
+                if token_limiters.call(attempt, &Next::new(inner)).await.is_err() {
                     sleep(Duration::from_mins(1)).await;
                 }
             }

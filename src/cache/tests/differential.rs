@@ -10,13 +10,13 @@ use prometheus_client::registry::Registry;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::{Instant, advance};
-use tower::util::BoxCloneService;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::fixture::call;
 use crate::BoxError;
 use crate::cache::{Cache, Config, Layer, Metrics};
 use crate::caller::CacheDirectives;
+use crate::middleware::Next;
 use crate::scan::{
     CacheSink as _, Call, Endpoint, ForwardReason, Headers, Outcome, Request, Rows, ServedResponse, Status,
     UpstreamProfile, UpstreamResponse,
@@ -209,7 +209,7 @@ async fn run(seed: u64, tally: &mut Tally) {
         async { Ok::<_, BoxError>(served) }
     });
     let layer = Layer::new(cache, Tasks::new(), Arc::new(|_| false));
-    let front = layer.layer(BoxCloneService::new(below));
+    let front = layer.layer(Next::new(below));
     for _ in 0..150 {
         let mut ids: Vec<_> = (0..rng.random_range(1..=6))
             .map(|_| {

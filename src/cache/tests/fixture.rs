@@ -12,15 +12,16 @@ use tower::{Layer as _, Service as _, ServiceExt as _};
 use tower_test::mock::{self, SendResponse};
 
 use crate::BoxError;
+use crate::cache::layer::CacheService;
 use crate::cache::{Cache, Config, Layer, Metrics};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
+use crate::middleware::Next;
 use crate::scan::{
     CacheSink as _, Call, Endpoint, Outcome, Request, ServedResponse, Status, UpstreamProfile, UpstreamResponse,
 };
 use crate::task::Tasks;
 
 pub(super) type Below = mock::Handle<Call, ServedResponse>;
-pub(super) type CacheService = crate::cache::layer::CacheService<mock::Mock<Call, ServedResponse>>;
 
 pub(super) struct Fixture {
     pub(super) cache: Arc<Cache>,
@@ -52,7 +53,7 @@ impl Fixture {
         );
         Self {
             cache,
-            front: layer.layer(mock),
+            front: layer.layer(Next::new(mock)),
             below,
             surplus,
             tasks,

@@ -1,6 +1,7 @@
 //! A gateway in this process, and a caller of it.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,6 +29,8 @@ pub(super) struct DemoGateway {
     pub(super) data: String,
     pub(super) admin: String,
     exchange: net::Exchange,
+    /// How many requests callers have sent.
+    asked: AtomicU64,
     stop: CancellationToken,
     serving: JoinHandle<Ended>,
 }
@@ -55,6 +58,7 @@ impl DemoGateway {
             data,
             admin,
             exchange: client.exchange(LARGEST, PATIENCE),
+            asked: AtomicU64::new(0),
             stop,
             serving,
         })
@@ -78,13 +82,17 @@ impl DemoGateway {
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        self.send(request.body(Bytes::from(body)), "the gateway did not answer")
-            .await
+        self.call(request.body(Bytes::from(body))).await
     }
 
     /// Asks the gateway for the list of definitions.
     pub(super) async fn list(&self) -> Result<Told, Error> {
         let request = Request::get(format!("{}{LIST}", self.data)).body(Bytes::new());
+        self.call(request).await
+    }
+
+    async fn call(&self, request: http::Result<Request<Bytes>>) -> Result<Told, Error> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         self.send(request, "the gateway did not answer").await
     }
 
@@ -107,12 +115,39 @@ impl DemoGateway {
 
     /// The status once every region has been measured, or after two seconds.
     pub(super) async fn measured(&self) -> Result<Value, Error> {
+        self.status_when(|status| {
+            let regions = status["regions"].as_array().map_or(&[][..], Vec::as_slice);
+            regions.iter().all(|region| region["rtt_ms"].is_number())
+        })
+        .await
+    }
+
+    /// Waits until no upstream call is under way, not even one for which nobody waits, or for two
+    /// seconds.
+    pub(super) async fn idle(&self) -> Result<(), Error> {
+        self.status_when(|status| status["quota"]["in_flight"] == 0).await?;
+        Ok(())
+    }
+
+    /// The status once every answer is counted, which is a moment after its caller has it.
+    pub(super) async fn counted(&self) -> Result<Value, Error> {
+        let asked = self.asked.load(Ordering::Relaxed);
+        self.status_when(|status| {
+            let total = |group: &str, names: &[&str]| -> u64 {
+                names.iter().filter_map(|name| status[group][name].as_u64()).sum()
+            };
+            total("saved", &["requests"]) + total("trouble", &["refused", "failed", "invalid", "gone"]) >= asked
+        })
+        .await
+    }
+
+    /// The status once it is as wanted, or after two seconds.
+    async fn status_when(&self, is_wanted: impl Fn(&Value) -> bool) -> Result<Value, Error> {
         let deadline = Instant::now() + Duration::from_secs(2);
         loop {
-            let state = self.status().await?;
-            let regions = state["regions"].as_array().map_or(&[][..], Vec::as_slice);
-            if regions.iter().all(|region| region["rtt_ms"].is_number()) || Instant::now() > deadline {
-                return Ok(state);
+            let status = self.status().await?;
+            if is_wanted(&status) || Instant::now() > deadline {
+                return Ok(status);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

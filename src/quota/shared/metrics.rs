@@ -5,7 +5,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::quota;
-use crate::telemetry::metric_set;
+use crate::telemetry::metrics;
 
 /// The shared quota's metrics, those of every quota included.
 #[derive(Clone, Debug, Default)]
@@ -14,8 +14,8 @@ pub struct Metrics {
     pub(super) store: StoreMetrics,
 }
 
-metric_set! {
-    #[derive(Clone, Debug, Default)]
+metrics! {
+    #[derive(Clone, Debug)]
     pub(super) struct StoreMetrics {
         /// Whether the shared store answered last time
         pub(super) up: Gauge = "store_up",
@@ -31,9 +31,10 @@ metric_set! {
 impl Metrics {
     /// Registers the metrics; `quota` is registered already.
     pub fn register(registry: &mut Registry, quota: quota::Metrics) -> Self {
-        let store = StoreMetrics::default();
-        store.register_in(registry);
-        Self { quota, store }
+        Self {
+            quota,
+            store: StoreMetrics::register(registry),
+        }
     }
 
     /// Shows the quota as it is at this moment, and whether the store answers.

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::Instant;
-use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower::service_fn;
 
 use super::{Behaviour, Fixture, ROUND, charged, pass};
 use crate::attempt::{Delivery, Failure, RetryHint, Routed};
-use crate::region::RegionLayer;
+use crate::middleware::{Middleware as _, Next};
 use crate::scan::UpstreamResponse;
 
 #[tokio::test(start_paused = true)]
@@ -123,9 +123,8 @@ async fn failures_that_are_not_the_hosts_leave_it_alone() {
             source: "no token".into(),
         })
     });
-    let layer = RegionLayer::new(fixture.selector.clone());
     for _ in 0..10 {
-        assert!(layer.layer(no_token).oneshot(charged()).await.is_err());
+        assert!(fixture.selector.call(charged(), &Next::new(no_token)).await.is_err());
     }
     assert!(fixture.healthy("eu"));
     assert_eq!(fixture.selected(), "eu");

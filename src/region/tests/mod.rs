@@ -12,18 +12,19 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use tokio::time::Instant;
-use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
+use tower::{Layer as _, service_fn};
 use url::Url;
 
 use crate::BoxError;
 use crate::attempt::{Attempt, Charged, Delivery, Failure, QueuePosition, Retries, RetryHint, Routed};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
+use crate::middleware::{self, Middleware as _, Next};
 use crate::net::testing::{no_answer, no_connection};
 use crate::region::config::ConfigError;
-use crate::region::{Candidate, Config, HostSelector, Metrics, Probe, RegionLayer};
+use crate::region::{Candidate, Config, HostSelector, Metrics, Probe};
 use crate::scan::{Endpoint, Headers, Request, UpstreamResponse};
 use crate::task::Tasks;
-use crate::upstream::RetryLayer;
+use crate::upstream::Retry;
 
 /// How a host behaves.
 #[derive(Clone, Copy, PartialEq)]
@@ -217,21 +218,20 @@ impl Fixture {
     }
 
     async fn call(&self) -> Result<UpstreamResponse, Failure> {
-        let layer = RegionLayer::new(self.selector.clone());
-        layer.layer(self.network.service()).ready().await?.call(charged()).await
+        self.selector.call(charged(), &Next::new(self.network.service())).await
     }
 
     /// A request with its further attempts, which may start within `deadline`; and how long it
     /// took.
     async fn ask(&self, deadline: Duration) -> (Result<UpstreamResponse, BoxError>, Duration) {
-        let region = RegionLayer::new(self.selector.clone()).layer(self.network.service());
+        let region = middleware::layer(self.selector.clone()).layer(Next::new(self.network.service()));
         let attempts = service_fn(move |attempt: Attempt| {
             let charged = Charged {
                 retries: attempt.retries,
                 caller: attempt.caller,
                 ..charged()
             };
-            region.clone().oneshot(charged)
+            region.call(charged)
         });
         let attempt = Attempt {
             request: Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()),
@@ -240,7 +240,7 @@ impl Fixture {
             retries: Retries::default(),
         };
         let begun = Instant::now();
-        let result = RetryLayer.layer(attempts).oneshot(attempt).await;
+        let result = Retry.call(attempt, &Next::new(attempts)).await;
         (result, begun.elapsed())
     }
 

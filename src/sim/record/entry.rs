@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use http::HeaderMap;
+use serde::{Serialize, Serializer};
 
 use crate::operation::Operation;
 use crate::secret::Secret;
 use crate::telemetry::named_enum;
 
-/// A request that reached a region's host.
-#[derive(Clone, Debug)]
+/// A request that reached a region's host. In the log, members may be added, but never renamed.
+#[derive(Clone, Debug, Serialize)]
 pub struct CallRecord {
     /// When it arrived and was counted, after the start, exact to the microsecond.
+    #[serde(rename = "at_us", serialize_with = "micros")]
     pub at: Duration,
     /// The region whose host it reached.
     pub region: String,
@@ -20,10 +22,13 @@ pub struct CallRecord {
     /// The path, without the query.
     pub path: String,
     /// The query as it came, if any.
+    #[serde(skip)]
     pub query: Option<String>,
     /// 1.1 or 2, as `HTTP/1.1` and `HTTP/2.0`.
+    #[serde(skip)]
     pub version: String,
     /// The operation, if it was for one: only such calls are limited.
+    #[serde(serialize_with = "is_some")]
     pub operation: Option<Operation>,
     /// The requested ids, as they came; empty when the body was rejected, or for a list.
     pub ids: Vec<String>,
@@ -36,12 +41,14 @@ pub struct CallRecord {
     /// The caller's `x-request-id`.
     pub request_id: Option<String>,
     /// All fields but `Authorization`.
+    #[serde(skip)]
     pub headers: HeaderMap,
     /// The status of the response; `None` while there is none, or when there never will be one.
     pub status: Option<u16>,
     /// The name of its fault.
     pub fault: Option<&'static str>,
     /// How long the answer took, from the first byte of the request.
+    #[serde(rename = "latency_us", serialize_with = "optional_micros")]
     pub latency: Option<Duration>,
     /// The order of arrival, from 0, over all regions.
     pub number: u64,
@@ -83,6 +90,21 @@ pub struct TokenRecord {
     pub token: Option<Secret>,
     /// The client's `User-Agent`.
     pub user_agent: Option<String>,
+}
+
+fn micros<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    u64::try_from(span.as_micros())
+        .unwrap_or(u64::MAX)
+        .serialize(serializer)
+}
+
+fn optional_micros<S: Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    span.map(|span| u64::try_from(span.as_micros()).unwrap_or(u64::MAX))
+        .serialize(serializer)
+}
+
+fn is_some<S: Serializer, T>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.is_some().serialize(serializer)
 }
 
 /// Something that a gateway must never do.

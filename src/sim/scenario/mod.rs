@@ -1,7 +1,7 @@
 //! Scenario files: a simulator's settings, and what happens when, in TOML.
 //!
-//! Every key is optional; what is absent stays as it is in [`Config`](super::Config), or has its
-//! default in a `[history]`. Unknown keys are refused. Durations carry a unit (`us`, `ms`, `s`, `m`,
+//! Every key is optional; what is absent stays as it is in [`Config`](super::Config). Unknown keys
+//! are refused. Durations carry a unit (`us`, `ms`, `s`, `m`,
 //! `h`). Three examples are in `tests/data/sim/`.
 //!
 //! ```toml

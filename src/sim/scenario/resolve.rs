@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use http::StatusCode;
 use serde::de::DeserializeOwned;
+use toml::Spanned;
 
 use super::written::{self, File, Span};
 use crate::sim::action::{Action, Event};
 use crate::sim::config::{Behaviour, Config, Region};
 use crate::sim::entra::AadstsCode;
 use crate::sim::fault::{Fault, Often, Plan, SignInFault};
+use crate::sim::history::History;
 use crate::sim::limit::{Limit, ParseLimitError};
 
 /// Why a scenario is invalid.
@@ -43,16 +45,20 @@ impl Config {
         let file: File = toml::from_str(text)?;
         put(&mut self.seed, file.seed);
         self.apply_quota(&file.quota)?;
-        put(&mut self.history, file.history);
+        if file.history.is_some() {
+            self.history = merged(&self.history, text)?;
+        }
         if self.history.page_size == 0 || self.history.max_ids == Some(0) {
             return Err(wrong("history", "page_size and max_ids must be at least 1"));
         }
         self.apply_sign_in(file.sign_in)?;
         if !file.regions.is_empty() {
-            self.regions = file.regions.into_iter().map(region).collect::<Result<_, _>>()?;
+            let regions = file.regions.into_iter().map(|written| region(written, text));
+            self.regions = regions.collect::<Result<_, _>>()?;
         }
         let events = file.events.into_iter().enumerate();
-        self.schedule.extend(events.map(event).collect::<Result<Vec<_>, _>>()?);
+        let events = events.map(|(index, written)| event(index + 1, written, text));
+        self.schedule.extend(events.collect::<Result<Vec<_>, _>>()?);
         match self.mistake() {
             Some(what) => Err(wrong("scenario", what)),
             None => Ok(self),
@@ -114,8 +120,32 @@ fn limits(texts: &[String]) -> Result<Vec<Limit>, ScenarioError> {
     Ok(texts.iter().map(|text| text.parse()).collect::<Result<_, _>>()?)
 }
 
-fn region(written: written::Region) -> Result<Region, ScenarioError> {
-    let faults = plan(&format!("region {}", written.name), written.faults, region_fault)?;
+/// `history` with the keys that `text` sets.
+fn merged(history: &History, text: &str) -> Result<History, ScenarioError> {
+    // All of it can be written as TOML.
+    let mut keys = toml::Table::try_from(history).unwrap_or_default();
+    let written = toml::from_str::<toml::Table>(text)?.remove("history");
+    keys.extend(
+        written
+            .and_then(|written| written.try_into::<toml::Table>().ok())
+            .unwrap_or_default(),
+    );
+    Ok(keys.try_into()?)
+}
+
+/// The line in which a table begins, for messages.
+fn line<T>(written: &Spanned<T>, text: &str) -> String {
+    let before = text.get(..written.span().start).unwrap_or(text);
+    format!("line {}", before.matches('\n').count() + 1)
+}
+
+fn region(written: Spanned<written::Region>, text: &str) -> Result<Region, ScenarioError> {
+    let (line, written) = (line(&written, text), written.into_inner());
+    let faults = plan(
+        &format!("{line}, region {}", written.name),
+        written.faults,
+        region_fault,
+    )?;
     Ok(Region {
         name: written.name,
         behaviour: Behaviour {
@@ -126,9 +156,10 @@ fn region(written: written::Region) -> Result<Region, ScenarioError> {
     })
 }
 
-fn event((number, event): (usize, written::Event)) -> Result<Event, ScenarioError> {
+fn event(number: usize, written: Spanned<written::Event>, text: &str) -> Result<Event, ScenarioError> {
+    let (line, event) = (line(&written, text), written.into_inner());
     let mut keys = Keys {
-        place: format!("event {} ({})", number + 1, event.action),
+        place: format!("{line}, event {number} ({})", event.action),
         left: event.keys,
     };
     let action = match event.action.as_str() {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use toml::Spanned;
 
 use crate::sim::history::History;
 use crate::sim::limit::{Rejected, Scope, Shape};
@@ -15,8 +16,8 @@ pub(super) struct File {
     pub(super) quota: Quota,
     pub(super) history: Option<History>,
     pub(super) sign_in: SignIn,
-    pub(super) regions: Vec<Region>,
-    pub(super) events: Vec<Event>,
+    pub(super) regions: Vec<Spanned<Region>>,
+    pub(super) events: Vec<Spanned<Event>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::client::Client;
 use crate::sim::action::Action;
-use crate::sim::history::Casing;
+use crate::sim::history::{Casing, History};
 use crate::sim::scenario::resolve::ScenarioError;
 use crate::sim::{Config, Fault, Often, Plan, RetryAfter, Shape, SignInFault, Simulator};
 
@@ -29,6 +29,44 @@ fn an_empty_scenario_changes_nothing() {
         (default.regions, default.limits, default.history)
     );
     assert!(config.schedule.is_empty());
+}
+
+#[test]
+fn what_a_history_does_not_set_stays() {
+    let mut config = Config::default();
+    (config.history.definitions, config.history.age) = (3, Some(Duration::from_millis(1_500)));
+    let config = config.with_scenario("[history]\npage_size = 7").unwrap();
+    let expected = History {
+        definitions: 3,
+        age: Some(Duration::from_millis(1_500)),
+        page_size: 7,
+        ..History::default()
+    };
+    assert_eq!(config.history, expected);
+    let twice = config.with_scenario("[history]\nage = '2s'").unwrap().history;
+    assert_eq!((twice.page_size, twice.age), (7, Some(Duration::from_secs(2))));
+}
+
+#[test]
+fn a_mistake_is_found_by_its_line() {
+    for (text, expected) in [
+        (
+            "\n[[events]]\nat = '1s'\naction = 'scan'\n\n[[events]]\nat = '1s'\naction = 'shut'",
+            "line 6, event 2 (shut): region is missing",
+        ),
+        (
+            "[[events]]\nat = '1s'\naction = 'faults'\nfaults = [{kind = 'status', status = 200}]",
+            "line 1, event 1 (faults), fault \"status\": 200 is no error status",
+        ),
+        (
+            "seed = 1\n[[regions]]\nname = 'us'\n[[regions]]\nname = 'eu'\nfaults = [{kind = 'hang'}]",
+            "line 4, region eu, fault \"hang\": a region has no fault \"hang\"",
+        ),
+    ] {
+        assert_eq!(read(text).unwrap_err().to_string(), expected);
+    }
+    let history = read("seed = 1\n[history]\npage_size = 'x'").unwrap_err().to_string();
+    assert!(history.contains("line 3"), "{history}");
 }
 
 #[test]

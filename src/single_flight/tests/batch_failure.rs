@@ -14,14 +14,14 @@ async fn fail_batch(fixture: &mut Fixture, united: Option<UpstreamResponse>) {
     );
     let (first, reply) = fixture.waiting().await;
     let (second, _) = fixture.waiting().await;
-    assert_eq!(first.request.bind().ids().len(), 2);
+    assert_eq!(first.request.bind().unwrap().ids().len(), 2);
     fixture.settled().await;
     reply.send(united.ok_or_else(|| "lost".into())).map_err(drop).unwrap();
     let mut places: Vec<QueuePosition> = Vec::new();
     for _ in 0..2 {
         let (attempt, reply) = fixture.waiting().await;
         places.push(attempt.position);
-        let request = attempt.request.bind();
+        let request = attempt.request.bind().unwrap();
         assert_eq!(request.ids().len(), 1, "alone");
         reply.send(Ok(rows(&request))).unwrap();
     }
@@ -75,7 +75,7 @@ async fn calls(fixture: &mut Fixture) -> usize {
     for (attempt, reply) in tries {
         if !reply.is_closed() {
             calls += 1;
-            reply.send(Ok(rows(&attempt.request.bind()))).unwrap();
+            reply.send(Ok(rows(&attempt.request.bind().unwrap()))).unwrap();
             fixture.settled().await;
         }
     }
@@ -168,7 +168,7 @@ async fn members_of_a_carrier_that_dies_ask_alone() {
     drop((carrier, reply));
     assert!(one.await.unwrap_err().is_panic());
     let (request_alone, reply) = fixture.departed().await;
-    reply.send(Ok(rows(&request_alone.request.bind()))).unwrap();
+    reply.send(Ok(rows(&request_alone.request.bind().unwrap()))).unwrap();
     assert_eq!(other.await.unwrap().unwrap().outcome, Outcome::Forwarded);
     fixture.nothing_is_left().await;
 }
@@ -186,7 +186,7 @@ async fn a_member_without_waiters_is_not_sent_again() {
     fixture.settled().await;
     reply.send(Ok(answer("not json"))).unwrap();
     let (request_alone, reply) = fixture.departed().await;
-    assert_eq!(*request_alone.request.bind(), request(&["a"]));
+    assert_eq!(*request_alone.request.bind().unwrap(), request(&["a"]));
     reply.send(Ok(rows(&request(&["a"])))).unwrap();
     one.await.unwrap().unwrap();
     fixture.nothing_is_left().await;

@@ -66,7 +66,7 @@ async fn a_request_without_a_slot_joins_the_batch_of_one_with_a_slot() {
         without_slot(&mut fixture, &["c"], 6).await,
     ];
     pass(5).await;
-    let united = carrier.request.bind();
+    let united = carrier.request.bind().unwrap();
     assert_eq!(united.ids().collect::<Vec<_>>(), ["a", "b", "c"]);
     reply.send(Ok(rows(&united))).unwrap();
     asked.await.unwrap().unwrap();
@@ -90,7 +90,7 @@ async fn a_request_that_cannot_count_on_a_batch_is_refused_at_once() {
         assert!(refused.await.unwrap().is_err());
     }
     assert_eq!(start.elapsed(), Duration::ZERO);
-    assert_eq!(carrier.request.bind().ids().len(), 1);
+    assert_eq!(carrier.request.bind().unwrap().ids().len(), 1);
     reply.send(Ok(rows(&request(&["a"])))).unwrap();
     asked.await.unwrap().unwrap();
     fixture.nothing_is_left().await;
@@ -119,13 +119,13 @@ async fn a_request_left_out_of_a_batch_asks_the_queue_again() {
         without_slot(&mut fixture, &["d", "e"], 30).await,
         without_slot(&mut fixture, &["f"], 30).await,
     ];
-    assert_eq!(carrier.request.bind().ids().len(), 3);
+    assert_eq!(carrier.request.bind().unwrap().ids().len(), 3);
     fixture.settled().await;
-    assert!(other_reply.is_closed(), "taken aboard");
+    assert!(other_reply.is_closed(), "a member of the batch");
     // One of them gets no slot again, and no other call to join; the other one does.
     refuse(&mut fixture).await;
     let (attempt, last) = fixture.departed().await;
-    last.send(Ok(rows(&attempt.request.bind()))).unwrap();
+    last.send(Ok(rows(&attempt.request.bind().unwrap()))).unwrap();
     reply.send(Ok(rows(&request(&["a", "b", "c"])))).unwrap();
     for asked in [first, second] {
         assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Merged);

@@ -19,7 +19,7 @@ async fn pending_requests_are_batched_when_one_gets_its_slot() {
     // The third attempt is the first to get a slot. It takes the others as members in the order
     // they came; there is no room for the last.
     let (carrier, reply) = tries.remove(2);
-    let united = carrier.request.bind();
+    let united = carrier.request.bind().unwrap();
     assert_eq!(united.ids().collect::<Vec<_>>(), ["a", "b", "c", "d"]);
     assert_eq!(
         carrier.request.cost_sharers(),
@@ -28,11 +28,11 @@ async fn pending_requests_are_batched_when_one_gets_its_slot() {
     fixture.settled().await;
     assert!(tries[0].1.is_closed() && tries[1].1.is_closed(), "they queue no longer");
     assert!(!tries[2].1.is_closed());
-    assert_eq!(carrier.request.bind(), united, "another attempt asks the same");
+    assert_eq!(carrier.request.bind().unwrap(), united, "another attempt asks the same");
 
     reply.send(Ok(rows(&united))).unwrap();
     let (last, reply) = tries.remove(2);
-    reply.send(Ok(rows(&last.request.bind()))).unwrap();
+    reply.send(Ok(rows(&last.request.bind().unwrap()))).unwrap();
     for ((ids, served), outcome) in asked.iter().zip(served).zip([
         (Outcome::Merged, true),
         (Outcome::Merged, true),
@@ -50,6 +50,35 @@ async fn pending_requests_are_batched_when_one_gets_its_slot() {
         (fixture.metrics.merged_calls(), fixture.metrics.merged_requests()),
         (1, 3)
     );
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flight_that_is_taken_along_in_the_moment_of_its_own_slot_gives_the_slot_back() {
+    let mut fixture = Fixture::batching();
+    let served = ["a", "b"].map(|id| fixture.ask_for(request(&[id]), caller(id, 30)));
+    let (carrier, reply) = fixture.waiting().await;
+    let (member, _own_reply) = fixture.waiting().await;
+    let united = carrier.request.bind().unwrap();
+    assert_eq!(united.ids().collect::<Vec<_>>(), ["a", "b"]);
+    // The member's slot comes before the member knows.
+    assert_eq!(member.request.bind(), None);
+    assert_eq!(member.request.cost_sharers(), Some(Vec::new()), "nobody pays for it");
+    reply.send(Ok(rows(&united))).unwrap();
+    for served in served {
+        assert_eq!(served.await.unwrap().unwrap().outcome, Outcome::Merged);
+    }
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flight_whose_last_waiter_leaves_in_the_moment_of_its_slot_gives_the_slot_back() {
+    let mut fixture = Fixture::batching();
+    let asked = fixture.ask_for(request(&["a"]), caller("x", 30));
+    let (attempt, _reply) = fixture.waiting().await;
+    asked.abort();
+    assert!(asked.await.unwrap_err().is_cancelled());
+    assert_eq!(attempt.request.bind(), None);
     fixture.nothing_is_left().await;
 }
 
@@ -72,7 +101,7 @@ async fn requests_whose_answers_cannot_be_split_are_never_batched() {
     asked.push(fixture.ask(caller("y", 30)));
     for _ in 0..5 {
         let (attempt, reply) = fixture.waiting().await;
-        let bound = attempt.request.bind();
+        let bound = attempt.request.bind().unwrap();
         assert!(others.contains(&bound) || *bound == request(&["a"]));
         reply.send(Ok(rows(&bound))).unwrap();
     }
@@ -106,7 +135,7 @@ async fn two_spellings_of_one_id_are_never_asked_for_in_one_call() {
         for _ in 0..4 {
             let (attempt, reply) = fixture.waiting().await;
             if !reply.is_closed() {
-                let request = attempt.request.bind();
+                let request = attempt.request.bind().unwrap();
                 assert!(request.is_whole(), "{request:?}");
                 united.push(request.ids().map(str::to_owned).collect::<Vec<_>>());
                 reply.send(Ok(rows(&request))).unwrap();
@@ -131,7 +160,7 @@ async fn rows_that_spell_ids_otherwise_and_stand_on_lines_of_their_own_are_hande
         let asked = [braced, "b"].map(|id| fixture.ask_for(request(&[id]), caller(id, 30)));
         let (first, reply) = fixture.waiting().await;
         let _second = fixture.waiting().await;
-        assert_eq!(first.request.bind().ids().len(), 2);
+        assert_eq!(first.request.bind().unwrap().ids().len(), 2);
         fixture.settled().await;
         let mine = "{\"scanDefinitionId\": \"60C4AA2D7F354B8F9E0A000000000A01\"}";
         let other = "{\"scanDefinitionId\": \"b\"}";
@@ -159,7 +188,7 @@ async fn members_are_answered_although_the_carriers_caller_hangs_up() {
         fixture.ask_for(request(&["b"]), caller("y", 30)),
     );
     let (carrier, reply) = fixture.waiting().await;
-    let united = carrier.request.bind();
+    let united = carrier.request.bind().unwrap();
     one.abort();
     fixture.settled().await;
     let joined = fixture.ask_for(request(&["b"]), caller("z", 1));
@@ -178,7 +207,7 @@ async fn a_request_made_while_a_call_covers_it_gets_its_answer() {
     let mut fixture = Fixture::batching();
     let asked = ["a", "b"].map(|id| fixture.ask_for(request(&[id]), caller(id, 30)));
     let (carrier, reply) = fixture.waiting().await;
-    let united = carrier.request.bind();
+    let united = carrier.request.bind().unwrap();
     assert!(united.asks_for_all(), "an answer is cut off at the largest page only");
     pass(1).await;
     let late = fixture.ask_for(request(&["a", "b"]), caller("z", 30));
@@ -216,7 +245,7 @@ async fn an_id_that_was_refused_alone_is_not_asked_for_in_a_batch() {
     for _ in 0..3 {
         let (attempt, reply) = fixture.waiting().await;
         if !reply.is_closed() {
-            let request = attempt.request.bind();
+            let request = attempt.request.bind().unwrap();
             united.push(request.ids().len());
             reply.send(Ok(rows(&request))).unwrap();
             fixture.settled().await;

@@ -8,15 +8,15 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, poll_fn};
 use tokio::task::yield_now;
-use tower::util::BoxCloneService;
-use tower::{Layer as _, Service as _, service_fn};
+use tower::{Layer as _, service_fn};
 
 use super::fixture::{RecordingSink, caller, failure, predicted_wait, request, rows};
 use crate::BoxError;
 use crate::attempt::{Attempt, RetryHint};
-use crate::scan::{CacheSink, Call, Request, ServedResponse, UpstreamProfile, UpstreamResponse};
-use crate::single_flight::layer::SingleFlight;
-use crate::single_flight::{BatchConfig, BatchWhen, Config, Layer, Metrics};
+use crate::middleware::{self, Next};
+use crate::scan::{CacheSink, Call, Request, ServedResponse, UpstreamProfile};
+use crate::single_flight::driver::Below;
+use crate::single_flight::{BatchConfig, BatchWhen, Config, Metrics, SingleFlight};
 use crate::task::Tasks;
 
 /// What else happens.
@@ -32,15 +32,15 @@ struct Case {
 
 /// A service in which every step takes some polls. The first call with the leader's request fails
 /// or cannot be split.
-fn below(case: Case, calls: &Arc<AtomicUsize>) -> BoxCloneService<Attempt, UpstreamResponse, BoxError> {
+fn below(case: Case, calls: &Arc<AtomicUsize>) -> Below {
     let (calls, leaders) = (Arc::clone(calls), Arc::new(AtomicUsize::new(0)));
-    BoxCloneService::new(service_fn(move |attempt: Attempt| {
+    Below::new(service_fn(move |attempt: Attempt| {
         let (calls, leaders) = (Arc::clone(&calls), Arc::clone(&leaders));
         async move {
             for _ in 0..3 {
                 yield_now().await;
             }
-            let request = attempt.request.bind();
+            let request = attempt.request.bind().unwrap();
             calls.fetch_add(1, Ordering::Relaxed);
             let for_leader = request.ids().any(|id| id == "a");
             let is_first = for_leader && leaders.fetch_add(1, Ordering::Relaxed) == 0;
@@ -62,7 +62,7 @@ fn flights(
     case: Case,
     tasks: &Tasks,
     calls: &Arc<AtomicUsize>,
-) -> SingleFlight<BoxCloneService<Attempt, UpstreamResponse, BoxError>> {
+) -> (SingleFlight, Next<Call, ServedResponse, BoxError>) {
     let merge = BatchConfig {
         when: BatchWhen::Always,
         max_ids: 9.try_into().unwrap(),
@@ -75,7 +75,7 @@ fn flights(
     let cache_sink = Arc::<RecordingSink>::default() as Arc<dyn CacheSink>;
     let predicted_wait = predicted_wait(Duration::from_secs(1));
     let upstream_profile = Arc::new(UpstreamProfile::new(1000));
-    let layer = Layer::new(
+    let single_flight = SingleFlight::new(
         config,
         tasks.clone(),
         cache_sink,
@@ -83,7 +83,8 @@ fn flights(
         predicted_wait,
         Metrics::default(),
     );
-    layer.layer(below(case, calls))
+    let flights = middleware::layer(single_flight.clone()).layer(below(case, calls));
+    (single_flight, flights)
 }
 
 fn call(id: &str, name: &str) -> (Request, Call) {
@@ -98,7 +99,7 @@ fn call(id: &str, name: &str) -> (Request, Call) {
 /// Lets the leader hang up after `moments` polls; `false` when it had its answer before.
 async fn hang_up(case: Case, moments: usize) -> bool {
     let (tasks, calls) = (Tasks::new(), Arc::new(AtomicUsize::new(0)));
-    let mut flights = flights(case, &tasks, &calls);
+    let (single_flight, flights) = flights(case, &tasks, &calls);
     let mut leader: Option<BoxFuture<'_, Result<ServedResponse, BoxError>>> =
         Some(flights.call(call("a", "leader").1).boxed());
     let mut asked = Vec::new();
@@ -148,7 +149,7 @@ async fn hang_up(case: Case, moments: usize) -> bool {
         0,
         "{case:?}: a task is left"
     );
-    assert!(flights.is_empty(), "{case:?}: a flight is left");
+    assert_eq!(single_flight.flight_table.len(), 0, "{case:?}: a flight is left");
     // One call for each request and one repetition; both again after a failed split.
     assert!(calls.load(Ordering::Relaxed) <= 3, "{case:?}: {calls:?} calls");
     !answered
@@ -181,7 +182,7 @@ async fn work(joiners: usize) -> (usize, usize) {
         doubtful: false,
     };
     let (tasks, calls) = (Tasks::new(), Arc::new(AtomicUsize::new(0)));
-    let mut flights = flights(case, &tasks, &calls);
+    let (single_flight, flights) = flights(case, &tasks, &calls);
     let polls = Arc::new(AtomicUsize::new(0));
     let mut asked = vec![tasks.spawn("test", flights.call(call("a", "leader").1))];
     for n in 0..joiners {
@@ -192,7 +193,8 @@ async fn work(joiners: usize) -> (usize, usize) {
         });
         asked.push(tasks.spawn("test", counted));
     }
-    assert_eq!(flights.len(), 1);
+    yield_now().await;
+    assert_eq!(single_flight.flight_table.len(), 1);
     for asked in asked {
         asked.await.unwrap().unwrap();
     }

@@ -13,14 +13,15 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
-use tower::util::BoxCloneService;
-use tower::{Layer as _, Service as _, service_fn};
+use tower::{Layer as _, service_fn};
 
 use super::fixture::{RecordingSink, caller, predicted_wait};
 use crate::BoxError;
 use crate::attempt::Attempt;
+use crate::middleware;
 use crate::scan::{CacheSink, Call, Endpoint, Headers, Outcome, Request, UpstreamProfile, UpstreamResponse};
-use crate::single_flight::{BatchConfig, BatchWhen, Config, Layer, Metrics};
+use crate::single_flight::driver::Below;
+use crate::single_flight::{BatchConfig, BatchWhen, Config, Metrics, SingleFlight};
 use crate::task::Tasks;
 
 /// How an upstream may behave.
@@ -194,7 +195,7 @@ async fn run(seed: u64, tally: &mut Tally) {
         let (slots, calls, failing) = (Arc::clone(&slots), Arc::clone(&made), Arc::clone(&failing));
         async move {
             let _slot = slots.acquire().await?;
-            let request = attempt.request.bind();
+            let request = attempt.request.bind().unwrap();
             sleep(Duration::from_millis(100)).await;
             calls.fetch_add(1, Ordering::Relaxed);
             if failing.lock().unwrap().random_ratio(1, 100) {
@@ -216,7 +217,7 @@ async fn run(seed: u64, tally: &mut Tally) {
         merge: Some(merge),
         attempt: Duration::from_mins(1),
     };
-    let layer = Layer::new(
+    let single_flight = SingleFlight::new(
         config,
         tasks.clone(),
         Arc::<RecordingSink>::default() as Arc<dyn CacheSink>,
@@ -224,7 +225,7 @@ async fn run(seed: u64, tally: &mut Tally) {
         predicted_wait(Duration::from_secs(1)),
         Metrics::default(),
     );
-    let mut flights = layer.layer(BoxCloneService::new(upstream));
+    let flights = middleware::layer(single_flight.clone()).layer(Below::new(upstream));
     let mut asked = Vec::new();
     for _ in 0..100 {
         let request = Arc::new(request(&mut rng));
@@ -265,7 +266,7 @@ async fn run(seed: u64, tally: &mut Tally) {
         0,
         "seed {seed}: a flight is left"
     );
-    assert!(flights.is_empty());
+    assert_eq!(single_flight.flight_table.len(), 0);
     tally.calls += calls.load(Ordering::Relaxed);
 }
 

@@ -10,15 +10,15 @@ use http::StatusCode;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, advance};
-use tower::{Layer as _, Service as _, service_fn};
+use tower::{Layer as _, service_fn};
 
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, RetryHint, Scarcity};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
+use crate::middleware::{self, Next};
 use crate::scan::{CacheSink, Call, Endpoint, Headers, Request, ServedResponse, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::driver::Below;
-use crate::single_flight::layer::SingleFlight;
-use crate::single_flight::{BatchConfig, BatchWhen, Config, Layer, Metrics, PredictedWait};
+use crate::single_flight::{BatchConfig, BatchWhen, Config, Metrics, PredictedWait, SingleFlight};
 use crate::task::Tasks;
 
 pub(super) const MERGE: BatchConfig = BatchConfig {
@@ -31,7 +31,8 @@ pub(super) type Reply = oneshot::Sender<Result<UpstreamResponse, BoxError>>;
 
 /// Single flight over a service that the test controls.
 pub(super) struct Fixture {
-    pub(super) flights: SingleFlight<Below>,
+    pub(super) flights: Next<Call, ServedResponse, BoxError>,
+    pub(super) single_flight: SingleFlight,
     pub(super) calls: mpsc::UnboundedReceiver<(Attempt, Reply)>,
     pub(super) sink: Arc<RecordingSink>,
     pub(super) tasks: Tasks,
@@ -66,7 +67,7 @@ impl Fixture {
         let sink = Arc::new(RecordingSink::default());
         let tasks = Tasks::new();
         let metrics = Metrics::default();
-        let layer = Layer::new(
+        let single_flight = SingleFlight::new(
             Config {
                 merge,
                 attempt: Duration::from_mins(1),
@@ -81,7 +82,8 @@ impl Fixture {
             metrics.clone(),
         );
         Self {
-            flights: layer.layer(Below::new(below)),
+            flights: middleware::layer(single_flight.clone()).layer(Below::new(below)),
+            single_flight,
             calls,
             sink,
             tasks,
@@ -130,7 +132,7 @@ impl Fixture {
             if reply.is_closed() {
                 continue;
             }
-            let request = attempt.request.bind();
+            let request = attempt.request.bind().unwrap();
             self.settled().await;
             calls.push(request.ids().map(str::to_owned).collect());
             reply.send(Ok(answer(&request))).unwrap();
@@ -145,7 +147,10 @@ impl Fixture {
 
     pub(super) async fn nothing_is_left(mut self) {
         self.settled().await;
-        assert!(self.flights.is_empty(), "a flight is still on the board");
+        assert!(
+            self.single_flight.flight_table.len() == 0,
+            "a flight is still in the table"
+        );
         assert!(self.calls.try_recv().is_err(), "another call was made");
         assert_eq!(self.tasks.len(), 0, "a task is alive");
     }

@@ -5,7 +5,6 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
-use tower::Service as _;
 
 use super::fixture::{Fixture, answer, call, caller, failure, no_cache, no_store, pass, root};
 use crate::attempt::{Failure, RetryHint};
@@ -195,7 +194,11 @@ async fn no_cache_joins_a_call_that_waits_but_not_one_that_has_left() {
     first_reply.send(Ok(answer("old"))).unwrap();
     assert_eq!(first.await.unwrap().unwrap().answer.body, "old");
     assert_eq!(early.await.unwrap().unwrap().answer.body, "old");
-    assert_eq!(fixture.flights.len(), 1, "the later flight can still be joined");
+    assert_eq!(
+        fixture.single_flight.flight_table.len(),
+        1,
+        "the later flight can still be joined"
+    );
     second_reply.send(Ok(answer("new"))).unwrap();
     assert_eq!(late.await.unwrap().unwrap().answer.body, "new");
     assert_eq!(newest.await.unwrap().unwrap().answer.body, "new");

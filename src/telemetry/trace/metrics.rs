@@ -1,44 +1,31 @@
 //! The metrics of traces.
 
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
+use crate::telemetry::{Counters, metrics, named_enum};
 
-/// Counts spans. Clones share the counts.
-#[derive(Clone, Debug)]
-pub struct Metrics {
-    sent: Counter,
-    dropped: Counter,
+metrics! {
+    /// Counts spans. Clones share the counts.
+    #[derive(Clone, Debug)]
+    pub struct Metrics {
+        /// Recorded spans, by whether the collector took them or they were lost.
+        spans: Counters<Outcome> = "trace_spans" => by("result"),
+    }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
-    result: &'static str,
+named_enum! {
+    #[derive(Clone, Copy, Debug)]
+    enum Outcome, as_str {
+        Sent = "sent",
+        /// The collector was unreachable, slow, or rejected it.
+        Dropped = "dropped",
+    }
 }
 
 impl Metrics {
-    /// Registers `trace_spans_total{result}`: `sent`, or `dropped` because the collector was
-    /// unreachable, slow, or rejected them.
-    pub fn register(registry: &mut Registry) -> Self {
-        let spans = Family::<Labels, Counter>::default();
-        registry.register(
-            "trace_spans",
-            "Recorded spans, by whether the collector took them or they were lost",
-            spans.clone(),
-        );
-        let counter = |result| spans.get_or_create_owned(&Labels { result });
-        Self {
-            sent: counter("sent"),
-            dropped: counter("dropped"),
-        }
-    }
-
     pub(super) fn sent(&self, spans: usize) {
-        self.sent.inc_by(spans as u64);
+        self.spans.of(Outcome::Sent).inc_by(spans as u64);
     }
 
     pub(super) fn dropped(&self, spans: usize) {
-        self.dropped.inc_by(spans as u64);
+        self.spans.of(Outcome::Dropped).inc_by(spans as u64);
     }
 }

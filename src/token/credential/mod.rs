@@ -5,7 +5,7 @@ mod certificate;
 mod file;
 mod provider;
 
-pub(super) use provider::{ClientAuth, CredentialProvider, Source};
+pub(super) use provider::{ClientAuth, CredentialProvider};
 
 #[cfg(test)]
 mod tests;

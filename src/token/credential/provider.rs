@@ -9,7 +9,7 @@ use super::assertion;
 use super::certificate::Certificate;
 use super::file::Content;
 use crate::secret::Secret;
-use crate::token::{App, CertificateFiles, Error, Problem, SecretSource};
+use crate::token::{Credential, Error, Problem, Reason, SecretSource};
 
 /// Tells whether the contents of the credential files have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl ClientAuth {
 /// Where the credential is, and what was noticed about it.
 #[derive(Debug)]
 pub(in crate::token) struct CredentialProvider {
-    source: Source,
+    pub(in crate::token) credential: Credential,
     fingerprint: Option<Fingerprint>,
     /// When the present content was first read.
     pub(in crate::token) loaded: Option<Timestamp>,
@@ -45,18 +45,10 @@ pub(in crate::token) struct CredentialProvider {
     pub(in crate::token) expires: Option<Timestamp>,
 }
 
-/// What the credential is.
-#[derive(Debug)]
-pub(in crate::token) enum Source {
-    Secret(SecretSource),
-    Certificate(CertificateFiles),
-    Federated(PathBuf),
-}
-
 impl CredentialProvider {
-    pub(in crate::token) fn new(source: Source) -> Self {
+    pub(in crate::token) fn new(credential: Credential) -> Self {
         Self {
-            source,
+            credential,
             fingerprint: None,
             loaded: None,
             open_file: None,
@@ -64,31 +56,34 @@ impl CredentialProvider {
         }
     }
 
-    /// Reads the credential as it is now, and makes the client authentication of `app` that is
-    /// valid at `now`.
-    pub(in crate::token) async fn proof(&mut self, app: &App, now: Timestamp) -> Result<ClientAuth, Error> {
+    /// Reads the credential as it is now, and makes the client authentication that is valid at
+    /// `now`; a managed identity has none.
+    pub(in crate::token) async fn proof(&mut self, now: Timestamp) -> Result<ClientAuth, Error> {
         let files = self.read().await;
         let fingerprint = fingerprint(&files);
         if self.loaded.is_none() || fingerprint != self.fingerprint {
             self.loaded = Some(now);
         }
         self.fingerprint = fingerprint;
-        self.open_file = match &self.source {
+        self.open_file = match &self.credential {
             // Service account tokens are short-lived and readable by design.
-            Source::Federated(_) => None,
+            Credential::WorkloadIdentity { .. } => None,
             _ => open(&files),
         };
-        match &self.source {
-            Source::Secret(SecretSource::Value(secret)) => Ok(ClientAuth::Secret(secret.clone())),
-            Source::Secret(SecretSource::File(_)) => Ok(ClientAuth::Secret(line(&files)?)),
-            Source::Federated(_) => Ok(ClientAuth::Assertion(line(&files)?)),
-            Source::Certificate(_) => {
+        match &self.credential {
+            Credential::ClientSecret { secret, .. } => Ok(ClientAuth::Secret(match secret {
+                SecretSource::Value(secret) => secret.clone(),
+                SecretSource::File(_) => line(&files)?,
+            })),
+            Credential::WorkloadIdentity { .. } => Ok(ClientAuth::Assertion(line(&files)?)),
+            Credential::Certificate { app, .. } => {
                 let certificate = Certificate::from_pem(&files)?;
                 self.expires = Some(certificate.expires);
                 assertion::sign(&certificate, app, now)
                     .map(ClientAuth::Assertion)
                     .ok_or_else(|| Error::unusable(Problem::FileUnusable, "the assertion cannot be signed"))
             }
+            Credential::ManagedIdentity(_) => Err(Error::unavailable(Reason::Stopped)),
         }
     }
 
@@ -105,23 +100,20 @@ impl CredentialProvider {
     /// Whether new contents are tried even while there is no failure. Federated tokens change all
     /// the time, merely because they age.
     pub(in crate::token) fn is_rotated_by_hand(&self) -> bool {
-        !matches!(self.source, Source::Federated(_))
-    }
-
-    /// Whether assertions are signed here, with times of this machine's clock.
-    pub(in crate::token) fn is_certificate(&self) -> bool {
-        matches!(self.source, Source::Certificate(_))
+        !matches!(self.credential, Credential::WorkloadIdentity { .. })
     }
 
     fn paths(&self) -> Vec<&Path> {
-        match &self.source {
-            Source::Secret(SecretSource::Value(_)) => Vec::new(),
-            Source::Secret(SecretSource::File(path)) | Source::Federated(path) => vec![path],
-            Source::Certificate(files) => {
-                let mut paths = vec![files.certificate.as_path()];
-                paths.extend(files.private_key.as_deref());
-                paths
-            }
+        match &self.credential {
+            Credential::ClientSecret { secret, .. } => match secret {
+                SecretSource::Value(_) => Vec::new(),
+                SecretSource::File(path) => vec![path],
+            },
+            Credential::Certificate { files, .. } => std::iter::once(&*files.certificate)
+                .chain(files.private_key.as_deref())
+                .collect(),
+            Credential::WorkloadIdentity { token_file, .. } => vec![token_file],
+            Credential::ManagedIdentity(_) => Vec::new(),
         }
     }
 

@@ -10,8 +10,8 @@ use rustls_pki_types::pem::{PemObject as _, SectionKind};
 use serde_json::Value;
 use x509_cert::der::Decode as _;
 
-use super::{ClientAuth, CredentialProvider, Source};
-use crate::token::{CertificateFiles, Error, testing};
+use super::{ClientAuth, CredentialProvider};
+use crate::token::{CertificateFiles, Credential, Error, SecretSource, testing};
 
 const RSA_1: &str = include_str!("testdata/rsa-1.pem");
 const RSA_2: &str = include_str!("testdata/rsa-2.pem");
@@ -39,6 +39,13 @@ fn pkcs1(key: &str) -> String {
     format!("-----BEGIN RSA PRIVATE KEY-----\n{text}\n-----END RSA PRIVATE KEY-----\n")
 }
 
+fn of_files(files: CertificateFiles) -> CredentialProvider {
+    CredentialProvider::new(Credential::Certificate {
+        app: testing::app(),
+        files,
+    })
+}
+
 async fn proof_of(folder: &Path, certificate: &str, key: Option<&str>) -> Result<ClientAuth, Error> {
     let certificate_file = folder.join("tls.crt");
     std::fs::write(&certificate_file, certificate).unwrap();
@@ -47,13 +54,11 @@ async fn proof_of(folder: &Path, certificate: &str, key: Option<&str>) -> Result
         std::fs::write(&path, key).unwrap();
         path
     });
-    let mut provider = CredentialProvider::new(Source::Certificate(CertificateFiles {
+    let mut provider = of_files(CertificateFiles {
         certificate: certificate_file,
         private_key: key_file,
-    }));
-    provider
-        .proof(&testing::app(), Timestamp::from_second(1_800_000_000).unwrap())
-        .await
+    });
+    provider.proof(Timestamp::from_second(1_800_000_000).unwrap()).await
 }
 
 async fn problem_of(certificate: &str, key: Option<&str>) -> String {
@@ -149,14 +154,11 @@ async fn byte_order_marks_are_dropped_from_certificates_and_keys() {
     let utf16: Vec<u8> = own.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let path = folder.path().join("utf16.pem");
     std::fs::write(&path, utf16).unwrap();
-    let mut provider = CredentialProvider::new(Source::Certificate(CertificateFiles {
+    let mut provider = of_files(CertificateFiles {
         certificate: path,
         private_key: None,
-    }));
-    let error = provider
-        .proof(&testing::app(), Timestamp::UNIX_EPOCH)
-        .await
-        .unwrap_err();
+    });
+    let error = provider.proof(Timestamp::UNIX_EPOCH).await.unwrap_err();
     assert_eq!(error.code(), "CredentialFileUnusable");
     assert!(
         error
@@ -193,12 +195,12 @@ async fn a_files_new_content_is_noticed_through_a_swapped_link() {
     }
     let data = folder.path().join("data");
     std::os::unix::fs::symlink("v1", &data).unwrap();
-    let mut provider = CredentialProvider::new(Source::Secret(crate::token::SecretSource::File(data.join("secret"))));
+    let mut provider = CredentialProvider::new(Credential::ClientSecret {
+        app: testing::app(),
+        secret: SecretSource::File(data.join("secret")),
+    });
     let now = Timestamp::UNIX_EPOCH;
-    assert_eq!(
-        provider.proof(&testing::app(), now).await.unwrap().secret().expose(),
-        "first"
-    );
+    assert_eq!(provider.proof(now).await.unwrap().secret().expose(), "first");
     assert!(!provider.has_changed().await);
 
     // As Kubernetes does it: a new link is renamed over the old one.
@@ -206,10 +208,7 @@ async fn a_files_new_content_is_noticed_through_a_swapped_link() {
     std::os::unix::fs::symlink("v2", &fresh).unwrap();
     std::fs::rename(&fresh, &data).unwrap();
     assert!(provider.has_changed().await);
-    assert_eq!(
-        provider.proof(&testing::app(), now).await.unwrap().secret().expose(),
-        "second"
-    );
+    assert_eq!(provider.proof(now).await.unwrap().secret().expose(), "second");
     assert!(!provider.has_changed().await);
 }
 
@@ -220,18 +219,18 @@ async fn only_the_file_with_the_key_has_to_be_private() {
     let paths = ["tls.crt", "tls.key"].map(|name| folder.path().join(name));
     std::fs::write(&paths[0], certificate(RSA_1)).unwrap();
     std::fs::write(&paths[1], RSA_1).unwrap();
-    let mut provider = CredentialProvider::new(Source::Certificate(CertificateFiles {
+    let mut provider = of_files(CertificateFiles {
         certificate: paths[0].clone(),
         private_key: Some(paths[1].clone()),
-    }));
+    });
     let mode = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
     mode(&paths[0], 0o644);
     mode(&paths[1], 0o600);
-    provider.proof(&testing::app(), Timestamp::UNIX_EPOCH).await.unwrap();
+    provider.proof(Timestamp::UNIX_EPOCH).await.unwrap();
     assert_eq!(provider.open_file, None);
     mode(&paths[1], 0o644);
-    provider.proof(&testing::app(), Timestamp::UNIX_EPOCH).await.unwrap();
+    provider.proof(Timestamp::UNIX_EPOCH).await.unwrap();
     assert_eq!(provider.open_file.as_deref(), Some(paths[1].as_path()));
 }

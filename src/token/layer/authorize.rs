@@ -1,17 +1,14 @@
 //! Attaches the token, and handles 401 responses.
 
 use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use http::StatusCode;
 use tokio::time::Instant;
-use tower::Service;
 
 use crate::attempt::{Authorized, Delivery, Failure, RetryHint, Routed};
+use crate::middleware::{Middleware, Next};
 use crate::scan::UpstreamResponse;
 use crate::telemetry::trace;
 use crate::token::{Bearer, Error, RejectionOutcome, TokenSource};
@@ -25,32 +22,6 @@ const GRACE: Duration = Duration::from_secs(3);
 /// must not end before it leaves.
 pub const MAX_PERMIT_HOLD: Duration = Duration::from_secs(10);
 
-/// Puts [`Authorize`] around a service.
-#[derive(Clone, Debug)]
-pub struct Layer {
-    token_source: Arc<TokenSource>,
-}
-
-impl Layer {
-    /// A layer that takes tokens from `token_source`.
-    pub fn new(token_source: TokenSource) -> Self {
-        Self {
-            token_source: Arc::new(token_source),
-        }
-    }
-}
-
-impl<S> tower::Layer<S> for Layer {
-    type Service = Authorize<S>;
-
-    fn layer(&self, inner: S) -> Authorize<S> {
-        Authorize {
-            token_source: Arc::clone(&self.token_source),
-            inner,
-        }
-    }
-}
-
 /// Attaches the token to each call.
 ///
 /// A call without a token fails before a byte is sent. A 401 is returned as a failure that is worth
@@ -59,52 +30,27 @@ impl<S> tower::Layer<S> for Layer {
 ///
 /// A call with its caller's own token keeps that token: the token source is not asked, and a 401
 /// concerns the caller only.
-#[derive(Clone, Debug)]
-pub struct Authorize<S> {
-    token_source: Arc<TokenSource>,
-    inner: S,
-}
-
-impl<S> Service<Routed> for Authorize<S>
-where
-    S: Service<Authorized, Response = UpstreamResponse, Error = Failure> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = UpstreamResponse;
-    type Error = Failure;
-    type Future = BoxFuture<'static, Result<UpstreamResponse, Failure>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, routed: Routed) -> Self::Future {
-        let spare = self.inner.clone();
-        // The service that was made ready has to be called.
-        let mut inner = std::mem::replace(&mut self.inner, spare);
-        let token_source = Arc::clone(&self.token_source);
-        Box::pin(async move {
-            if let Some(caller_token) = routed.charged.request.caller_token() {
-                let bearer = caller_token.secret().clone();
-                return inner.call(Authorized { routed, bearer }).await;
-            }
-            let deadline = routed.charged.caller.deadline;
-            let until = (deadline + GRACE).min(Instant::now() + MAX_PERMIT_HOLD);
-            let waited = token(&token_source, (until, deadline), &routed.charged.trace).await;
-            let token = waited.map_err(|error| without_token(error, until, deadline))?;
-            let bearer = token.secret().clone();
-            let answer = inner.call(Authorized { routed, bearer }).await?;
-            if answer.status == StatusCode::UNAUTHORIZED && token_source.rejected(&token) == RejectionOutcome::TryAgain
-            {
-                return Err(Failure {
-                    delivery: Delivery::Answered,
-                    again: RetryHint::Once,
-                    answer: Some(answer),
-                    source: Rejected.into(),
-                });
-            }
-            Ok(answer)
-        })
+impl Middleware<Routed, Next<Authorized>> for TokenSource {
+    async fn call(&self, routed: Routed, next: &Next<Authorized>) -> Result<UpstreamResponse, Failure> {
+        if let Some(caller_token) = routed.charged.request.caller_token() {
+            let bearer = caller_token.secret().clone();
+            return next.call(Authorized { routed, bearer }).await;
+        }
+        let deadline = routed.charged.caller.deadline;
+        let until = (deadline + GRACE).min(Instant::now() + MAX_PERMIT_HOLD);
+        let waited = token(self, (until, deadline), &routed.charged.trace).await;
+        let token = waited.map_err(|error| without_token(error, until, deadline))?;
+        let bearer = token.secret().clone();
+        let answer = next.call(Authorized { routed, bearer }).await?;
+        if answer.status == StatusCode::UNAUTHORIZED && self.rejected(&token) == RejectionOutcome::TryAgain {
+            return Err(Failure {
+                delivery: Delivery::Answered,
+                again: RetryHint::Once,
+                answer: Some(answer),
+                source: Rejected.into(),
+            });
+        }
+        Ok(answer)
     }
 }
 

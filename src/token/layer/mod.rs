@@ -2,7 +2,7 @@
 
 mod authorize;
 
-pub use authorize::{Layer, MAX_PERMIT_HOLD};
+pub use authorize::MAX_PERMIT_HOLD;
 
 #[cfg(test)]
 mod tests;

@@ -7,13 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::Instant;
-use tower::{Layer as _, ServiceExt as _};
 use url::Url;
 
-use super::Layer;
 use crate::attempt::{Authorized, Charged, Delivery, Failure, RetryHint, Routed};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::clock::Wall;
+use crate::middleware::{Middleware as _, Next};
 use crate::scan::{self, Headers, UpstreamResponse};
 use crate::task::Tasks;
 use crate::token::testing::{self, Reply, Service};
@@ -113,10 +112,7 @@ async fn call(
     let attempt = async || {
         let defender = defender.clone();
         let inner = tower::service_fn(move |signed| defender.clone().answer(signed));
-        Layer::new(token_source.clone())
-            .layer(inner)
-            .oneshot(routed(deadline))
-            .await
+        token_source.call(routed(deadline), &Next::new(inner)).await
     };
     match attempt().await {
         Err(failure) if failure.again == RetryHint::Once => {
@@ -272,8 +268,8 @@ async fn a_callers_own_token_goes_out_as_it_is_and_its_401_is_the_callers_affair
         let request = request.with_token(scan::CallerToken::new(token).unwrap());
         let defender = defender.clone();
         let inner = tower::service_fn(move |signed| defender.clone().answer(signed));
-        let attached = Layer::new(set.token_source.clone()).layer(inner);
-        let answer = attached.oneshot(routed_with(request, SOON)).await.unwrap();
+        let next = Next::new(inner);
+        let answer = set.token_source.call(routed_with(request, SOON), &next).await.unwrap();
         assert_eq!(answer.status, status, "{token}");
     }
     assert_eq!(defender.calls.load(Ordering::Relaxed), 3);

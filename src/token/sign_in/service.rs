@@ -11,8 +11,8 @@ use super::identity;
 use super::issued::Issued;
 use crate::clock::Wall;
 use crate::net::Exchange;
-use crate::token::credential::{CredentialProvider, Source};
-use crate::token::{App, Config, Credential, Error, Identity, Problem, Reason, Scope, Warning, aadsts};
+use crate::token::credential::CredentialProvider;
+use crate::token::{Config, Credential, Error, Problem, Reason, Scope, Warning, aadsts};
 
 /// How long one exchange may take, from the first byte sent to the last one received.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ const CERTIFICATE_WARNING: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// Asks for tokens, one at a time.
 #[derive(Debug)]
 pub(in crate::token) struct SignIn {
-    method: Method,
+    provider: CredentialProvider,
     scope: Scope,
     exchange: Exchange,
     wall: Wall,
@@ -38,33 +38,15 @@ pub(in crate::token) struct SignIn {
     skew: SignedDuration,
 }
 
-#[derive(Debug)]
-enum Method {
-    App {
-        app: App,
-        provider: Box<CredentialProvider>,
-    },
-    Managed(Identity),
-}
-
 impl SignIn {
     /// `imds` reaches link-local addresses directly; the metadata service does not work through
     /// proxies.
     pub(in crate::token) fn new(config: Config, exchange: Exchange, imds: Exchange, wall: Wall) -> Self {
-        let app = |app, source| {
-            let provider = Box::new(CredentialProvider::new(source));
-            (Method::App { app, provider }, exchange)
-        };
-        let (method, exchange) = match config.credential {
-            Credential::ClientSecret { app: id, secret } => app(id, Source::Secret(secret)),
-            Credential::Certificate { app: id, files } => app(id, Source::Certificate(files)),
-            Credential::WorkloadIdentity { app: id, token_file } => app(id, Source::Federated(token_file)),
-            Credential::ManagedIdentity(identity) => (Method::Managed(identity), imds),
-        };
+        let is_managed = matches!(config.credential, Credential::ManagedIdentity(_));
         Self {
-            method,
+            exchange: if is_managed { imds } else { exchange },
+            provider: CredentialProvider::new(config.credential),
             scope: config.scope,
-            exchange,
             wall,
             skew: SignedDuration::ZERO,
         }
@@ -77,7 +59,7 @@ impl SignIn {
     ///
     /// Dropping the future abandons the request.
     pub(in crate::token) async fn ask(&mut self) -> Result<Issued, Error> {
-        if let Method::Managed(identity) = &self.method {
+        if let Credential::ManagedIdentity(identity) = &self.provider.credential {
             let asked = Instant::now();
             let answer = identity::ask(identity, &self.scope, self.exchange.clone(), self.wall.now());
             return Ok(within_limit(answer).await??.since(asked));
@@ -92,43 +74,36 @@ impl SignIn {
     /// Whether the credential files have contents worth trying: any change if `failing`, else only
     /// changes made by people.
     pub(in crate::token) async fn has_changed(&self, failing: bool) -> bool {
-        match &self.method {
-            Method::App { provider, .. } if failing || provider.is_rotated_by_hand() => {
-                // A file system that hangs counts as unchanged.
-                timeout(READING_LIMIT, provider.has_changed()).await.unwrap_or(false)
-            }
-            _ => false,
-        }
+        // A file system that hangs counts as unchanged.
+        (failing || self.provider.is_rotated_by_hand())
+            && timeout(READING_LIMIT, self.provider.has_changed())
+                .await
+                .unwrap_or(false)
     }
 
     /// Whether there are files to watch.
     pub(in crate::token) fn has_files(&self) -> bool {
-        matches!(&self.method, Method::App { provider, .. } if provider.is_on_disk())
+        self.provider.is_on_disk()
     }
 
     /// When the credential in use was first read, and for how many seconds its certificate is still
     /// valid (negative if it has expired).
     pub(in crate::token) fn credential_age(&self) -> (Option<Timestamp>, Option<f64>) {
-        let Method::App { provider, .. } = &self.method else {
-            return (None, None);
-        };
-        let now = self.wall.now();
+        let (now, provider) = (self.wall.now(), &self.provider);
         let left = provider.expires.map(|at| at.duration_since(now).as_secs_f64());
         (provider.loaded, left)
     }
 
     /// What was noticed and needs attention.
     pub(in crate::token) fn warnings(&self) -> Vec<Warning> {
-        let mut warnings = Vec::new();
-        if let Method::App { provider, .. } = &self.method {
-            let path = provider.open_file.clone();
-            warnings.extend(path.map(|path| Warning::FileTooOpen { path }));
-            let now = self.wall.now();
-            let expiry = provider
-                .expires
-                .filter(|at| at.duration_since(now) < CERTIFICATE_WARNING);
-            warnings.extend(expiry.map(|at| Warning::CertificateExpiry { at }));
-        }
+        let (now, provider) = (self.wall.now(), &self.provider);
+        let open = provider.open_file.clone().map(|path| Warning::FileTooOpen { path });
+        let soon = |at: &Timestamp| at.duration_since(now) < CERTIFICATE_WARNING;
+        let expiry = provider
+            .expires
+            .filter(soon)
+            .map(|at| Warning::CertificateExpiry { at });
+        let mut warnings: Vec<_> = open.into_iter().chain(expiry).collect();
         if !self.skew.is_zero() {
             warnings.push(Warning::ClockSkew {
                 seconds: self.skew.as_secs(),
@@ -139,14 +114,14 @@ impl SignIn {
 
     /// The inner result is sign-in's; the outer one fails when no request could be made.
     async fn ask_entra(&mut self) -> Result<Result<Issued, Failed>, Error> {
-        let Method::App { app, provider } = &mut self.method else {
-            return Err(Error::unavailable(Reason::Stopped));
-        };
         let now = self.wall.now().checked_add(self.skew).unwrap_or(Timestamp::MAX);
-        let Ok(proof) = timeout(READING_LIMIT, provider.proof(app, now)).await else {
+        let Ok(proof) = timeout(READING_LIMIT, self.provider.proof(now)).await else {
             return Err(Error::unusable(Problem::FileUnreadable, "reading takes too long"));
         };
         let proof = proof?;
+        let Some(app) = self.provider.credential.app() else {
+            return Err(Error::unavailable(Reason::Stopped));
+        };
         let asked = Instant::now();
         let answer = entra::ask(app, &self.scope, &proof, self.exchange.clone(), self.wall.now());
         let answer = within_limit(answer).await?;
@@ -156,7 +131,7 @@ impl SignIn {
     /// Whether the clocks differ so much that an assertion signed with sign-in's clock may be
     /// accepted.
     fn learn_clock_skew(&mut self, failed: &Failed) -> bool {
-        let signed_here = matches!(&self.method, Method::App { provider, .. } if provider.is_certificate());
+        let signed_here = matches!(self.provider.credential, Credential::Certificate { .. });
         let Error::Refused { code, .. } = &failed.error else {
             return false;
         };

@@ -6,13 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::Instant;
-use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower::service_fn;
 
 use super::caller;
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, QueuePosition, Retries, RetryHint};
+use crate::middleware::{Middleware as _, Next};
 use crate::scan::{Endpoint, Headers, Request, UpstreamResponse};
-use crate::upstream::RetryLayer;
+use crate::upstream::Retry;
 
 fn answer(status: u16) -> UpstreamResponse {
     UpstreamResponse {
@@ -67,7 +68,7 @@ async fn run(
         retries: Retries::default(),
     };
     let begun = Instant::now();
-    let result = RetryLayer.layer(inner).oneshot(attempt.clone()).await;
+    let result = Retry.call(attempt.clone(), &Next::new(inner)).await;
     let places = places.lock().unwrap();
     assert!(
         places.iter().all(|place| *place == attempt.position),

@@ -26,7 +26,7 @@ fn credential(which: u8) -> Credential {
         return Credential::ManagedIdentity(Identity { host, client_id: None });
     }
     Credential::ClientSecret {
-        app: App::try_new(&url("https://login.microsoftonline.com"), "t", "c").expect("an app"),
+        app: App::new(&url("https://login.microsoftonline.com"), "t", "c"),
         secret: SecretSource::Value(Secret::new(SECRET.into())),
     }
 }
@@ -55,7 +55,7 @@ pub(crate) fn sign_in(data: &[u8]) {
     super::at_once(async {
         let config = Config {
             credential: credential(*which),
-            scope: Scope::try_new("https://api.securitycenter.microsoft.com/.default").expect("a scope"),
+            scope: Scope::new("https://api.securitycenter.microsoft.com/.default"),
         };
         let wall = Wall::anchored(Timestamp::from_second(1_790_000_000).expect("a moment of our time"));
         let metrics = Metrics::register(&mut Registry::default());

@@ -231,7 +231,7 @@ fn a_key_without_a_certificate_is_refused() {
 
 #[test]
 fn a_tenant_stays_within_its_path_segment() {
-    for tenant in ["common", "a/b", "..", "a?b", "a b", "%2e"] {
+    for tenant in ["common", "Common", "a/b", "..", "a?b", "a b", "%2e"] {
         let text = format!("[credentials]\ntenant_id = \"{tenant}\"");
         let lines = mistakes(&text, &[]);
         assert!(
@@ -239,6 +239,17 @@ fn a_tenant_stays_within_its_path_segment() {
             "{lines:#?}"
         );
         assert_eq!(lines.len(), 1, "{lines:#?}");
+    }
+}
+
+#[test]
+fn a_scope_has_visible_ascii_characters_only() {
+    for scope in ["https://ä.example/.default", "https://a.example/\\u0007/.default"] {
+        let lines = mistakes(&format!("[credentials]\nscope = \"{scope}\""), &[]);
+        assert!(
+            lines[0].starts_with("g.toml:2:9: credentials.scope: the value holds a character that no scope has"),
+            "{lines:#?}"
+        );
     }
 }
 

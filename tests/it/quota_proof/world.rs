@@ -9,18 +9,18 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
-use tower::util::BoxCloneSyncService;
-use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
 use defender_gateway::testing::BoxError;
 use defender_gateway::testing::attempt::{Attempt, Charged, QueuePosition, Retries};
 use defender_gateway::testing::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::testing::clock::Wall;
+use defender_gateway::testing::middleware::{Next, layer};
 use defender_gateway::testing::queue::{self, Queue, Refused};
 use defender_gateway::testing::quota::{self, Pacing, Quota, UnknownPast};
 use defender_gateway::testing::scan::{Endpoint, Request, UpstreamResponse};
 use defender_gateway::testing::task::Tasks;
-use defender_gateway::testing::upstream::RetryLayer;
+use defender_gateway::testing::upstream::Retry;
 
 use super::upstream::{TIMEOUT, Upstream};
 
@@ -90,7 +90,7 @@ pub(super) struct Gateway {
     pub(super) queue: Queue<Quota>,
     pub(super) quota: Quota,
     pub(super) tasks: Tasks,
-    stack: BoxCloneSyncService<Attempt, UpstreamResponse, BoxError>,
+    stack: Next<Attempt, UpstreamResponse, BoxError>,
     request: Arc<Request>,
 }
 
@@ -119,15 +119,17 @@ impl Gateway {
         };
         let queue = Queue::start(config, quota.clone(), &tasks, queue::Metrics::default());
         let upstream = upstream.clone();
-        let client = service_fn(move |call: Charged| upstream.clone().call(call));
-        let paid = quota::Layer::new(wall.clone()).layer(client);
-        let turns = queue.clone();
-        let stack = RetryLayer.layer(service_fn(move |attempt| turns.clone().serve(attempt, paid.clone())));
+        let client = Next::new(service_fn(move |call: Charged| upstream.clone().call(call)));
+        let stack = ServiceBuilder::new()
+            .layer(layer(Retry))
+            .layer(layer(queue.clone()))
+            .layer(layer(quota::Charging { wall: wall.clone() }))
+            .service(client);
         Self {
             queue,
             quota,
             tasks,
-            stack: BoxCloneSyncService::new(stack),
+            stack,
             request: Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()),
         }
     }

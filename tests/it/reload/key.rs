@@ -1,8 +1,13 @@
 //! Every key: taken over, or named as one that needs a restart.
 
+use std::path::Path;
+
+use futures_util::FutureExt as _;
 use http::StatusCode;
 
-use defender_gateway::testing::config::{Reload, keys};
+use defender_gateway::testing::app::{ConfigSource, Gateway};
+use defender_gateway::testing::config::{Document, Environment, Reload, keys};
+use defender_gateway::testing::task::Tasks;
 
 use super::paths;
 use crate::support::{Running, Setup, id};
@@ -182,4 +187,31 @@ async fn other_regions_are_measured_before_they_are_used() {
         assert_eq!(shown, 1, "the others are gone");
     }
     running.finish().await;
+}
+
+/// Nobody serves yet, so the exchange waits, and whoever waits for it goes away.
+#[tokio::test]
+async fn a_reload_that_is_given_up_leaves_one_configuration() {
+    let source = ConfigSource::new(
+        None,
+        Environment::from_iter([
+            ("DEFENDER_GATEWAY_SERVER_LISTEN", "127.0.0.1:0"),
+            ("DEFENDER_GATEWAY_ADMIN_LISTEN", "127.0.0.1:0"),
+            ("DEFENDER_GATEWAY_CREDENTIALS_AUTHORITY", "http://127.0.0.1:9"),
+            ("AZURE_TENANT_ID", "contoso.example"),
+            ("AZURE_CLIENT_ID", "11111111-2222-3333-4444-555555555555"),
+            ("AZURE_CLIENT_SECRET", "hunter2hunter2"),
+        ]),
+    );
+    let document = |ttl| Document::new(Path::new("gateway.toml"), format!("[cache]\nttl = {ttl:?}\n"));
+    let first = source.resolve(&document("10s")).unwrap();
+    let gateway = Gateway::start(&first.resolved).await.unwrap();
+    let (reloader, stop) = (gateway.reloader().clone(), gateway.stop_token());
+    assert!(reloader.reload(&source, &document("20s")).now_or_never().is_none());
+
+    let serving = Tasks::new().spawn("gateway", gateway.serve());
+    let again = reloader.reload(&source, &document("20s")).await.unwrap();
+    assert_eq!(paths(&again.changed), [""; 0], "it was taken over already");
+    stop.cancel();
+    assert_eq!(serving.await.unwrap().left, 0);
 }

@@ -15,6 +15,7 @@ use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
 use defender_gateway::testing::attempt::{Attempt, Scarcity};
 use defender_gateway::testing::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
+use defender_gateway::testing::middleware::{Next, layer};
 use defender_gateway::testing::scan::{Call, Endpoint, Request, ServedResponse, UpstreamProfile, UpstreamResponse};
 use defender_gateway::testing::task::Tasks;
 use defender_gateway::testing::{BoxError, cache, shared_cache, single_flight, store};
@@ -72,7 +73,7 @@ impl Upstream {
     }
 
     async fn call(self, attempt: Attempt) -> Result<UpstreamResponse, BoxError> {
-        let request = attempt.request.bind();
+        let request = attempt.request.bind().unwrap();
         let ids: Vec<String> = request.ids().map(Into::into).collect();
         self.0.calls.lock().unwrap().push(ids.clone());
         let mut gate = self.0.gate.subscribe();
@@ -185,16 +186,16 @@ impl Replica {
         let calls = upstream.clone();
         let service = ServiceBuilder::new()
             .layer(cache::Layer::new(cache, tasks.clone(), Arc::new(|_| true)))
-            .layer(shared_cache::Layer::new(member.clone()))
-            .layer(single_flight::Layer::new(
+            .layer(layer(Some(member.clone())))
+            .layer(layer(single_flight::SingleFlight::new(
                 flights,
                 tasks.clone(),
                 keep,
                 upstream_profile,
                 outlook,
                 metrics,
-            ))
-            .service(service_fn(move |attempt| calls.clone().call(attempt)));
+            )))
+            .service(Next::new(service_fn(move |attempt| calls.clone().call(attempt))));
         Self {
             service: BoxCloneSyncService::new(service),
             member,

@@ -2,6 +2,7 @@
 //! caller would have got alone.
 
 mod auto;
+mod charges;
 mod differential;
 mod fewest;
 mod mix;

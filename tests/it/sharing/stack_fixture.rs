@@ -9,12 +9,13 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, sleep};
-use tower::util::BoxCloneSyncService;
-use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
+use tower::util::BoxCloneService;
+use tower::{BoxError, Layer as _, ServiceBuilder, ServiceExt as _, service_fn};
 
-use defender_gateway::testing::attempt::{Attempt, Charged, Failure, QueuePosition, Retries};
+use defender_gateway::testing::attempt::{Attempt, Charged, QueuePosition, Retries};
 use defender_gateway::testing::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::testing::clock::Wall;
+use defender_gateway::testing::middleware::{Next, layer};
 use defender_gateway::testing::scan::{
     CacheSink, Call, Endpoint, Outcome, Request, ServedResponse, Status, UpstreamProfile, UpstreamResponse,
 };
@@ -52,7 +53,7 @@ pub(super) struct Arrival {
 }
 
 pub(super) struct StackFixture {
-    pub(super) front: BoxCloneSyncService<Call, ServedResponse, BoxError>,
+    pub(super) front: BoxCloneService<Call, ServedResponse, BoxError>,
     pub(super) down: Arc<AtomicBool>,
     pub(super) arrivals: Arc<Mutex<Vec<Arrival>>>,
     pub(super) upstream_profile: Arc<UpstreamProfile>,
@@ -127,11 +128,11 @@ impl StackFixture {
             queue::Metrics::register(registry),
         );
         let (down, arrivals) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let paid = quota::Layer::new(Wall::system()).layer(upstream(layout, tenant, &down, &arrivals));
-        let turns = queue.clone();
-        let queued = service_fn(move |attempt| turns.clone().serve(attempt, paid.clone()));
-        let paid = upstream::RetryLayer.layer(queued);
-        let paid = BoxCloneSyncService::new(paid);
+        let paid = ServiceBuilder::new()
+            .layer(layer(upstream::Retry))
+            .layer(layer(queue.clone()))
+            .layer(layer(quota::Charging { wall: Wall::system() }))
+            .service(upstream(layout, tenant, &down, &arrivals));
 
         let upstream_profile = Arc::new(UpstreamProfile::new(match sharing {
             Sharing::MergeBlind | Sharing::MergeProven => 0,
@@ -180,14 +181,15 @@ impl StackFixture {
             let keep = Arc::clone(&cache) as Arc<dyn CacheSink>;
             let metrics = single_flight::Metrics::register(registry);
             let profile = Arc::clone(&upstream_profile);
-            let layer = single_flight::Layer::new(config, tasks.clone(), keep, profile, outlook, metrics);
-            BoxCloneSyncService::new(layer.layer(paid))
+            let tasks = tasks.clone();
+            let flights = single_flight::SingleFlight::new(config, tasks, keep, profile, outlook, metrics);
+            layer(flights).layer(paid)
         } else {
             each_for_itself(paid, Arc::clone(&cache))
         };
         let surplus = Arc::new(move |_| quota.has_surplus());
         Self {
-            front: BoxCloneSyncService::new(cache::Layer::new(cache, tasks, surplus).layer(flights)),
+            front: BoxCloneService::new(cache::Layer::new(cache, tasks, surplus).layer(flights)),
             down,
             arrivals,
             upstream_profile,
@@ -234,10 +236,10 @@ fn quota(limits: &[(u32, u64)], registry: &mut Registry) -> quota::Quota {
 
 /// What stands in for the flights when nothing is joined.
 fn each_for_itself(
-    paid: BoxCloneSyncService<Attempt, UpstreamResponse, BoxError>,
+    paid: Next<Attempt, UpstreamResponse, BoxError>,
     cache: Arc<cache::Cache>,
-) -> BoxCloneSyncService<Call, ServedResponse, BoxError> {
-    BoxCloneSyncService::new(service_fn(move |call: Call| {
+) -> Next<Call, ServedResponse, BoxError> {
+    Next::new(service_fn(move |call: Call| {
         let (paid, cache) = (paid.clone(), Arc::clone(&cache));
         async move {
             let asked = Instant::now();
@@ -267,9 +269,9 @@ fn upstream(
     tenant: Tenant,
     down: &Arc<AtomicBool>,
     arrivals: &Arc<Mutex<Vec<Arrival>>>,
-) -> BoxCloneSyncService<Charged, UpstreamResponse, Failure> {
+) -> Next<Charged> {
     let (down, arrivals) = (Arc::clone(down), Arc::clone(arrivals));
-    BoxCloneSyncService::new(service_fn(move |call: Charged| {
+    Next::new(service_fn(move |call: Charged| {
         let good = !down.load(Ordering::Relaxed);
         arrivals.lock().unwrap().push(Arrival {
             at: Instant::now(),

@@ -84,7 +84,7 @@ impl Provider {
         let exchange = client.exchange(64 * 1024, Duration::from_secs(10));
         let config = token::Config {
             credential,
-            scope: Scope::try_new(SCOPE).unwrap(),
+            scope: Scope::new(SCOPE),
         };
         let tasks = Tasks::new();
         let metrics = token::Metrics::register(&mut Registry::default());
@@ -95,7 +95,7 @@ impl Provider {
     }
 
     fn app(&self, client_id: &str) -> App {
-        App::try_new(&self.authority, TENANT, client_id).unwrap()
+        App::new(&self.authority, TENANT, client_id)
     }
 
     fn secret(&self, secret: &str) -> Credential {

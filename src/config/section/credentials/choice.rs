@@ -199,7 +199,7 @@ fn place(origin: &Origin, proof: Kind) -> String {
 /// rejected.
 fn tenant_id(text: &str) -> Result<String, String> {
     guid::check(text)?;
-    if ["common", "organizations", "consumers"].contains(&text) {
+    if ["common", "organizations", "consumers"].contains(&text.to_ascii_lowercase().as_str()) {
         return Err("names no single tenant, and an application signs in to one (AADSTS50194)".into());
     }
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);

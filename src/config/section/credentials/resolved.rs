@@ -119,6 +119,9 @@ fn scope(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Read<String> {
         if text.contains(char::is_whitespace) {
             return Err("holds more than one scope; a token is for one resource".into());
         }
+        if !text.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err("holds a character that no scope has".into());
+        }
         // Other schemes (api://…) name resources too.
         let url = Url::parse(resource).map_err(|error| format!("names no resource ({error})"))?;
         if let (Some(cloud), Some(host)) = (cloud, url.host_str()) {

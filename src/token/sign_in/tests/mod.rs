@@ -75,7 +75,7 @@ async fn a_federated_token_is_read_for_every_request_and_sent_unchanged() {
     let service = Service::new(|_, _| Reply::token("t"));
     let app = testing::app().through_token_proxy(&Url::parse("https://proxy.example/p").unwrap());
     let credential = Credential::WorkloadIdentity {
-        app: app.unwrap(),
+        app,
         token_file: file.path().to_owned(),
     };
     let mut sign_in = sign_in(testing::config(credential), &service);
