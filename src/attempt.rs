@@ -75,22 +75,6 @@ pub struct Scarcity {
     pub interval: Duration,
 }
 
-/// What the waiting requests need of the quota.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Demand<'a> {
-    /// The number of waiting requests.
-    pub waiting: usize,
-    /// The number of their callers.
-    pub callers: usize,
-    /// By when each can use its slot, ascending, with its ticket, which does not matter here.
-    pub promised: &'a [(Instant, u64)],
-    /// Whether more requests would wait if there were more slots: one was refused for lack of
-    /// slots.
-    pub is_rejecting: bool,
-    /// The flows of these requests, for a quota that replicas share.
-    pub flows: Option<&'a dyn FlowOrder>,
-}
-
 /// What one caller needs in one urgency class: a flow of the fair queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowDemand {
@@ -143,14 +127,22 @@ impl SharedOrder {
     pub const SERVICE: i64 = 1 << 20;
 }
 
-/// The flows that need slots, in the order of their turns.
-pub trait FlowOrder: fmt::Debug {
+/// What the waiting requests need of the quota: the flows that need slots, in the order of their
+/// turns.
+pub trait FlowOrder {
+    /// The number of waiting requests.
+    fn waiting(&self) -> usize;
+
     /// The first `most`: the flows with waiting requests, then those that are only expected to send
     /// some.
     fn flows(&self, most: usize) -> Vec<FlowDemand>;
 }
 
 impl FlowOrder for Vec<FlowDemand> {
+    fn waiting(&self) -> usize {
+        self.iter().map(|flow| flow.waiting).sum()
+    }
+
     fn flows(&self, most: usize) -> Vec<FlowDemand> {
         self.iter().take(most).cloned().collect()
     }

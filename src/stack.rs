@@ -136,8 +136,8 @@ impl queue::PermitSource for quota::Quota {
         quota::Quota::changed(self)
     }
 
-    fn demand(&self, demand: attempt::Demand<'_>) {
-        quota::Quota::demand(self, demand);
+    fn demand(&self, flows: &dyn attempt::FlowOrder) {
+        quota::Quota::demand(self, flows);
     }
 
     fn shared_order(&self) -> Option<Arc<attempt::SharedOrder>> {

@@ -7,7 +7,7 @@ pub mod app {
 }
 pub mod attempt {
     pub use crate::attempt::{
-        Attempt, Charged, Delivery, Demand, Failure, LateBoundRequest, QueuePosition, Retries, RetryHint, Scarcity,
+        Attempt, Charged, Delivery, Failure, FlowDemand, LateBoundRequest, QueuePosition, Retries, RetryHint, Scarcity,
     };
 }
 pub mod cache {
@@ -46,7 +46,7 @@ pub mod queue {
 pub mod quota {
     pub use crate::quota::{
         Availability, Charging, Config, Forecast, Ledger, Limit, Metrics, Pacing, Permit, Quota, QuotaState, StateFile,
-        ThrottleHint, UnknownPast, local,
+        ThrottleHint, UnknownPast,
     };
     pub mod shared {
         pub use crate::quota::shared::{Config, Metrics, Protocol, SyncReply, Timing};

@@ -269,14 +269,16 @@ impl Components {
         let (config, context) = (&self.config, &self.context);
         let (token_limiters, count) = (&context.token_limiters, context.metrics.count.clone());
         let cache_limiters = token_limiters.clone();
-        let fair_use = self.fair_use.as_ref().map(|supervised| supervised.part.clone());
         stack::Parts {
             trace: server::trace::Layer::new(context.tracer.clone()),
             respond: settings::respond(config, token_limiters, &count.panics(), &context.memory),
             access_log: server::access_log::Layer::new(count, settings::count(config)),
             guard: self.guard.clone(),
             read: self.read.clone(),
-            fair_use: queue::CallerLimitLayer::new(fair_use, context.metrics.queue.clone()),
+            fair_use: queue::CallerLimitLayer::new(queue::CallerLimit {
+                limiter: self.fair_use.as_ref().map(|supervised| supervised.part.clone()),
+                metrics: context.metrics.queue.clone(),
+            }),
             cache: cache::Layer::new(
                 Arc::clone(&self.cache),
                 context.tasks.clone(),

@@ -7,22 +7,21 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::Either;
 use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 use tokio::time::Instant;
+use tower::filter::{FilterLayer, Predicate};
 
 use super::metrics::Metrics;
 use super::refused::{Reason, Refused};
 use crate::BoxError;
 use crate::caller::Name;
-use crate::scan::{Call, ServedResponse};
+use crate::scan::Call;
 use crate::task::Tasks;
 
 /// Buckets kept at once. Beyond it idle ones are forgotten early, and as long as that is not
@@ -105,64 +104,26 @@ impl Clock for PausableClock {
     }
 }
 
-/// Refuses callers over their fair use before anything else is done for them.
+/// Refuses callers over their fair use before anything else is done for them. Without a limit every
+/// caller passes.
+pub type CallerLimitLayer = FilterLayer<CallerLimit>;
+
+/// The limit of a [`CallerLimitLayer`], with where it counts refusals.
 #[derive(Clone, Debug)]
-pub struct Layer {
-    limit: Option<Arc<Limit>>,
+pub struct CallerLimit {
+    pub limiter: Option<CallerLimiter>,
+    pub metrics: Metrics,
 }
 
-#[derive(Debug)]
-struct Limit {
-    fair_use: CallerLimiter,
-    metrics: Metrics,
-}
+impl Predicate<Call> for CallerLimit {
+    type Request = Call;
 
-impl Layer {
-    /// Without a limit every caller passes.
-    pub fn new(fair_use: Option<CallerLimiter>, metrics: Metrics) -> Self {
-        let limit = fair_use.map(|fair_use| Arc::new(Limit { fair_use, metrics }));
-        Self { limit }
-    }
-}
-
-impl<S> tower::Layer<S> for Layer {
-    type Service = Service<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Service {
-            inner,
-            limit: self.limit.clone(),
+    fn check(&mut self, call: Call) -> Result<Call, BoxError> {
+        if let Some(limiter) = &self.limiter {
+            let checked = limiter.check(&call.caller.name);
+            checked.inspect_err(|refused| self.metrics.refused(refused.reason))?;
         }
-    }
-}
-
-/// See [`Layer`].
-#[derive(Clone, Debug)]
-pub struct Service<S> {
-    inner: S,
-    limit: Option<Arc<Limit>>,
-}
-
-impl<S> tower::Service<Call> for Service<S>
-where
-    S: tower::Service<Call, Response = ServedResponse, Error = BoxError>,
-{
-    type Response = ServedResponse;
-    type Error = BoxError;
-    type Future = Either<S::Future, std::future::Ready<Result<ServedResponse, BoxError>>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, call: Call) -> Self::Future {
-        if let Some(limit) = &self.limit
-            && let Err(refused) = limit.fair_use.check(&call.caller.name)
-        {
-            limit.metrics.refused(refused.reason);
-            return Either::Right(std::future::ready(Err(refused.into())));
-        }
-        Either::Left(self.inner.call(call))
+        Ok(call)
     }
 }
 

@@ -15,7 +15,7 @@ use super::metrics::Metrics;
 use super::refused::{Reason, Refused};
 use super::snapshot::Snapshot;
 use super::state::{Entered, Grant, State, TOLERANCE};
-use crate::attempt::{Attempt, Demand, SharedOrder};
+use crate::attempt::{Attempt, FlowOrder, SharedOrder};
 use crate::caller::{Name, Urgency};
 use crate::task::Tasks;
 
@@ -44,8 +44,8 @@ pub trait PermitSource: fmt::Debug + Send + Sync + 'static {
     fn changed(&self) -> impl Future<Output = ()> + Send;
 
     /// Says what is wanted, whenever that may have changed.
-    fn demand(&self, demand: Demand<'_>) {
-        let _ = demand;
+    fn demand(&self, flows: &dyn FlowOrder) {
+        let _ = flows;
     }
 
     /// The order of all queues that draw on the same slots, when it is kept elsewhere: another one
@@ -260,7 +260,7 @@ impl<S: PermitSource> Shared<S> {
         let shown = i64::try_from(waiting).unwrap_or(i64::MAX);
         let before = self.shown.swap(shown, Ordering::Relaxed);
         self.metrics.waiting.inc_by(shown - before);
-        self.source.demand(state.demand());
+        self.source.demand(&state.order);
     }
 
     /// Waits to be told.
@@ -279,11 +279,8 @@ impl<S: PermitSource> Shared<S> {
 
     /// A refusal for want of slots, when it is not known whether there are any.
     fn honest(&self, refused: Refused) -> Refused {
-        let is_want = matches!(
-            refused.reason,
-            Reason::Late | Reason::Promised | Reason::Displaced | Reason::PausedPastDeadline
-        );
-        match self.source.unavailable_for().filter(|_| is_want) {
+        let is_for_time = refused.reason.is_for_time();
+        match self.source.unavailable_for().filter(|_| is_for_time) {
             Some(retry_after) => Refused::new(Reason::StoreLost, retry_after),
             None => refused,
         }

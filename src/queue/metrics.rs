@@ -1,23 +1,16 @@
 //! What the queue reports.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
 
 use super::refused::Reason;
 use super::snapshot::Snapshot;
-
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct RefusedLabel {
-    reason: &'static str,
-}
+use crate::telemetry::{Counters, metrics};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct CallerLabel {
@@ -28,111 +21,51 @@ struct CallerLabel {
 /// seen.
 const CALLERS: usize = 20;
 
-/// The queue's metrics.
-#[derive(Clone, Debug)]
-pub struct Metrics {
-    pub(super) waiting: Gauge,
-    wait: Histogram,
-    refused: Family<RefusedLabel, Counter>,
-    shown: Arc<Shown>,
-}
-
-/// What is looked up when somebody scrapes.
-#[derive(Debug, Default)]
-struct Shown {
-    callers: Gauge,
-    predicted_wait: Gauge<f64, AtomicU64>,
-    caller_waiting: Family<CallerLabel, Gauge>,
-    caller_wait: Family<CallerLabel, Gauge<f64, AtomicU64>>,
-    caller_served: Family<CallerLabel, Gauge>,
+metrics! {
+    /// The queue's metrics.
+    #[derive(Clone, Debug)]
+    pub struct Metrics {
+        /// Requests that wait for a slot of the quota
+        pub(super) waiting: Gauge = "queue_waiting",
+        /// How long requests waited for a slot
+        wait: Histogram = "queue_wait_seconds" => new(WAIT_BUCKETS),
+        /// Requests refused because of the quota
+        refused: Counters<Reason> = "queue_refused" => by("reason"),
+        /// Callers who have a request waiting
+        callers: Gauge = "queue_callers",
+        /// How long a caller who is new here would wait for a slot
+        predicted_wait: Gauge<f64, AtomicU64> = "queue_predicted_wait_seconds",
+        /// Requests that wait, for the 20 callers with the most
+        caller_waiting: Family<CallerLabel, Gauge> = "queue_caller_waiting",
+        /// How long until the next turn of each of these callers
+        caller_wait: Family<CallerLabel, Gauge<f64, AtomicU64>> = "queue_caller_predicted_wait_seconds",
+        /// Slots that each of these callers has had since it was first seen
+        caller_served: Family<CallerLabel, Gauge> = "queue_caller_served",
+    }
 }
 
 /// Waits are either nothing, a few slots of 2.4 s, or up to the longest wait of ten minutes.
 const WAIT_BUCKETS: [f64; 10] = [0.001, 0.01, 0.1, 1.0, 2.5, 5.0, 15.0, 30.0, 120.0, 600.0];
 
-impl Default for Metrics {
-    fn default() -> Self {
-        let refused = Family::<RefusedLabel, Counter>::default();
-        // A reason that has not occurred yet is a zero, not a gap.
-        for reason in Reason::ALL {
-            drop(refused.get_or_create(&RefusedLabel { reason: reason.name() }));
-        }
-        Self {
-            waiting: Gauge::default(),
-            wait: Histogram::new(WAIT_BUCKETS),
-            refused,
-            shown: Arc::default(),
-        }
-    }
-}
-
 impl Metrics {
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        registry.register(
-            "queue_waiting",
-            "Requests that wait for a slot of the quota",
-            metrics.waiting.clone(),
-        );
-        registry.register(
-            "queue_wait_seconds",
-            "How long requests waited for a slot",
-            metrics.wait.clone(),
-        );
-        registry.register(
-            "queue_refused",
-            "Requests refused because of the quota",
-            metrics.refused.clone(),
-        );
-        registry.register(
-            "queue_callers",
-            "Callers who have a request waiting",
-            metrics.shown.callers.clone(),
-        );
-        registry.register(
-            "queue_predicted_wait_seconds",
-            "How long a caller who is new here would wait for a slot",
-            metrics.shown.predicted_wait.clone(),
-        );
-        registry.register(
-            "queue_caller_waiting",
-            "Requests that wait, for the 20 callers with the most",
-            metrics.shown.caller_waiting.clone(),
-        );
-        registry.register(
-            "queue_caller_predicted_wait_seconds",
-            "How long until the next turn of each of these callers",
-            metrics.shown.caller_wait.clone(),
-        );
-        registry.register(
-            "queue_caller_served",
-            "Slots that each of these callers has had since it was first seen",
-            metrics.shown.caller_served.clone(),
-        );
-        metrics
-    }
-
     /// Brings the gauges up to date.
     pub(super) fn show(&self, snapshot: &Snapshot) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.shown.callers.set(gauge(snapshot.callers));
-        self.shown.predicted_wait.set(snapshot.predicted_wait.as_secs_f64());
+        self.callers.set(gauge(snapshot.callers));
+        self.predicted_wait.set(snapshot.predicted_wait.as_secs_f64());
         // Other callers than last time, perhaps.
-        self.shown.caller_waiting.clear();
-        self.shown.caller_wait.clear();
-        self.shown.caller_served.clear();
+        self.caller_waiting.clear();
+        self.caller_wait.clear();
+        self.caller_served.clear();
         for share in snapshot.shares.iter().take(CALLERS) {
             let label = CallerLabel {
                 caller: share.name.to_string(),
             };
             let wait = share.outlook.map_or(Duration::ZERO, |outlook| outlook.next);
-            self.shown
-                .caller_waiting
-                .get_or_create(&label)
-                .set(gauge(share.waiting));
-            self.shown.caller_wait.get_or_create(&label).set(wait.as_secs_f64());
+            self.caller_waiting.get_or_create(&label).set(gauge(share.waiting));
+            self.caller_wait.get_or_create(&label).set(wait.as_secs_f64());
             let served = i64::try_from(share.served).unwrap_or(i64::MAX);
-            self.shown.caller_served.get_or_create(&label).set(served);
+            self.caller_served.get_or_create(&label).set(served);
         }
     }
 
@@ -143,24 +76,19 @@ impl Metrics {
     /// How many requests were refused because there were not enough slots.
     pub fn refused_for_slots(&self) -> u64 {
         let reasons = Reason::ALL.into_iter().filter(|reason| reason.is_for_slots());
-        let count = |reason: Reason| {
-            self.refused
-                .get_or_create(&RefusedLabel { reason: reason.name() })
-                .get()
-        };
-        reasons.map(count).sum()
+        reasons.map(|reason| self.refused.of(reason).get()).sum()
     }
 
     /// Counts a refusal.
     pub fn refused(&self, reason: Reason) {
-        self.refused
-            .get_or_create(&RefusedLabel { reason: reason.name() })
-            .inc();
+        self.refused.of(reason).inc();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::registry::Registry;
+
     use super::*;
     use crate::caller::Name;
     use crate::queue::snapshot::CallerShare;

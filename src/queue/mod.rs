@@ -38,7 +38,7 @@ mod take_back;
 mod tests;
 mod turn_forecast;
 
-pub use caller_limit::{CallerLimiter, Layer as CallerLimitLayer};
+pub use caller_limit::{CallerLimit, CallerLimitLayer, CallerLimiter};
 pub use config::{Config, Weights};
 pub use fair_queue::{PermitSource, Queue};
 pub use fair_scheduler::{FairScheduler, Ticket};

@@ -101,11 +101,7 @@ impl<P> State<P> {
         let due = now + retry_after;
         self.expectations
             .refuse((request.name, request.urgency), arrival, due, now, &mut self.order);
-        let is_short = matches!(
-            reason,
-            Reason::Late | Reason::Promised | Reason::Displaced | Reason::PausedPastDeadline
-        );
-        let is_enough = is_short && needed <= self.config.longest_wait;
+        let is_enough = reason.is_for_time() && needed <= self.config.longest_wait;
         Refused {
             reason,
             retry_after,

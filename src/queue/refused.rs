@@ -106,6 +106,11 @@ impl Reason {
         }
     }
 
+    /// Whether a longer wait, or slots that came sooner, would have been enough.
+    pub(super) fn is_for_time(self) -> bool {
+        self.is_for_slots() && self != Self::Full
+    }
+
     /// A sentence for callers.
     pub fn as_str(self) -> &'static str {
         match self {

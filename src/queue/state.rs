@@ -16,7 +16,7 @@ use super::refuse::Request;
 use super::refused::{Reason, Refused};
 use super::slot_forecast::SlotForecast;
 use super::take_back::{Check, Delay, STEPS_PER_ARRIVAL};
-use crate::attempt::{Attempt, Demand, FlowDemand, SharedOrder};
+use crate::attempt::{Attempt, FlowDemand, SharedOrder};
 use crate::caller::{Caller, Name, Urgency};
 
 /// What a waiting request receives.
@@ -38,8 +38,6 @@ const OWN_LOOKED_AT: usize = 32;
 pub(super) struct State<P> {
     pub(super) config: Config,
     pub(super) order: FairScheduler,
-    /// By when everybody can use a slot, ascending.
-    deadlines: Vec<(Instant, u64)>,
     pub(super) waiters: HashMap<u64, Waiter<P>>,
     pub(super) forecast: SlotForecast,
     /// The order of all queues, as it was taken over last, if there is one.
@@ -49,8 +47,6 @@ pub(super) struct State<P> {
     tickets: u64,
     /// Slots handed out since the start.
     pub(super) served: u64,
-    /// Whether somebody was refused for want of slots since nobody waited last.
-    is_rejecting: bool,
     pub(super) check: Check,
     /// When the clock task will next look by itself.
     pub(super) armed: Option<Instant>,
@@ -82,7 +78,6 @@ impl<P> State<P> {
         Self {
             order: FairScheduler::new(config.weights.clone()),
             config,
-            deadlines: Vec::new(),
             waiters: HashMap::new(),
             forecast: SlotForecast::default(),
             shared: None,
@@ -90,7 +85,6 @@ impl<P> State<P> {
             expectations: Expectations::default(),
             tickets: 0,
             served: 0,
-            is_rejecting: false,
             check: Check::IDLE,
             armed: None,
             closes: None,
@@ -136,7 +130,6 @@ impl<P> State<P> {
         self.recent.visit(name);
         let arrival = self.expectations.arrive(name, urgency, now, &mut self.order);
         self.look_ahead(now, self.order.len() + 1 + BESIDES, source);
-        self.is_rejecting &= !self.order.is_empty();
         // A place below 2^48 and a count of tickets: unique, and in order of first arrival even
         // when a request queues again.
         let id = (attempt.position.order() << 16) | (self.tickets & 0xffff);
@@ -150,7 +143,6 @@ impl<P> State<P> {
         let admitted = self.admit(name, ahead, start, deadline, now);
         let admitted = admitted.and(if delays_own { Err(Reason::Late) } else { Ok(()) });
         if let Err(reason) = admitted {
-            self.is_rejecting |= matches!(reason, Reason::Late | Reason::Promised) && !self.order.is_empty();
             let request = Request {
                 name,
                 urgency,
@@ -194,8 +186,6 @@ impl<P> State<P> {
             self.take_back(last, Reason::Displaced, None, now);
         }
         self.order.add(ticket);
-        let index = self.deadlines.partition_point(|entry| *entry < (deadline, id));
-        self.deadlines.insert(index, (deadline, id));
         let in_time = self.forecast.until(deadline).saturating_sub(ahead.rank() + 1);
         self.check.came(delay, in_time, self.order.loops(), now);
         self.check.budget = (self.check.budget + STEPS_PER_ARRIVAL).min(2 * self.order.len() + STEPS_PER_ARRIVAL);
@@ -265,7 +255,6 @@ impl<P> State<P> {
             let (Some(ticket), Some(waiter)) = (taken, self.waiters.remove(&id)) else {
                 continue;
             };
-            self.forget_deadline(ticket.deadline, id);
             match waiter.turn.send(Ok(permit)) {
                 Ok(()) => self.on_granted(&ticket.caller, ticket.urgency, now),
                 // The caller has just left: the slot passes on.
@@ -306,35 +295,16 @@ impl<P> State<P> {
         }
     }
 
-    /// What is wanted now.
-    pub(super) fn demand(&self) -> Demand<'_> {
-        Demand {
-            waiting: self.order.len(),
-            callers: self.order.callers(),
-            promised: &self.deadlines,
-            is_rejecting: self.is_rejecting && !self.order.is_empty(),
-            flows: Some(&self.order),
-        }
-    }
-
     /// The request is gone, served or not.
     pub(super) fn leave(&mut self, id: u64, now: Instant) {
         let waited = self.waiters.remove(&id).is_some();
         if let Some(ticket) = self.order.remove(id) {
-            self.forget_deadline(ticket.deadline, id);
             let (name, urgency, order) = (&ticket.caller, ticket.urgency, &mut self.order);
             if waited {
                 self.expectations.left(name, urgency, now, order);
             } else {
                 self.expectations.sent_away(name, urgency, now, order);
             }
-        }
-    }
-
-    fn forget_deadline(&mut self, deadline: Instant, id: u64) {
-        let index = self.deadlines.partition_point(|entry| *entry < (deadline, id));
-        if self.deadlines.get(index) == Some(&(deadline, id)) {
-            self.deadlines.remove(index);
         }
     }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::long_window::{Own, Span};
+use super::long_window::{OwnCalls, Span};
 use super::pacer::overlap;
 use super::throttle_hint::{Named, ThrottleHint, Which};
 use super::trial::{Found, Trials};
@@ -179,13 +179,13 @@ impl Foreign {
     }
 
     /// A call was refused; returns how long to wait.
-    pub(super) fn refused(&mut self, span: &Span, answer: Named, own: &impl Own, now: Instant) -> Duration {
+    pub(super) fn refused(&mut self, span: &Span, answer: Named, own: OwnCalls, now: Instant) -> Duration {
         self.answered_late();
         let run = match self.run.as_mut() {
             Some(run) => {
                 // The calls refused before are in it.
-                run.left = (run.own + run.refusals).saturating_sub(own.count());
-                run.next = own.next_return();
+                run.left = (run.own + run.refusals).saturating_sub(own.count);
+                run.next = own.next_return;
                 run.refusals += 1;
                 run.probed.get_or_insert(now);
                 *run
@@ -204,16 +204,15 @@ impl Foreign {
         wait.min(ThrottleHint::LONGEST_WAIT)
     }
 
-    fn first_refused(&mut self, span: &Span, answer: Named, own: &impl Own, now: Instant) -> Run {
-        let count = own.count();
+    fn first_refused(&mut self, span: &Span, answer: Named, own: OwnCalls, now: Instant) -> Run {
         let believed = self.is_believable(span, answer, own, now);
         let run = Run {
             since: now,
-            own: count,
-            answered: own.answered(),
+            own: own.count,
+            answered: own.answered,
             refusals: 1,
             left: 0,
-            next: own.next_return(),
+            next: own.next_return,
             probed: None,
             believed,
             elsewhere: answer.window == Which::Other,
@@ -223,19 +222,19 @@ impl Foreign {
         if believed {
             let long = answer.wait.filter(|wait| *wait > span.short);
             let is_sure = answer.window == Which::Long || long.is_some_and(|wait| wait > LONG * span.short);
-            self.measure(span, count, long, is_sure, now);
+            self.measure(span, own.count, long, is_sure, now);
             if !is_sure {
-                self.trials.believed(count);
+                self.trials.believed(own.count);
             }
         }
         run
     }
 
     /// A call was accepted during a trial.
-    fn try_on(&mut self, span: &Span, own: &impl Own, now: Instant) -> Option<Change> {
-        let is_all = own.count() as f64 + 1.0 >= span.calls;
+    fn try_on(&mut self, span: &Span, own: OwnCalls, now: Instant) -> Option<Change> {
+        let is_all = own.count as f64 + 1.0 >= span.calls;
         let climb = (share::MARGIN * span.calls).max(1.0);
-        match self.trials.accepted(own.answered(), is_all, climb, span.short, now) {
+        match self.trials.accepted(own.answered, is_all, climb, span.short, now) {
             Found::Nothing => None,
             Found::NotYet => Some(Change::Trial),
             Found::TooLate => Some(Change::Estimate),
@@ -265,32 +264,31 @@ impl Foreign {
     }
 
     /// Whether it is the long window that is full.
-    fn is_believable(&self, span: &Span, answer: Named, own: &impl Own, now: Instant) -> bool {
+    fn is_believable(&self, span: &Span, answer: Named, own: OwnCalls, now: Instant) -> bool {
         /// Named waits are whole seconds, and may be a second too long; answers take their time.
         const ROUNDING: Duration = Duration::from_secs(3);
-        let count = own.count();
         match answer.window {
             Which::Other => return false,
             Which::Long if answer.wait.is_some_and(|wait| wait > span.short) => return true,
             Which::Long | Which::Unnamed => {}
         }
-        let back = own.next_return();
+        let back = own.next_return;
         let makes_room_in_time = |wait: Duration| back.is_some_and(|back| now + wait <= back + ROUNDING);
         if answer.window == Which::Unnamed && answer.wait.is_some_and(|wait| !makes_room_in_time(wait)) {
             // The call of ours that leaves earlier would make room earlier.
             return false;
         }
         let coincides = |wait: Duration| back.is_some_and(|back| back <= now + wait + ROUNDING);
-        let foreseen = self.calls(span) > 0.0 && self.room(span, count, now) <= share::FORESEEN * span.calls;
+        let foreseen = self.calls(span) > 0.0 && self.room(span, own.count, now) <= share::FORESEEN * span.calls;
         let is_long = |wait: &Duration| *wait > span.short;
         foreseen || answer.wait.filter(is_long).is_some_and(coincides) || self.is_known(span, own, now)
     }
 
     /// Whether calls were refused before at about so many of our own, and never accepted at more
     /// since.
-    fn is_known(&self, span: &Span, own: &impl Own, now: Instant) -> bool {
-        let answered = own.answered();
-        let asked = if own.count() as f64 >= share::NEARLY_FULL * span.calls {
+    fn is_known(&self, span: &Span, own: OwnCalls, now: Instant) -> bool {
+        let answered = own.answered;
+        let asked = if own.count as f64 >= share::NEARLY_FULL * span.calls {
             1
         } else {
             2
@@ -325,10 +323,9 @@ impl Foreign {
     }
 
     /// A call was accepted while nobody waits for a probe, or as the probe.
-    pub(super) fn accepted(&mut self, span: &Span, own: &impl Own, now: Instant) -> Change {
-        let count = own.count();
+    pub(super) fn accepted(&mut self, span: &Span, own: OwnCalls, now: Instant) -> Change {
         let margin = share::MARGIN * span.calls;
-        let answered = own.answered() as f64;
+        let answered = own.answered as f64;
         self.claims.retain(|&(_, n)| answered < n as f64 + margin);
         while self.holes.front().is_some_and(|&(_, to)| to <= now) {
             self.holes.pop_front();
@@ -338,7 +335,7 @@ impl Foreign {
             if let Some(change) = self.try_on(span, own, now) {
                 return change;
             }
-            self.go_on(span, count, seen, now);
+            self.go_on(span, own.count, seen, now);
             let changed = (self.calls(span) - self.planned).abs() >= (span.calls / 500.0).max(0.05);
             return if changed { Change::Estimate } else { Change::None };
         };

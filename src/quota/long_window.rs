@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::config::Limit;
+use super::ledger::Ledger;
 
 /// The long window as the estimate needs to know it.
 #[derive(Clone, Copy, Debug)]
@@ -35,12 +36,24 @@ impl Span {
     }
 }
 
-/// Our own calls in the long window.
-pub(super) trait Own {
+/// Our own calls in the long window, one of which has just been answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OwnCalls {
     /// How many there are, without the one that was just answered.
-    fn count(&self) -> usize;
+    pub(super) count: usize,
     /// How many were answered, with the one that was just answered.
-    fn answered(&self) -> usize;
+    pub(super) answered: usize,
     /// When the first of them leaves.
-    fn next_return(&self) -> Option<Instant>;
+    pub(super) next_return: Option<Instant>,
+}
+
+impl OwnCalls {
+    pub(super) fn of(ledger: &Ledger, longest: &Limit, now: Instant) -> Self {
+        let (used, next_return) = ledger.usage(longest, now);
+        Self {
+            count: used.saturating_sub(1),
+            answered: used - ledger.in_flight(),
+            next_return,
+        }
+    }
 }

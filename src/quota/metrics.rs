@@ -7,62 +7,35 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 
-use super::permit::Snapshot;
+use super::snapshot::Snapshot;
+use crate::telemetry::metrics;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct WindowLabel {
     window: Arc<str>,
 }
 
-/// The quota's metrics.
-#[derive(Clone, Debug, Default)]
-pub struct Metrics {
-    limit: Family<WindowLabel, Gauge>,
-    remaining: Family<WindowLabel, Gauge>,
-    paused: Gauge<f64, AtomicU64>,
-    pace_tokens: Gauge<f64, AtomicU64>,
-    foreign: Family<WindowLabel, Gauge>,
-    throttled: Counter,
+metrics! {
+    /// The quota's metrics.
+    #[derive(Clone, Debug)]
+    pub struct Metrics {
+        /// Calls that the upstream allows in a window
+        limit: Family<WindowLabel, Gauge> = "quota_limit",
+        /// Calls that may still go in a window now
+        remaining: Family<WindowLabel, Gauge> = "quota_remaining",
+        /// How long all calls still wait because the upstream answered 429
+        paused: Gauge<f64, AtomicU64> = "quota_paused_seconds",
+        /// Calls that may leave now as far as the bucket goes that spreads the longest window
+        pace_tokens: Gauge<f64, AtomicU64> = "quota_pace_tokens",
+        /// Calls by others on the same app registration in a window, as estimated from answers of 429
+        foreign: Family<WindowLabel, Gauge> = "quota_foreign_calls",
+        /// Answers of 429 from the upstream
+        throttled: Counter = "quota_throttled",
+    }
 }
 
 impl Metrics {
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        registry.register(
-            "quota_limit",
-            "Calls that the upstream allows in a window",
-            metrics.limit.clone(),
-        );
-        registry.register(
-            "quota_remaining",
-            "Calls that may still go in a window now",
-            metrics.remaining.clone(),
-        );
-        registry.register(
-            "quota_paused_seconds",
-            "How long all calls still wait because the upstream answered 429",
-            metrics.paused.clone(),
-        );
-        registry.register(
-            "quota_pace_tokens",
-            "Calls that may leave now as far as the bucket goes that spreads the longest window",
-            metrics.pace_tokens.clone(),
-        );
-        registry.register(
-            "quota_foreign_calls",
-            "Calls by others on the same app registration in a window, as estimated from answers of 429",
-            metrics.foreign.clone(),
-        );
-        registry.register(
-            "quota_throttled",
-            "Answers of 429 from the upstream",
-            metrics.throttled.clone(),
-        );
-        metrics
-    }
-
     /// Shows the quota as it is at this moment; called when somebody scrapes.
     pub(super) fn show(&self, snapshot: &Snapshot) {
         if let Some(longest) = snapshot.windows.last() {

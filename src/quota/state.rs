@@ -25,7 +25,6 @@ pub struct QuotaState {
     pub(super) slow_start: Option<SlowStart>,
     /// From when on the bucket does not hold calls back; `None`: never.
     pub(super) unpaced_from: Option<Instant>,
-    returns: Vec<Instant>,
     calls: u64,
 }
 
@@ -69,29 +68,21 @@ impl QuotaState {
             }
         };
         Self {
+            unpaced_from: unpaced_from(config, now),
+            ..Self::of(ledger, Pacer::new(config.burst, level, now))
+        }
+    }
+
+    /// A state that knows of no 429.
+    pub(super) fn of(ledger: Ledger, pace: Pacer) -> Self {
+        Self {
             ledger,
-            pace: Pacer::new(config.burst, level, now),
+            pace,
             throttle: ThrottleState::Open,
             latency: Latency::START,
             foreign: Foreign::default(),
             slow_start: None,
-            unpaced_from: unpaced_from(config, now),
-            returns: Vec::new(),
-            calls: 0,
-        }
-    }
-
-    /// A state kept elsewhere, as it is now; for looking at it and ahead.
-    pub(super) fn picture(ledger: Ledger, pace: Pacer, paused_until: Option<Instant>, latency: Latency) -> Self {
-        Self {
-            ledger,
-            pace,
-            throttle: paused_until.map_or(ThrottleState::Open, |until| ThrottleState::Paused { until }),
-            latency,
-            foreign: Foreign::default(),
-            slow_start: None,
             unpaced_from: None,
-            returns: Vec::new(),
             calls: 0,
         }
     }
@@ -305,28 +296,19 @@ impl QuotaState {
             return;
         };
         let landing = self.latency.landing(&longest);
-        self.returns.clear();
-        self.returns.extend(
-            self.ledger
-                .past()
-                .map(|at| at + longest.hold())
-                .filter(|back| *back > now),
-        );
-        self.returns.extend(
-            self.ledger
-                .pending_calls()
-                .map(|issued| (issued + landing).max(now) + longest.hold()),
-        );
-        let free = longest.calls().saturating_sub(self.returns.len()) as f64;
+        let past = self.ledger.past().filter(|at| *at + longest.hold() > now);
+        let landed = self.ledger.pending_calls().map(|issued| (issued + landing).max(now));
+        let returns: Vec<Instant> = past.chain(landed).map(|at| at + longest.hold()).collect();
+        let free = longest.calls().saturating_sub(returns.len()) as f64;
         let span = Span::of(self.ledger.limits());
         let others = span.filter(|span| self.foreign.respected(span) > 0.0);
         if let Some(span) = &others {
             self.foreign.planned(span);
         }
-        let room = others.map_or(free, |span| self.foreign.room(&span, self.returns.len(), now));
+        let room = others.map_or(free, |span| self.foreign.room(&span, returns.len(), now));
         let supply = WindowBudget {
             free: room.clamp(0.0, free),
-            returns: &self.returns,
+            returns: &returns,
             window: longest.hold(),
             others: others.map(|span| Others {
                 calls: self.foreign.calls(&span),

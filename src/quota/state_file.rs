@@ -42,7 +42,8 @@ pub struct StateFile {
     next: u64,
     /// When each charge counts as made, on the [`Clock`].
     pub(super) live: BTreeMap<u64, i64>,
-    bucket: Option<Bucket>,
+    /// The bucket as it was last written down, and when.
+    bucket: Option<(i64, BucketState)>,
     window: Duration,
     attempt: Duration,
 }
@@ -131,53 +132,31 @@ impl Clock {
     }
 }
 
-/// The bucket at a moment, all in whole numbers: microseconds, millionths of a call, billionths of
-/// a call per second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Bucket {
-    at: i64,
-    level: u64,
-    rate: u64,
-    lasts: u64,
+/// The line that says what the bucket held at that Unix time, all in whole numbers: microseconds,
+/// millionths of a call, billionths of a call per second.
+fn write_bucket(unix: i64, bucket: BucketState) -> String {
+    // Neither can be negative, and a float that is too large becomes the largest number.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "as the comment says"
+    )]
+    let whole = |number: f64| number.round() as u64;
+    let (level, rate) = (whole(bucket.level * 1e6), whole(bucket.rate * 1e9));
+    format!("b {unix} {level} {rate} {}\n", bucket.lasts.as_micros())
 }
 
-impl Bucket {
-    fn new(at: i64, filling: BucketState) -> Self {
-        // Neither can be negative, and a float that is too large becomes the largest number.
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "as the comment says"
-        )]
-        let whole = |number: f64| number.round() as u64;
-        Self {
-            at,
-            level: whole(filling.level * 1e6),
-            rate: whole(filling.rate * 1e9),
-            lasts: u64::try_from(filling.lasts.as_micros()).unwrap_or(u64::MAX),
-        }
-    }
-
-    fn read(words: &str) -> Option<Self> {
-        let mut words = words.split(' ');
-        let at = words.next()?.parse().ok()?;
-        let mut next = || words.next()?.parse().ok();
-        let (level, rate, lasts) = (next()?, next()?, next()?);
-        words.next().is_none().then_some(Self { at, level, rate, lasts })
-    }
-
-    fn write(self, clock: &Clock) -> String {
-        let at = clock.to_unix(self.at);
-        format!("b {at} {} {} {}\n", self.level, self.rate, self.lasts)
-    }
-
-    fn filling(self) -> BucketState {
-        BucketState {
-            level: self.level as f64 / 1e6,
-            rate: self.rate as f64 / 1e9,
-            lasts: Duration::from_micros(self.lasts),
-        }
-    }
+/// What that line says; `None` when it is not one.
+fn read_bucket(words: &str) -> Option<(i64, BucketState)> {
+    let mut words = words.split(' ');
+    let unix = words.next()?.parse().ok()?;
+    let mut next = || words.next()?.parse::<u64>().ok();
+    let bucket = BucketState {
+        level: next()? as f64 / 1e6,
+        rate: next()? as f64 / 1e9,
+        lasts: Duration::from_micros(next()?),
+    };
+    words.next().is_none().then_some((unix, bucket))
 }
 
 /// A process that dies takes its connections with it; what it had written may still arrive for this
@@ -237,7 +216,7 @@ impl StateFile {
         let ago = |at: i64| SignedDuration::from_micros(now.saturating_sub(at));
         let restored = RestoredState {
             charges: state_file.live.values().map(|at| ago(*at)).collect(),
-            bucket: state_file.bucket.map(|bucket| (ago(bucket.at), bucket.filling())),
+            bucket: state_file.bucket.map(|(at, bucket)| (ago(at), bucket)),
         };
         Ok((state_file, restored))
     }
@@ -255,15 +234,15 @@ impl StateFile {
     ///
     /// # Errors
     /// When the file cannot be written. The call may still go: the loss is a less complete memory.
-    pub fn issued(&mut self, reading: &Reading, filling: BucketState) -> io::Result<u64> {
+    pub fn issued(&mut self, reading: &Reading, bucket: BucketState) -> io::Result<u64> {
         let id = self.next;
         self.next += 1;
         let at = self.clock.now(reading);
         self.live.insert(id, at.saturating_add(micros(self.attempt)));
-        self.bucket = Some(Bucket::new(at, filling));
+        self.bucket = Some((at, bucket));
         self.append(reading, |clock| {
-            let bucket = Bucket::new(at, filling).write(clock);
-            format!("i {id} {}\n{bucket}", clock.to_unix(at))
+            let unix = clock.to_unix(at);
+            format!("i {id} {unix}\n{}", write_bucket(unix, bucket))
         })?;
         Ok(id)
     }
@@ -319,7 +298,10 @@ impl StateFile {
         for (id, at) in &self.live {
             writeln!(text, "s {id} {}", self.clock.to_unix(*at)).map_err(io::Error::other)?;
         }
-        text.extend(self.bucket.map(|bucket| bucket.write(&self.clock)));
+        text.extend(
+            self.bucket
+                .map(|(at, bucket)| write_bucket(self.clock.to_unix(at), bucket)),
+        );
         let new = self.path.with_extension("new");
         fs::write(&new, text)?;
         fs::rename(&new, &self.path)?;
@@ -373,7 +355,7 @@ fn read(path: &Path) -> io::Result<String> {
 }
 
 /// When each charge of `text` counts as made, on this clock, and the last bucket.
-fn replay(text: &str, attempt: Duration, clock: &Clock) -> (BTreeMap<u64, i64>, Option<Bucket>) {
+fn replay(text: &str, attempt: Duration, clock: &Clock) -> (BTreeMap<u64, i64>, Option<(i64, BucketState)>) {
     let mut live = BTreeMap::new();
     let mut bucket = None;
     let mut writer = None;
@@ -384,11 +366,10 @@ fn replay(text: &str, attempt: Duration, clock: &Clock) -> (BTreeMap<u64, i64>, 
             continue;
         }
         if let Some(words) = line.strip_prefix("b ") {
-            let read = Bucket::read(words).map(|bucket| Bucket {
-                at: clock.translate(writer.as_ref(), bucket.at),
-                ..bucket
-            });
-            bucket = read.or(bucket);
+            let read = read_bucket(words);
+            bucket = read
+                .map(|(unix, read)| (clock.translate(writer.as_ref(), unix), read))
+                .or(bucket);
             continue;
         }
         let mut words = line.split(' ');

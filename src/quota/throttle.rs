@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::config::Limit;
 use super::foreign::Change;
-use super::ledger::{Charge, Ledger};
-use super::long_window::{Own, Span};
+use super::ledger::Charge;
+use super::long_window::{OwnCalls, Span};
 use super::slow_start::SlowStart;
 use super::state::{QuotaState, ThrottleState};
 use super::throttle_hint::{Named, ThrottleHint, Which};
@@ -62,12 +62,8 @@ impl QuotaState {
         let named = self.read(answer, now);
         let until = match self.span() {
             Some((longest, span)) if is_news => {
-                let own = OwnCalls {
-                    ledger: &self.ledger,
-                    longest: &longest,
-                    now,
-                };
-                now + self.foreign.refused(&span, named, &own, now)
+                let own = OwnCalls::of(&self.ledger, &longest, now);
+                now + self.foreign.refused(&span, named, own, now)
             }
             _ => {
                 self.foreign.refused_late();
@@ -98,12 +94,8 @@ impl QuotaState {
         let Some((longest, span)) = self.span() else {
             return false;
         };
-        let own = OwnCalls {
-            ledger: &self.ledger,
-            longest: &longest,
-            now,
-        };
-        match self.foreign.accepted(&span, &own, now) {
+        let own = OwnCalls::of(&self.ledger, &longest, now);
+        match self.foreign.accepted(&span, own, now) {
             Change::None => return false,
             Change::Estimate => {}
             Change::Trial => {
@@ -157,26 +149,5 @@ impl QuotaState {
     pub(super) fn span(&self) -> Option<(Limit, Span)> {
         let limits = self.ledger.limits();
         Some((limits.last()?.clone(), Span::of(limits)?))
-    }
-}
-
-/// Our own calls in the longest window, for the estimate of the others'.
-struct OwnCalls<'a> {
-    ledger: &'a Ledger,
-    longest: &'a Limit,
-    now: Instant,
-}
-
-impl Own for OwnCalls<'_> {
-    fn count(&self) -> usize {
-        self.ledger.used(self.longest, self.now).saturating_sub(1)
-    }
-
-    fn answered(&self) -> usize {
-        self.ledger.used(self.longest, self.now) - self.ledger.in_flight()
-    }
-
-    fn next_return(&self) -> Option<Instant> {
-        self.ledger.next_return(self.longest, self.now)
     }
 }

@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout};
 use super::clock::{Clock, StoreTime};
 use super::codec::StoredResponse;
 use super::config::{Config, Name};
+use super::lease::LeaseEvent;
 use super::metrics::Metrics;
 use crate::BoxError;
 use crate::scan::{Endpoint, ResponseFault, ResponseKind, UpstreamResponse};
@@ -24,12 +25,7 @@ pub(super) struct Backend {
     config: Config,
     tasks: Tasks,
     clock: Clock,
-    scripts: Scripts,
     metrics: Metrics,
-}
-
-#[derive(Debug)]
-struct Scripts {
     get_or_lease: Arc<Script>,
     complete: Arc<Script>,
     renew: Arc<Script>,
@@ -77,15 +73,6 @@ pub(super) enum LookupMode {
     LeasesOnly,
 }
 
-/// What is written when a call ends.
-#[derive(Debug)]
-pub(super) struct Completion<'a> {
-    pub(super) token: &'a str,
-    pub(super) message: String,
-    /// The encoded answer, and when its freshness ends.
-    pub(super) value: Option<(Vec<u8>, StoreTime)>,
-}
-
 impl Backend {
     pub(super) fn new(config: Config, tasks: &Tasks, metrics: Metrics) -> Self {
         let script = |source| Arc::new(Script::new(source));
@@ -93,12 +80,10 @@ impl Backend {
             tasks: tasks.clone(),
             config,
             clock: Clock::default(),
-            scripts: Scripts {
-                get_or_lease: script(include_str!("get_or_lease.lua")),
-                complete: script(include_str!("complete.lua")),
-                renew: script(include_str!("renew.lua")),
-            },
             metrics,
+            get_or_lease: script(include_str!("get_or_lease.lua")),
+            complete: script(include_str!("complete.lua")),
+            renew: script(include_str!("renew.lua")),
         }
     }
 
@@ -153,7 +138,7 @@ impl Backend {
         let ignore_answer = if mode == LookupMode::LeasesOnly { "1" } else { "" };
         let arguments = [token, &lease, &most, ignore_answer];
         let Some(reply) = self
-            .run(&self.scripts.get_or_lease, name, &arguments.map(str::as_bytes), limit)
+            .run(&self.get_or_lease, name, &arguments.map(str::as_bytes), limit)
             .await
         else {
             return LookupReply::NoReply;
@@ -218,29 +203,33 @@ impl Backend {
 
     fn unreadable(&self, name: &Name, reason: &dyn std::fmt::Display) -> LookupReply {
         tracing::debug!(name = name.as_str(), %reason, "what is stored under a request cannot be used");
-        self.metrics.record_unreadable();
+        self.metrics.unreadable.inc();
         LookupReply::Undecodable
     }
 
-    /// Stores an answer, ends a lease and publishes that. `false` when the store is not known to
-    /// have done it.
-    pub(super) async fn complete(&self, name: &Name, completion: &Completion<'_>) -> bool {
+    /// Ends the lease that was taken under `token` and publishes that; with `answer`, stores it
+    /// until its freshness ends. `false` when the store is not known to have done it.
+    pub(super) async fn complete(
+        &self,
+        name: &Name,
+        token: &str,
+        event: LeaseEvent,
+        answer: Option<(&[u8], StoreTime)>,
+    ) -> bool {
         if !self.config.store.admits() {
             return false;
         }
         let channel = self.config.channel();
-        let (value, end) = match &completion.value {
-            Some((value, end)) => (value.as_slice(), end.0.to_string()),
-            None => (&[][..], String::new()),
-        };
+        let (value, end) = answer.map_or_else(Default::default, |(value, end)| (value, end.0.to_string()));
+        let message = event.message(name);
         let arguments = [
-            completion.token.as_bytes(),
+            token.as_bytes(),
             channel.as_bytes(),
-            completion.message.as_bytes(),
+            message.as_bytes(),
             value,
             end.as_bytes(),
         ];
-        self.run(&self.scripts.complete, name, &arguments, COMMAND_TIMEOUT)
+        self.run(&self.complete, name, &arguments, COMMAND_TIMEOUT)
             .await
             .is_some()
     }
@@ -252,7 +241,7 @@ impl Backend {
         }
         let lease = self.config.lease.as_millis().to_string();
         let arguments = [token.as_bytes(), lease.as_bytes()];
-        let reply = self.run(&self.scripts.renew, name, &arguments, COMMAND_TIMEOUT).await;
+        let reply = self.run(&self.renew, name, &arguments, COMMAND_TIMEOUT).await;
         reply.is_none_or(|word| word != b"lost")
     }
 

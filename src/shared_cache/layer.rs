@@ -7,15 +7,16 @@ use http::StatusCode;
 use tokio::time::{Instant, sleep_until};
 
 use super::backend::{Backend, Found, LookupMode, LookupReply};
+use super::lease::LeaseEvent;
 use super::lookup::{LookupOutcome, Via, lookup};
 use super::metrics::LookupResult;
 use super::registry::{LookupRole, Registry};
-use super::waiters::{LeaseEvent, Waiters, listen};
 use super::write_queue::{WriteQueue, run_writer};
 use super::{Config, Metrics};
 use crate::BoxError;
 use crate::middleware::{Middleware, Next};
 use crate::scan::{self, Call, Request, ResponseKind, ServedResponse, Status};
+use crate::store::Event;
 use crate::task::Tasks;
 
 /// Inserts another replica's answer into this replica's memory.
@@ -29,7 +30,6 @@ pub(super) struct Inner {
     pub(super) config: Config,
     pub(super) backend: Backend,
     pub(super) registry: Arc<Registry>,
-    pub(super) waiters: Arc<Waiters>,
     pub(super) write_queue: WriteQueue,
     pub(super) insert_local: InsertLocal,
     pub(super) metrics: Metrics,
@@ -44,7 +44,6 @@ impl SharedCache {
             backend: Backend::new(config.clone(), tasks, metrics.clone()),
             config,
             registry: Arc::default(),
-            waiters: Arc::default(),
             write_queue,
             insert_local,
             metrics,
@@ -65,7 +64,7 @@ impl SharedCache {
             led: metrics.looked_up(LookupResult::Led),
             alone: metrics.looked_up(LookupResult::Alone),
             written: metrics.written(),
-            unreadable: metrics.unreadable(),
+            unreadable: metrics.unreadable.get(),
         }
     }
 
@@ -85,8 +84,13 @@ impl SharedCache {
                 _ => LookupOutcome::Alone,
             };
         }
-        let role = inner.registry.join_lookup(call.request.key(), |entry| {
-            Box::pin(lookup(Arc::clone(inner), Arc::clone(&call.request), name, entry))
+        let role = inner.registry.join_lookup(&name, |entry| {
+            Box::pin(lookup(
+                Arc::clone(inner),
+                Arc::clone(&call.request),
+                name.clone(),
+                entry,
+            ))
         });
         let lookup = match role {
             LookupRole::Led(lease) => return LookupOutcome::Led(lease),
@@ -100,6 +104,27 @@ impl SharedCache {
             () = sleep_until(until) => LookupOutcome::Alone,
         }
     }
+}
+
+/// Listens until the shared cache is dropped.
+async fn listen(inner: Arc<Inner>) {
+    let (store, channel) = (inner.config.store.clone(), inner.config.channel());
+    let listener = Arc::downgrade(&inner);
+    let heard = move |event: Event<'_>| {
+        let Some(inner) = listener.upgrade() else { return };
+        match event {
+            Event::Message(message) => inner.registry.notify(&String::from_utf8_lossy(message)),
+            Event::Missed => {
+                inner.registry.notify_all();
+                // Connects again if necessary, and learns the store's time.
+                let asks = Arc::clone(&inner);
+                inner
+                    .tasks
+                    .spawn_upkeep("shared answers: greeting", async move { asks.backend.warm_up().await });
+            }
+        }
+    };
+    store.subscribe(channel, heard).await;
 }
 
 /// The counts for `/status`.

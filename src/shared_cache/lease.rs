@@ -8,15 +8,51 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::Name;
 use super::layer::Inner;
-use super::waiters::LeaseEvent;
 use super::write_queue::WriteJob;
-use crate::scan::Key;
+
+/// How a lease ended, as published on the channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LeaseEvent {
+    /// The answer is in the store.
+    Completed,
+    /// There is no answer; another replica may try.
+    Failed,
+    /// There is an answer, but it cannot be shared.
+    Alone,
+    /// The event is unknown: look up again.
+    Look,
+}
+
+impl LeaseEvent {
+    /// The message about a request.
+    pub(super) fn message(self, name: &Name) -> String {
+        let sign = match self {
+            Self::Completed => '+',
+            Self::Failed => '-',
+            Self::Alone => '!',
+            Self::Look => '?',
+        };
+        format!("{sign}{}", name.as_str())
+    }
+
+    /// Parses a message. An unknown sign, of a later version, means that the answer has to be
+    /// looked up again.
+    pub(super) fn parse(message: &str) -> Option<(Self, Name)> {
+        let mut chars = message.chars();
+        let event = match chars.next()? {
+            '+' => Self::Completed,
+            '-' => Self::Failed,
+            '!' => Self::Alone,
+            _ => Self::Look,
+        };
+        Some((event, Name::new(chars.as_str())))
+    }
+}
 
 /// A lease. It is held by all requests of this replica that wait for its call, and ends when the
 /// last of them is gone.
 pub(super) struct Lease {
     inner: Arc<Inner>,
-    key: Key,
     name: Name,
     token: Arc<str>,
     ended: AtomicBool,
@@ -26,10 +62,9 @@ pub(super) struct Lease {
 impl Lease {
     /// A lease that is about to be requested. From here on it is given back when it is dropped,
     /// because the reply that grants it may be lost.
-    pub(super) fn new(inner: &Arc<Inner>, key: &Key, name: &Name) -> Self {
+    pub(super) fn new(inner: &Arc<Inner>, name: &Name) -> Self {
         Self {
             inner: Arc::clone(inner),
-            key: key.clone(),
             name: name.clone(),
             // A random token, so that no replica ends or renews another replica's lease.
             token: format!("{:032x}", rand::random::<u128>()).into(),
@@ -56,8 +91,8 @@ impl Lease {
         self.ended.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn key(&self) -> &Key {
-        &self.key
+    pub(super) fn name(&self) -> &Name {
+        &self.name
     }
 
     pub(super) fn token(&self) -> &str {
@@ -99,7 +134,9 @@ impl Drop for Lease {
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Lease")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 

@@ -8,9 +8,8 @@ use tokio::time::{Instant, sleep};
 use super::backend::{Found, LookupMode, LookupReply};
 use super::config::Name;
 use super::layer::Inner;
-use super::lease::Lease;
+use super::lease::{Lease, LeaseEvent};
 use super::registry::RegistryEntry;
-use super::waiters::LeaseEvent;
 use crate::caller::CacheDirectives;
 use crate::scan::Request;
 
@@ -47,22 +46,20 @@ pub(super) async fn lookup(
     inner: Arc<Inner>,
     request: Arc<Request>,
     name: Name,
-    entry: RegistryEntry,
+    mut entry: RegistryEntry,
 ) -> LookupOutcome {
-    let outcome = follow(&inner, &request, &name).await;
+    let outcome = follow(&inner, &request, &name, &mut entry).await;
     // Removed from the registry only now, when the lease is already in it.
     drop(entry);
     outcome
 }
 
-async fn follow(inner: &Arc<Inner>, request: &Request, name: &Name) -> LookupOutcome {
+async fn follow(inner: &Arc<Inner>, request: &Request, name: &Name, entry: &mut RegistryEntry) -> LookupOutcome {
     let mut via = Via::Look;
     let mut mode = LookupMode::Answers;
     let mut failures = 0;
-    // Registered before the first lookup, so that no event after it is missed.
-    let mut waiter = inner.waiters.register(name);
     loop {
-        let lease = Lease::new(inner, request.key(), name);
+        let lease = Lease::new(inner, name);
         match inner
             .backend
             .get_or_lease(request.endpoint(), name, Some(lease.token()), mode)
@@ -91,7 +88,7 @@ async fn follow(inner: &Arc<Inner>, request: &Request, name: &Name) -> LookupOut
                 via = Via::Wait;
                 mode = LookupMode::Answers;
                 let event = tokio::select! {
-                    event = waiter.event() => event,
+                    event = entry.event() => event,
                     // The leader is gone, or has renewed its lease, or its event was lost.
                     () = sleep(left + MARGIN) => LeaseEvent::Look,
                 };

@@ -1,77 +1,40 @@
 //! The metrics of the shared cache.
 
-use crate::telemetry::named_enum;
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
 
-/// The counters of the shared cache. Clones count together.
-#[derive(Clone, Debug, Default)]
-pub struct Metrics {
-    pub(super) up: Gauge,
-    lookups: Family<LookupLabels, Counter>,
-    unreadable: Counter,
-    writes: Family<WriteLabels, Counter>,
+use crate::telemetry::{Counters, metrics, named_enum};
+
+metrics! {
+    /// The counters of the shared cache. Clones count together.
+    #[derive(Clone, Debug)]
+    pub struct Metrics {
+        /// Whether answers are being shared: 0 while the store is left alone after a failure
+        pub(super) up: Gauge = "shared_answers_up",
+        /// Requests that memory could not answer, by what the shared store had for them
+        lookups: Counters<LookupResult> = "shared_answers_lookups" => by("result"),
+        /// Answers in the shared store that could not be used: another version, damaged, too large
+        pub(super) unreadable: Counter = "shared_answers_unreadable",
+        /// Answers for the shared store, by what became of them
+        writes: Counters<Write> = "shared_answers_writes" => by("result"),
+    }
 }
 
 impl Metrics {
-    /// Registers `shared_answers_up`, `shared_answers_lookups_total{result}`,
-    /// `shared_answers_unreadable_total` and `shared_answers_writes_total{result}` in `registry`.
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        registry.register(
-            "shared_answers_up",
-            "Whether answers are being shared: 0 while the store is left alone after a failure",
-            metrics.up.clone(),
-        );
-        registry.register(
-            "shared_answers_lookups",
-            "Requests that memory could not answer, by what the shared store had for them",
-            metrics.lookups.clone(),
-        );
-        registry.register(
-            "shared_answers_unreadable",
-            "Answers in the shared store that could not be used: another version, damaged, too large",
-            metrics.unreadable.clone(),
-        );
-        registry.register(
-            "shared_answers_writes",
-            "Answers for the shared store, by what became of them",
-            metrics.writes.clone(),
-        );
-        for result in LookupResult::ALL {
-            drop(metrics.lookups.get_or_create(&LookupLabels { result }));
-        }
-        for result in Write::ALL {
-            drop(metrics.writes.get_or_create(&WriteLabels { result }));
-        }
-        metrics
-    }
-
     pub(super) fn record_lookup(&self, result: LookupResult) {
-        self.lookups.get_or_create(&LookupLabels { result }).inc();
+        self.lookups.of(result).inc();
     }
 
     pub(super) fn looked_up(&self, result: LookupResult) -> u64 {
-        self.lookups.get_or_create(&LookupLabels { result }).get()
-    }
-
-    pub(super) fn record_unreadable(&self) {
-        self.unreadable.inc();
-    }
-
-    pub(super) fn unreadable(&self) -> u64 {
-        self.unreadable.get()
+        self.lookups.of(result).get()
     }
 
     pub(super) fn record_write(&self, result: Write) {
-        self.writes.get_or_create(&WriteLabels { result }).inc();
+        self.writes.of(result).inc();
     }
 
     pub(super) fn written(&self) -> u64 {
-        self.writes.get_or_create(&WriteLabels { result: Write::Written }).get()
+        self.writes.of(Write::Written).get()
     }
 }
 
@@ -103,14 +66,4 @@ named_enum! {
         /// The store failed.
         Failed = "failed",
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LookupLabels {
-    result: LookupResult,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WriteLabels {
-    result: Write,
 }

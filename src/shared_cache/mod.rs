@@ -47,7 +47,6 @@ mod lookup;
 mod metrics;
 mod publisher;
 mod registry;
-mod waiters;
 mod write_queue;
 
 pub use clock::StoreTime;

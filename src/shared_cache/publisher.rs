@@ -62,9 +62,10 @@ impl SharedCache {
             // The store has never replied. If there is a lease, it ends when it is dropped.
             return;
         };
-        let token = inner.registry.lease(request.key()).and_then(|lease| lease.complete());
+        let name = inner.config.name(request.key());
+        let token = inner.registry.lease(&name).and_then(|lease| lease.complete());
         inner.write_queue.send(WriteJob::Answer {
-            name: inner.config.name(request.key()),
+            name,
             token,
             value: StoredResponse {
                 answer: answer.without_passing_fields(),

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::backend::Completion;
 use super::clock::StoreTime;
 use super::codec::StoredResponse;
 use super::config::Name;
 use super::layer::Inner;
+use super::lease::LeaseEvent;
 use super::metrics::{Metrics, Write};
-use super::waiters::LeaseEvent;
 
 /// The most jobs in the queue. With the documented quota there are two a second at most.
 const MOST: usize = 256;
@@ -73,35 +72,27 @@ pub(super) async fn run_writer(inner: Arc<Inner>, mut jobs: mpsc::Receiver<Write
 impl Inner {
     async fn write_job(&self, job: WriteJob) {
         match job {
-            WriteJob::EndLease { name, token, event } => self.end_lease(&name, &token, event).await,
+            WriteJob::EndLease { name, token, event } => {
+                self.backend.complete(&name, &token, event, None).await;
+            }
             WriteJob::Answer { name, token, value } => self.write(&name, token.as_deref(), &value).await,
         }
-    }
-
-    async fn end_lease(&self, name: &Name, token: &str, event: LeaseEvent) {
-        let completion = Completion {
-            token,
-            message: event.message(name),
-            value: None,
-        };
-        self.backend.complete(name, &completion).await;
     }
 
     async fn write(&self, name: &Name, token: Option<&str>, value: &StoredResponse) {
         let Some(bytes) = value.write(name) else {
             self.metrics.record_write(Write::TooLarge);
             if let Some(token) = token {
-                self.end_lease(name, token, LeaseEvent::Alone).await;
+                self.backend.complete(name, token, LeaseEvent::Alone, None).await;
             }
             return;
         };
-        let completion = Completion {
-            token: token.unwrap_or_default(),
-            message: LeaseEvent::Completed.message(name),
-            value: Some((bytes, value.end())),
-        };
         let was_up = self.backend.is_up();
-        let written = self.backend.complete(name, &completion).await;
+        let answer = Some((&*bytes, value.end()));
+        let written = self
+            .backend
+            .complete(name, token.unwrap_or_default(), LeaseEvent::Completed, answer)
+            .await;
         self.metrics.record_write(match (written, was_up) {
             (true, _) => Write::Written,
             (false, true) => Write::Failed,

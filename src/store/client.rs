@@ -173,7 +173,7 @@ impl Client {
         let asked = Instant::now();
         let sign_of_life = async {
             if was_late {
-                let _exists: u8 = cmd("EXISTS").arg(keys.first()).query_async(&mut connection).await?;
+                let _exists: u8 = connection.query(cmd("EXISTS").arg(keys.first())).await?;
             }
             Ok(())
         };
@@ -231,7 +231,7 @@ impl Client {
         let limit = self.0.config.timeout;
         let (mut connection, opened) = self.connection().await?;
         let begun = Instant::now();
-        let asked = async { Ok(command.query_async(&mut connection).await?) };
+        let asked = async { Ok(connection.query(command).await?) };
         let answer = within(limit, asked).await;
         self.judge(answer, opened, (begun, limit)).await
     }

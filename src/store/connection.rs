@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
+use redis::aio::{MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::{
-    AsyncConnectionConfig, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, Pipeline, ProtocolVersion,
-    RedisConnectionInfo, RedisFuture, TlsCertificates, Value,
+    AsyncConnectionConfig, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, FromRedisValue, ProtocolVersion,
+    RedisConnectionInfo, RedisResult, TlsCertificates,
 };
 use rustls::ClientConfig;
 use tokio_util::sync::DropGuard;
@@ -82,6 +82,14 @@ impl Connection {
             Ok(Self::Cluster(cluster.build()?.get_async_connection().await?))
         })
         .await
+    }
+
+    /// Sends a command, and waits for its answer.
+    pub(super) async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
+        match self {
+            Self::One { connection, .. } => command.query_async(connection).await,
+            Self::Cluster(connection) => command.query_async(connection).await,
+        }
     }
 
     /// Whether messages come over it.
@@ -255,32 +263,4 @@ async fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
     tokio::fs::read(path)
         .await
         .map_err(|source| Error::File { key, source })
-}
-
-impl ConnectionLike for Connection {
-    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        match self {
-            Self::One { connection, .. } => connection.req_packed_command(command),
-            Self::Cluster(connection) => connection.req_packed_command(command),
-        }
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        match self {
-            Self::One { connection, .. } => connection.req_packed_commands(pipeline, offset, count),
-            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
-        }
-    }
-
-    fn get_db(&self) -> i64 {
-        match self {
-            Self::One { connection, .. } => connection.get_db(),
-            Self::Cluster(connection) => connection.get_db(),
-        }
-    }
 }

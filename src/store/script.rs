@@ -44,11 +44,11 @@ impl Script {
             command.arg(script).arg(keys.len()).arg(keys).arg(arguments);
             command
         };
-        match command("EVALSHA", &self.digest).query_async(connection).await {
+        match connection.query(&command("EVALSHA", &self.digest)).await {
             // It was not run. `EVAL` goes to the one server that needs it, and an ACL need not
             // allow `SCRIPT`.
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                Ok(command("EVAL", &self.source).query_async(connection).await?)
+                Ok(connection.query(&command("EVAL", &self.source)).await?)
             }
             answer => Ok(answer?),
         }

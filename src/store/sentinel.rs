@@ -51,5 +51,5 @@ async fn ask(sentinel: Server, group: &str) -> Result<Option<Master>, Error> {
     let mut connection = sentinel.connect(None).await?;
     let mut command = redis::cmd("SENTINEL");
     command.arg("GET-MASTER-ADDR-BY-NAME").arg(group);
-    Ok(command.query_async(&mut connection).await?)
+    Ok(connection.query(&command).await?)
 }

@@ -33,7 +33,8 @@ use prometheus_client::registry::Registry;
 use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
-use defender_gateway::testing::attempt::Demand;
+use defender_gateway::testing::attempt::FlowDemand;
+use defender_gateway::testing::caller::{Name, Urgency};
 use defender_gateway::testing::clock::Wall;
 use defender_gateway::testing::quota::{self, Config, Limit, Quota, shared};
 use defender_gateway::testing::store;
@@ -105,24 +106,31 @@ async fn incr(connection: &MultiplexedConnection) {
         .unwrap();
 }
 
-fn wanted(waiting: usize) -> Demand<'static> {
-    Demand {
+/// What one caller of a replica's own wants.
+fn wanted(replica: usize, waiting: usize) -> Vec<FlowDemand> {
+    let flow = FlowDemand {
+        urgency: Urgency::default(),
+        caller: Name::new(&format!("caller of {replica}")),
+        weight: 8,
         waiting,
-        callers: 8,
-        ..Demand::default()
-    }
+        deadlines: Vec::new(),
+        returning: 0,
+        asks_again: false,
+        position: None,
+    };
+    if waiting == 0 { Vec::new() } else { vec![flow] }
 }
 
 /// `batch` slots from whoever gives them, used and answered at once.
 async fn decide(quota: &Quota, batch: usize) {
-    quota.demand(wanted(batch));
+    quota.demand(&wanted(0, batch));
     let mut permits = Vec::with_capacity(batch);
     while permits.len() < batch {
         match quota.take(Instant::now()) {
             Ok(mut permit) => {
                 permit.leave();
                 permits.push(permit);
-                quota.demand(wanted(batch - permits.len()));
+                quota.demand(&wanted(0, batch - permits.len()));
             }
             Err(_) => quota.changed().await,
         }
@@ -279,7 +287,7 @@ impl Replicas {
             let (served, calls, tasks) = (Arc::clone(&self.served), Arc::clone(&self.calls), self.tasks.clone());
             self.tasks.spawn_upkeep("callers", async move {
                 loop {
-                    quota.demand(wanted(WAITING));
+                    quota.demand(&wanted(n, WAITING));
                     let Ok(mut permit) = quota.take(Instant::now()) else {
                         quota.changed().await;
                         continue;

@@ -180,11 +180,6 @@ impl FairScheduler {
         }
     }
 
-    /// How many callers wait; one that waits in two classes counts twice.
-    pub fn callers(&self) -> usize {
-        self.classes.iter().map(|class| class.flows.len()).sum()
-    }
-
     /// The ticket whose turn it is.
     pub fn next(&self) -> Option<&Ticket> {
         let (_, class) = self
@@ -316,6 +311,10 @@ impl FairScheduler {
 }
 
 impl FlowOrder for FairScheduler {
+    fn waiting(&self) -> usize {
+        self.len()
+    }
+
     fn flows(&self, most: usize) -> Vec<FlowDemand> {
         let mut turns: Vec<_> = (0_u8..)
             .zip(&self.classes)

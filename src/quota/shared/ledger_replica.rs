@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::messages::{self, LedgerSnapshot, SyncReply};
 use crate::quota::foreign::Foreign;
 use crate::quota::latency_estimator::Latency;
-use crate::quota::state::QuotaState;
+use crate::quota::state::{QuotaState, ThrottleState};
 use crate::quota::{self, Ledger, Pacer};
 
 /// The copy, in this process's own time. What it does not know exactly it takes to be later, which
@@ -111,24 +111,19 @@ impl LedgerReplica {
     }
 
     fn hear_of(&mut self, id: &str, kind: u8, time: f64, now: Instant) {
-        match kind {
-            messages::GONE => drop(self.charges.remove(id)),
-            messages::FLYING => drop(
-                self.charges
-                    .insert(id.to_owned(), ChargeState::Flying(now + messages::span(time))),
-            ),
-            // Charges that are assumed may count from a moment still to come.
-            _ if time < 0.0 => drop(
-                self.charges
-                    .insert(id.to_owned(), ChargeState::Past(now + messages::span(-time))),
-            ),
-            _ => {
-                // A machine that has just booted has no moment that long ago; now is the careful
-                // choice.
-                let at = now.checked_sub(messages::span(time)).unwrap_or(now);
-                self.charges.insert(id.to_owned(), ChargeState::Past(at));
+        let known = match kind {
+            messages::GONE => {
+                self.charges.remove(id);
+                return;
             }
-        }
+            messages::FLYING => ChargeState::Flying(now + messages::span(time)),
+            // Charges that are assumed may count from a moment still to come.
+            _ if time < 0.0 => ChargeState::Past(now + messages::span(-time)),
+            // A machine that has just booted has no moment that long ago; now is the careful
+            // choice.
+            _ => ChargeState::Past(now.checked_sub(messages::span(time)).unwrap_or(now)),
+        };
+        self.charges.insert(id.to_owned(), known);
     }
 
     /// Ends what nobody was heard of, and forgets what is outside every window.
@@ -190,8 +185,11 @@ impl LedgerReplica {
         for issued in pending_calls {
             ledger.issue(issued);
         }
-        let paused = self.paused_until.filter(|until| *until > now);
-        let mut quota_state = QuotaState::picture(ledger, self.pace.clone(), paused, self.latency);
+        let mut quota_state = QuotaState::of(ledger, self.pace.clone());
+        if let Some(until) = self.paused_until.filter(|until| *until > now) {
+            quota_state.throttle = ThrottleState::Paused { until };
+        }
+        quota_state.latency = self.latency;
         quota_state.foreign = self.foreign.clone();
         quota_state.unpaced_from = self.is_unpaced.then_some(now);
         quota_state

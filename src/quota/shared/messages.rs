@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::pending_reports::Reports;
 use crate::quota::{self, Pacing, UnknownPast};
 
 /// What the store runs: one script, in parts.
@@ -56,14 +57,8 @@ pub(super) struct SyncRequest<'a> {
     pub(super) landing: i64,
     /// How long a slot is kept for a replica that is called for it.
     pub(super) claim: i64,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub(super) settled: &'a [(String, i64)],
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub(super) refunded: &'a [String],
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub(super) throttled: &'a [ThrottleHint],
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub(super) lost: &'a [String],
+    #[serde(flatten)]
+    pub(super) reports: Reports,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) copy: Option<LedgerSnapshot>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -139,7 +134,7 @@ impl SyncParams {
 }
 
 /// A 429, as the script needs to know it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct ThrottleHint {
     pub(super) id: String,
     pub(super) age: i64,
@@ -169,75 +164,55 @@ pub(super) struct LedgerSnapshot {
     pub(super) level: f64,
 }
 
-/// What the script answers, as JSON.
-#[derive(Debug, Deserialize)]
+/// What the script answers, as JSON. It leaves out what is nothing, zero or false.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a member of the script's answer")]
 pub struct SyncReply {
     /// Nothing was done: replicas of this other format have calls in a window.
     pub(super) other: Option<String>,
-    #[serde(default)]
     pub(super) epoch: String,
     /// The server's time. Text, because it has more digits than the script's numbers are written
     /// with.
-    #[serde(default)]
     pub(super) now: String,
     /// Nothing was done: the epoch is another one, or the step was overtaken.
-    #[serde(default)]
     pub(super) stale: bool,
     /// Of another epoch: the server's run.
     pub(super) server: Option<String>,
     /// Of another epoch: it began because the clock had jumped.
-    #[serde(default)]
     pub(super) doubted: bool,
     /// The flows to whose requests slots are granted.
-    #[serde(default)]
     pub(super) granted: Vec<String>,
     pub(super) due: Option<f64>,
     pub(super) merging: Option<f64>,
-    #[serde(default)]
     pub(super) news: Vec<Charge>,
-    #[serde(default)]
     pub(super) seq: f64,
-    #[serde(default)]
     pub(super) r#gen: f64,
     /// All members.
     pub(super) members: Option<Vec<String>>,
     /// New ones, otherwise, and those that are gone.
-    #[serde(default)]
     pub(super) joined: Vec<String>,
-    #[serde(default)]
     pub(super) left: Vec<String>,
     /// The whole copy of the ledger is wanted.
-    #[serde(default)]
     pub(super) bring: bool,
     /// What waits has to be told again.
-    #[serde(default)]
     pub(super) again: bool,
     /// Calls of others in a longest window, as estimated; and from when to when none of those leave
     /// it.
-    #[serde(default)]
     pub(super) foreign: u64,
-    #[serde(default)]
     pub(super) holes: Vec<(f64, f64)>,
     /// The bucket does not hold calls back.
-    #[serde(default)]
     pub(super) unpaced: bool,
-    #[serde(default)]
     pub(super) level: f64,
-    #[serde(default)]
     pub(super) rate: f64,
-    #[serde(default)]
     pub(super) plan: f64,
     pub(super) pause: Option<f64>,
     /// What the others want: flows, or classes, with their weight, how many requests wait, are
     /// expected back, and ask again, and their position.
-    #[serde(default)]
     pub(super) others: Vec<(String, f64, f64, f64, f64, f64)>,
     /// Where classes stand: which, where it starts, and the clock of its flows.
-    #[serde(default)]
     pub(super) classes: Vec<(f64, f64, f64)>,
     /// The positions of the flows that this replica told of, in their order.
-    #[serde(default)]
     pub(super) positions: Vec<f64>,
 }
 

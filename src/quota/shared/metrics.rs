@@ -5,40 +5,41 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::quota;
+use crate::telemetry::metrics;
 
 /// The shared quota's metrics, those of every quota included.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     pub(super) quota: quota::Metrics,
-    pub(super) up: Gauge,
-    pub(super) steps: Counter,
-    pub(super) failures: Counter,
-    pub(super) epochs: Counter,
+    pub(super) store: StoreMetrics,
+}
+
+metrics! {
+    #[derive(Clone, Debug)]
+    pub(super) struct StoreMetrics {
+        /// Whether the shared store answered last time
+        pub(super) up: Gauge = "store_up",
+        /// Steps that the shared store took
+        pub(super) steps: Counter = "store_steps",
+        /// Steps without an answer from the shared store
+        pub(super) failures: Counter = "store_failures",
+        /// How often the shared store had lost what it knew
+        pub(super) epochs: Counter = "store_epochs",
+    }
 }
 
 impl Metrics {
     /// Registers the metrics; `quota` is registered already.
     pub fn register(registry: &mut Registry, quota: quota::Metrics) -> Self {
-        let metrics = Self {
+        Self {
             quota,
-            ..Self::default()
-        };
-        registry.register(
-            "store_up",
-            "Whether the shared store answered last time",
-            metrics.up.clone(),
-        );
-        registry.register("store_steps", "Steps that the shared store took", metrics.steps.clone());
-        registry.register(
-            "store_failures",
-            "Steps without an answer from the shared store",
-            metrics.failures.clone(),
-        );
-        registry.register(
-            "store_epochs",
-            "How often the shared store had lost what it knew",
-            metrics.epochs.clone(),
-        );
-        metrics
+            store: StoreMetrics::register(registry),
+        }
+    }
+
+    /// Shows the quota as it is at this moment, and whether the store answers.
+    pub(in crate::quota) fn show(&self, snapshot: &quota::Snapshot, is_up: bool) {
+        self.quota.show(snapshot);
+        self.store.up.set(i64::from(is_up));
     }
 }

@@ -79,8 +79,8 @@ mod ledger_replica;
 mod messages;
 mod metrics;
 mod pending_reports;
-mod permit;
 mod protocol;
+mod replica;
 mod slot_forecast;
 mod sync_task;
 #[cfg(test)]
@@ -90,5 +90,5 @@ mod wants;
 pub use config::{Config, Timing};
 pub use messages::SyncReply;
 pub use metrics::Metrics;
-pub use permit::{Permit, Quota};
 pub use protocol::Protocol;
+pub(super) use replica::{Replica, SharedCharge};

@@ -7,16 +7,16 @@ use tokio::time::Instant;
 use super::Config;
 use super::config::{FORMAT, KEYS};
 use super::messages::{self, SyncReply};
-use super::permit::Shared;
+use super::replica::Replica;
 use crate::BoxError;
 use crate::store::{self, Event, Eviction, Script};
 use crate::task::Tasks;
 
 /// Starts the steps, and the listening for wakes.
-pub(super) fn start(shared: &Arc<Shared>, config: &Config, tasks: &Tasks) {
-    tasks.spawn_upkeep("store wakes", listen(Arc::clone(shared), config.clone()));
+pub(super) fn start(replica: &Arc<Replica>, config: &Config, tasks: &Tasks) {
+    tasks.spawn_upkeep("store wakes", listen(Arc::clone(replica), config.clone()));
     let sync_task = SyncTask {
-        shared: Arc::clone(shared),
+        replica: Arc::clone(replica),
         store: config.store.clone(),
         script: Script::new(messages::SCRIPT),
         keys: config.keys(),
@@ -35,7 +35,7 @@ pub(super) fn start(shared: &Arc<Shared>, config: &Config, tasks: &Tasks) {
 struct OtherFormat(String);
 
 struct SyncTask {
-    shared: Arc<Shared>,
+    replica: Arc<Replica>,
     store: store::Client,
     script: Script,
     keys: [String; KEYS],
@@ -52,7 +52,7 @@ impl SyncTask {
                 self.ask_eviction().await;
             }
             tokio::select! {
-                () = self.shared.is_time() => {}
+                () = self.replica.is_time() => {}
                 () = tasks.stopping() => break,
             }
         }
@@ -65,8 +65,8 @@ impl SyncTask {
         let asked = Instant::now();
         let answer = self.try_step(asked, leave).await;
         match &answer {
-            Ok(reply) => self.shared.on_reply(reply, asked),
-            Err(error) => self.shared.on_error(error),
+            Ok(reply) => self.replica.on_reply(reply, asked),
+            Err(error) => self.replica.on_error(error),
         }
         self.has_asked &= answer.is_ok();
         answer.is_ok()
@@ -76,7 +76,7 @@ impl SyncTask {
     async fn ask_eviction(&mut self) {
         let [state, ..] = &self.keys;
         match Eviction::ask(&self.store, state).await {
-            Ok(eviction) => self.shared.evicts(eviction),
+            Ok(eviction) => self.replica.evicts(eviction),
             // It may be forbidden to us, and nothing depends on it.
             Err(error) => tracing::debug!(
                 error = &error as &dyn std::error::Error,
@@ -87,8 +87,8 @@ impl SyncTask {
     }
 
     async fn try_step(&mut self, asked: Instant, leave: bool) -> Result<SyncReply, BoxError> {
-        let step = self.shared.step(asked, leave)?;
-        let others = self.shared.steps_of_others();
+        let step = self.replica.step(asked, leave)?;
+        let others = self.replica.steps_of_others();
         let text = self.store.step_among(&self.script, &self.keys, &step, others).await?;
         let reply: SyncReply = serde_json::from_str(&text)?;
         match reply.other {
@@ -99,9 +99,9 @@ impl SyncTask {
 }
 
 /// Wakes the steps when the store says that this replica's turn is earlier than it was told.
-async fn listen(shared: Arc<Shared>, config: Config) {
-    let [own, all] = config.channels(shared.name());
-    let to_wake = Arc::clone(&shared);
+async fn listen(replica: Arc<Replica>, config: Config) {
+    let [own, all] = config.channels(replica.name());
+    let to_wake = Arc::clone(&replica);
     let on_event = move |event: Event<'_>| match event {
         Event::Message(message) => {
             to_wake.wake(std::str::from_utf8(message).ok().and_then(|text| text.parse().ok()));
@@ -111,5 +111,8 @@ async fn listen(shared: Arc<Shared>, config: Config) {
         Event::Missed => to_wake.wake_all(),
     };
     config.store.subscribe(own, on_event).await;
-    config.store.subscribe(all, move |_: Event<'_>| shared.wake_all()).await;
+    config
+        .store
+        .subscribe(all, move |_: Event<'_>| replica.wake_all())
+        .await;
 }

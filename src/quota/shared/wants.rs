@@ -1,13 +1,12 @@
 //! What waits here, as far as the store knows it, and what waits at other replicas.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 
 use ring::digest::{SHA256, digest};
 use tokio::time::Instant;
 
 use super::messages::{self, SyncReply, Want};
-use crate::attempt::{ClassPosition, Demand, FlowDemand, SharedOrder};
+use crate::attempt::{ClassPosition, FlowDemand, FlowOrder, SharedOrder};
 use crate::caller::{Name, Urgency};
 
 /// Most flows that a replica tells of: those whose turn is next.
@@ -39,79 +38,67 @@ pub(super) struct Wants {
     must_tell: bool,
 }
 
+/// A flow and its name in the store.
 #[derive(Clone, Debug)]
 struct DeclaredFlow {
     name: String,
-    flow: Flow,
-    weight: u32,
-    waiting: usize,
-    returning: usize,
-    asks_again: bool,
-    deadlines: Vec<Instant>,
+    demand: FlowDemand,
 }
 
 impl DeclaredFlow {
     fn of(demand: &FlowDemand) -> Self {
-        let flow = (demand.urgency, demand.caller.clone());
         Self {
-            name: name_of(&flow),
-            flow,
-            weight: demand.weight.clamp(1, 1000),
-            waiting: demand.waiting,
-            returning: demand.returning,
-            asks_again: demand.asks_again,
-            deadlines: demand.deadlines.iter().take(DEADLINES).copied().collect(),
+            name: name_of(demand.urgency, &demand.caller),
+            demand: demand.clone(),
         }
     }
 
+    fn is(&self, (urgency, caller): &Flow) -> bool {
+        self.demand.urgency == *urgency && self.demand.caller == *caller
+    }
+
+    fn flow(&self) -> Flow {
+        (self.demand.urgency, self.demand.caller.clone())
+    }
+
     fn serve_one(&mut self) {
-        self.waiting = self.waiting.saturating_sub(1);
-        if self.deadlines.len() > 1 {
-            self.deadlines.remove(0);
+        self.demand.waiting = self.demand.waiting.saturating_sub(1);
+        if self.demand.deadlines.len() > 1 {
+            self.demand.deadlines.remove(0);
         }
     }
 
     /// Whether nothing is gained by telling `new` in place of this.
     fn is_as_good_as(&self, new: &Self) -> bool {
         let about = |a: usize, b: usize| (a == 0) == (b == 0) && a <= b * 2 && b <= a * 2;
-        self.name == new.name
-            && self.weight == new.weight
-            && self.waiting == new.waiting
-            && about(self.returning, new.returning)
-            && self.asks_again == new.asks_again
-            && (self.waiting == 0 || self.deadlines.first() == new.deadlines.first())
+        let (old, is_same) = (&self.demand, self.name == new.name);
+        let new = &new.demand;
+        is_same
+            && old.weight == new.weight
+            && old.waiting == new.waiting
+            && about(old.returning, new.returning)
+            && old.asks_again == new.asks_again
+            && (old.waiting == 0 || old.deadlines.first() == new.deadlines.first())
     }
 
     fn say(&self, now: Instant) -> Want {
-        let deadlines = self.deadlines.iter().map(|at| -messages::age(*at, now));
+        let demand = &self.demand;
+        let deadlines = demand.deadlines.iter().take(DEADLINES);
         (
             self.name.clone(),
-            self.weight,
-            self.waiting,
-            self.returning,
-            usize::from(self.asks_again),
-            deadlines.collect(),
+            demand.weight.clamp(1, 1000),
+            demand.waiting,
+            demand.returning,
+            usize::from(demand.asks_again),
+            deadlines.map(|at| -messages::age(*at, now)).collect(),
         )
     }
 }
 
 impl Wants {
     /// Takes in what the queue wants now; says whether that is something else.
-    pub(super) fn demand(&mut self, demand: &Demand<'_>, me: &str) -> bool {
-        let wanted = match demand.flows {
-            Some(flows) => flows.flows(MOST_TOLD),
-            None if demand.waiting > 0 => vec![FlowDemand {
-                urgency: Urgency::default(),
-                caller: Name::new(me),
-                weight: u32::try_from(demand.callers.clamp(1, 1000)).unwrap_or(1),
-                waiting: demand.waiting,
-                deadlines: demand.promised.iter().take(DEADLINES).map(|(at, _)| *at).collect(),
-                returning: 0,
-                asks_again: false,
-                position: None,
-            }],
-            None => Vec::new(),
-        };
+    pub(super) fn demand(&mut self, flows: &dyn FlowOrder) -> bool {
+        let wanted = flows.flows(MOST_TOLD);
         let is_other = wanted != self.wanted;
         self.wanted = wanted;
         is_other
@@ -124,14 +111,14 @@ impl Wants {
 
     /// How many requests the store believes to wait here.
     pub(super) fn declared(&self) -> usize {
-        self.declared.iter().map(|declared| declared.waiting).sum()
+        self.declared.iter().map(|declared| declared.demand.waiting).sum()
     }
 
     /// What to tell: `None` when the store knows it. The slots `in_hand` serve some of what waits.
     pub(super) fn tell<'a>(&mut self, in_hand: impl Iterator<Item = &'a Flow>, now: Instant) -> Option<Vec<Want>> {
         let mut wants: Vec<_> = self.wanted.iter().map(DeclaredFlow::of).collect();
         for flow in in_hand {
-            if let Some(served) = wants.iter_mut().find(|want| want.flow == *flow) {
+            if let Some(served) = wants.iter_mut().find(|want| want.is(flow)) {
                 served.serve_one();
             }
         }
@@ -153,7 +140,7 @@ impl Wants {
     pub(super) fn grant(&mut self, name: &str) -> Option<Flow> {
         let declared = self.declared.iter_mut().find(|declared| declared.name == name)?;
         declared.serve_one();
-        Some(declared.flow.clone())
+        Some(declared.flow())
     }
 
     /// The store may not know what was declared to it.
@@ -178,7 +165,8 @@ impl Wants {
         };
         let is_ours = reply.positions.len() == self.declared.len();
         let declared = self.declared.iter().zip(&reply.positions).filter(|_| is_ours);
-        let own = declared.map(|(declared, at)| (declared.flow.0, declared.flow.1.clone(), position(*at)));
+        let own =
+            declared.map(|(declared, at)| (declared.demand.urgency, declared.demand.caller.clone(), position(*at)));
         SharedOrder {
             classes: reply.classes.iter().take(Urgency::LEVELS).filter_map(class).collect(),
             own: own.collect(),
@@ -187,10 +175,10 @@ impl Wants {
     }
 
     fn others(&self, reply: &SyncReply) -> Vec<FlowDemand> {
-        let own: HashMap<&str, &Flow> = self
+        let own: HashMap<&str, &Name> = self
             .declared
             .iter()
-            .map(|declared| (&*declared.name, &declared.flow))
+            .map(|declared| (&*declared.name, &declared.demand.caller))
             .collect();
         let count = |value: f64| usize::try_from(messages::number(value.clamp(0.0, MOST_WAITING))).unwrap_or(0);
         let flow = |(name, weight, waiting, returning, again, at): &(String, f64, f64, f64, f64, f64)| {
@@ -200,7 +188,7 @@ impl Wants {
                 // A caller who is not here has a name that nobody here has.
                 caller: own
                     .get(&**name)
-                    .map_or_else(|| Name::new(&format!("\u{2026}{name}")), |flow| flow.1.clone()),
+                    .map_or_else(|| Name::new(&format!("\u{2026}{name}")), |caller| (*caller).clone()),
                 weight: u32::try_from(count(*weight)).unwrap_or(1).max(1),
                 waiting: count(*waiting),
                 deadlines: Vec::new(),
@@ -223,14 +211,10 @@ fn position(value: f64) -> i64 {
 }
 
 /// A flow in the store: its class, and a digest, because nobody need know there who asks.
-fn name_of((urgency, caller): &Flow) -> String {
+fn name_of(urgency: Urgency, caller: &Name) -> String {
     let digest = digest(&SHA256, caller.as_str().as_bytes());
-    let mut name = urgency.level().to_string();
-    for byte in &digest.as_ref()[..8] {
-        // Writing into a string cannot fail.
-        let _ = write!(name, "{byte:02x}");
-    }
-    name
+    let first = digest.as_ref().first_chunk().copied().map_or(0, u64::from_be_bytes);
+    format!("{}{first:016x}", urgency.level())
 }
 
 /// Whether forecasts made with what others wanted `before` are wrong by now.
@@ -269,13 +253,7 @@ mod tests {
     }
 
     fn demand(wants: &mut Wants, flows: &[FlowDemand]) {
-        let flows = flows.to_vec();
-        let demand = Demand {
-            waiting: flows.iter().map(|flow| flow.waiting).sum(),
-            flows: Some(&flows),
-            ..Demand::default()
-        };
-        wants.demand(&demand, "me");
+        wants.demand(&flows.to_vec());
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,9 +9,8 @@ use tokio::time::Instant;
 
 use super::{HOUR, MINUTE, documented};
 use crate::clock::{BootTime, Reading, Wall};
-use crate::quota::local::Quota;
 use crate::quota::pacer::BucketState;
-use crate::quota::{Metrics, StateFile};
+use crate::quota::{Metrics, Permit, Quota, StateFile};
 
 /// Both clocks, on a machine whose wall clock is never stepped.
 fn at(second: i64) -> Reading {
@@ -295,7 +294,7 @@ async fn a_clock_stepped_forward_while_the_program_was_down_gives_no_call_away()
     let wall = Wall::anchored(at(0).wall);
     let quota = Quota::open(&config, wall.clone(), Metrics::default()).unwrap();
     let calls = std::iter::from_fn(|| quota.take(Instant::now()).ok());
-    assert_eq!(calls.map(crate::quota::local::Permit::settle).count(), 100);
+    assert_eq!(calls.map(Permit::settle).count(), 100);
     drop(quota);
     tokio::time::advance(Duration::from_secs(1)).await;
     let stepped = wall.stepped(SignedDuration::from_hours(3));

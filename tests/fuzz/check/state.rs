@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use defender_gateway::testing::clock::{BootTime, Reading, Wall};
-use defender_gateway::testing::quota::{self, Config, Limit, StateFile, local};
+use defender_gateway::testing::quota::{self, Config, Limit, Quota, StateFile};
 use jiff::{SignedDuration, Timestamp};
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
@@ -55,7 +55,7 @@ pub(crate) fn state(data: &[u8]) {
         let config = Config::try_new(vec![limit.clone()], NonZeroU32::MIN, ATTEMPT).expect("a quota");
         let config = config.state_file(Some(file()));
         let metrics = quota::Metrics::register(&mut Registry::default());
-        let quota = local::Quota::open(&config, Wall::anchored(now().wall), metrics).expect("a file of our own");
+        let quota = Quota::open(&config, Wall::anchored(now().wall), metrics).expect("a file of our own");
         let used = quota.snapshot().windows[0].used;
         assert_eq!(used, first.len(), "every charge of the file counts");
         if let Ok(permit) = quota.take(Instant::now()) {

@@ -2,7 +2,8 @@ use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use defender_gateway::testing::attempt::Demand;
+use defender_gateway::testing::attempt::FlowDemand;
+use defender_gateway::testing::caller::{self, Urgency};
 use defender_gateway::testing::quota::shared::{self, Protocol, SyncReply, Timing};
 use defender_gateway::testing::quota::{self, Limit, ThrottleHint, UnknownPast};
 use defender_gateway::testing::shared_cache::{DecodeError, Name, StoreTime, StoredResponse};
@@ -30,12 +31,17 @@ pub(crate) fn ledger(data: &[u8]) {
         let mut state = replica(now);
         let mut names = std::collections::HashSet::new();
         for (nonce, line) in data.split(|byte| *byte == b'\n').enumerate() {
-            let demand = Demand {
+            let flow = FlowDemand {
+                urgency: Urgency::default(),
+                caller: caller::Name::new("me"),
+                weight: 1,
                 waiting: WANTED,
-                callers: 1,
-                ..Demand::default()
+                deadlines: Vec::new(),
+                returning: 0,
+                asks_again: false,
+                position: None,
             };
-            state.demand(demand, now);
+            state.demand(&vec![flow], now);
             let step = state
                 .step(nonce.to_string(), false, now)
                 .expect("a step can be written");

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::clock_guard::ClockGuard;
 use super::ledger_replica::LedgerReplica;
 use super::messages::{self, SyncParams, SyncReply, SyncRequest};
-use super::pending_reports::PendingReports;
+use super::pending_reports::{PendingReports, Report};
 use super::wants::{self, Flow, Wants};
 use super::{Config, Timing};
 use crate::attempt::SharedOrder;
@@ -42,7 +42,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub struct Protocol {
-    terms: Arc<SyncParams>,
+    pub(super) terms: Arc<SyncParams>,
     timing: Timing,
     pub(super) copy: LedgerReplica,
     epoch: String,
@@ -187,7 +187,7 @@ impl Protocol {
         } else {
             want.min(MOST_PER_STEP)
         };
-        let said = self.pending_reports.say(now);
+        let reports = self.pending_reports.say(now);
         let own = format!("{}:", self.terms.me);
         let mut copy = match self.resync {
             Resync::Nothing => None,
@@ -196,7 +196,7 @@ impl Protocol {
         };
         if let Some(copy) = &mut copy {
             // The store may have put back already what it is told of now.
-            copy.level += said.refunded.len() as f64;
+            copy.level += reports.refunded.len() as f64;
         }
         if leave {
             self.wants = Wants::default();
@@ -217,10 +217,7 @@ impl Protocol {
             seq: self.seq,
             landing: messages::micros(self.copy.landing()),
             claim: messages::micros((self.took * 4).max(self.timing.claim).min(LONGEST_CLAIM)),
-            settled: &said.settled,
-            refunded: said.refunded,
-            throttled: &said.throttled,
-            lost: said.lost,
+            reports,
             copy,
             leave,
             doubt: self.doubted.as_deref(),
@@ -334,9 +331,10 @@ impl Protocol {
     /// The slots that the step may have been granted are never used: it would not be known when
     /// they were granted.
     fn give_back(&mut self, first: u64) {
-        let doubtful = (first..).take(std::mem::take(&mut self.asked));
-        self.pending_reports
-            .refund(doubtful.map(|n| format!("{}:{n}", self.terms.me)));
+        for n in (first..).take(std::mem::take(&mut self.asked)) {
+            self.pending_reports
+                .add(format!("{}:{n}", self.terms.me), Report::Refunded);
+        }
         self.due = None;
     }
 

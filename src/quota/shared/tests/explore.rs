@@ -125,7 +125,7 @@ impl Explorer {
             &self.sharing,
             self.base + world.now,
         );
-        state.demand(waiting(2), self.base + world.now);
+        state.demand(&waiting(&state.terms.me, 2), self.base + world.now);
         state
     }
 
@@ -148,13 +148,14 @@ impl Explorer {
         // Until the assumption of a full past has run out, and the bucket is full.
         for _ in 0..24 {
             for n in [0, 1, 0, 1] {
-                world.replicas[n].demand(waiting(0), self.base + world.now);
+                let wanted = waiting(&world.replicas[n].terms.me, 0);
+                world.replicas[n].demand(&wanted, self.base + world.now);
                 self.steps(&mut world, n);
             }
             Self::pass(&mut world, MS * 600);
         }
         for state in &mut world.replicas {
-            state.demand(waiting(2), self.base + world.now);
+            state.demand(&waiting(&state.terms.me, 2), self.base + world.now);
         }
         world
     }

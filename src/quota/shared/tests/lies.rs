@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::attempt::Demand;
+use super::store::waiting;
 use crate::quota::shared::{self, Protocol, SyncReply, Timing};
 use crate::quota::{self, Limit};
 use crate::store;
@@ -24,12 +24,7 @@ async fn no_more_slots_are_taken_than_were_asked_for_whatever_the_store_grants()
     let now = Instant::now();
     let mut state = replica(now);
     let hear = |state: &mut Protocol, reply: &str| {
-        let demand = Demand {
-            waiting: 3,
-            callers: 1,
-            ..Demand::default()
-        };
-        state.demand(demand, now);
+        state.demand(&waiting("me", 3), now);
         state.step("n".into(), false, now).unwrap();
         let reply: SyncReply = serde_json::from_str(reply).unwrap();
         let _ = state.on_reply(&reply, now, now);

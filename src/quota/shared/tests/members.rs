@@ -88,7 +88,8 @@ impl Few {
     /// Whether a replica that asks is granted a slot by its next step.
     fn is_granted(&mut self, n: usize) -> bool {
         let now = self.start + self.now;
-        self.replicas[n].demand(waiting(1), now);
+        let wanted = waiting(&self.replicas[n].terms.me, 1);
+        self.replicas[n].demand(&wanted, now);
         self.step(n);
         let slot = self.replicas[n].take(self.start + self.now);
         slot.is_some()

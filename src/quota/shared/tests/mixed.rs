@@ -29,7 +29,7 @@ impl Bench {
         let sharing = Config::new(store, Timing::new(SECOND), "test", "t", "a");
         let now = Instant::now();
         let mut member = Protocol::new("r1".into(), &config, &sharing, now);
-        member.demand(waiting(1), now);
+        member.demand(&waiting(&member.terms.me, 1), now);
         let mut store = Store::start(sharing.keys(), None);
         store.set(Duration::ZERO, 1);
         Self {
@@ -133,7 +133,7 @@ fn the_ledger_of_the_format_before_is_taken_over_and_its_replicas_grant_nothing_
     bench.now += SECOND * 3;
     let now = bench.now;
     let mut granted = 0;
-    bench.member.demand(waiting(2), now);
+    bench.member.demand(&waiting(&bench.member.terms.me, 2), now);
     for _ in 0..6 {
         let reply = bench.step(|_| {});
         bench.member.on_reply(&reply, now, now);

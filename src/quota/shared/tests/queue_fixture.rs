@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::store::Store;
-use crate::attempt::{Attempt, Demand, QueuePosition, Retries, SharedOrder};
+use crate::attempt::{Attempt, FlowOrder, QueuePosition, Retries, SharedOrder};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::queue::{self, PermitSource, Queue};
 use crate::quota::shared::protocol::{Protocol, Slot};
@@ -99,8 +99,8 @@ impl PermitSource for Part {
         self.0.changed.notified().await;
     }
 
-    fn demand(&self, demand: Demand<'_>) {
-        self.change(|state| state.demand(demand, Instant::now()));
+    fn demand(&self, flows: &dyn FlowOrder) {
+        self.change(|state| state.demand(flows, Instant::now()));
     }
 
     fn shared_order(&self) -> Option<Arc<SharedOrder>> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::store::Store;
-use crate::attempt::{Demand, FlowDemand};
+use crate::attempt::FlowDemand;
 use crate::caller::{Name, Urgency};
 use crate::quota::shared::protocol::Protocol;
 use crate::quota::shared::{Config, Timing};
@@ -306,13 +306,7 @@ impl Replicas {
                 position: None,
             })
             .collect();
-        let demand = Demand {
-            waiting: flows.iter().map(|flow| flow.waiting).sum(),
-            callers: flows.len(),
-            flows: Some(&flows),
-            ..Demand::default()
-        };
-        self.all[n].state.demand(demand, self.now);
+        self.all[n].state.demand(&flows, self.now);
     }
 
     pub(super) fn total(&self) -> usize {

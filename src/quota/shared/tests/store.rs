@@ -7,7 +7,8 @@ use std::time::Duration;
 use redis::Connection;
 use tempfile::TempDir;
 
-use crate::attempt::Demand;
+use crate::attempt::FlowDemand;
+use crate::caller::{Name, Urgency};
 use crate::quota::shared::config::KEYS;
 use crate::quota::shared::messages::{self, SyncReply};
 
@@ -36,12 +37,18 @@ impl Drop for Store {
 }
 
 /// So many requests of one caller wait, for as long as it takes.
-pub(super) fn waiting(requests: usize) -> Demand<'static> {
-    Demand {
+pub(super) fn waiting(caller: &str, requests: usize) -> Vec<FlowDemand> {
+    let flow = FlowDemand {
+        urgency: Urgency::default(),
+        caller: Name::new(caller),
+        weight: 1,
         waiting: requests,
-        callers: 1,
-        ..Demand::default()
-    }
+        deadlines: Vec::new(),
+        returning: 0,
+        asks_again: false,
+        position: None,
+    };
+    if requests == 0 { Vec::new() } else { vec![flow] }
 }
 
 /// The server's time at the start.

@@ -136,7 +136,7 @@ impl World {
     fn ask(&mut self, requests: usize) {
         self.waiting = requests;
         for replica in &mut self.replicas {
-            replica.demand(waiting(requests), self.now);
+            replica.demand(&waiting(&replica.terms.me, requests), self.now);
         }
     }
 
@@ -212,7 +212,8 @@ impl World {
             let end = self.call_end(now);
             self.pending_calls.push_back((now + TOOK, n, slot.id, end));
         }
-        self.replicas[n].demand(waiting(self.waiting), now);
+        let wanted = waiting(&self.replicas[n].terms.me, self.waiting);
+        self.replicas[n].demand(&wanted, now);
         for (name, at) in self.store.wakes() {
             for (n, replica) in self.replicas.iter_mut().enumerate() {
                 if name == "*" {

@@ -1,0 +1,185 @@
+//! The quota as people see it: its windows, and the token bucket that callers feel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::throttle::Held;
+use super::{Pacer, QuotaState};
+use crate::store::Eviction;
+
+/// What `/status` shows.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The windows, shortest first.
+    pub windows: Vec<Window>,
+    /// The bucket that spreads the longest window; `None` when calls are not spread.
+    pub pace: Option<PaceState>,
+    /// Until when the windows and the bucket, told in whole seconds and calls, stay as they are
+    /// unless [`super::Quota::revision`] changes.
+    pub steady_until: Instant,
+    /// How long everybody still waits because the upstream said 429.
+    pub paused: Option<Duration>,
+    /// Calls of others on the same app registration in a longest window, as estimated from 429s.
+    pub foreign: u64,
+    /// Calls that have left and are not answered yet.
+    pub in_flight: usize,
+    /// Calls that this process has made.
+    pub calls: u64,
+    /// The replicas that share the quota, this one included; `None` when it is not shared.
+    pub replicas: Option<usize>,
+    /// What the store does when its memory is full; `None` without a store, and while it has not
+    /// said.
+    pub eviction: Option<Eviction>,
+}
+
+impl Snapshot {
+    /// What is left of each window: `37 of 100 left in 1m, 1200 of 1500 left in 1h`.
+    pub fn left(&self) -> String {
+        let left = |window: &Window| format!("{} of {} left in {}", window.remaining, window.limit, window.name);
+        self.windows.iter().map(left).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// One window as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// `1m`, `1h`.
+    pub name: Arc<str>,
+    /// Calls per window.
+    pub limit: usize,
+    /// The window's length.
+    pub length: Duration,
+    /// Calls that count now.
+    pub used: usize,
+    /// Calls that may still go now.
+    pub remaining: usize,
+    /// Until `remaining` next grows; the window's length when nothing is used.
+    pub reset: Duration,
+}
+
+/// The bucket that spreads the longest window, at one moment. Callers feel it long before a window
+/// is full, so it is shown.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PaceState {
+    /// Calls that it holds when it is full: so many may leave back to back.
+    pub capacity: usize,
+    /// Calls that may leave now as far as the bucket goes, in fractions of a call.
+    pub tokens: f64,
+    /// Calls per minute by which it fills now.
+    pub per_minute: f64,
+    /// Until it holds one whole call more; zero when it is full.
+    pub next_token: Duration,
+    /// How long it takes to fill an empty bucket when the longest window is used up evenly.
+    pub refill: Duration,
+    /// The name of the window that it spreads: the longest, such as `1h`.
+    pub window: Arc<str>,
+}
+
+impl PaceState {
+    /// Whole calls that may leave now.
+    pub fn whole_tokens(&self) -> usize {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between zero and the capacity"
+        )]
+        let whole = (self.tokens + 2.0 * Pacer::EPSILON).max(0.0) as usize;
+        whole.min(self.capacity)
+    }
+}
+
+impl QuotaState {
+    /// The state of a quota that is not shared.
+    pub(super) fn snapshot(&mut self, now: Instant) -> Snapshot {
+        self.ledger.sweep(now);
+        let windows = self.windows(now);
+        let pace = self.pace_state(now);
+        Snapshot {
+            steady_until: self.steady_until(&windows, pace.as_ref(), now),
+            windows,
+            pace,
+            paused: self.pause(now),
+            foreign: self.foreign(),
+            in_flight: self.ledger.in_flight(),
+            calls: self.calls(),
+            replicas: None,
+            eviction: None,
+        }
+    }
+
+    /// The windows, shortest first.
+    pub fn windows(&self, now: Instant) -> Vec<Window> {
+        let held = self.held(now);
+        let windows = self.ledger.limits().iter().map(|limit| {
+            let (used, back) = self.ledger.usage(limit, now);
+            let used = used.min(limit.calls());
+            let back = back.map(|at| at.saturating_duration_since(now));
+            let (room, reset) = (limit.calls() - used, back.unwrap_or_else(|| limit.window()));
+            let (remaining, reset) = match held {
+                Held::Nothing => (room, reset),
+                Held::AllButOne => (room.min(1), reset),
+                Held::For(pause) => (0, pause),
+            };
+            Window {
+                name: Arc::clone(limit.name()),
+                limit: limit.calls(),
+                length: limit.window(),
+                used,
+                remaining,
+                reset,
+            }
+        });
+        windows.collect()
+    }
+
+    /// Until when these windows and this bucket, told in whole seconds and calls, stay as they are
+    /// if nothing happens but that time passes.
+    pub fn steady_until(&self, windows: &[Window], pace: Option<&PaceState>, now: Instant) -> Instant {
+        /// Nothing is said about more than this: when nothing counts down there is nothing to look
+        /// at.
+        const LONGEST: Duration = Duration::from_hours(1);
+        let paused = self.pause(now).is_some();
+        let counting = self
+            .ledger
+            .limits()
+            .iter()
+            .zip(windows)
+            .filter(|(limit, _)| paused || self.ledger.remembers(limit, now))
+            .map(|(_, window)| window.reset)
+            .chain(pace.map(|pace| pace.next_token))
+            .map(|left| match left.subsec_nanos() {
+                0 => Duration::from_secs(u64::from(!left.is_zero())),
+                part => Duration::from_nanos(part.into()),
+            })
+            // Nothing counts down in a bucket that is full.
+            .filter(|left| !left.is_zero());
+        let next_second = now + counting.min().unwrap_or(LONGEST);
+        self.next_timeout()
+            .map_or(next_second, |timeout| timeout.min(next_second))
+    }
+
+    /// The bucket; `None` when calls are not spread.
+    pub fn pace_state(&mut self, now: Instant) -> Option<PaceState> {
+        if self.is_unpaced(now) {
+            return None;
+        }
+        // A plan that is due would show a rate that does not hold any more.
+        let _ = self.opens_at(now);
+        let longest = self.ledger.limits().last()?;
+        let capacity = self.pace.burst();
+        let per_second = longest.calls() as f64 / longest.window().as_secs_f64();
+        Some(PaceState {
+            capacity,
+            tokens: match self.held(now) {
+                Held::AllButOne => self.pace.level_at(now).min(1.0),
+                Held::Nothing | Held::For(_) => self.pace.level_at(now),
+            },
+            per_minute: self.pace.filling(now).rate * 60.0,
+            next_token: self.pace.next_token(now),
+            refill: Duration::from_secs_f64(capacity as f64 / per_second),
+            window: Arc::clone(longest.name()),
+        })
+    }
+}
