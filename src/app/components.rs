@@ -275,10 +275,10 @@ impl Components {
             access_log: server::access_log::Layer::new(count, settings::count(config)),
             guard: self.guard.clone(),
             read: self.read.clone(),
-            fair_use: queue::CallerLimitLayer::new(queue::CallerLimit {
-                limiter: self.fair_use.as_ref().map(|supervised| supervised.part.clone()),
-                metrics: context.metrics.queue.clone(),
-            }),
+            fair_use: queue::CallerLimitLayer::new(queue::CallerLimit::new(
+                self.fair_use.as_ref().map(|supervised| supervised.part.clone()),
+                context.metrics.queue.clone(),
+            )),
             cache: cache::Layer::new(
                 Arc::clone(&self.cache),
                 context.tasks.clone(),

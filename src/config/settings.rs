@@ -148,7 +148,7 @@ fn value(key: &Key, raw: &Raw) -> toml::Value {
 /// have been checked.
 fn without_password(text: &str) -> String {
     match Url::parse(text) {
-        Ok(mut url) if url.has_host() => {
+        Ok(mut url) if url.has_host() && !url.path().contains('@') => {
             url.set_query(None);
             if !url.username().is_empty() || url.password().is_some() {
                 // An address with a host can have a user.
@@ -157,13 +157,13 @@ fn without_password(text: &str) -> String {
             }
             url.into()
         }
-        // The address of several hosts is no URL, nor is that of a proxy without a scheme.
+        // The address of several hosts is no URL, nor is that of a proxy without a scheme. The last
+        // `@` is taken, because a password may hold anything.
         _ => {
             let text = text.split('?').next().unwrap_or_default();
             let (scheme, rest) = text.split_at(text.find("://").map_or(0, |at| at + 3));
-            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            match authority.rsplit_once('@') {
-                Some((_, hosts)) => format!("{scheme}redacted@{hosts}{path}"),
+            match rest.rsplit_once('@') {
+                Some((_, hosts)) => format!("{scheme}redacted@{hosts}"),
                 None => text.to_owned(),
             }
         }
@@ -222,6 +222,14 @@ mod tests {
             "{shown}"
         );
 
+        for (text, shown) in [
+            ("//me:hunter2@proxy.example:3128", "redacted@proxy.example:3128"),
+            ("socks:me:hunter2@h", "redacted@h"),
+            ("redis+sentinel://me:12/hunter2@h:1", "redis+sentinel://redacted@h:1"),
+            ("redis://a:1,b:2/0?x=hunter2", "redis://a:1,b:2/0"),
+        ] {
+            assert_eq!(without_password(text), shown);
+        }
         for (text, shown) in [
             (
                 "[store]\nurl = \"rediss://me:hunter2@h:1/2?password=hunter2\"\n",

@@ -108,20 +108,25 @@ impl Clock for PausableClock {
 /// caller passes.
 pub type CallerLimitLayer = FilterLayer<CallerLimit>;
 
-/// The limit of a [`CallerLimitLayer`], with where it counts refusals.
+/// The limit of a [`CallerLimitLayer`], with where it counts refusals. One pointer, because the
+/// layers are cloned for each request of HTTP/2.
 #[derive(Clone, Debug)]
-pub struct CallerLimit {
-    pub limiter: Option<CallerLimiter>,
-    pub metrics: Metrics,
+pub struct CallerLimit(Option<Arc<(CallerLimiter, Metrics)>>);
+
+impl CallerLimit {
+    /// No limit without a `limiter`.
+    pub fn new(limiter: Option<CallerLimiter>, metrics: Metrics) -> Self {
+        Self(limiter.map(|limiter| Arc::new((limiter, metrics))))
+    }
 }
 
 impl Predicate<Call> for CallerLimit {
     type Request = Call;
 
     fn check(&mut self, call: Call) -> Result<Call, BoxError> {
-        if let Some(limiter) = &self.limiter {
+        if let Some((limiter, metrics)) = self.0.as_deref() {
             let checked = limiter.check(&call.caller.name);
-            checked.inspect_err(|refused| self.metrics.refused(refused.reason))?;
+            checked.inspect_err(|refused| metrics.refused(refused.reason))?;
         }
         Ok(call)
     }

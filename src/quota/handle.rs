@@ -172,19 +172,20 @@ impl Quota {
 
     /// Whether calls that nobody waits for may be made now.
     pub fn has_surplus(&self) -> bool {
-        let now = Instant::now();
         match &self.0 {
-            Kind::Local(local) => local.state.lock().quota_state.has_surplus(now),
-            Kind::Shared(replica) => replica.state.look().has_surplus(now),
+            Kind::Local(local) => local.state.lock().quota_state.has_surplus(Instant::now()),
+            Kind::Shared(replica) => replica.state.look().has_surplus(Instant::now()),
         }
     }
 
     /// How scarce slots are, as this process knows it.
     pub fn scarcity(&self) -> Scarcity {
-        let now = Instant::now();
         match &self.0 {
-            Kind::Local(local) => local.state.lock().quota_state.scarcity(now),
-            Kind::Shared(replica) => replica.state.look().quota_state(now).scarcity(now),
+            Kind::Local(local) => local.state.lock().quota_state.scarcity(Instant::now()),
+            Kind::Shared(replica) => {
+                let now = Instant::now();
+                replica.state.look().quota_state(now).scarcity(now)
+            }
         }
     }
 

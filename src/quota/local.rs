@@ -111,14 +111,16 @@ impl Local {
     /// # Errors
     /// When there is none: the moment to ask again, if it is known.
     pub(super) fn take(this: &Arc<Self>, now: Instant) -> Result<Permit, Option<Instant>> {
-        let mut state = this.state.lock();
-        let state = &mut *state;
+        let mut guard = this.state.lock();
+        let state = &mut *guard;
         let charge = state.quota_state.take(now)?;
         let latest = now + state.attempt;
-        let note = state.file.as_mut().and_then(|state_file| {
+        let noted = state.file.as_mut().map(|state_file| {
             let filling = state.quota_state.pace.filling(now);
-            report(state_file.issued(&this.wall.read(), filling), "write")
+            state_file.issued(&this.wall.read(), filling)
         });
+        drop(guard);
+        let note = noted.and_then(|noted| report(noted, "write"));
         let local = Arc::clone(this);
         let charge = LocalCharge { local, charge, note };
         Ok(Permit::new(permit::Charge::Local(charge), latest))

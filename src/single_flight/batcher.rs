@@ -41,6 +41,13 @@ pub struct BatchConfig {
     pub gather: Duration,
 }
 
+impl BatchConfig {
+    /// Whether the same requests share calls with these settings.
+    pub(super) fn is_as_good_as(&self, other: &Self) -> bool {
+        self == other || self.when == Merging::Off && other.when == Merging::Off
+    }
+}
+
 /// How soon a call that leaves is usually answered.
 const ANSWERED: Duration = Duration::from_millis(500);
 

@@ -306,8 +306,8 @@ impl LateBoundRequest for Flight {
     fn cost_sharers(&self) -> Option<Vec<Name>> {
         let (mut names, members) = {
             let state = self.state();
-            if matches!(state.batch_role, BatchRole::Member(_)) {
-                // The carrier's slot answers it too, and its waiters pay for that one.
+            if state.stage == Stage::Over || matches!(state.batch_role, BatchRole::Member(_)) {
+                // It gave its slot back. The waiters of a member pay for the carrier's.
                 return Some(Vec::new());
             }
             (state.waiters.names(), state.batch_role.members())

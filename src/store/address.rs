@@ -122,7 +122,8 @@ impl<'a> Parts<'a> {
             "cluster" => (Kind::Cluster, self.user.to_owned(), ""),
             _ => {
                 let (group, database) = self.path.split_once('/').unwrap_or((self.path, ""));
-                if group.is_empty() {
+                // A password with a `/` that is not encoded would be taken for the group.
+                if group.is_empty() || self.path.contains('@') {
                     return Err(InvalidAddress::Group);
                 }
                 (Kind::Sentinel(group.to_owned()), self.sentinel_user()?, database)
@@ -232,6 +233,7 @@ mod tests {
             ("redis+unix://h/hunter2", InvalidAddress::Socket),
             ("redis://a,b", InvalidAddress::Several),
             ("redis+sentinel://:hunter2@h", InvalidAddress::Group),
+            ("redis+sentinel://me:12/hunter2@h:1", InvalidAddress::Group),
             ("redis+cluster://:hunter2@h/1", InvalidAddress::Database),
             ("redis+sentinel://h/g?password=hunter2", InvalidAddress::Choice),
             ("rediss://h#insecure", InvalidAddress::Choice),

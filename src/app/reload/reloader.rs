@@ -127,10 +127,10 @@ impl Reloader {
         };
         if !changed.is_empty() {
             let next = made.next(&resolved).await.map_err(ReloadError::Part)?;
-            self.exchange(&made.config, Arc::new(next)).await?;
+            self.exchange(&made.config, Arc::new(next), &pending).await?;
+        } else {
+            self.0.configuration.runs(running.digest(), &pending);
         }
-        let hash = self.0.current.load().config.settings.digest();
-        self.0.configuration.runs(hash, &pending);
         Ok(Applied {
             changed,
             pending,
@@ -139,13 +139,19 @@ impl Reloader {
     }
 
     /// From here on nothing can fail but the end of the gateway.
-    async fn exchange(&self, old: &Resolved, components: Arc<Components>) -> Result<(), ReloadError> {
+    async fn exchange(
+        &self,
+        old: &Resolved,
+        components: Arc<Components>,
+        pending: &[&'static Key],
+    ) -> Result<(), ReloadError> {
         let (done, exchanged) = oneshot::channel();
         let room = self.0.path.reserve().await.map_err(|_| ReloadError::Ended)?;
         // Without an await until the path is under way: all of it, or nothing.
         components.take_over();
         self.set_filter(old, &components.config);
         self.0.current.store(Arc::clone(&components));
+        self.0.configuration.runs(components.config.settings.digest(), pending);
         room.send(Next { components, done });
         exchanged.await.map_err(|_| ReloadError::Ended)
     }

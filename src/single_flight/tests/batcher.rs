@@ -79,6 +79,7 @@ async fn a_flight_whose_last_waiter_leaves_in_the_moment_of_its_slot_gives_the_s
     asked.abort();
     assert!(asked.await.unwrap_err().is_cancelled());
     assert_eq!(attempt.request.bind(), None);
+    assert_eq!(attempt.request.cost_sharers(), Some(Vec::new()), "nobody pays for it");
     fixture.nothing_is_left().await;
 }
 

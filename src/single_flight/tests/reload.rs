@@ -11,9 +11,9 @@ use super::fixture::{MERGE, caller, predicted_wait, request, rows};
 use crate::BoxError;
 use crate::attempt::Attempt;
 use crate::middleware;
-use crate::scan::{CacheSink, Call, Request, StoredRows, UpstreamProfile, UpstreamResponse};
+use crate::scan::{CacheSink, Call, Merging, Request, StoredRows, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::driver::Below;
-use crate::single_flight::{Config, Metrics, SingleFlight};
+use crate::single_flight::{BatchConfig, Config, Metrics, SingleFlight};
 use crate::task::Tasks;
 
 /// Counts how often it was asked for rows that came with other calls.
@@ -63,4 +63,32 @@ async fn flights_use_the_cache_of_the_latest_settings_and_let_go_of_the_one_befo
     let former: Weak<_> = Arc::downgrade(&before);
     drop(before);
     assert!(former.upgrade().is_none(), "the former cache's memory is free");
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_of_merging_change_nothing_for_calls_under_way_while_it_is_off() {
+    let config = |when, max_ids: usize| Config {
+        merge: BatchConfig {
+            when,
+            max_ids: max_ids.try_into().unwrap(),
+            ..MERGE
+        },
+        attempt: Duration::from_mins(1),
+    };
+    let sink = Arc::<CountingSink>::default() as Arc<dyn CacheSink>;
+    let profile = Arc::new(UpstreamProfile::new(1000));
+    let flights = SingleFlight::new(
+        config(Merging::Off, 5),
+        Tasks::new(),
+        Arc::clone(&sink),
+        Arc::clone(&profile),
+        predicted_wait(Duration::from_secs(1)),
+        Metrics::default(),
+    );
+    let keeps_flights = |config| {
+        let now = flights.reconfigured(config, Arc::clone(&sink), Arc::clone(&profile));
+        Arc::ptr_eq(&now.flight_table, &flights.flight_table)
+    };
+    assert!(keeps_flights(config(Merging::Off, 6)));
+    assert!(!keeps_flights(config(Merging::On, 5)));
 }

@@ -1,4 +1,4 @@
-//! The tower layer that attaches the token.
+//! The layer that attaches the token.
 
 mod authorize;
 

@@ -231,7 +231,7 @@ fn a_key_without_a_certificate_is_refused() {
 
 #[test]
 fn a_tenant_stays_within_its_path_segment() {
-    for tenant in ["common", "Common", "a/b", "..", "a?b", "a b", "%2e"] {
+    for tenant in ["common", "Common", "a/b", "..", "a?b", "a b", "%2e", "tenant\\n"] {
         let text = format!("[credentials]\ntenant_id = \"{tenant}\"");
         let lines = mistakes(&text, &[]);
         assert!(

@@ -10,7 +10,7 @@ use defender_gateway::testing::config::{Document, Environment, Reload, keys};
 use defender_gateway::testing::task::Tasks;
 
 use super::paths;
-use crate::support::{Running, Setup, id};
+use crate::support::{Caller, Running, Setup, id};
 
 /// Another value than the one that runs, as TOML; `None` when only the environment holds it.
 fn other(path: &str) -> Option<&'static str> {
@@ -209,9 +209,13 @@ async fn a_reload_that_is_given_up_leaves_one_configuration() {
     let (reloader, stop) = (gateway.reloader().clone(), gateway.stop_token());
     assert!(reloader.reload(&source, &document("20s")).now_or_never().is_none());
 
+    let admin = Caller::http1(&format!("http://{}", gateway.admin_address()));
     let serving = Tasks::new().spawn("gateway", gateway.serve());
+    let hash = async || admin.fetch("/status").await.json()["config"]["hash"].clone();
+    let given_up = hash().await;
     let again = reloader.reload(&source, &document("20s")).await.unwrap();
     assert_eq!(paths(&again.changed), [""; 0], "it was taken over already");
+    assert_eq!(hash().await, given_up, "what runs is shown");
     stop.cancel();
     assert_eq!(serving.await.unwrap().left, 0);
 }

@@ -57,6 +57,8 @@ fn proxy(text: &str, except: Vec<String>) -> Result<Proxy, String> {
     // `HTTPS_PROXY=proxy:3128` is common.
     let text = if text.contains("://") {
         text.to_owned()
+    } else if text.starts_with(['/', '\\']) {
+        return Err("begins with a slash".into());
     } else {
         format!("http://{text}")
     };
@@ -122,6 +124,8 @@ mod tests {
             "https://u:hunter2@p:1",
             "http://u:hunter2@p/x",
             "http://u:hunter2%zz@p",
+            "//u:hunter2@p:1",
+            "\\u:hunter2@p:1",
             "http://",
         ] {
             assert!(!proxy(text, Vec::new()).unwrap_err().contains("hunter2"), "{text}");
