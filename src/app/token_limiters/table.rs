@@ -186,7 +186,7 @@ impl TokenLimiters {
             limiter.queue.close(closes);
         }
         caller_token.token_limiters.insert(token_id, Arc::clone(&limiter));
-        tracing::debug!(holder = ?token_id.0, lanes = caller_token.token_limiters.len(), "a token that is new here");
+        tracing::debug!(holder = ?token_id.0, limiters = caller_token.token_limiters.len(), "a token that is new here");
         Ok(limiter)
     }
 
