@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{hold, post, request_read, reset};
+use super::{LIMITS, SHORT_LIMITS, hold, post, post_within, request_read, reset};
 use crate::net::testing::{Ca, Http, Names, Validity, client, listen, quick};
 use crate::net::{Config, Kind};
 
@@ -101,7 +101,9 @@ async fn a_failure_after_the_request_was_written_is_not_called_unsent() {
         });
         let names = Names::new([("eu.test", address.await)]);
         let begun = Instant::now();
-        let error = post(&client(&quick(), &names), "http://eu.test/").await.unwrap_err();
+        let limits = if timeout { SHORT_LIMITS } else { LIMITS };
+        let answer = post_within(&client(&quick(), &names), "http://eu.test/", limits).await;
+        let error = answer.unwrap_err();
         assert!(!error.is_unprocessed(), "{what}");
         assert_eq!(error.proxy_status(), status, "{what}: {error:?}");
         assert_eq!(error.is_answered(), answered, "{what}");
@@ -140,7 +142,7 @@ async fn a_pooled_connection_that_went_silent_serves_no_second_request() {
     let names = Names::new([("eu.test", address.await)]);
     let client = client(&quick(), &names);
     post(&client, "http://eu.test/").await.unwrap();
-    let error = post(&client, "http://eu.test/").await.unwrap_err();
+    let error = post_within(&client, "http://eu.test/", SHORT_LIMITS).await.unwrap_err();
     assert!(matches!(error.kind(), Kind::HeadTimeout));
     post(&client, "http://eu.test/").await.unwrap();
 }

@@ -14,9 +14,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{hold, post, request_read};
+use super::{LIMITS, SHORT_LIMITS, hold, post, post_within, request_read};
 use crate::net::testing::{Ca, Names, Validity, client, listen, quick};
-use crate::net::{Error, Kind};
+use crate::net::{Error, Kind, Limits};
 
 type Misbehaviour = fn(TcpStream) -> BoxFuture<'static, ()>;
 
@@ -35,13 +35,17 @@ async fn say(mut stream: TcpStream, text: &'static [u8]) {
 
 /// The result of a request to such a host, which must end in time.
 async fn meets(act: Misbehaviour) -> Result<http::Response<Bytes>, Error> {
+    meets_within(act, LIMITS).await
+}
+
+async fn meets_within(act: Misbehaviour, limits: Limits) -> Result<http::Response<Bytes>, Error> {
     let address = listen(move |mut stream| async move {
         request_read(&mut stream).await;
         act(stream).await;
     });
     let names = Names::new([("eu.test", address.await)]);
     let begun = Instant::now();
-    let result = post(&client(&quick(), &names), "http://eu.test/").await;
+    let result = post_within(&client(&quick(), &names), "http://eu.test/", limits).await;
     assert!(
         begun.elapsed() < Duration::from_mins(1),
         "bounded at all: {:?}",
@@ -188,7 +192,7 @@ async fn interim_answers_do_not_extend_the_wait() {
             }
         })
     };
-    let error = meets(endless).await.unwrap_err();
+    let error = meets_within(endless, SHORT_LIMITS).await.unwrap_err();
     assert!(matches!(error.kind(), Kind::HeadTimeout), "{error:?}");
 }
 
