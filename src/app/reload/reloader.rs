@@ -125,11 +125,11 @@ impl Reloader {
         } else {
             source.resolve_holding(document, &pending, running)?.resolved
         };
-        if !changed.is_empty() {
+        if changed.is_empty() {
+            self.0.configuration.runs(running.digest(), &pending);
+        } else {
             let next = made.next(&resolved).await.map_err(ReloadError::Part)?;
             self.exchange(&made.config, Arc::new(next), &pending).await?;
-        } else {
-            self.0.configuration.runs(running.digest(), &pending);
         }
         Ok(Applied {
             changed,

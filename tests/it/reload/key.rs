@@ -209,7 +209,7 @@ async fn a_reload_that_is_given_up_leaves_one_configuration() {
     let (reloader, stop) = (gateway.reloader().clone(), gateway.stop_token());
     assert!(reloader.reload(&source, &document("20s")).now_or_never().is_none());
 
-    let admin = Caller::http1(&format!("http://{}", gateway.admin_address()));
+    let admin = Caller::http1(&gateway.admin_address().to_string());
     let serving = Tasks::new().spawn("gateway", gateway.serve());
     let hash = async || admin.fetch("/status").await.json()["config"]["hash"].clone();
     let given_up = hash().await;
