@@ -89,7 +89,7 @@ macro_rules! metrics {
 
 pub(crate) use metrics;
 
-/// The values of a label, declared by [`named_enum!`](super::named_enum).
+/// The values of a label, declared by [`named_enum!`](super::named_enum!).
 pub(crate) trait LabelValue: Copy + fmt::Debug + EncodeLabelValue + Send + Sync + 'static {
     /// All of them, in their order.
     const VALUES: &'static [Self];
