@@ -1,7 +1,7 @@
 //! Layers below the cache, written as plain async functions.
 //!
-//! Only some dozen calls a minute get there, so a box for each layer costs nothing that anybody
-//! could notice, and no layer has to repeat the types and bounds of a service.
+//! Hits do not get there, and of the rest only some dozen a minute become calls, so a box for each
+//! layer costs nothing that anybody could notice, and no layer has to repeat the types and bounds of a service.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! The whole path of a request, one layer per line.
 //!
-//! Read from the top, it is the way in: HTTP at first, typed requests from `read` on, charged
-//! attempts from `retry` on.
+//! Read from the top, it is the way in: HTTP at first, typed requests from `read` on, attempts from
+//! `retry` on, charged ones below `quota`.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -34,7 +34,7 @@ pub struct Parts {
     pub guard: server::guard::Layer,
     /// Parses bodies and header fields.
     pub read: server::read::Layer,
-    /// The limit of waiting requests per caller.
+    /// The limit of requests that each caller may make.
     pub fair_use: queue::CallerLimitLayer,
     /// Answers in memory.
     pub cache: cache::Layer,
@@ -46,7 +46,7 @@ pub struct Parts {
     pub single_flight: single_flight::SingleFlight,
     /// The fair queue of each token.
     pub token_limiters: app::TokenLimiters,
-    /// Charges each attempt.
+    /// Ends the charge of each attempt, whatever becomes of it.
     pub quota: quota::Charging,
     /// Picks the nearest working host.
     pub region: region::HostSelector,
@@ -83,7 +83,7 @@ pub fn build(
 
     let forwarding = ServiceBuilder::new()
         // Below the cache: a hit never waits, so it takes no memory. Above every layer where a
-        // request may wait.
+        // request may wait once it is read.
         .layer(layer(parts.request_memory))
         // Below memory, which the store must not slow down; above the flights, because a lease
         // belongs to a request, whatever calls it becomes part of.

@@ -272,7 +272,7 @@ impl Components {
         stack::Parts {
             trace: server::trace::Layer::new(context.tracer.clone()),
             respond: settings::respond(config, token_limiters, &count.panics(), &context.memory),
-            access_log: server::access_log::Layer::new(count, settings::count(config)),
+            access_log: server::access_log::Layer::new(count, settings::access_log(config)),
             guard: self.guard.clone(),
             read: self.read.clone(),
             fair_use: queue::CallerLimitLayer::new(queue::CallerLimit::new(

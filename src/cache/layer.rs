@@ -255,13 +255,13 @@ impl CacheService {
                     .is_some_and(|partial_hit| partial_hit.is_whole())
                 && let Some(guard) = RefreshGuard::begin(&entry, now)
             {
-                self.fetch(&call, guard, now);
+                self.refresh_in_background(&call, guard, now);
                 return;
             }
         }
     }
 
-    fn fetch(&self, call: &Call, guard: RefreshGuard, now: Instant) {
+    fn refresh_in_background(&self, call: &Call, guard: RefreshGuard, now: Instant) {
         let call = Call {
             request: Arc::clone(&call.request),
             caller: Arc::new(Caller {

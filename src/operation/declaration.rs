@@ -42,7 +42,7 @@ pub enum Input {
     Ids {
         /// The one member.
         member: &'static str,
-        /// Two ids, as an example for the description.
+        /// An id, as an example for the description.
         example: &'static str,
     },
 }

@@ -1,4 +1,4 @@
-//! The optional fair-use limit per caller, in front of everything.
+//! The optional fair-use limit of each caller, in front of the cache: hits count as well.
 //!
 //! A courtesy between callers, not a guarantee: after a quiet time a caller may make up to twice
 //! its limit in one window, which is why this is a token bucket here and an exact ledger in front
@@ -104,7 +104,7 @@ impl Clock for PausableClock {
     }
 }
 
-/// Refuses callers over their fair use before anything else is done for them. Without a limit every
+/// Refuses callers over their fair use, once their request is read. Without a limit every
 /// caller passes.
 pub type CallerLimitLayer = FilterLayer<CallerLimit>;
 

@@ -1,4 +1,4 @@
-//! The queue shared: waiting for a turn, and the clock that hands slots out.
+//! The shared queue: waiting for a turn, and the clock that hands slots out.
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! The layer in which a try waits for its slot.
+//! The layer in which an attempt waits for its slot.
 
 use super::fair_queue::{PermitSource, Queue};
 use super::refused::{Reason, Refused};

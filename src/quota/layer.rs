@@ -1,4 +1,4 @@
-//! The layer that pays: every attempt's charge ends here, whatever becomes of the attempt.
+//! The layer below the queue: every attempt's charge ends here, whatever becomes of the attempt.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::clock::Wall;
 use crate::middleware::{Middleware, Next};
 use crate::scan::{Headers, UpstreamResponse};
 
-/// Charges each call, and knows from its end what becomes of the charge.
+/// Ends the charge of each attempt: its slot was charged when the queue granted it.
 #[derive(Clone, Debug)]
 pub struct Charging {
     /// For `Retry-After` dates.
@@ -86,11 +86,6 @@ fn with_retry_after(fields: &Headers, pause: Duration) -> Headers {
         .chain([(RETRY_AFTER, HeaderValue::from(seconds.max(1)))])
         .collect()
 }
-
-/// A call took longer than the ledger allows for; the attempt timeout below should have ended it.
-#[derive(Debug, thiserror::Error)]
-#[error("the upstream call took longer than its charge is kept")]
-pub struct DeadlineExceeded;
 
 /// Nobody waits for a call of its own any more when its slot comes. Whoever asked knows that, and
 /// no caller sees it.

@@ -43,7 +43,7 @@ mod watched;
 pub use config::{Config, Limit, Pacing, UnknownPast};
 pub use forecast::Forecast;
 pub use handle::Quota;
-pub use layer::{Charging, DeadlineExceeded};
+pub use layer::Charging;
 pub use ledger::{Availability, Ledger};
 pub use metrics::Metrics;
 pub use pacer::Pacer;

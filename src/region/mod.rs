@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! probes ─► round-trip time ─┐
-//!                            ├─► HostSelector: the current host ─► Region (layer): pick, call, report, next host if nothing was sent
+//!                            ├─► HostSelector: the current host ─► layer: pick, call, report, next host if nothing was sent
 //! calls ──► health ──────────┘
 //! ```
 //!

@@ -1,6 +1,7 @@
-//! Turns every outcome into an HTTP response. This is the only place that picks a status.
+//! Turns every outcome into an HTTP response. Only here a status is picked for the data
+//! listener, but for what hyper refuses by itself.
 //!
-//! - [`problem`] is the table from errors to [`Problem`]s; [`RequestError`] and [`Panicked`] are
+//! - `table` says which [`Problem`] an error is; [`RequestError`] and [`Panicked`] are
 //!   the errors of the HTTP layer itself.
 //! - [`Layer`] turns a [`Reply`] or an error into a response with its header fields
 //!   (`Cache-Status`, `RateLimit`, `Proxy-Status`, `X-Request-Id`, …).

@@ -9,7 +9,7 @@ use crate::memory::Exhausted;
 use crate::operation::Input;
 use crate::scan::{Operation, ParseError};
 use crate::telemetry::log;
-use crate::{cache, queue, quota, region, single_flight, token, upstream};
+use crate::{cache, queue, region, single_flight, token, upstream};
 
 /// The response to `error`: the first cause in its chain that the table knows decides. An unknown
 /// error is a failure of the gateway.
@@ -32,11 +32,6 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Problem> {
             cause
                 .downcast_ref::<Exhausted>()
                 .map(|error| exhausted(error.to_string()))
-        })
-        .or_else(|| {
-            cause
-                .downcast_ref::<quota::DeadlineExceeded>()
-                .map(|error| timeout(error.to_string()))
         })
 }
 

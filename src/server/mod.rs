@@ -7,7 +7,7 @@
 //! [`Bound`] knows HTTP and nothing else; it serves the admin listener as well. Not here: what a
 //! request means, and which status an error becomes. Invariants: connections, streams, bytes in
 //! memory and every wait are bounded; requests in flight when the drain begins are finished, or cut
-//! off at its limit; a malformed request never reaches a layer below [`guard`].
+//! off at its limit; a malformed request never reaches a layer below [`read`].
 //!
 //! hyper answers by itself, with an empty body, what is not HTTP: 400 for a request line or field
 //! that cannot be parsed, and 431 for heads that are too long, also when the target is too long

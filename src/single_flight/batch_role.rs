@@ -143,7 +143,7 @@ impl Flight {
     }
 
     /// Takes the batch out, once its answer has arrived.
-    pub(super) fn split(&self) -> Option<Batch> {
+    pub(super) fn take_batch(&self) -> Option<Batch> {
         let mut state = self.state();
         match std::mem::replace(&mut state.batch_role, BatchRole::Solo) {
             BatchRole::Carrier(batch) => Some(batch),

@@ -59,7 +59,7 @@ impl FlightDriver {
                 StepResult::Completed(result) => {
                     let good = result.as_ref().is_ok_and(|answer| answer.status.is_success());
                     self.flight.end_trace(!good);
-                    let batch = self.flight.split();
+                    let batch = self.flight.take_batch();
                     self.record_ids(batch.as_ref());
                     match batch {
                         Some(batch) => self.split(batch, &result),

@@ -49,8 +49,8 @@ impl FlightTable {
         let Call { request, caller } = call;
         let now = Instant::now();
         let mut flights = self.flights();
-        let pending_guard = flights.entry(request.key().clone());
-        if let Entry::Occupied(flight) = &pending_guard
+        let entry = flights.entry(request.key().clone());
+        if let Entry::Occupied(flight) = &entry
             && let Some((id, receiver)) = flight.get().join(caller, now)
         {
             return Joined {
@@ -62,7 +62,7 @@ impl FlightTable {
         let batcher = self.batcher.clone().filter(|batcher| batcher.accepts(request));
         let (flight, id, receiver) = Flight::new(Arc::clone(request), batcher, Arc::clone(cache_sink), caller, now);
         let flight = Arc::new(flight);
-        pending_guard.insert_entry(Arc::clone(&flight));
+        entry.insert_entry(Arc::clone(&flight));
         Joined {
             guard: self.guard(Arc::clone(&flight), id),
             receiver,

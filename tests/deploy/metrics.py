@@ -113,6 +113,8 @@ def registered():
         if "tests" not in file.parts and file.name != "tests.rs":
             production = file.read_text().split("#[cfg(test)]")[0]
             yield from re.findall(r'register(?:_with_unit)?\(\s*"([a-z_]+)"', production)
+            if "metrics! {" in production and file.name != "declare.rs":
+                yield from re.findall(r'^ +[a-z_ ()]+: [^"]* = "([a-z_]+)"', production, re.M)
 
 
 def reference(text):

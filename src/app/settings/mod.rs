@@ -86,7 +86,7 @@ pub(super) fn read(config: &Resolved, shares: &Shares) -> server::read::Config {
     }
 }
 
-pub(super) fn count(config: &Resolved) -> server::access_log::Config {
+pub(super) fn access_log(config: &Resolved) -> server::access_log::Config {
     server::access_log::Config {
         caller_header: config.queue.caller_header.clone(),
         access_log: config.telemetry.access_log,

@@ -1,4 +1,4 @@
-//! `[callers]`: the limit of waiting requests per caller, and shares of the quota.
+//! `[callers]`: the limit of requests per caller, and shares of the quota.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;

@@ -11,7 +11,7 @@ use crate::response::table::problem;
 use crate::response::tests::openapi::{body as described_body, shared};
 use crate::response::{ErrorCode, Panicked, RequestError, Window, Windows};
 use crate::scan::{Operation, ParseError};
-use crate::{cache, queue, quota, single_flight, token, upstream};
+use crate::{cache, queue, single_flight, token, upstream};
 
 /// Error, status, `error.code`, `Proxy-Status` error, seconds of `Retry-After`.
 type Row = (BoxError, u16, &'static str, &'static str, Option<u64>);
@@ -193,13 +193,6 @@ fn rows() -> Vec<Row> {
             "TooManyRequests",
             "http_request_error",
             Some(7),
-        ),
-        (
-            quota::DeadlineExceeded.into(),
-            504,
-            "UpstreamTimeout",
-            "http_response_timeout",
-            None,
         ),
         (
             token::Error::Refused {
