@@ -114,7 +114,7 @@ def registered():
             production = file.read_text().split("#[cfg(test)]")[0]
             yield from re.findall(r'register(?:_with_unit)?\(\s*"([a-z_]+)"', production)
             if "metrics! {" in production and file.name != "declare.rs":
-                yield from re.findall(r'^ +[a-z_ ()]+: [^"]* = "([a-z_]+)"', production, re.M)
+                yield from re.findall(r'^ {8}(?:pub\([a-z]+\) )?[a-z_]+: [^"\n]* = "([a-z_]+)"', production, re.M)
 
 
 def reference(text):
