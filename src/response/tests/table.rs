@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::BoxError;
 use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::caller::RequestId;
+use crate::net::testing::no_answer;
 use crate::response::table::problem;
 use crate::response::tests::openapi::{body as described_body, shared};
 use crate::response::{ErrorCode, Panicked, RequestError, Window, Windows};
@@ -162,6 +163,13 @@ fn rows() -> Vec<Row> {
             "QuotaUnavailable",
             "proxy_internal_response",
             Some(7),
+        ),
+        (
+            upstream::Error::new("eu.example", upstream::Reason::Exchange(no_answer("eu.example"))).into(),
+            504,
+            "UpstreamTimeout",
+            "http_response_timeout",
+            None,
         ),
         (
             upstream::Error::new("eu.example", upstream::Reason::Unbuildable).into(),
