@@ -300,8 +300,8 @@ pub enum RetryHint {
     /// There is no slot in time for one more call, but the request could still be part of another
     /// call.
     InBatch,
-    /// One more attempt may help: after a lost connection, a renewed token, or what is no answer
-    /// of Defender's. A 5xx is an answer, and repeated as one.
+    /// One more attempt may help: after a lost connection, a renewed token, or a
+    /// response that is none of Defender's. A 5xx is an answer, and the retry layer repeats it.
     Once,
     /// At another host, which may have the answer that this one cannot give.
     OtherHost,

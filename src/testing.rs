@@ -56,12 +56,12 @@ pub mod region {
     pub use crate::region::{Backoff, Candidate, Config, HostSelector, Metrics, Probe};
 }
 pub mod response {
-    pub use crate::response::{Answered, Body, Config, Layer, Reply, ResponsePreferences, TokenOwner, Window, Windows};
+    pub use crate::response::{Answered, Body, Config, Layer, Reply, ResponsePreferences, Window, Windows};
 }
 pub mod scan {
     pub use crate::scan::{
         CacheSink, Call, CallerToken, Endpoint, Headers, MergeFinding, MergeRecord, Merging, Operation, Options,
-        Outcome, ParseError, Payer, Request, Rows, ServedResponse, SplitError, Status, UpstreamProfile,
+        Outcome, ParseError, Payer, Request, Rows, ServedResponse, SplitError, Status, TokenOwner, UpstreamProfile,
         UpstreamResponse, route,
     };
 }

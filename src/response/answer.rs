@@ -11,13 +11,13 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use super::layer::ResponsePreferences;
-use super::outcome::{Ended, Outcome, TokenOwner};
+use super::outcome::{Ended, Outcome};
 use super::{Problem, etag, field, header_template, next_link, table};
 use crate::BoxError;
 use crate::attempt::Failure;
 use crate::caller::RequestId;
 use crate::memory::{Exhausted, LARGE_ANSWER, MemoryBudget};
-use crate::scan::{self, ForwardReason, Operation, ServedResponse, Status, UpstreamResponse};
+use crate::scan::{self, ForwardReason, Operation, ServedResponse, Status, TokenOwner, UpstreamResponse};
 use crate::telemetry::log;
 
 /// The body of every response: complete, and shared with the cache.

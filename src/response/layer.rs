@@ -18,11 +18,10 @@ use tower::Service;
 
 use super::Panicked;
 use super::answer::{self, Answered, Config};
-use super::outcome::TokenOwner;
 use crate::BoxError;
 use crate::caller::RequestId;
 use crate::net::Network;
-use crate::scan::{Operation, ServedResponse};
+use crate::scan::{Operation, ServedResponse, TokenOwner};
 
 /// The result of the layers below when there was no error.
 #[derive(Clone, Debug)]

@@ -1,5 +1,5 @@
-//! Turns every outcome into an HTTP response. Only here a status is picked for the data
-//! listener, but for what hyper refuses by itself.
+//! Turns every outcome into an HTTP response. No other module picks a status for the data listener;
+//! hyper answers by itself what is not HTTP.
 //!
 //! - `table` says which [`Problem`] an error is; [`RequestError`] and [`Panicked`] are
 //!   the errors of the HTTP layer itself.
@@ -25,7 +25,7 @@ mod table;
 pub use answer::{Answered, Body, Config, RateLimit, Window, Windows};
 pub use error_code::ErrorCode;
 pub use layer::{Layer, Reply, RequestInfo, ResponsePreferences, Tag};
-pub use outcome::{Ended, Outcome, TokenOwner};
+pub use outcome::{Ended, Outcome};
 pub use problem::{Policies, Problem, ProxyStatusError};
 pub use request_error::{Panicked, RequestError};
 

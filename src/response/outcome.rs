@@ -3,7 +3,7 @@
 
 use http::StatusCode;
 
-use crate::scan::{self, ForwardReason};
+use crate::scan::{self, ForwardReason, TokenOwner};
 
 /// How a request ended, for metrics and logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,16 +30,6 @@ pub enum Outcome {
     Invalid,
     /// The caller hung up before its answer.
     Gone,
-}
-
-/// Whose access token a call carries. A rejected token is the fault of its owner.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TokenOwner {
-    /// The gateway signs in.
-    #[default]
-    Gateway,
-    /// The caller brought its own.
-    Caller,
 }
 
 impl Outcome {

@@ -5,8 +5,28 @@ use std::fmt;
 use ring::digest;
 
 use crate::operation::Operation;
-use crate::scan::hex;
+use crate::scan::{Request, hex};
 use crate::secret::Secret;
+
+/// Whose access token a call carries. A rejected token is the fault of its owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TokenOwner {
+    /// The gateway signs in.
+    #[default]
+    Gateway,
+    /// The caller brought its own.
+    Caller,
+}
+
+impl TokenOwner {
+    /// The owner of the token that a call for `request` carries.
+    pub fn of(request: &Request) -> Self {
+        match request.caller_token() {
+            Some(_) => Self::Caller,
+            None => Self::Gateway,
+        }
+    }
+}
 
 /// A bearer token of a caller, which is used upstream instead of the gateway's.
 ///

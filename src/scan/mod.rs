@@ -29,7 +29,7 @@ mod upstream_response;
 
 pub use crate::operation::{Endpoint, EntityId, Operation, Target, route};
 pub use call::{CacheSink, Call, ForwardReason, Outcome, ServedResponse, Status, StoredRows};
-pub use caller_token::{CallerToken, Payer, TokenId};
+pub use caller_token::{CallerToken, Payer, TokenId, TokenOwner};
 pub use entity::EntityForm;
 pub use finished::finished;
 pub use headers::Headers;

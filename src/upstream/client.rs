@@ -17,10 +17,9 @@ use crate::attempt::{Authorized, Failure, Routed};
 use crate::memory::{ALLOCATED_PER_BYTE, AnswerMemory, Exhausted, LARGE_ANSWER, Reservation};
 use crate::net;
 use crate::operation::Input;
-use crate::scan::{self, Operation, UpstreamResponse};
+use crate::scan::{self, Operation, TokenOwner, UpstreamResponse};
 use crate::telemetry::trace::{self, Span, SpanKind};
 use crate::upstream::metrics::Status;
-use crate::upstream::response_headers::TokenOwner;
 use crate::upstream::{Error, Metrics, Reason, request, response_headers};
 
 /// The settings of calls.

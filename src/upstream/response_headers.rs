@@ -3,7 +3,7 @@
 use http::header::{AGE, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue};
 
-use crate::scan::{Headers, Request};
+use crate::scan::{Headers, TokenOwner};
 
 /// The name under which a field is kept: a static copy where there is one, which takes no memory.
 ///
@@ -25,22 +25,6 @@ fn kept(name: &HeaderName) -> Option<HeaderName> {
         text if text.starts_with("x-ms-") => name.clone(),
         _ => return None,
     })
-}
-
-/// The owner of a call's token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum TokenOwner {
-    Gateway,
-    Caller,
-}
-
-impl TokenOwner {
-    pub(super) fn of(request: &Request) -> Self {
-        match request.caller_token() {
-            Some(_) => Self::Caller,
-            None => Self::Gateway,
-        }
-    }
 }
 
 /// The fields on the allow-list, in order. A challenge (RFC 9110 §11.6.1) is for the owner of the

@@ -102,7 +102,7 @@ pub(crate) fn respond() -> response::Layer {
         upstream_hosts: vec!["api.security.microsoft.com".into()],
         rate_limit: Arc::new(move |_, show| show(&windows)),
         panics: Counter::default(),
-        token_owner: response::TokenOwner::Gateway,
+        token_owner: scan::TokenOwner::Gateway,
         large_answers: None,
     })
 }

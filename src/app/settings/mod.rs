@@ -20,7 +20,7 @@ use super::{Error, rate_limit};
 use crate::caller::Name;
 use crate::config::{self, Resolved, Scope};
 use crate::memory::Shares;
-use crate::scan::Operation;
+use crate::scan::{Operation, TokenOwner};
 use crate::secret::Secret;
 use crate::{cache, net, queue, region, response, server, single_flight, upstream};
 
@@ -138,7 +138,7 @@ pub(super) fn respond(
         upstream_hosts: hosts.clone(),
         rate_limit: rate_limit::of(quota.clone(), operation(index)),
         panics: panics.clone(),
-        token_owner: response::TokenOwner::Gateway,
+        token_owner: TokenOwner::Gateway,
         large_answers: Some(Arc::clone(&memory.answers.large)),
     }))
     .trusting(config.server.trusted_proxies.iter().copied());

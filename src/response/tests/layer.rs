@@ -13,8 +13,8 @@ use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::caller::RequestId;
 use crate::memory::MemoryBudget;
 use crate::response;
-use crate::response::{Config, Ended, Layer, Outcome, Reply, RequestError, RequestInfo, TokenOwner, Window, Windows};
-use crate::scan::{self, Operation, ServedResponse, Status, UpstreamResponse};
+use crate::response::{Config, Ended, Layer, Outcome, Reply, RequestError, RequestInfo, Window, Windows};
+use crate::scan::{self, Operation, ServedResponse, Status, TokenOwner, UpstreamResponse};
 
 pub(super) const ID: &str = "test-1";
 

@@ -16,7 +16,7 @@ use tower::{Layer as _, service_fn};
 
 use crate::BoxError;
 use crate::response::{self, Body};
-use crate::scan::{Call, Endpoint, Headers, Outcome, ServedResponse, Status, UpstreamResponse};
+use crate::scan::{Call, Endpoint, Headers, Outcome, ServedResponse, Status, TokenOwner, UpstreamResponse};
 use crate::server::serve::Drained;
 use crate::server::{Address, Bound, Config, access_log, guard, read, route};
 use crate::task::Tasks;
@@ -135,7 +135,7 @@ fn stack(
         upstream_hosts: Vec::new(),
         rate_limit: Arc::new(|_, _| {}),
         panics: metrics.panics(),
-        token_owner: response::TokenOwner::Gateway,
+        token_owner: TokenOwner::Gateway,
         large_answers: None,
     });
     access_log::Layer::new(metrics.clone(), access_log::Config::default()).layer(respond.layer(guard))

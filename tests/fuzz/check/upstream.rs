@@ -4,7 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use defender_gateway::testing::quota::ThrottleHint;
 use defender_gateway::testing::response::{self, Reply, ResponsePreferences};
-use defender_gateway::testing::scan::{Options, Outcome, ServedResponse, Status, UpstreamResponse, route};
+use defender_gateway::testing::scan::{Options, Outcome, ServedResponse, Status, TokenOwner, UpstreamResponse, route};
 use defender_gateway::testing::server::{InboundRequest, Peer};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -39,7 +39,7 @@ pub(super) fn respond() -> response::Layer {
         upstream_hosts: vec![HOST.into()],
         rate_limit: Arc::new(|_, _| {}),
         panics: Counter::default(),
-        token_owner: response::TokenOwner::Gateway,
+        token_owner: TokenOwner::Gateway,
         large_answers: None,
     })
 }
