@@ -43,7 +43,7 @@ pub struct BatchConfig {
 
 impl BatchConfig {
     /// Whether the same requests share calls with these settings.
-    pub(super) fn is_as_good_as(&self, other: &Self) -> bool {
+    pub(super) fn is_equivalent(&self, other: &Self) -> bool {
         self == other || self.when == Merging::Off && other.when == Merging::Off
     }
 }

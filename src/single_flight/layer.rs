@@ -95,7 +95,7 @@ impl SingleFlight {
         upstream_profile: Arc<UpstreamProfile>,
     ) -> Self {
         let (before, table) = (self.clone(), &self.flight_table);
-        if config.merge.is_as_good_as(&before.config.merge) && Arc::ptr_eq(&upstream_profile, &table.upstream_profile) {
+        if config.merge.is_equivalent(&before.config.merge) && Arc::ptr_eq(&upstream_profile, &table.upstream_profile) {
             return Self {
                 config,
                 cache_sink,
