@@ -15,8 +15,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use crate::net::connector::{Protocol, Stream};
 use crate::net::pool::Host;
-use crate::net::stream::{Protocol, Stream};
 use crate::net::{Config, Kind};
 
 /// The longest head of an answer over HTTP/1.1, and the longest list of header fields over HTTP/2.

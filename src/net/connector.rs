@@ -10,14 +10,13 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use url::Url;
 
 use crate::net::dial::dial;
-use crate::net::stream::{Duplex, Protocol, Stream};
 use crate::net::{Config, ConnectError, Proxy, Resolver, SetupError, Step, tls, tunnel};
 
 /// The beginning of cleartext HTTP/2 with prior knowledge (RFC 9113 §3.3): the preface and an empty
@@ -48,6 +47,26 @@ struct Shared {
     cleartext: Protocol,
     timeout: Duration,
     receive_buffer: Option<u32>,
+}
+
+/// Bytes in both directions: TCP, TLS over TCP, or TLS over a tunnel.
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+/// The protocol to be spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// A connection that is ready for HTTP.
+pub(super) struct Stream {
+    pub(super) io: TokioIo<Box<dyn Duplex>>,
+    pub(super) protocol: Protocol,
+    /// How long it took from the known address to here.
+    pub(super) setup: Duration,
 }
 
 /// The versions of HTTP that are offered to a host.

@@ -21,7 +21,6 @@ mod error;
 mod network;
 mod pool;
 mod proxy;
-mod stream;
 mod tls;
 mod tunnel;
 

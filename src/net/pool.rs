@@ -17,8 +17,8 @@ use tokio::sync::Mutex as Gate;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::net::connection::Connection;
+use crate::net::connector::Protocol;
 use crate::net::connector::{Offer, Target};
-use crate::net::stream::Protocol;
 use crate::net::{Config, ConnectError, Connector, Error, Kind, Step};
 
 /// Shorter than the idle timeouts of common front ends, so that this side closes first.

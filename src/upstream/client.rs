@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header::CONTENT_ENCODING;
-use http::{HeaderValue, Response};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, USER_AGENT};
+use http::{HeaderValue, Request, Response, Uri};
 use tokio::time::{Instant, timeout};
 use tower::Service;
 use url::Url;
@@ -20,7 +20,7 @@ use crate::operation::Input;
 use crate::scan::{self, Operation, TokenOwner, UpstreamResponse};
 use crate::telemetry::trace::{self, Span, SpanKind};
 use crate::upstream::metrics::Status;
-use crate::upstream::{Error, Metrics, Reason, request, response_headers};
+use crate::upstream::{Error, Metrics, Reason, response_headers};
 
 /// The settings of calls.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +93,7 @@ impl Client {
 
 impl Inner {
     async fn exchange(&self, signed: &Authorized, span: &Span) -> Result<Response<Bytes>, Reason> {
-        let mut request = request::request(signed, &self.user_agent).ok_or(Reason::Unbuildable)?;
+        let mut request = http_request(signed, &self.user_agent).ok_or(Reason::Unbuildable)?;
         if let Some(context) = span.context() {
             trace::write(context, request.headers_mut());
         }
@@ -106,6 +106,50 @@ impl Inner {
     async fn reserve(&self) -> Result<Reservation, Reason> {
         let reserved = timeout(net::MEMORY_WAIT, self.memory.small.reserve(CALL)).await;
         reserved.map_err(|_| Reason::NoMemory(Exhausted { of: "calls" }))
+    }
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The number of header fields set here, with room for those of a trace and the client.
+const FIELDS: usize = 10;
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// The request for `signed`; `None` when the base address cannot be put into a request, or the
+/// token into a header field, which the sign-in does not allow.
+fn http_request(signed: &Authorized, user_agent: &HeaderValue) -> Option<Request<Bytes>> {
+    let charged = &signed.routed.charged;
+    let bearer = signed.bearer.bearer()?;
+    let mut request = Request::new(charged.request.body());
+    let declared = charged.request.endpoint().operation.declaration();
+    *request.method_mut() = declared.upstream_method();
+    *request.uri_mut() = address(&signed.routed.base, &charged.request)?;
+    let headers = request.headers_mut();
+    headers.reserve(FIELDS);
+    headers.insert(AUTHORIZATION, bearer);
+    if declared.input != Input::Path {
+        headers.insert(CONTENT_TYPE, JSON);
+    }
+    headers.insert(ACCEPT, JSON);
+    // Bodies are passed on byte for byte, and not every caller can decompress them.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.insert(USER_AGENT, user_agent.clone());
+    if let Ok(id) = HeaderValue::from_str(charged.caller.request_id.as_str()) {
+        headers.insert(REQUEST_ID, id);
+    }
+    Some(request)
+}
+
+/// The operation's own path on the host, with the request's query and nothing else. No other path
+/// can be built here.
+fn address(base: &Url, request: &scan::Request) -> Option<Uri> {
+    let mut url = base.clone();
+    url.set_path(&request.upstream_path());
+    url.set_fragment(None);
+    url.set_query(None);
+    match request.query() {
+        None => url.as_str().parse().ok(),
+        // Unchanged, because a URL parser would escape other characters than the caller did.
+        Some(query) => format!("{url}?{query}").parse().ok(),
     }
 }
 

@@ -12,7 +12,6 @@ mod client;
 mod error;
 mod metrics;
 mod recent;
-mod request;
 mod response_headers;
 mod retry;
 

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::post;
 use crate::net::connection::Connection;
+use crate::net::connector::{Duplex, Protocol, Stream};
 use crate::net::pool::Pool;
-use crate::net::stream::{Duplex, Protocol, Stream};
 use crate::net::testing::{Http, Names, client, quick};
 use crate::net::{Connector, Resolver};
 
