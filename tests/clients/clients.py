@@ -15,6 +15,7 @@ import threading
 import tomllib
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 HERE = pathlib.Path(__file__).parent
 CALLERS = 100
@@ -120,11 +121,11 @@ def judge(kind, command, program, wrong):
 
 def main(program):
     wrong = []
-    judging = [threading.Thread(target=judge, args=(kind, command, program, wrong)) for kind, command in KINDS.items()]
+    with ThreadPoolExecutor() as pool:
+        judging = [pool.submit(judge, kind, command, program, wrong) for kind, command in KINDS.items()]
+    # A judge that fell over has found nothing, which must not look like having found nothing wrong.
     for one in judging:
-        one.start()
-    for one in judging:
-        one.join()
+        one.result()
     if wrong:
         raise SystemExit("\n".join(wrong))
 

@@ -39,6 +39,18 @@ async fn a_changed_file_is_taken_over_by_itself_and_said_in_one_line() {
     spawned.finish().await;
 }
 
+/// Nothing but the signal makes it say that: a look at the file finds no change.
+#[tokio::test]
+async fn a_signal_has_an_unchanged_file_read_again() {
+    let spawned = Setup::new().spawn().await;
+    spawned.gateway.signal("HUP").await;
+    spawned
+        .gateway
+        .line_with("the configuration was read again: nothing has changed")
+        .await;
+    spawned.finish().await;
+}
+
 #[tokio::test]
 async fn every_mistake_is_said_and_the_running_configuration_stays() {
     let spawned = Setup::new().spawn().await;

@@ -133,6 +133,13 @@ impl Default for Options {
     }
 }
 
+/// How long a caller waits: longer than a test does, so that a follower who is told nothing fails it
+/// instead of asking by itself in the end.
+const ASKS_FOR: Duration = Duration::from_mins(10);
+
+/// A lease that nobody sees running out.
+pub(crate) const LONG_LEASE: Duration = Duration::from_mins(10);
+
 /// A running replica. Dropping it ends it as if killed.
 pub(crate) struct Replica {
     service: BoxCloneSyncService<Call, ServedResponse, BoxError>,
@@ -208,7 +215,7 @@ impl Replica {
 
     /// Asks for these ids in the background.
     pub(crate) fn ask(&self, ids: &[&str]) -> JoinHandle<Result<ServedResponse, BoxError>> {
-        self.ask_with(ids, CacheDirectives::default(), Duration::from_mins(1))
+        self.ask_with(ids, CacheDirectives::default(), ASKS_FOR)
     }
 
     pub(crate) fn ask_with(

@@ -7,7 +7,7 @@ use http::StatusCode;
 use defender_gateway::testing::caller::CacheDirectives;
 use defender_gateway::testing::scan::{CallerToken, Outcome};
 
-use super::replica::{Bad, Options, Replica, Upstream, good, history_request};
+use super::replica::{Bad, LONG_LEASE, Options, Replica, Upstream, good, history_request};
 use crate::support::redis::Redis;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -160,7 +160,7 @@ async fn followers_of_an_answer_that_cannot_be_shared_ask_at_once() {
         let (redis, upstream) = (Redis::start().await, Upstream::new());
         let options = Options {
             // Nobody is saved by a lease that runs out.
-            lease: MINUTE,
+            lease: LONG_LEASE,
             ..Options::default()
         };
         let [leader, one, other] = replicas(&redis, &upstream, &options).await;

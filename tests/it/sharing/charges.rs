@@ -34,4 +34,5 @@ async fn a_request_that_is_taken_along_in_the_moment_of_its_own_slot_spends_none
     let seen = running.simulator.calls().len();
     assert_eq!(status["quota"]["windows"][0]["used"], seen, "{status}");
     assert!(seen <= ROUNDS * CROWD, "{seen} calls: somebody was asked for twice");
+    running.finish().await;
 }
