@@ -451,16 +451,62 @@ def _(p, g):
                 yield f"{e.get('name')} comes from {ref.get('key')} of the ConfigMap {ref.get('name')}, which is not in this render"
 
 
-@gateway_rule("open-needs-lock")
-def _(p, g):
+def policies(p, direction):
+    """The NetworkPolicies of this render that are about the pod."""
+    for d in p.world.documents:
+        spec, namespace = d.get("spec") or {}, (d.get("metadata") or {}).get("namespace")
+        if d.get("kind") == "NetworkPolicy" and namespace == p.namespace and selects(spec.get("podSelector"), p.labels):
+            if direction in (spec.get("policyTypes") or ["Ingress"]):
+                yield spec
+
+
+def admitted(p):
+    """The rules of those policies about the port where callers ask, unless nobody but the pod itself can reach it."""
     if p.is_guest or all(is_loopback(a) for a in p.settings()["listen"]):
         return
-    policies = [d for d in p.world.documents if d.get("kind") == "NetworkPolicy"
-                and (d.get("metadata") or {}).get("namespace") == p.namespace
-                and selects((d.get("spec") or {}).get("podSelector"), p.labels)
-                and "Ingress" in ((d.get("spec") or {}).get("policyTypes") or ["Ingress"])]
-    if not policies:
+    data = {port_of(a) for a in p.settings()["listen"]} | {q.get("name") for q in ports(p.gateway)
+                                                           if q.get("containerPort") in map(port_of, p.settings()["listen"])}
+    for policy in policies(p, "Ingress"):
+        for r in policy.get("ingress") or []:
+            if not r.get("ports") or any(q.get("port") in (None, *data) for q in r["ports"]):
+                yield r
+
+
+def is_everywhere(peer):
+    """Whether a peer is every address, or every pod of the cluster."""
+    block = (peer.get("ipBlock") or {}).get("cidr")
+    return block.endswith("/0") if block else peer.get("namespaceSelector") == {} and not peer.get("podSelector")
+
+
+@gateway_rule("open-needs-lock")
+def _(p, g):
+    if not p.is_guest and not all(is_loopback(a) for a in p.settings()["listen"]) and not any(True for _ in policies(p, "Ingress")):
         yield "callers are not authenticated, and no NetworkPolicy limits who they are"
+
+
+@gateway_rule("lock-open")
+def _(p, g):
+    if any(not r.get("from") or any(is_everywhere(peer) for peer in r["from"]) for r in admitted(p)):
+        yield "callers are not authenticated, and the NetworkPolicy lets everybody in"
+
+
+@gateway_rule("lock-without-door")
+def _(p, g):
+    is_open = not p.is_guest and not all(is_loopback(a) for a in p.settings()["listen"])
+    if is_open and any(True for _ in policies(p, "Ingress")) and not any(True for _ in admitted(p)):
+        yield "the NetworkPolicy lets nobody in to where callers ask"
+
+
+@gateway_rule("metadata-service")
+def _(p, g):
+    for policy in policies(p, "Egress"):
+        for r in policy.get("egress") or []:
+            wanted = [q.get("port") for q in r.get("ports") or []]
+            if not r.get("to") and (not wanted or {None, 80, 443} & {*wanted}):
+                yield "the NetworkPolicy lets calls out to every address, the node's metadata service included"
+            for block in filter(None, ((peer.get("ipBlock") or {}) for peer in r.get("to") or [])):
+                if block.get("cidr") == "0.0.0.0/0" and "169.254.169.254/32" not in (block.get("except") or []):
+                    yield "the NetworkPolicy lets calls out to the node's metadata service among all addresses"
 
 
 @gateway_rule("shared-token")

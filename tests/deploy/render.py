@@ -25,7 +25,8 @@ KUSTOMIZE = ROOT / "deploy/kubernetes"
 CHART = ROOT / "deploy/helm/defender-gateway"
 TERRAFORM = ROOT / "deploy/terraform"
 FLOOR = (1, 29)
-CUSTOM = {"PodMonitor", "PrometheusRule", "CiliumNetworkPolicy"}
+# Kinds for which no schema is at hand, with what does their work.
+CUSTOM = {"PodMonitor": ("selector", "podMetricsEndpoints"), "PrometheusRule": ("groups",), "CiliumNetworkPolicy": ("endpointSelector", "egress")}
 # What checkov asks for and we do not want, with the reason.
 UNWANTED = {
     "CKV_K8S_11": "a CPU limit delays answers while the node has time to spare",
@@ -90,6 +91,9 @@ def versions():
 def schema(text):
     """What the schemas say about a document."""
     document, problems = yaml.safe_load(text), []
+    for member in CUSTOM.get(document.get("kind"), ()):
+        if not document["spec"].get(member):
+            problems.append(f"spec.{member} is missing")
     for version in versions() if document.get("kind") not in CUSTOM else []:
         try:
             kubernetes_validate.validate(document, version, strict=True)
@@ -180,7 +184,7 @@ def kustomizations(binary):
         wrong.append("sidecar-everything: components/unix-socket leaves the port")
     text = combination("k/shared-everything", ["base/shared"], ["store", "certificate", "podmonitor", "openshift", "cilium"])
     documents = examine("shared-everything", text, binary, 1)
-    wide = [d for d in documents if d["kind"] == "NetworkPolicy" and "0.0.0.0/0" in str(d["spec"]["egress"])]
+    wide = [d for d in documents if d["kind"] == "NetworkPolicy" and re.search(r"(0\.0\.0\.0|::)/0", str(d["spec"]["egress"]))]
     if wide:
         wrong.append("shared-everything: components/cilium leaves port 443 open to all addresses")
     # The trap that the README warns of, and the way around it.
