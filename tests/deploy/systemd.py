@@ -20,6 +20,8 @@ import lifecycle
 UNIT = pathlib.Path(__file__).resolve().parents[2] / "deploy/systemd/defender-gateway.service"
 # Of a hundred, where 0 is no exposure at all.
 MOST_EXPOSURE = 15
+# Part of it could not be looked at here.
+SKIPPED = 77
 
 
 def settings():
@@ -93,7 +95,7 @@ def main(binary):
         run(binary, folder)
     print(f"the unit starts, reloads and stops; exposure {exposure} of 10" if exposure else
           "the unit starts, reloads and stops; skipped: systemd-analyze is not here to judge it")
-    return 0
+    return 0 if exposure else SKIPPED
 
 
 if __name__ == "__main__":

@@ -125,6 +125,9 @@ def main(binary):
             for process in started:
                 process.wait(30)
     print(f"the trial's application saw: {' | '.join(seen[-2:])}")
+    if outside == [None, None]:
+        print("skipped: without an address of this machine's, nobody asks from outside the pod")
+        return 77
     return 0
 
 
