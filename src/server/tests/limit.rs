@@ -77,6 +77,14 @@ async fn slow_heads_and_silence_are_cut() {
         assert!(caller.closed().await.is_empty(), "{beginning:?}");
     }
     // The same on a connection that has already served a request.
+    let server = Server::with(
+        Config {
+            header_timeout: SHORT,
+            ..Config::default()
+        },
+        read::Config::default(),
+    )
+    .await;
     let mut caller = server.connect().await;
     caller.send(&request("POST", "", GOOD)).await;
     assert_eq!(caller.answer().await.status, 200);
