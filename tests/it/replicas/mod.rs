@@ -13,6 +13,7 @@ pub(crate) mod line;
 mod probe;
 mod share;
 mod stored;
+mod user;
 
 use tokio::sync::Mutex;
 
