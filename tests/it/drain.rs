@@ -100,7 +100,7 @@ async fn who_would_have_to_wait_longer_than_the_drain_is_told_and_not_cut() {
 
 #[tokio::test]
 async fn who_can_be_served_before_the_end_is_served() {
-    let running = Setup::new().limits(Shape::SlidingLog, &["5/2s"]).start().await;
+    let running = Setup::new().limits(Shape::SlidingLog, &["5/4s"]).start().await;
     let first = running.caller.ask_each(0..5).await;
     assert!(first.iter().all(|answer| answer.status == StatusCode::OK));
     let waiting = running.caller.ask_each(5..10);
