@@ -62,6 +62,9 @@ impl FlightDriver {
                     let batch = self.flight.take_batch();
                     self.record_ids(batch.as_ref());
                     match batch {
+                        // A throttled call that got no other slot in its leader's time says nothing
+                        // about merging, and members may have more time.
+                        Some(batch) if lacks_slot(&result) => self.rejoin(batch),
                         Some(batch) => self.split(batch, &result),
                         None => self.handle_result(result, &leader),
                     }
@@ -141,8 +144,11 @@ impl FlightDriver {
                 continue;
             }
             let result = inner.call(attempt.clone()).await;
-            let lacks_slot = result.as_ref().err().and_then(|error| error.downcast_ref::<Failure>());
-            if !lacks_slot.is_some_and(|failure| failure.again == RetryHint::InBatch) {
+            if !lacks_slot(&result) {
+                return result;
+            }
+            // A throttled carrier waits for no batch: first its members have to know.
+            if !self.flight.can_batch() {
                 return result;
             }
             batcher.not_queued(&self.flight, place);
@@ -237,6 +243,12 @@ impl FlightDriver {
             batch_kind,
         });
     }
+}
+
+/// Whether the queue had no slot in time, and nothing else was wrong.
+fn lacks_slot(result: &Result<UpstreamResponse, BoxError>) -> bool {
+    let failure = result.as_ref().err().and_then(|error| error.downcast_ref::<Failure>());
+    failure.is_some_and(|failure| failure.again == RetryHint::InBatch)
 }
 
 /// Waits until a slot is released, but no longer than `until`.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::fixture::{Fixture, Reply, caller, pass, request, rows};
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, RetryHint};
+use crate::caller::Name;
 use crate::scan::{Merging, Outcome, ServedResponse, UpstreamProfile};
 use crate::single_flight::BatchConfig;
 
@@ -151,5 +152,43 @@ async fn a_batch_that_does_not_come_ends_with_the_queues_own_refusal() {
     assert!(joiner.await.unwrap().is_err());
     reply.send(Ok(rows(&request(&["a"])))).unwrap();
     owner.await.unwrap().unwrap();
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_of_a_throttled_call_that_gets_no_other_slot_share_the_next_one() {
+    let mut fixture = fixture();
+    for round in 0..5 {
+        let (owner, carrier, reply) = with_slot(&mut fixture, &["a"], 0).await;
+        let asked = ["b", "c"].map(|id| fixture.ask_for(request(&[id]), caller(id, 300)));
+        for _ in &asked {
+            fixture.waiting().await;
+        }
+        assert_eq!(carrier.request.bind().unwrap().ids().len(), 3);
+        fixture.settled().await;
+        // A 429 came, and the pause is longer than its leader may wait.
+        reply.send(Err(no_slot())).map_err(drop).unwrap();
+        fixture.settled().await;
+        let (mut refused, mut waiting) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            let (attempt, reply) = fixture.waiting().await;
+            let is_owner = attempt.caller.name == Name::new("x");
+            if is_owner { &mut refused } else { &mut waiting }.push((attempt, reply));
+        }
+        for (_, reply) in refused {
+            reply.send(Err(no_slot())).map_err(drop).unwrap();
+        }
+        assert!(owner.await.unwrap().is_err(), "round {round}");
+        pass(60).await;
+        let (carrier, reply) = waiting.remove(0);
+        let united = carrier.request.bind().unwrap();
+        assert_eq!(united.ids().len(), 2, "round {round}: one call for both");
+        reply.send(Ok(rows(&united))).unwrap();
+        for asked in asked {
+            assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Merged);
+        }
+        fixture.settled().await;
+    }
+    assert_eq!(fixture.metrics.resting(), None);
     fixture.nothing_is_left().await;
 }
