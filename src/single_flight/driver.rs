@@ -151,6 +151,9 @@ impl FlightDriver {
             if !self.flight.can_batch() {
                 return result;
             }
+            // Its call may have left before, without an answer.
+            self.flight.end_trace(true);
+            self.flight.wait_again(Instant::now(), None);
             batcher.not_queued(&self.flight, place);
             let Some(again) = batcher.can_join_batch(&self.flight, place, deadline) else {
                 return result;

@@ -2,17 +2,18 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::attempt::{Failure, LateBoundRequest, QueuePosition, RetryHint};
+use crate::attempt::{Attempt, Failure, LateBoundRequest, QueuePosition, RetryHint};
 use crate::caller::{Caller, Name};
 use crate::scan::{CacheSink, Payer, Request};
-use crate::single_flight::Shared;
 use crate::single_flight::batch_role::BatchRole;
 use crate::single_flight::batcher::Batcher;
 use crate::single_flight::waiter::{FlightResponse, Leader, ResultReceiver, Waiters};
+use crate::single_flight::{DeadlineExceeded, Shared};
 use crate::telemetry::trace;
 
 /// One upstream call and its waiters. One waiter is the leader: the queue handles the call under
@@ -265,6 +266,39 @@ impl Flight {
         leader
     }
 
+    /// The call waits for a slot again after an attempt that brought no answer, and is predicted to
+    /// leave at `start`, if it has a place in the queue. One that carries a batch has left all the
+    /// same: its members cannot leave it before it ends.
+    pub(super) fn wait_again(&self, now: Instant, start: Option<Instant>) {
+        let mut state = self.state();
+        let is_alone = matches!(state.batch_role, BatchRole::Solo | BatchRole::NeverBatch);
+        if !is_alone || !matches!(state.stage, Stage::Departed(_)) {
+            return;
+        }
+        // Departed → Waiting: requests with `no-cache` may join again, and nobody waits for an
+        // answer who would not wait for this slot.
+        state.stage = Stage::Waiting;
+        state.forget_part();
+        let leader = state.waiters.leader_id();
+        let late = state.waiters.take(|id, waiter| {
+            let deadline = waiter.caller.deadline;
+            let is_in_time = start.is_none_or(|start| start <= deadline + Attempt::GRACE);
+            id != leader && deadline <= now && !is_in_time
+        });
+        if state.waiters.is_empty() {
+            // Waiting → Over: its place in the queue is free for others.
+            state.stage = Stage::Over;
+            self.cancelled.notify_one();
+        }
+        drop(state);
+        let retry_after = start.map_or(Duration::ZERO, |start| start.saturating_duration_since(now));
+        let error = Shared::new(DeadlineExceeded { retry_after }.into());
+        for waiter in late.into_values() {
+            // A waiter that has just hung up needs no answer.
+            let _ = waiter.sender.send(Err(error.clone()));
+        }
+    }
+
     /// Drops all waiters that are left; they get [`FlightDropped`](crate::single_flight::FlightDropped).
     pub(super) fn close(&self) {
         let waiters = {
@@ -294,6 +328,7 @@ impl LateBoundRequest for Flight {
     }
 
     fn queues(&self, place: QueuePosition, start: Instant) {
+        self.wait_again(Instant::now(), Some(start));
         if let Some(batcher) = &self.batcher {
             batcher.queues(self, place, start);
         }

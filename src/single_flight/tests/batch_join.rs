@@ -192,3 +192,21 @@ async fn members_of_a_throttled_call_that_gets_no_other_slot_share_the_next_one(
     assert_eq!(fixture.metrics.resting(), None);
     fixture.nothing_is_left().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_request_without_another_slot_joins_a_batch() {
+    let mut fixture = fixture();
+    let (throttled, attempt, reply) = with_slot(&mut fixture, &["a"], 0).await;
+    attempt.request.bind();
+    let (owner, carrier, other) = with_slot(&mut fixture, &["b"], 5).await;
+    reply.send(Err(no_slot())).map_err(drop).unwrap();
+    fixture.settled().await;
+    pass(5).await;
+    let united = carrier.request.bind().unwrap();
+    assert_eq!(united.ids().collect::<Vec<_>>(), ["a", "b"]);
+    other.send(Ok(rows(&united))).unwrap();
+    for asked in [throttled, owner] {
+        assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Merged);
+    }
+    fixture.nothing_is_left().await;
+}
