@@ -12,7 +12,7 @@ use crate::attempt::{Attempt, Failure, LateBoundRequest, Retries, RetryHint};
 use crate::middleware::Next;
 use crate::scan::{ResponseKind, Rows, UpstreamResponse};
 use crate::single_flight::Shared;
-use crate::single_flight::batcher::{Batch, Batcher, MemberOutcome};
+use crate::single_flight::batcher::{Batch, Batcher, MemberOutcome, MemberResponse};
 use crate::single_flight::flight::{Flight, Stage};
 use crate::single_flight::flight_table::FlightTable;
 use crate::single_flight::waiter::{BatchKind, FlightResponse, Leader};
@@ -50,6 +50,10 @@ impl FlightDriver {
                 }
                 StepResult::Batched(Some(MemberOutcome::Response(part))) => {
                     self.complete(part.answer, Some(part.asked), BatchKind::Member);
+                    None
+                }
+                StepResult::Batched(Some(MemberOutcome::Equal(equal))) => {
+                    self.complete(equal.answer, Some(equal.asked), BatchKind::Equal);
                     None
                 }
                 StepResult::Batched(None) => {
@@ -239,12 +243,31 @@ impl FlightDriver {
         let kept = asked
             .filter(|_| self.flight.is_storable())
             .and_then(|asked| self.flight.cache_sink().keep(self.flight.request(), &answer, asked));
+        if let Some(asked) = asked {
+            self.answer_equal(&answer, asked);
+        }
         self.flight_table.remove(&self.flight);
         self.flight.complete(FlightResponse {
             answer,
             kept,
             batch_kind,
         });
+    }
+
+    /// Answers the flights for the same request that still wait, unless theirs may be a better
+    /// answer.
+    fn answer_equal(&self, answer: &UpstreamResponse, asked: Instant) {
+        let others = self.flight_table.others(&self.flight);
+        if others.is_empty() || !ResponseKind::of(self.flight.request().endpoint(), answer).is_answer() {
+            return;
+        }
+        for other in others {
+            if let Some(sender) = other.take_equal_sender(asked) {
+                let answer = answer.clone();
+                // A flight whose task ended with the runtime needs no outcome.
+                let _ = sender.send(MemberOutcome::Equal(MemberResponse { answer, asked }));
+            }
+        }
     }
 }
 

@@ -136,11 +136,12 @@ impl Flight {
     }
 
     /// Adds a waiter. `None` if the waiter needs an answer that is younger than this call's, or
-    /// than the rows that its answer will also be made of.
+    /// than the rows that its answer will also be made of; or if it is more urgent than the call
+    /// that still waits, whose turn may come later than its own.
     pub(super) fn join(&self, caller: &Arc<Caller>, now: Instant) -> Option<(u64, ResultReceiver)> {
         let mut state = self.state();
         let late = match state.stage {
-            Stage::Waiting => false,
+            Stage::Waiting => caller.urgency < state.waiters.urgency(),
             Stage::Departed(_) => caller.cache_directives.no_cache || state.part == Part::Some,
             Stage::Over => true,
         };
