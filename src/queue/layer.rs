@@ -2,11 +2,18 @@
 
 use super::fair_queue::{PermitSource, Queue};
 use super::refused::Refused;
+use super::untold::Untold;
 use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint};
 use crate::middleware::{Middleware, Next};
 use crate::scan::UpstreamResponse;
 
-fn failure(refused: Refused) -> Failure {
+/// The failure of an attempt that was refused.
+fn failure<S: PermitSource>(queue: &Queue<S>, attempt: &Attempt, refused: Refused) -> Failure {
+    if refused.reason.is_for_time() {
+        attempt
+            .request
+            .refused(Box::new(Untold::new(queue.clone(), &attempt.caller, &refused)));
+    }
     Failure {
         delivery: Delivery::NotSent,
         again: if refused.reason.is_for_time() {
@@ -22,9 +29,12 @@ fn failure(refused: Refused) -> Failure {
 
 impl<S: PermitSource> Middleware<Attempt, Next<Admitted<S::Permit>>> for Queue<S> {
     async fn call(&self, attempt: Attempt, next: &Next<Admitted<S::Permit>>) -> Result<UpstreamResponse, Failure> {
-        let waiting = self.enter(&attempt).map_err(failure)?;
+        let waiting = self
+            .enter(&attempt)
+            .map_err(|refused| failure(self, &attempt, refused))?;
         attempt.request.queues(attempt.position, waiting.predicted_start());
-        let permit = waiting.turn().await.map_err(failure)?;
+        let turn = waiting.turn().await;
+        let permit = turn.map_err(|refused| failure(self, &attempt, refused))?;
         let granted = Admitted {
             attempt: attempt.clone(),
             permit,
@@ -34,28 +44,5 @@ impl<S: PermitSource> Middleware<Attempt, Next<Admitted<S::Permit>>> for Queue<S
         self.split_cost(&attempt);
         self.answered(&attempt);
         answer
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::queue::Reason;
-    use std::time::Duration;
-
-    #[test]
-    fn whoever_only_lacks_a_slot_may_join_a_batch() {
-        for (reason, again) in [
-            (Reason::Late, RetryHint::InBatch),
-            (Reason::Promised, RetryHint::InBatch),
-            (Reason::Displaced, RetryHint::InBatch),
-            (Reason::PausedPastDeadline, RetryHint::InBatch),
-            (Reason::Full, RetryHint::Never),
-            (Reason::CallerFull, RetryHint::Never),
-            (Reason::ShuttingDown, RetryHint::Never),
-            (Reason::StoreLost, RetryHint::Never),
-        ] {
-            assert_eq!(failure(Refused::new(reason, Duration::ZERO)).again, again, "{reason:?}");
-        }
     }
 }

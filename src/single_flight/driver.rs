@@ -68,7 +68,10 @@ impl FlightDriver {
                     match batch {
                         // A throttled call that got no other slot in its leader's time says nothing
                         // about merging, and members may have more time.
-                        Some(batch) if lacks_slot(&result) => self.rejoin(batch),
+                        Some(batch) if lacks_slot(&result) => {
+                            self.flight.withdraw_refusal();
+                            self.rejoin(batch)
+                        }
                         Some(batch) => self.split(batch, &result),
                         None => self.handle_result(result, &leader),
                     }
@@ -122,7 +125,10 @@ impl FlightDriver {
         // The flight is no longer pending, so no carrier can take it any more; one may have done so
         // just before.
         match (self.flight.take_response_receiver(), outcome) {
-            (Some(receiver), _) => StepResult::Batched(receiver.await.ok()),
+            (Some(receiver), _) => {
+                self.flight.withdraw_refusal();
+                StepResult::Batched(receiver.await.ok())
+            }
             (None, Some(result)) => StepResult::Completed(result),
             (None, None) => StepResult::Abandoned,
         }
@@ -163,6 +169,7 @@ impl FlightDriver {
                 return result;
             };
             is_refused = true;
+            self.flight.withdraw_refusal();
             // A flight that becomes a member is cancelled here. Otherwise, when a call left without
             // it or its time is up, it asks the queue again, which knows when a retry makes sense.
             wait_for(slot_released, again).await;
@@ -188,7 +195,11 @@ impl FlightDriver {
                 }
                 None
             }
-            Err(error) => self.flight.fail(&Shared::new(error), leader, Instant::now()),
+            Err(error) => {
+                // Counted before anybody is told.
+                drop(self.flight.take_refusal());
+                self.flight.fail(&Shared::new(error), leader, Instant::now())
+            }
         }
     }
 

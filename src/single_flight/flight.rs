@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::attempt::{Attempt, Failure, LateBoundRequest, QueuePosition, RetryHint};
+use crate::attempt::{Attempt, Failure, LateBoundRequest, QueuePosition, Refusal, RetryHint};
 use crate::caller::{Caller, Name};
 use crate::scan::{CacheSink, Payer, Request};
 use crate::single_flight::batch_role::BatchRole;
@@ -43,6 +43,8 @@ pub(super) struct State {
     pub(super) rejoins: u8,
     /// What of its answer came with other calls while it waited.
     pub(super) part: Part,
+    /// The queue's last refusal, until it is known whether anybody is told.
+    refusal: Option<Box<dyn Refusal>>,
     /// How many rows its request was found to have, as long as it is not known whether an answer of
     /// its own could hold as many.
     pub(super) rows: usize,
@@ -126,6 +128,7 @@ impl Flight {
                 elections: Self::ELECTIONS,
                 rejoins: Self::REJOINS,
                 part: Part::Nothing,
+                refusal: None,
                 rows: 0,
                 trace: trace::Call::None,
             }),
@@ -209,6 +212,19 @@ impl Flight {
             state.stage = Stage::Over;
         }
         leader
+    }
+
+    /// Takes the queue's last refusal, unless that has been told or withdrawn.
+    pub(super) fn take_refusal(&self) -> Option<Box<dyn Refusal>> {
+        self.state().refusal.take()
+    }
+
+    /// Nobody is told of the queue's last refusal: the flight is about to join another call, or to
+    /// ask the queue again.
+    pub(super) fn withdraw_refusal(&self) {
+        if let Some(refusal) = self.take_refusal() {
+            refusal.withdraw();
+        }
     }
 
     /// Hands the answer to all waiters.
@@ -333,6 +349,10 @@ impl LateBoundRequest for Flight {
         if let Some(batcher) = &self.batcher {
             batcher.queues(self, place, start);
         }
+    }
+
+    fn refused(&self, refusal: Box<dyn Refusal>) {
+        self.state().refusal = Some(refusal);
     }
 
     fn payer(&self) -> Payer {

@@ -3,12 +3,13 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::fixture::{Fixture, Reply, caller, pass, request, rows};
 use crate::BoxError;
-use crate::attempt::{Attempt, Delivery, Failure, RetryHint};
+use crate::attempt::{Attempt, Delivery, Failure, Refusal, RetryHint};
 use crate::caller::Name;
 use crate::scan::{Merging, Outcome, ServedResponse, UpstreamProfile};
 use crate::single_flight::BatchConfig;
@@ -94,6 +95,47 @@ async fn a_request_that_cannot_count_on_a_batch_is_refused_at_once() {
     assert_eq!(carrier.request.bind().unwrap().ids().len(), 1);
     reply.send(Ok(rows(&request(&["a"])))).unwrap();
     asked.await.unwrap().unwrap();
+    fixture.nothing_is_left().await;
+}
+
+/// A refusal that records whether it was told or withdrawn.
+#[derive(Debug)]
+struct Recorded(mpsc::UnboundedSender<&'static str>, &'static str);
+
+impl Refusal for Recorded {
+    fn withdraw(mut self: Box<Self>) {
+        self.1 = "withdrawn";
+    }
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        let _ = self.0.send(self.1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queues_refusal_counts_only_if_somebody_is_told() {
+    let mut fixture = fixture();
+    let (send, mut refusals) = mpsc::unbounded_channel();
+    let (asked, carrier, reply) = with_slot(&mut fixture, &["a"], 5).await;
+    let joiners = [("b", 30), ("c", 4)].map(|(id, wait)| fixture.ask_for(request(&[id]), caller(id, wait)));
+    for _ in &joiners {
+        let (attempt, reply) = fixture.waiting().await;
+        attempt.request.refused(Box::new(Recorded(send.clone(), "told")));
+        reply.send(Err(no_slot())).map_err(drop).unwrap();
+    }
+    fixture.settled().await;
+    let [joins, is_told] = joiners;
+    assert!(is_told.await.unwrap().is_err(), "no call leaves in its time");
+    let mut ends = [refusals.recv().await, refusals.recv().await];
+    ends.sort_unstable();
+    assert_eq!(ends, [Some("told"), Some("withdrawn")]);
+    let united = carrier.request.bind().unwrap();
+    reply.send(Ok(rows(&united))).unwrap();
+    for asked in [asked, joins] {
+        assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Merged);
+    }
     fixture.nothing_is_left().await;
 }
 
