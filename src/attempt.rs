@@ -38,6 +38,12 @@ pub trait LateBoundRequest: Send + Sync + fmt::Debug {
         let _ = (position, start);
     }
 
+    /// Called when the queue has no slot for it in time. Whoever lets it join another call instead
+    /// of telling its caller withdraws the refusal.
+    fn refused(&self, refusal: Box<dyn Refusal>) {
+        drop(refusal);
+    }
+
     /// What its call is charged to. Known from the start, whatever is bound later.
     fn payer(&self) -> Payer;
 
@@ -52,6 +58,12 @@ pub trait LateBoundRequest: Send + Sync + fmt::Debug {
     fn trace(&self) -> trace::Call {
         trace::Call::None
     }
+}
+
+/// A refusal by the queue that its caller has not been told yet. It counts once it is dropped.
+pub trait Refusal: Send + Sync + fmt::Debug {
+    /// The caller is not told: nothing was refused, and nobody is expected back.
+    fn withdraw(self: Box<Self>);
 }
 
 /// A request that is sent as it is; the attempt's caller pays.

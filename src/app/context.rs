@@ -103,7 +103,7 @@ impl SharedContext {
     ) -> Option<Supervised<shared_cache::SharedCache>> {
         let (store, metrics) = (self.store.clone()?, self.metrics.shared_cache.clone()?);
         let shared_cache = settings::shared_cache(config, store)?;
-        let shared_cache = shared_cache.with_memory(Arc::clone(&self.memory.answers.large));
+        let shared_cache = shared_cache.with_memory(self.memory.answers.clone());
         let memory = Arc::clone(cache);
         let adopt: shared_cache::InsertLocal = Arc::new(move |request, found| {
             memory.insert_remote(request, &found.answer, (found.asked, found.stored), found.ttl);

@@ -184,7 +184,7 @@ impl Cache {
             upstream_profile.learn(request, rows);
         }
         self.insert_fragments(request, answer, rows.as_ref(), (asked, stored), &lifetimes.ids, None);
-        self.insert(key, Entry::at(key, answer, (asked, stored), ttl));
+        self.insert_copy(key, answer, (asked, stored), ttl);
     }
 
     /// Stores an answer that was joined from fragments, as if it had come when its oldest fragment
@@ -205,6 +205,23 @@ impl Cache {
             Stored::Answer(entry) => Some(entry),
             Stored::Fragment(_) => None,
         }
+    }
+
+    /// Stores an answer, as [`Cache::insert`] does, with a body of its own: a slice of a read buffer
+    /// would keep the whole buffer alive, and a body with a reservation the memory that its readers
+    /// need. The cache's bound sees neither.
+    fn insert_copy(
+        &self,
+        key: &Key,
+        answer: &UpstreamResponse,
+        (asked, stored): (Instant, Instant),
+        ttl: Duration,
+    ) -> bool {
+        let own = UpstreamResponse {
+            body: Bytes::copy_from_slice(&answer.body),
+            ..answer.clone()
+        };
+        self.insert(key, Entry::at(key, &own, (asked, stored), ttl))
     }
 
     /// `false` when the entry is too large, or callers are still reading too much of former
@@ -308,11 +325,7 @@ impl CacheSink for Cache {
             self.remove(request);
         }
         self.insert_fragments(request, answer, rows.as_ref(), (asked, stored), &lifetimes.ids, None);
-        let own = UpstreamResponse {
-            body: Bytes::copy_from_slice(&answer.body),
-            ..answer.clone()
-        };
-        let fits = self.insert(key, Entry::at(key, &own, (asked, stored), ttl));
+        let fits = self.insert_copy(key, answer, (asked, stored), ttl);
         fits.then(|| ttl.saturating_sub(age))
     }
 

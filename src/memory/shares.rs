@@ -160,6 +160,11 @@ pub struct AnswerMemory {
 }
 
 impl AnswerMemory {
+    /// The budget for an answer of this many bytes.
+    pub fn of(&self, bytes: usize) -> &Arc<MemoryBudget> {
+        if bytes > LARGE_ANSWER { &self.large } else { &self.small }
+    }
+
     /// The longest answer: two of them fit.
     pub fn max_answer(&self) -> usize {
         self.large.bytes() / 2 / ALLOCATED_PER_BYTE

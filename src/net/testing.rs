@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use crate::memory::Exhausted;
 use crate::net::{Client, Config, ConnectError, Error, Kind, Resolver, Step};
 use crate::task::Tasks;
 
@@ -33,6 +34,11 @@ pub(crate) fn no_connection(authority: &str) -> Error {
 /// The failure of an exchange with `authority` that got no answer.
 pub(crate) fn no_answer(authority: &str) -> Error {
     Error::new(&authority.into(), Kind::HeadTimeout)
+}
+
+/// The failure of an exchange with `authority` whose answer there was no memory for.
+pub(crate) fn no_memory(authority: &str) -> Error {
+    Error::new(&authority.into(), Kind::NoMemory(Exhausted { of: "tests" }))
 }
 
 /// Listens on a port of its own and runs `each` for every connection.

@@ -77,7 +77,7 @@ pub trait PermitSource: fmt::Debug + Send + Sync + 'static {
 
 /// A fair, bounded queue in front of `S`. Clones share it.
 #[derive(Debug)]
-pub struct Queue<S: PermitSource>(Arc<Shared<S>>);
+pub struct Queue<S: PermitSource>(pub(super) Arc<Shared<S>>);
 
 impl<S: PermitSource> Clone for Queue<S> {
     fn clone(&self) -> Self {
@@ -86,7 +86,7 @@ impl<S: PermitSource> Clone for Queue<S> {
 }
 
 #[derive(Debug)]
-struct Shared<S: PermitSource> {
+pub(super) struct Shared<S: PermitSource> {
     state: Mutex<State<S::Permit>>,
     source: S,
     /// Tells the clock task that a slot is wanted earlier than it knows.
@@ -138,7 +138,7 @@ impl<S: PermitSource> Queue<S> {
         let now = Instant::now();
         self.take_ticket(now, attempt)
             .map_err(|refused| self.0.honest(refused))
-            .inspect_err(|refused| self.0.metrics.refused(refused.reason))
+            .inspect_err(|refused| self.0.count(refused.reason))
     }
 
     /// Goes on with other bounds and weights. Who waits stays, even above a new bound.
@@ -248,7 +248,7 @@ impl<S: PermitSource> Queue<S> {
 }
 
 impl<S: PermitSource> Shared<S> {
-    fn lock(&self) -> MutexGuard<'_, State<S::Permit>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<S::Permit>> {
         // A panic inside may lose a ticket; its caller then waits until its deadline, and no
         // longer.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -261,6 +261,17 @@ impl<S: PermitSource> Shared<S> {
         let before = self.shown.swap(shown, Ordering::Relaxed);
         self.metrics.waiting.inc_by(shown - before);
         self.source.demand(&state.order);
+    }
+
+    /// Counts a refusal, unless only a slot is missing: then it is counted when its caller is told.
+    fn count(&self, refusal: Reason) {
+        if !refusal.is_for_time() {
+            self.count_told(refusal);
+        }
+    }
+
+    pub(super) fn count_told(&self, refusal: Reason) {
+        self.metrics.refused(refusal);
     }
 
     /// Waits to be told.
@@ -335,7 +346,7 @@ impl<S: PermitSource> QueueEntry<S> {
         match &turn {
             Ok(_) if at_once => shared.metrics.waited(Duration::ZERO),
             Ok(_) => shared.metrics.waited(self.entered.elapsed()),
-            Err(refused) => shared.metrics.refused(refused.reason),
+            Err(refused) => shared.count(refused.reason),
         }
         turn
     }

@@ -1,18 +1,26 @@
 //! The layer in which an attempt waits for its slot.
 
 use super::fair_queue::{PermitSource, Queue};
-use super::refused::{Reason, Refused};
+use super::refused::Refused;
+use super::untold::Untold;
 use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint};
 use crate::middleware::{Middleware, Next};
 use crate::scan::UpstreamResponse;
 
-fn failure(refused: Refused) -> Failure {
+/// The failure of an attempt that was refused.
+fn failure<S: PermitSource>(queue: &Queue<S>, attempt: &Attempt, refused: Refused) -> Failure {
+    if refused.reason.is_for_time() {
+        attempt
+            .request
+            .refused(Box::new(Untold::new(queue.clone(), &attempt.caller, &refused)));
+    }
     Failure {
         delivery: Delivery::NotSent,
-        again: match refused.reason {
+        again: if refused.reason.is_for_time() {
             // Only a slot is missing.
-            Reason::Late | Reason::Promised | Reason::Displaced => RetryHint::InBatch,
-            _ => RetryHint::Never,
+            RetryHint::InBatch
+        } else {
+            RetryHint::Never
         },
         answer: None,
         source: Box::new(refused),
@@ -21,9 +29,12 @@ fn failure(refused: Refused) -> Failure {
 
 impl<S: PermitSource> Middleware<Attempt, Next<Admitted<S::Permit>>> for Queue<S> {
     async fn call(&self, attempt: Attempt, next: &Next<Admitted<S::Permit>>) -> Result<UpstreamResponse, Failure> {
-        let waiting = self.enter(&attempt).map_err(failure)?;
+        let waiting = self
+            .enter(&attempt)
+            .map_err(|refused| failure(self, &attempt, refused))?;
         attempt.request.queues(attempt.position, waiting.predicted_start());
-        let permit = waiting.turn().await.map_err(failure)?;
+        let turn = waiting.turn().await;
+        let permit = turn.map_err(|refused| failure(self, &attempt, refused))?;
         let granted = Admitted {
             attempt: attempt.clone(),
             permit,

@@ -37,6 +37,7 @@ mod take_back;
 #[cfg(test)]
 mod tests;
 mod turn_forecast;
+mod untold;
 
 pub use caller_limit::{CallerLimit, CallerLimitLayer, CallerLimiter};
 pub use config::{Config, Weights};

@@ -109,6 +109,7 @@ impl<P> State<P> {
                 needed,
                 allowed: request.allowed,
             }),
+            due: Some(due),
         }
     }
 

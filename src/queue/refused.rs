@@ -1,7 +1,10 @@
 //! A refusal that says when to come back.
 
-use crate::telemetry::named_enum;
 use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::telemetry::named_enum;
 
 /// The caller's turn cannot come in time, or it may not wait. Known at once, told at once.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -13,6 +16,8 @@ pub struct Refused {
     pub retry_after: Duration,
     /// How long a wait would have been let in; `None` when none would.
     pub wait: Option<Wait>,
+    /// When the request is expected back, if it is.
+    pub(super) due: Option<Instant>,
 }
 
 /// What a request would have had to wait, and what it may.
@@ -48,6 +53,7 @@ impl Refused {
             reason,
             retry_after,
             wait: None,
+            due: None,
         }
     }
 

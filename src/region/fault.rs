@@ -37,10 +37,14 @@ pub enum Fault {
 pub(super) fn classify(failure: &Failure, base: &Url) -> Option<Fault> {
     let mut causes = log::causes(failure.source.as_ref());
     if let Some(error) = causes.find_map(|cause| cause.downcast_ref::<net::Error>()) {
-        return (error.authority() == authority(base)).then(|| match error.kind() {
-            net::Kind::Connect(_) => Fault::Connection,
-            _ => Fault::BadAnswer,
-        });
+        return match error.kind() {
+            _ if error.authority() != authority(base) => None,
+            net::Kind::Connect(_) => Some(Fault::Connection),
+            // The host answered. It was this gateway that had no memory for the answer, or reads
+            // none that is so long, and another host's would be as long.
+            net::Kind::NoMemory(_) | net::Kind::BodyTooLarge { .. } => None,
+            _ => Some(Fault::BadAnswer),
+        };
     }
     // The response was no answer: a redirect, or an encoding that was not asked for.
     (failure.delivery == Delivery::Answered && failure.answer.is_none()).then_some(Fault::BadAnswer)
@@ -57,8 +61,9 @@ mod tests {
     use super::*;
     use crate::BoxError;
     use crate::attempt::RetryHint;
-    use crate::net::testing::{Names, client, listen, quick, refused};
+    use crate::net::testing::{Names, client, listen, no_memory, quick, refused};
     use std::time::Duration;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     fn failure(delivery: Delivery, source: BoxError) -> Failure {
         Failure {
@@ -91,6 +96,31 @@ mod tests {
             assert_eq!(judged(&format!("http://{host}:8443")), Some(fault));
             assert_eq!(judged(&format!("http://{host}:8444")), None);
             assert_eq!(judged("https://login.test"), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_this_gateway_does_not_read_is_no_fault_of_the_host() {
+        let long = listen(|mut stream| async move {
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n0123";
+            let _ = stream.write_all(answer).await;
+            // Until the client hangs up.
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        });
+        let names = Names::new([("long.test", long.await)]);
+        let limits = net::Limits {
+            head: Duration::from_secs(10),
+            whole: Duration::from_secs(10),
+            body_bytes: 10,
+        };
+        let request = http::Request::get("http://long.test:8443/")
+            .body(bytes::Bytes::new())
+            .unwrap();
+        let error = client(&quick(), &names).send(request, limits).await.unwrap_err();
+        assert!(matches!(error.kind(), net::Kind::BodyTooLarge { .. }), "{error:?}");
+        for error in [error, no_memory("long.test:8443")] {
+            let failure = failure(Delivery::Answered, error.into());
+            assert_eq!(classify(&failure, &"http://long.test:8443".parse().unwrap()), None);
         }
     }
 

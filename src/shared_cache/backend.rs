@@ -170,7 +170,8 @@ impl Backend {
         (asked, heard): (Instant, Instant),
     ) -> LookupReply {
         let claimed = StoredResponse::claimed(bytes).min(StoredResponse::LARGEST_OPEN);
-        let memory = self.config.memory.as_ref().map(|memory| memory.try_reserve(claimed));
+        let memory = self.config.memory.as_ref();
+        let memory = memory.map(|memory| memory.of(claimed).try_reserve(claimed));
         if matches!(memory, Some(None)) {
             return LookupReply::Unavailable;
         }
@@ -278,4 +279,59 @@ impl Backend {
 
 fn number(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{AnswerMemory, MemoryBudget};
+    use crate::scan::Headers;
+    use crate::store;
+    use futures_util::FutureExt as _;
+    use http::header::CONTENT_TYPE;
+    use http::{HeaderValue, StatusCode};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_answer_is_read_while_a_large_one_waits_for_memory() {
+        let memory = AnswerMemory {
+            small: MemoryBudget::new(1 << 20),
+            large: MemoryBudget::new(1 << 20),
+        };
+        let held = memory.large.try_reserve(1).unwrap();
+        let mut waiting = Box::pin(memory.large.reserve(1 << 20));
+        assert!((&mut waiting).now_or_never().is_none());
+        let second = Duration::from_secs(1);
+        let store = store::Config::new(store::Address::parse("redis://h").unwrap(), second);
+        let config = Config::new(store, "p", ("tenant", "app"), second, second).with_memory(memory.clone());
+        let backend = Backend::new(config, &Tasks::new(), Metrics::default());
+        let open = |bytes: usize| {
+            let now = StoreTime(1_700_000_000_000);
+            let json = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            let value = StoredResponse {
+                answer: UpstreamResponse {
+                    status: StatusCode::OK,
+                    headers: [json].into_iter().collect::<Headers>(),
+                    body: format!(r#"{{"value":["{}"]}}"#, "x".repeat(bytes)).into(),
+                },
+                asked: now,
+                stored: now,
+                ttl: second,
+            };
+            let name = Name::new("n");
+            let bytes = value.write(&name).unwrap();
+            backend.open(
+                Endpoint::HISTORY,
+                (&name, &bytes),
+                now,
+                (Instant::now(), Instant::now()),
+            )
+        };
+        let small = open(300);
+        assert!(matches!(small, LookupReply::Found(_)), "{small:?}");
+        let large = open(100_000);
+        assert!(matches!(large, LookupReply::Unavailable), "{large:?}");
+        drop((waiting, held));
+        let large = open(100_000);
+        assert!(matches!(large, LookupReply::Found(_)), "{large:?}");
+    }
 }

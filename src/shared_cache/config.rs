@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::memory::MemoryBudget;
+use crate::memory::AnswerMemory;
 use crate::operation::Lifetime;
 use crate::scan::{Endpoint, Key, Namespace, hex};
 use crate::store;
@@ -25,8 +25,8 @@ pub struct Config {
     pub(super) finished_ttl: Duration,
     /// How long a lease lasts without renewal, and so how long a dead leader delays its followers.
     pub lease: Duration,
-    /// The memory budget for answers from the store; `None` when they are not counted.
-    pub(super) memory: Option<Arc<MemoryBudget>>,
+    /// The memory for answers from the store; `None` when they are not counted.
+    pub(super) memory: Option<AnswerMemory>,
 }
 
 impl Config {
@@ -58,7 +58,7 @@ impl Config {
 
     /// Answers from the store reserve their memory in `memory`. An answer for which there is no
     /// memory is not read.
-    pub fn with_memory(self, memory: Arc<MemoryBudget>) -> Self {
+    pub fn with_memory(self, memory: AnswerMemory) -> Self {
         Self {
             memory: Some(memory),
             ..self

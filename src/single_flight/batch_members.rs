@@ -139,9 +139,10 @@ impl Batcher {
         wait.filter(|wait| has_other_callers && !wait.is_zero())
     }
 
-    /// Records that `flight` is not, or is no longer, in the queue.
-    pub(super) fn not_queued(&self, flight: &Flight, place: QueuePosition) {
-        self.state().pending[flight.request().endpoint().index()].not_queued(place.order());
+    /// Records that `flight` is not, or is no longer, in the queue. It is pending, again if its call
+    /// had left without an answer.
+    pub(super) fn not_queued(&self, flight: &Arc<Flight>, place: QueuePosition) {
+        self.state().pending[flight.request().endpoint().index()].not_queued(place.order(), flight);
     }
 
     /// Whether a call is predicted to leave before `until`. A flight that waits to join a batch

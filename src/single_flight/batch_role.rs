@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::scan::{Request, StoredRows};
 use crate::single_flight::batcher::{Batch, MemberOutcome};
-use crate::single_flight::flight::{Departure, Flight, Part, Stage};
+use crate::single_flight::flight::{Departure, Flight, Part, Stage, State};
 use crate::telemetry::trace;
 
 /// The part a flight plays in a batch.
@@ -77,21 +77,36 @@ impl Flight {
         rows_since: Option<Instant>,
     ) -> Option<oneshot::Sender<MemberOutcome>> {
         let mut state = self.state();
-        if state.stage != Stage::Waiting
-            || state.waiters.is_empty()
-            || !matches!(state.batch_role, BatchRole::Solo)
-            || !state.waiters.accept_answers_from(departed)
+        if !matches!(state.batch_role, BatchRole::Solo)
             || rows_since.is_some() && rows_since != state.waiters.all_entered()
         {
+            return None;
+        }
+        let sender = self.become_member(&mut state, departed)?;
+        if rows_since.is_some() {
+            state.part = Part::Some;
+        }
+        Some(sender)
+    }
+
+    /// The same for the answer to an equal request, whose call left at `departed`: it needs not be
+    /// split.
+    pub(super) fn take_equal_sender(&self, departed: Instant) -> Option<oneshot::Sender<MemberOutcome>> {
+        let mut state = self.state();
+        match state.batch_role {
+            BatchRole::Solo | BatchRole::NeverBatch => self.become_member(&mut state, departed),
+            BatchRole::Carrier(_) | BatchRole::Member(_) => None,
+        }
+    }
+
+    fn become_member(&self, state: &mut State, departed: Instant) -> Option<oneshot::Sender<MemberOutcome>> {
+        if state.stage != Stage::Waiting || state.waiters.is_empty() || !state.waiters.accept_answers_from(departed) {
             return None;
         }
         let (sender, share) = oneshot::channel();
         // Waiting → Departed, as a member.
         state.stage = Stage::Departed(departed);
         state.batch_role = BatchRole::Member(Some(share));
-        if rows_since.is_some() {
-            state.part = Part::Some;
-        }
         self.cancelled.notify_one();
         Some(sender)
     }

@@ -221,12 +221,7 @@ impl FlightDriver {
             (Err(SplitError::Longest | SplitError::FullPage | SplitError::NextLink), ..)
                 if !batch.members.is_empty() =>
             {
-                for member in batch.members {
-                    // A member whose task ended with the runtime needs no outcome.
-                    let _ = member.sender.send(MemberOutcome::Rejoin(0));
-                }
-                self.flight.rejoin(0);
-                self.flight.leader()
+                self.rejoin(batch)
             }
             _ => {
                 // The members see that their senders are dropped, and ask alone.
@@ -234,6 +229,16 @@ impl FlightDriver {
                 self.request_alone()
             }
         }
+    }
+
+    /// Lets the members join other batches, and the carrier too.
+    pub(super) fn rejoin(&self, batch: Batch) -> Option<Leader> {
+        for member in batch.members {
+            // A member whose task ended with the runtime needs no outcome.
+            let _ = member.sender.send(MemberOutcome::Rejoin(0));
+        }
+        self.flight.rejoin(0);
+        self.flight.leader()
     }
 
     fn distribute(&self, batch: Batch, batcher: &Batcher, answer: &BatchAnswer<'_>) -> Option<Leader> {

@@ -104,6 +104,8 @@ pub(super) struct BatchMember {
 pub(super) enum MemberOutcome {
     /// The member's part of the answer.
     Response(MemberResponse),
+    /// The answer to an equal request, which another flight asked for alone.
+    Equal(MemberResponse),
     /// The call did not answer the member, but another batch may. The member was found to have this
     /// many rows, or 0 if none were counted.
     Rejoin(usize),

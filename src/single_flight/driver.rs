@@ -12,7 +12,7 @@ use crate::attempt::{Attempt, Failure, LateBoundRequest, Retries, RetryHint};
 use crate::middleware::Next;
 use crate::scan::{ResponseKind, Rows, UpstreamResponse};
 use crate::single_flight::Shared;
-use crate::single_flight::batcher::{Batch, Batcher, MemberOutcome};
+use crate::single_flight::batcher::{Batch, Batcher, MemberOutcome, MemberResponse};
 use crate::single_flight::flight::{Flight, Stage};
 use crate::single_flight::flight_table::FlightTable;
 use crate::single_flight::waiter::{BatchKind, FlightResponse, Leader};
@@ -52,6 +52,10 @@ impl FlightDriver {
                     self.complete(part.answer, Some(part.asked), BatchKind::Member);
                     None
                 }
+                StepResult::Batched(Some(MemberOutcome::Equal(equal))) => {
+                    self.complete(equal.answer, Some(equal.asked), BatchKind::Equal);
+                    None
+                }
                 StepResult::Batched(None) => {
                     self.flight.leave_batch();
                     self.flight.leader()
@@ -62,6 +66,12 @@ impl FlightDriver {
                     let batch = self.flight.take_batch();
                     self.record_ids(batch.as_ref());
                     match batch {
+                        // A throttled call that got no other slot in its leader's time says nothing
+                        // about merging, and members may have more time.
+                        Some(batch) if lacks_slot(&result) => {
+                            self.flight.withdraw_refusal();
+                            self.rejoin(batch)
+                        }
                         Some(batch) => self.split(batch, &result),
                         None => self.handle_result(result, &leader),
                     }
@@ -115,7 +125,10 @@ impl FlightDriver {
         // The flight is no longer pending, so no carrier can take it any more; one may have done so
         // just before.
         match (self.flight.take_response_receiver(), outcome) {
-            (Some(receiver), _) => StepResult::Batched(receiver.await.ok()),
+            (Some(receiver), _) => {
+                self.flight.withdraw_refusal();
+                StepResult::Batched(receiver.await.ok())
+            }
             (None, Some(result)) => StepResult::Completed(result),
             (None, None) => StepResult::Abandoned,
         }
@@ -141,15 +154,22 @@ impl FlightDriver {
                 continue;
             }
             let result = inner.call(attempt.clone()).await;
-            let lacks_slot = result.as_ref().err().and_then(|error| error.downcast_ref::<Failure>());
-            if !lacks_slot.is_some_and(|failure| failure.again == RetryHint::InBatch) {
+            if !lacks_slot(&result) {
                 return result;
             }
+            // A throttled carrier waits for no batch: first its members have to know.
+            if !self.flight.can_batch() {
+                return result;
+            }
+            // Its call may have left before, without an answer.
+            self.flight.end_trace(true);
+            self.flight.wait_again(Instant::now(), None);
             batcher.not_queued(&self.flight, place);
             let Some(again) = batcher.can_join_batch(&self.flight, place, deadline) else {
                 return result;
             };
             is_refused = true;
+            self.flight.withdraw_refusal();
             // A flight that becomes a member is cancelled here. Otherwise, when a call left without
             // it or its time is up, it asks the queue again, which knows when a retry makes sense.
             wait_for(slot_released, again).await;
@@ -175,7 +195,11 @@ impl FlightDriver {
                 }
                 None
             }
-            Err(error) => self.flight.fail(&Shared::new(error), leader, Instant::now()),
+            Err(error) => {
+                // Counted before anybody is told.
+                drop(self.flight.take_refusal());
+                self.flight.fail(&Shared::new(error), leader, Instant::now())
+            }
         }
     }
 
@@ -230,6 +254,9 @@ impl FlightDriver {
         let kept = asked
             .filter(|_| self.flight.is_storable())
             .and_then(|asked| self.flight.cache_sink().keep(self.flight.request(), &answer, asked));
+        if let Some(asked) = asked {
+            self.answer_equal(&answer, asked);
+        }
         self.flight_table.remove(&self.flight);
         self.flight.complete(FlightResponse {
             answer,
@@ -237,6 +264,28 @@ impl FlightDriver {
             batch_kind,
         });
     }
+
+    /// Answers the flights for the same request that still wait, unless theirs may be a better
+    /// answer.
+    fn answer_equal(&self, answer: &UpstreamResponse, asked: Instant) {
+        let others = self.flight_table.others(&self.flight);
+        if others.is_empty() || !ResponseKind::of(self.flight.request().endpoint(), answer).is_answer() {
+            return;
+        }
+        for other in others {
+            if let Some(sender) = other.take_equal_sender(asked) {
+                let answer = answer.clone();
+                // A flight whose task ended with the runtime needs no outcome.
+                let _ = sender.send(MemberOutcome::Equal(MemberResponse { answer, asked }));
+            }
+        }
+    }
+}
+
+/// Whether the queue had no slot in time, and nothing else was wrong.
+fn lacks_slot(result: &Result<UpstreamResponse, BoxError>) -> bool {
+    let failure = result.as_ref().err().and_then(|error| error.downcast_ref::<Failure>());
+    failure.is_some_and(|failure| failure.again == RetryHint::InBatch)
 }
 
 /// Waits until a slot is released, but no longer than `until`.

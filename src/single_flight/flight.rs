@@ -2,17 +2,18 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::attempt::{Failure, LateBoundRequest, QueuePosition, RetryHint};
+use crate::attempt::{Attempt, Failure, LateBoundRequest, QueuePosition, Refusal, RetryHint};
 use crate::caller::{Caller, Name};
 use crate::scan::{CacheSink, Payer, Request};
-use crate::single_flight::Shared;
 use crate::single_flight::batch_role::BatchRole;
 use crate::single_flight::batcher::Batcher;
 use crate::single_flight::waiter::{FlightResponse, Leader, ResultReceiver, Waiters};
+use crate::single_flight::{DeadlineExceeded, Shared};
 use crate::telemetry::trace;
 
 /// One upstream call and its waiters. One waiter is the leader: the queue handles the call under
@@ -42,6 +43,8 @@ pub(super) struct State {
     pub(super) rejoins: u8,
     /// What of its answer came with other calls while it waited.
     pub(super) part: Part,
+    /// The queue's last refusal, until it is known whether anybody is told.
+    refusal: Option<Box<dyn Refusal>>,
     /// How many rows its request was found to have, as long as it is not known whether an answer of
     /// its own could hold as many.
     pub(super) rows: usize,
@@ -125,6 +128,7 @@ impl Flight {
                 elections: Self::ELECTIONS,
                 rejoins: Self::REJOINS,
                 part: Part::Nothing,
+                refusal: None,
                 rows: 0,
                 trace: trace::Call::None,
             }),
@@ -135,11 +139,12 @@ impl Flight {
     }
 
     /// Adds a waiter. `None` if the waiter needs an answer that is younger than this call's, or
-    /// than the rows that its answer will also be made of.
+    /// than the rows that its answer will also be made of; or if it is more urgent than the call
+    /// that still waits, whose turn may come later than its own.
     pub(super) fn join(&self, caller: &Arc<Caller>, now: Instant) -> Option<(u64, ResultReceiver)> {
         let mut state = self.state();
         let late = match state.stage {
-            Stage::Waiting => false,
+            Stage::Waiting => caller.urgency < state.waiters.urgency(),
             Stage::Departed(_) => caller.cache_directives.no_cache || state.part == Part::Some,
             Stage::Over => true,
         };
@@ -209,6 +214,19 @@ impl Flight {
         leader
     }
 
+    /// Takes the queue's last refusal, unless that has been told or withdrawn.
+    pub(super) fn take_refusal(&self) -> Option<Box<dyn Refusal>> {
+        self.state().refusal.take()
+    }
+
+    /// Nobody is told of the queue's last refusal: the flight is about to join another call, or to
+    /// ask the queue again.
+    pub(super) fn withdraw_refusal(&self) {
+        if let Some(refusal) = self.take_refusal() {
+            refusal.withdraw();
+        }
+    }
+
     /// Hands the answer to all waiters.
     pub(super) fn complete(&self, response: FlightResponse) {
         let response = Arc::new(response);
@@ -265,6 +283,39 @@ impl Flight {
         leader
     }
 
+    /// The call waits for a slot again after an attempt that brought no answer, and is predicted to
+    /// leave at `start`, if it has a place in the queue. One that carries a batch has left all the
+    /// same: its members cannot leave it before it ends.
+    pub(super) fn wait_again(&self, now: Instant, start: Option<Instant>) {
+        let mut state = self.state();
+        let is_alone = matches!(state.batch_role, BatchRole::Solo | BatchRole::NeverBatch);
+        if !is_alone || !matches!(state.stage, Stage::Departed(_)) {
+            return;
+        }
+        // Departed → Waiting: requests with `no-cache` may join again, and nobody waits for an
+        // answer who would not wait for this slot.
+        state.stage = Stage::Waiting;
+        state.forget_part();
+        let leader = state.waiters.leader_id();
+        let late = state.waiters.take(|id, waiter| {
+            let deadline = waiter.caller.deadline;
+            let is_in_time = start.is_none_or(|start| start <= deadline + Attempt::GRACE);
+            id != leader && deadline <= now && !is_in_time
+        });
+        if state.waiters.is_empty() {
+            // Waiting → Over: its place in the queue is free for others.
+            state.stage = Stage::Over;
+            self.cancelled.notify_one();
+        }
+        drop(state);
+        let retry_after = start.map_or(Duration::ZERO, |start| start.saturating_duration_since(now));
+        let error = Shared::new(DeadlineExceeded { retry_after }.into());
+        for waiter in late.into_values() {
+            // A waiter that has just hung up needs no answer.
+            let _ = waiter.sender.send(Err(error.clone()));
+        }
+    }
+
     /// Drops all waiters that are left; they get [`FlightDropped`](crate::single_flight::FlightDropped).
     pub(super) fn close(&self) {
         let waiters = {
@@ -294,9 +345,14 @@ impl LateBoundRequest for Flight {
     }
 
     fn queues(&self, place: QueuePosition, start: Instant) {
+        self.wait_again(Instant::now(), Some(start));
         if let Some(batcher) = &self.batcher {
             batcher.queues(self, place, start);
         }
+    }
+
+    fn refused(&self, refusal: Box<dyn Refusal>) {
+        self.state().refusal = Some(refusal);
     }
 
     fn payer(&self) -> Payer {

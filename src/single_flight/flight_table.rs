@@ -8,15 +8,17 @@ use tokio::time::Instant;
 
 use crate::scan::{CacheSink, Call, Key, Merging, UpstreamProfile};
 use crate::single_flight::batcher::Batcher;
-use crate::single_flight::flight::Flight;
+use crate::single_flight::flight::{Flight, Stage};
 use crate::single_flight::waiter::{ResultReceiver, WaiterRole};
 use crate::single_flight::{BatchConfig, Metrics, PredictedWait};
 
 /// Keys are long and are looked up three times a call, so a fast hash is used.
-type Flights = HashMap<Key, Arc<Flight>, foldhash::quality::RandomState>;
+type Flights = HashMap<Key, Vec<Arc<Flight>>, foldhash::quality::RandomState>;
 
-/// At most one flight for each key. There are never more flights than waiting requests, each of
-/// which holds a connection of the server.
+/// The flights for each key, in the order in which they began. Only the last may be joined; the
+/// others are there because somebody could not join them, and the first answer serves all that
+/// still wait. There are never more flights than waiting requests, each of which holds a connection
+/// of the server.
 #[derive(Debug)]
 pub(super) struct FlightTable {
     batcher: Option<Arc<Batcher>>,
@@ -49,12 +51,12 @@ impl FlightTable {
         let Call { request, caller } = call;
         let now = Instant::now();
         let mut flights = self.flights();
-        let entry = flights.entry(request.key().clone());
-        if let Entry::Occupied(flight) = &entry
-            && let Some((id, receiver)) = flight.get().join(caller, now)
+        let equal = flights.entry(request.key().clone()).or_default();
+        if let Some(flight) = equal.last()
+            && let Some((id, receiver)) = flight.join(caller, now)
         {
             return Joined {
-                guard: self.guard(Arc::clone(flight.get()), id),
+                guard: self.guard(Arc::clone(flight), id),
                 receiver,
                 start: None,
             };
@@ -62,7 +64,7 @@ impl FlightTable {
         let batcher = self.batcher.clone().filter(|batcher| batcher.accepts(request));
         let (flight, id, receiver) = Flight::new(Arc::clone(request), batcher, Arc::clone(cache_sink), caller, now);
         let flight = Arc::new(flight);
-        entry.insert_entry(Arc::clone(&flight));
+        equal.push(Arc::clone(&flight));
         Joined {
             guard: self.guard(Arc::clone(&flight), id),
             receiver,
@@ -75,17 +77,31 @@ impl FlightTable {
         self.batcher.as_ref()
     }
 
-    /// Removes a flight, unless a later one has already replaced it.
+    /// The other flights for the same request.
+    pub(super) fn others(&self, flight: &Arc<Flight>) -> Vec<Arc<Flight>> {
+        let flights = self.flights();
+        let equal = flights.get(flight.request().key()).into_iter().flatten();
+        equal.filter(|other| !Arc::ptr_eq(other, flight)).cloned().collect()
+    }
+
+    /// Removes a flight. If it was the last for its key, one before it may be joined again that
+    /// still waits.
     pub(super) fn remove(&self, flight: &Arc<Flight>) {
         let mut flights = self.flights();
-        if let Entry::Occupied(other) = flights.entry(flight.request().key().clone())
-            && Arc::ptr_eq(other.get(), flight)
-        {
-            other.remove();
+        let Entry::Occupied(mut entry) = flights.entry(flight.request().key().clone()) else {
+            return;
+        };
+        let equal = entry.get_mut();
+        let was_last = equal.last().is_some_and(|last| Arc::ptr_eq(last, flight));
+        equal.retain(|other| !Arc::ptr_eq(other, flight));
+        // The answer of one that has left would be older than those that were given meanwhile.
+        while was_last && equal.pop_if(|last| last.stage() != Stage::Waiting).is_some() {}
+        if equal.is_empty() {
+            entry.remove();
         }
     }
 
-    /// How many flights may be joined.
+    /// How many requests have flights.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.flights().len()

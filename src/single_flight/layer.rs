@@ -194,19 +194,20 @@ fn served(response: &FlightResponse, role: WaiterRole) -> ServedResponse {
         kept,
         batch_kind,
     } = response;
-    let is_batch = *batch_kind != BatchKind::None;
+    let is_batch = matches!(batch_kind, BatchKind::Carrier | BatchKind::Member);
+    let is_others = matches!(batch_kind, BatchKind::Member | BatchKind::Equal);
     ServedResponse {
         may_link: true,
         answer: answer.clone(),
         outcome: match role {
             _ if is_batch => Outcome::Merged,
-            WaiterRole::Joined => Outcome::Collapsed,
-            WaiterRole::Leader => Outcome::Forwarded,
+            WaiterRole::Leader if !is_others => Outcome::Forwarded,
+            WaiterRole::Leader | WaiterRole::Joined => Outcome::Collapsed,
         },
         status: Status {
             stored: kept.is_some(),
             ttl: kept.map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
-            collapsed: role == WaiterRole::Joined || *batch_kind == BatchKind::Member,
+            collapsed: role == WaiterRole::Joined || is_others,
             detail: is_batch.then_some("merged"),
             ..Status::default()
         },

@@ -1,6 +1,8 @@
 //! Single flight (request collapsing): one upstream call for all equal requests at the same time.
 //!
-//! The first request starts a flight; an equal request that comes before the flight ends joins it.
+//! The first request starts a flight; an equal request that comes before the flight ends joins it,
+//! unless it is more urgent and the call still waits: then it starts a flight of its own, and the
+//! first answer serves both.
 //! The flight is a task of its own, so that the other waiters are not affected when the first caller
 //! hangs up. Different requests that wait at the same time can be united into one
 //! call, which is called batching (see `batcher.rs`). This module never answers from memory, which

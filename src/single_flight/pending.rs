@@ -108,9 +108,13 @@ impl PendingFlights {
         self.starts.insert((start, place));
     }
 
-    /// Records that the flight is not, or is no longer, queued.
-    pub(super) fn not_queued(&mut self, place: u64) {
-        if let Some(before) = self.waiting.get_mut(&place).and_then(|waiting| waiting.start.take()) {
+    /// Records that the flight is not, or is no longer, queued, and adds it if it is not pending.
+    pub(super) fn not_queued(&mut self, place: u64, flight: &Arc<Flight>) {
+        let Some(waiting) = self.waiting.get_mut(&place) else {
+            self.add_pending(place, Arc::clone(flight));
+            return;
+        };
+        if let Some(before) = waiting.start.take() {
             self.starts.remove(&(before, place));
         }
     }

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::attempt::QueuePosition;
-use crate::caller::{Caller, Name};
+use crate::caller::{Caller, Name, Urgency};
 use crate::scan::UpstreamResponse;
 use crate::single_flight::Shared;
 use crate::telemetry::trace::Participant;
@@ -39,6 +39,8 @@ pub(super) enum BatchKind {
     Carrier,
     /// The call was another flight's.
     Member,
+    /// The call was another flight's, for the same request.
+    Equal,
 }
 
 /// How a waiter came to the flight.
@@ -55,7 +57,7 @@ pub(super) struct Waiters {
     by_id: BTreeMap<u64, Waiter>,
     next_id: u64,
     leader: u64,
-    leader_name: Name,
+    leader_caller: Arc<Caller>,
     storable: bool,
 }
 
@@ -75,12 +77,12 @@ pub(super) struct Leader {
 
 impl Waiters {
     /// No waiters yet; `first` will be the leader.
-    pub(super) fn new(first: &Caller) -> Self {
+    pub(super) fn new(first: &Arc<Caller>) -> Self {
         Self {
             by_id: BTreeMap::new(),
             next_id: 0,
             leader: 0,
-            leader_name: first.name.clone(),
+            leader_caller: Arc::clone(first),
             storable: false,
         }
     }
@@ -158,6 +160,11 @@ impl Waiters {
         self.leader
     }
 
+    /// How urgent the call is: as urgent as its leader, present or gone.
+    pub(super) fn urgency(&self) -> Urgency {
+        self.leader_caller.urgency
+    }
+
     /// The leader, or a newly elected one if the leader has left; `None` when all have left.
     pub(super) fn leader_or_elect(&mut self) -> Option<Leader> {
         match self.by_id.get(&self.leader) {
@@ -171,7 +178,7 @@ impl Waiters {
         let latest = |(_, waiter): &(&u64, &Waiter)| (waiter.caller.deadline, Reverse(waiter.place));
         let (id, waiter) = self.by_id.iter().max_by_key(latest)?;
         self.leader = *id;
-        self.leader_name = waiter.caller.name.clone();
+        self.leader_caller = Arc::clone(&waiter.caller);
         Some(waiter.leader())
     }
 
@@ -193,7 +200,7 @@ impl Waiters {
     pub(super) fn names(&self) -> Vec<Name> {
         let mut names: Vec<_> = self.by_id.values().map(|waiter| waiter.caller.name.clone()).collect();
         if names.is_empty() {
-            names.push(self.leader_name.clone());
+            names.push(self.leader_caller.name.clone());
         }
         names
     }

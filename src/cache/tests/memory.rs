@@ -1,9 +1,12 @@
 //! The memory that stored answers take.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::fixture::{Fixture, answer, long};
 use crate::cache::Config;
+use crate::memory::MemoryBudget;
 use crate::scan::{CacheSink as _, Endpoint, Request, UpstreamResponse};
 
 const ROWS: &str = r#"{"value":["rows"]}"#;
@@ -57,4 +60,25 @@ async fn memory_is_bounded_by_bytes() {
     let snapshot = fixture.cache.snapshot();
     assert!((50_000..=100_000).contains(&snapshot.bytes), "{snapshot:?}");
     assert!((30..=100).contains(&snapshot.entries), "{snapshot:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_of_other_replicas_are_not_charged_to_the_budget_that_they_were_read_with() {
+    let fixture = Fixture::new(Config::default());
+    let budget = MemoryBudget::new(1 << 20);
+    for (id, bytes) in [("small", 300), ("large", 100_000)] {
+        let request = Request::plain(Endpoint::HISTORY, [id]).unwrap();
+        let read = UpstreamResponse {
+            body: budget.try_reserve(bytes).unwrap().hold(long(bytes)),
+            ..answer(200, "")
+        };
+        let now = Instant::now();
+        fixture
+            .cache
+            .insert_remote(&request, &read, (now, now), Duration::from_secs(30));
+        let entry = fixture.cache.find(request.key(), now).unwrap();
+        assert_eq!(entry.answer().body, read.body);
+        drop(read);
+        assert_eq!(budget.left(), 1 << 20, "its reader is gone");
+    }
 }

@@ -168,6 +168,12 @@ impl History {
         self.until = self.until.max(due + GRACE);
     }
 
+    /// Takes out one that was to come at `due`.
+    pub(super) fn withdraw(&mut self, due: Instant) -> Option<Return> {
+        let at = self.returns.iter().position(|one| one.due == due)?;
+        self.returns.remove(at)
+    }
+
     /// One of its requests has a slot.
     pub(super) fn granted(&mut self, now: Instant) {
         (self.granted, self.is_answered) = (Some(now), false);

@@ -80,6 +80,25 @@ impl Expectations {
         });
     }
 
+    /// One that was refused was not told to come at `due` after all.
+    pub(super) fn withdraw(
+        &mut self,
+        caller: &Name,
+        urgency: Urgency,
+        due: Instant,
+        now: Instant,
+        order: &mut FairScheduler,
+    ) {
+        let history = self.callers[usize::from(urgency.level())].get_mut(caller);
+        if let Some(one) = history.and_then(|history| history.withdraw(due)) {
+            self.returns -= 1;
+            if one.is_claimed {
+                order.withdraw(caller, urgency, one.due);
+            }
+            self.update(caller, urgency, now, order, |_| ());
+        }
+    }
+
     /// Which of its caller's that are expected back go before a request, once they are due.
     pub(super) fn returns_before(&self, caller: &Name, urgency: Urgency, arrival: Arrival) -> Range<usize> {
         match arrival {

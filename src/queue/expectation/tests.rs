@@ -74,6 +74,23 @@ fn a_refused_request_is_expected_back_when_it_was_told_to_come_and_a_little_long
 }
 
 #[test]
+fn a_refusal_that_is_withdrawn_is_as_if_it_had_not_been() {
+    let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::default());
+    let (caller, urgency, now) = (Name::new("a"), Urgency::default(), Instant::now());
+    for wait in [10, 20, 30] {
+        let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+        expectations.refuse((&caller, urgency), arrival, now + wait * SECOND, now, &mut order);
+    }
+    for (wait, left) in [(10, 2), (10, 2), (30, 1), (20, 0)] {
+        expectations.withdraw(&caller, urgency, now + wait * SECOND, now, &mut order);
+        assert_eq!((expectations.returns, order.returning()), (left, left));
+        assert_eq!(expected(&expectations, &caller).unwrap().returning, left);
+    }
+    let arrival = expectations.arrive(&caller, urgency, now + 10 * SECOND, &mut order);
+    assert_eq!(arrival, Arrival::Further);
+}
+
+#[test]
 fn what_is_expected_is_bounded_whatever_names_are_made_up() {
     let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::default());
     let (urgency, now) = (Urgency::default(), Instant::now());

@@ -3,12 +3,14 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::fixture::{Fixture, Reply, caller, pass, request, rows};
 use crate::BoxError;
-use crate::attempt::{Attempt, Delivery, Failure, RetryHint};
+use crate::attempt::{Attempt, Delivery, Failure, Refusal, RetryHint};
+use crate::caller::Name;
 use crate::scan::{Merging, Outcome, ServedResponse, UpstreamProfile};
 use crate::single_flight::BatchConfig;
 
@@ -96,6 +98,47 @@ async fn a_request_that_cannot_count_on_a_batch_is_refused_at_once() {
     fixture.nothing_is_left().await;
 }
 
+/// A refusal that records whether it was told or withdrawn.
+#[derive(Debug)]
+struct Recorded(mpsc::UnboundedSender<&'static str>, &'static str);
+
+impl Refusal for Recorded {
+    fn withdraw(mut self: Box<Self>) {
+        self.1 = "withdrawn";
+    }
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        let _ = self.0.send(self.1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queues_refusal_counts_only_if_somebody_is_told() {
+    let mut fixture = fixture();
+    let (send, mut refusals) = mpsc::unbounded_channel();
+    let (asked, carrier, reply) = with_slot(&mut fixture, &["a"], 5).await;
+    let joiners = [("b", 30), ("c", 4)].map(|(id, wait)| fixture.ask_for(request(&[id]), caller(id, wait)));
+    for _ in &joiners {
+        let (attempt, reply) = fixture.waiting().await;
+        attempt.request.refused(Box::new(Recorded(send.clone(), "told")));
+        reply.send(Err(no_slot())).map_err(drop).unwrap();
+    }
+    fixture.settled().await;
+    let [joins, is_told] = joiners;
+    assert!(is_told.await.unwrap().is_err(), "no call leaves in its time");
+    let mut ends = [refusals.recv().await, refusals.recv().await];
+    ends.sort_unstable();
+    assert_eq!(ends, [Some("told"), Some("withdrawn")]);
+    let united = carrier.request.bind().unwrap();
+    reply.send(Ok(rows(&united))).unwrap();
+    for asked in [asked, joins] {
+        assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Merged);
+    }
+    fixture.nothing_is_left().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_slot_given_up_goes_to_a_request_that_waited_to_join_a_batch() {
     let mut fixture = fixture();
@@ -151,5 +194,61 @@ async fn a_batch_that_does_not_come_ends_with_the_queues_own_refusal() {
     assert!(joiner.await.unwrap().is_err());
     reply.send(Ok(rows(&request(&["a"])))).unwrap();
     owner.await.unwrap().unwrap();
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_of_a_throttled_call_that_gets_no_other_slot_share_the_next_one() {
+    let mut fixture = fixture();
+    for round in 0..5 {
+        let (owner, carrier, reply) = with_slot(&mut fixture, &["a"], 0).await;
+        let asked = ["b", "c"].map(|id| fixture.ask_for(request(&[id]), caller(id, 300)));
+        for _ in &asked {
+            fixture.waiting().await;
+        }
+        assert_eq!(carrier.request.bind().unwrap().ids().len(), 3);
+        fixture.settled().await;
+        // A 429 came, and the pause is longer than its leader may wait.
+        reply.send(Err(no_slot())).map_err(drop).unwrap();
+        fixture.settled().await;
+        let (mut refused, mut waiting) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            let (attempt, reply) = fixture.waiting().await;
+            let is_owner = attempt.caller.name == Name::new("x");
+            if is_owner { &mut refused } else { &mut waiting }.push((attempt, reply));
+        }
+        for (_, reply) in refused {
+            reply.send(Err(no_slot())).map_err(drop).unwrap();
+        }
+        assert!(owner.await.unwrap().is_err(), "round {round}");
+        pass(60).await;
+        let (carrier, reply) = waiting.remove(0);
+        let united = carrier.request.bind().unwrap();
+        assert_eq!(united.ids().len(), 2, "round {round}: one call for both");
+        reply.send(Ok(rows(&united))).unwrap();
+        for asked in asked {
+            assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Merged);
+        }
+        fixture.settled().await;
+    }
+    assert_eq!(fixture.metrics.resting(), None);
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_request_without_another_slot_joins_a_batch() {
+    let mut fixture = fixture();
+    let (throttled, attempt, reply) = with_slot(&mut fixture, &["a"], 0).await;
+    attempt.request.bind();
+    let (owner, carrier, other) = with_slot(&mut fixture, &["b"], 5).await;
+    reply.send(Err(no_slot())).map_err(drop).unwrap();
+    fixture.settled().await;
+    pass(5).await;
+    let united = carrier.request.bind().unwrap();
+    assert_eq!(united.ids().collect::<Vec<_>>(), ["a", "b"]);
+    other.send(Ok(rows(&united))).unwrap();
+    for asked in [throttled, owner] {
+        assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Merged);
+    }
     fixture.nothing_is_left().await;
 }

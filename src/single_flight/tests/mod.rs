@@ -7,3 +7,4 @@ mod differential;
 mod fixture;
 mod reload;
 mod single;
+mod urgency;

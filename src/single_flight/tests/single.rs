@@ -168,7 +168,7 @@ async fn a_deadline_is_about_leaving_not_about_arriving() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_joiner_does_not_wait_for_a_call_that_queues_again() {
+async fn a_joiner_does_not_wait_for_a_call_that_is_not_answered() {
     let mut fixture = Fixture::new();
     let leader = fixture.ask(caller("x", 500));
     let (_, reply) = fixture.departed().await;
@@ -179,6 +179,61 @@ async fn a_joiner_does_not_wait_for_a_call_that_queues_again() {
     reply.send(Ok(answer("rows"))).unwrap();
     leader.await.unwrap().unwrap();
     fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_joiner_does_not_wait_for_a_call_that_queues_again() {
+    let mut fixture = Fixture::new();
+    let leader = fixture.ask(caller("x", 500));
+    let (attempt, reply) = fixture.departed().await;
+    let [early, hasty] = [1, 4].map(|seconds| fixture.ask(caller("y", seconds)));
+    fixture.settled().await;
+    pass(2).await;
+    // A 429 came, and the pause lasts for half a minute.
+    let start = Instant::now();
+    attempt
+        .request
+        .queues(attempt.position, start + Duration::from_secs(30));
+    let error = early.await.unwrap().unwrap_err();
+    let shared: &Shared = error.downcast_ref().unwrap();
+    let retry_after = Duration::from_secs(30);
+    assert_eq!(
+        shared.find::<DeadlineExceeded>(),
+        Some(&DeadlineExceeded { retry_after })
+    );
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    let fresh = fixture.ask(no_cache(caller("z", 60)));
+    assert!(hasty.await.unwrap().unwrap_err().is::<DeadlineExceeded>());
+    assert_eq!(start.elapsed(), Duration::from_secs(2));
+    pass(28).await;
+    attempt.request.bind();
+    reply.send(Ok(answer("rows"))).unwrap();
+    leader.await.unwrap().unwrap();
+    assert_eq!(fresh.await.unwrap().unwrap().outcome, Outcome::Collapsed);
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_queues_again_for_nobody_gives_up_its_place() {
+    for hangs_up_before in [true, false] {
+        let mut fixture = Fixture::new();
+        let asked = fixture.ask(caller("x", 500));
+        let (attempt, reply) = fixture.departed().await;
+        if hangs_up_before {
+            asked.abort();
+            fixture.settled().await;
+            assert!(!reply.is_closed(), "it has left");
+        }
+        let start = Instant::now() + Duration::from_secs(30);
+        attempt.request.queues(attempt.position, start);
+        if !hangs_up_before {
+            asked.abort();
+        }
+        fixture.settled().await;
+        assert!(reply.is_closed(), "nobody wants the next slot");
+        assert!(attempt.request.bind().is_none());
+        fixture.nothing_is_left().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,147 @@
+//! Equal requests of which one is more urgent.
+
+use std::time::Duration;
+
+use super::fixture::{Fixture, answer, caller, no_cache, rows};
+use crate::caller::{Caller, Urgency};
+use crate::scan::{Merging, Outcome, UpstreamProfile};
+use crate::single_flight::BatchConfig;
+use crate::single_flight::tests::fixture::{MERGE, request};
+
+fn at(level: u8, seconds: u64) -> Caller {
+    Caller {
+        urgency: Urgency::new(level).unwrap(),
+        ..caller(&format!("u={level}"), seconds)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_urgent_request_is_not_held_up_by_a_patient_one_and_its_answer_serves_both() {
+    let mut fixture = Fixture::new();
+    let patient = fixture.ask(at(7, 600));
+    let (_, in_queue) = fixture.waiting().await;
+    let urgent = fixture.ask(at(0, 5));
+    let (attempt, reply) = fixture.departed().await;
+    assert_eq!(attempt.caller.urgency, Urgency::new(0).unwrap());
+    let joined = fixture.ask(at(7, 600));
+    fixture.settled().await;
+    assert!(!in_queue.is_closed(), "it keeps its place");
+    reply.send(Ok(rows(&request(&["a"])))).unwrap();
+    for (asked, outcome) in [
+        (urgent, Outcome::Forwarded),
+        (joined, Outcome::Collapsed),
+        (patient, Outcome::Collapsed),
+    ] {
+        let served = asked.await.unwrap().unwrap();
+        assert_eq!((served.outcome, served.status.ttl), (outcome, Some(30)));
+        assert_eq!(served.status.collapsed, outcome == Outcome::Collapsed);
+    }
+    assert!(in_queue.is_closed(), "its place is given up");
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_answer_to_a_patient_request_serves_an_urgent_one_that_may_use_it() {
+    for wants_fresh in [false, true] {
+        let mut fixture = Fixture::new();
+        let patient = fixture.ask(at(7, 600));
+        let (attempt, reply) = fixture.waiting().await;
+        let urgent = fixture.ask(at(0, 5));
+        let (_, in_queue) = fixture.waiting().await;
+        attempt.request.bind();
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let fresh = wants_fresh.then(|| fixture.ask(no_cache(at(0, 5))));
+        fixture.settled().await;
+        reply.send(Ok(rows(&request(&["a"])))).unwrap();
+        assert_eq!(patient.await.unwrap().unwrap().outcome, Outcome::Forwarded);
+        fixture.settled().await;
+        assert_eq!(
+            (urgent.is_finished(), in_queue.is_closed()),
+            (!wants_fresh, !wants_fresh)
+        );
+        match fresh {
+            Some(fresh) => {
+                fresh.abort();
+                urgent.abort();
+            }
+            None => assert_eq!(urgent.await.unwrap().unwrap().outcome, Outcome::Collapsed),
+        }
+        fixture.nothing_is_left().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_urgent_request_without_a_slot_is_told_at_once_and_leaves_the_patient_one_alone() {
+    let mut fixture = Fixture::new();
+    let patient = fixture.ask(at(7, 600));
+    let (attempt, reply) = fixture.waiting().await;
+    for _ in 0..9 {
+        let urgent = fixture.ask(at(0, 5));
+        let (_, refused) = fixture.waiting().await;
+        refused.send(Err("no turn in time".into())).map_err(drop).unwrap();
+        assert!(urgent.await.unwrap().is_err());
+    }
+    let joined = fixture.ask(at(7, 30));
+    fixture.settled().await;
+    assert!(!reply.is_closed());
+    attempt.request.bind();
+    reply.send(Ok(rows(&request(&["a"])))).unwrap();
+    assert_eq!(patient.await.unwrap().unwrap().outcome, Outcome::Forwarded);
+    assert_eq!(joined.await.unwrap().unwrap().outcome, Outcome::Collapsed);
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_that_is_no_answer_serves_only_who_asked_for_it() {
+    let mut fixture = Fixture::new();
+    let patient = fixture.ask(at(7, 600));
+    let (attempt, reply) = fixture.waiting().await;
+    let urgent = fixture.ask(at(0, 5));
+    let (_, failed) = fixture.departed().await;
+    let mut down = answer("");
+    down.status = http::StatusCode::SERVICE_UNAVAILABLE;
+    failed.send(Ok(down)).unwrap();
+    assert_eq!(urgent.await.unwrap().unwrap().answer.status, 503);
+    attempt.request.bind();
+    reply.send(Ok(rows(&request(&["a"])))).unwrap();
+    assert_eq!(patient.await.unwrap().unwrap().answer.status, 200);
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_as_urgent_joins_and_so_does_everybody_once_the_call_has_left() {
+    let mut fixture = Fixture::new();
+    let mut asked = vec![fixture.ask(at(4, 30)), fixture.ask(at(4, 30)), fixture.ask(at(5, 30))];
+    let (_, reply) = fixture.departed().await;
+    asked.push(fixture.ask(at(0, 30)));
+    fixture.settled().await;
+    reply.send(Ok(answer("rows"))).unwrap();
+    for asked in asked {
+        assert_eq!(asked.await.unwrap().unwrap().answer.body, "rows");
+    }
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_requests_may_be_merged_both_leave_in_one_call_whoever_gets_the_slot() {
+    for urgent_first in [true, false] {
+        let merge = BatchConfig {
+            when: Merging::On,
+            ..MERGE
+        };
+        let mut fixture = Fixture::with(merge, UpstreamProfile::new(1000));
+        let asked = [fixture.ask(at(7, 600)), fixture.ask(at(0, 5))];
+        let mut tries = [fixture.waiting().await, fixture.waiting().await];
+        tries.sort_by_key(|(attempt, _)| (attempt.caller.urgency == Urgency::new(0).unwrap()) != urgent_first);
+        let [(attempt, reply), (other, in_queue)] = tries;
+        assert_eq!(attempt.request.bind().unwrap().ids().len(), 1);
+        fixture.settled().await;
+        assert!(in_queue.is_closed() && other.request.bind().is_none());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        reply.send(Ok(rows(&request(&["a"])))).unwrap();
+        for asked in asked {
+            assert_eq!(asked.await.unwrap().unwrap().answer.body, rows(&request(&["a"])).body);
+        }
+        fixture.nothing_is_left().await;
+    }
+}
