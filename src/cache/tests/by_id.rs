@@ -9,7 +9,7 @@ use tower::Service as _;
 use super::fixture::{Fixture, answer, call, no_cache, only_if_cached, pass};
 use crate::BoxError;
 use crate::cache::{Config, NotCached};
-use crate::caller::CacheDirectives;
+use crate::caller::{CacheDirectives, Caller};
 use crate::scan::{
     CacheSink as _, Call, Endpoint, ForwardReason, Outcome, Request, Rows, ServedResponse, UpstreamProfile,
     UpstreamResponse,
@@ -185,10 +185,61 @@ async fn the_callers_directives_hold_for_every_fragment() {
         max_age: Some(Duration::from_secs(5)),
         ..CacheDirectives::default()
     };
-    let _asked = cache.ask(&["a", "b"], max_age);
-    cache.asked(&["a"], upstream(&request(&["a"]))).await;
-    let _asked = cache.ask(&["a", "b"], no_cache());
-    cache.asked(&["a", "b"], upstream(&request(&["a", "b"]))).await;
+    let min_fresh = CacheDirectives {
+        min_fresh: Some(Duration::from_secs(25)),
+        ..CacheDirectives::default()
+    };
+    // The rows of `b` are good now, but may not be any more when those of `a` come.
+    for cache_directives in [max_age, min_fresh, no_cache()] {
+        let _asked = cache.ask(&["a", "b"], cache_directives);
+        let (call, _) = cache.fixture.next().await;
+        assert_eq!(call.request.ids().collect::<Vec<_>>(), ["a", "b"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_would_be_too_old_at_the_deadline_are_fetched_with_the_missing_ones() {
+    let mut cache = ById::with_known_order();
+    cache.keep(&["a"]);
+    pass(20).await;
+    cache.keep(&["b"]);
+    // Fresh for 26 to 30 s and stale for 60 s more: `a` is 95 s old at the deadline, `b` 75 s.
+    let call = call("x", CacheDirectives::default());
+    let caller = Caller {
+        deadline: Instant::now() + Duration::from_secs(75),
+        ..Caller::clone(&call.caller)
+    };
+    let asked = cache.fixture.front.call(Call {
+        request: Arc::new(request(&["a", "b", "c"])),
+        caller: Arc::new(caller),
+    });
+    let asked = cache.fixture.tasks.spawn("test", asked);
+    cache.asked(&["a", "c"], upstream(&request(&["a", "c"]))).await;
+    let served = asked.await.unwrap().unwrap();
+    assert_eq!(served.answer.body, upstream(&request(&["a", "b", "c"])).body);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_became_too_old_during_the_call_are_fetched_again_unless_another_call_has() {
+    for refreshed in [false, true] {
+        let mut cache = ById::with_known_order();
+        cache.keep(&["a"]);
+        let asked = cache.ask(&["a", "b"], CacheDirectives::default());
+        let (call, respond) = cache.fixture.next().await;
+        assert_eq!(call.request.ids().collect::<Vec<_>>(), ["b"]);
+        pass(80).await;
+        if refreshed {
+            cache.keep(&["a", "c"]);
+        }
+        pass(11).await;
+        cache.fixture.respond(&call, respond, upstream(&call.request));
+        if !refreshed {
+            cache.asked(&["a", "b"], upstream(&request(&["a", "b"]))).await;
+        }
+        let served = asked.await.unwrap().unwrap();
+        assert_eq!(served.answer.body, upstream(&request(&["a", "b"])).body);
+        assert_eq!(served.age, refreshed.then(|| Duration::from_secs(11)));
+    }
 }
 
 #[tokio::test(start_paused = true)]
