@@ -25,7 +25,7 @@ pub(super) async fn ask(inner: Below, call: Call, forward: ForwardReason) -> Res
 }
 
 /// Fetches the missing ids and joins the answer; fetches all of them when the joined answer would
-/// not be certain to be right.
+/// not be certain to be right, or when stored rows have become too old for the caller meanwhile.
 pub(super) async fn ask_for_missing(
     inner: Below,
     call: Call,
@@ -44,9 +44,14 @@ pub(super) async fn ask_for_missing(
         // An error or a refusal would be the same for more ids.
         return Ok(rest);
     }
+    let now = Instant::now();
+    let usable = partial_hit.usable_at(&cache, &call.caller.cache_directives, now);
+    let Some(partial_hit) = usable.filter(|usable| usable.missing_count() == missing.ids().len()) else {
+        tracing::debug!("stored rows became too old while the others were fetched");
+        return ask(inner, call, forward).await;
+    };
     match partial_hit.with(&missing, &rest, &cache) {
         Ok(assembly) => {
-            let now = Instant::now();
             let whole = assembled(assembly, now);
             Ok(ServedResponse {
                 may_link: whole.may_link,

@@ -173,7 +173,9 @@ impl CacheService {
             cache.count(Lookup::NotCached);
             return Either::Left(ready(Err(NotCached.into())));
         }
-        let partial = partial_hit.and_then(|partial_hit| partial_hit.missing().map(|missing| (partial_hit, missing)));
+        let partial = partial_hit
+            .and_then(|hit| hit.usable_at(cache, &call.caller.cache_directives, call.caller.deadline))
+            .and_then(|partial_hit| partial_hit.missing().map(|missing| (partial_hit, missing)));
         cache.count(match forward {
             _ if partial.is_some() => Lookup::Partial,
             ForwardReason::Miss => Lookup::Miss,

@@ -46,20 +46,38 @@ impl PartialHit {
         request.is_whole().then(|| Self::of(cache, request, is_new)).flatten()
     }
 
+    /// These fragments, or later ones of the same ids, without those that could not answer the
+    /// caller any more at `then`: the request may wait for long for the missing ones. `None` when
+    /// none is left.
+    pub(super) fn usable_at(mut self, cache: &Cache, directives: &CacheDirectives, then: Instant) -> Option<Self> {
+        for (id, place) in self.request.ids().zip(&mut self.fragments) {
+            let Some(fragment) = place.take() else { continue };
+            let latest = cache
+                .fragment(self.request.endpoint(), id)
+                .filter(|latest| latest.origin().asked > fragment.origin().asked)
+                .unwrap_or(fragment);
+            let evaluation = evaluate(cache.config(), directives, latest.age(then), RefreshHealth::Good);
+            *place = matches!(evaluation, Evaluation::Fresh | Evaluation::Stale(_)).then_some(latest);
+        }
+        self.fragments.iter().any(Option::is_some).then_some(self)
+    }
+
     fn of(cache: &Cache, request: &Arc<Request>, is_good: impl Fn(&Arc<Fragment>) -> bool) -> Option<Self> {
+        let endpoint = request.endpoint();
         // The upstream might reject a request with more ids than any that it has answered.
         let upstream_profile = cache
             .upstream_profile()
-            .filter(|upstream_profile| upstream_profile.takes(request.endpoint(), request.ids().len()))?;
+            .filter(|profile| profile.merge_evidence().allows_parts(endpoint))
+            .filter(|profile| profile.takes(endpoint, request.ids().len()))?;
         let fragments: Vec<_> = request
             .ids()
-            .map(|id| cache.fragment(request.endpoint(), id).filter(&is_good))
+            .map(|id| cache.fragment(endpoint, id).filter(&is_good))
             .collect();
         fragments.iter().any(Option::is_some).then(|| Self {
             request: Arc::clone(request),
             upstream_profile: Arc::clone(upstream_profile),
             fragments,
-            prefetches: cache.prefetches(request.endpoint()),
+            prefetches: cache.prefetches(endpoint),
         })
     }
 
@@ -74,7 +92,11 @@ impl PartialHit {
     }
 
     pub(super) fn has_all(&self) -> bool {
-        self.fragments.iter().all(Option::is_some)
+        self.missing_count() == 0
+    }
+
+    pub(super) fn missing_count(&self) -> usize {
+        self.fragments.iter().filter(|fragment| fragment.is_none()).count()
     }
 
     /// A request for the missing ids; `None` when none is missing, or when the fragments could not

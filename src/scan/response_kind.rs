@@ -18,7 +18,7 @@ use crate::scan::{Endpoint, UpstreamResponse};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseKind {
     /// Defender's answer: rows, or a rejection of the request in Defender's format (such as 400,
-    /// 401, 403, 404).
+    /// 401, 403, 404), or of its token in any format.
     Answer,
     /// 429, in whatever format: it must reach the ledger even if a front end sent it.
     Throttled,
@@ -45,7 +45,7 @@ pub enum ResponseFault {
     /// The body is not one whole JSON object: it was cut off, or is something else.
     #[error("the body is not a whole JSON object")]
     NotJson,
-    /// 200 without an array `value` (for an entity: or an `id`), or with an `error` besides;
+    /// 200 without an array `value` (for an entity: or an `id` or context), or with an `error`;
     /// another status without an object `error`.
     #[error("the body is not of the shape of Defender's answers")]
     Shape,
@@ -71,6 +71,7 @@ impl ResponseKind {
                 Shape::List => Expected::Rows,
                 Shape::Entity => Expected::Entity,
             },
+            401 if rejects_token(response) => return Self::Answer,
             400..=499 => Expected::Error,
             _ => return Self::Fault(ResponseFault::Status),
         };
@@ -94,6 +95,20 @@ impl UpstreamResponse {
     }
 }
 
+/// Whether a 401 rejects the token although it may not have Defender's format: what checks tokens
+/// in front of Defender's own code sends a challenge (RFC 6750 §3), mostly without a body. The
+/// challenge for the gateway's own token does not get here. A proxy that wants to know who the
+/// gateway is sends a page, or a challenge of another scheme.
+fn rejects_token(response: &UpstreamResponse) -> bool {
+    let mut challenges = response.headers.get_all(header::WWW_AUTHENTICATE).peekable();
+    if challenges.peek().is_none() {
+        return response.may_be_json() && response.body.trim_ascii().is_empty();
+    }
+    let scheme = |challenge: &str| challenge.split_ascii_whitespace().next().map(str::to_ascii_lowercase);
+    let is_bearer = |challenge| scheme(challenge).as_deref() == Some("bearer");
+    challenges.any(|list| list.to_str().is_ok_and(|list| list.split(',').any(is_bearer)))
+}
+
 /// Whether a status says that the upstream could not answer now.
 pub fn is_unavailable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 421 | 425 | 429 | 500..=599)
@@ -104,7 +119,8 @@ pub fn is_unavailable(status: StatusCode) -> bool {
 enum Expected {
     /// An array `value`, and no `error`.
     Rows,
-    /// An `id` that is no object, or an array `value`; and no `error`.
+    /// An `id` that is no object, an array `value`, or, because a query may select other members
+    /// only, a context as `OData` has it; and no `error`.
     Entity,
     /// An object `error`.
     Error,
@@ -118,13 +134,14 @@ fn check(response: &UpstreamResponse, expected: Expected) -> Result<(), Response
     if text.trim_ascii().is_empty() {
         return Err(ResponseFault::Empty);
     }
-    let (mut list, mut id, mut error) = (None, None, None);
+    let (mut list, mut id, mut context, mut error) = (None, None, None, None);
     let each = each_member(text, |(name, value)| {
         // Of doubled members the last one counts, as for most parsers. Some of the documentation's
         // examples are in Pascal case.
         let known = match &*name {
             "value" => &mut list,
             "id" | "Id" => &mut id,
+            "@odata.context" => &mut context,
             "error" => &mut error,
             _ => return Some(()),
         };
@@ -135,10 +152,11 @@ fn check(response: &UpstreamResponse, expected: Expected) -> Result<(), Response
     let is_list = || list.is_some_and(|list| list.starts_with('['));
     // What cannot be read is of no use as an id.
     let is_readable = |id: &str| serde_json::from_str::<serde_json::Value>(id).is_ok();
+    let has_context = || context.is_some_and(|context| context.starts_with('"'));
     let is_entity = || id.is_some_and(|id| !id.starts_with(['[', '{']) && is_readable(id));
     let fits = match expected {
         Expected::Rows => error.is_none() && is_list(),
-        Expected::Entity => error.is_none() && (is_list() || is_entity()),
+        Expected::Entity => error.is_none() && (is_list() || is_entity() || has_context()),
         Expected::Error => error.is_some_and(|error| error.starts_with('{')),
     };
     if fits { Ok(()) } else { Err(ResponseFault::Shape) }

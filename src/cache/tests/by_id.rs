@@ -9,10 +9,10 @@ use tower::Service as _;
 use super::fixture::{Fixture, answer, call, no_cache, only_if_cached, pass};
 use crate::BoxError;
 use crate::cache::{Config, NotCached};
-use crate::caller::CacheDirectives;
+use crate::caller::{CacheDirectives, Caller};
 use crate::scan::{
-    CacheSink as _, Call, Endpoint, ForwardReason, Outcome, Request, Rows, ServedResponse, UpstreamProfile,
-    UpstreamResponse,
+    CacheSink as _, Call, Endpoint, ForwardReason, MergeRecord, Outcome, Request, Rows, ServedResponse, SplitError,
+    UpstreamProfile, UpstreamResponse,
 };
 
 /// A cache that stores rows by id, over an upstream that lists rows newest first.
@@ -185,10 +185,61 @@ async fn the_callers_directives_hold_for_every_fragment() {
         max_age: Some(Duration::from_secs(5)),
         ..CacheDirectives::default()
     };
-    let _asked = cache.ask(&["a", "b"], max_age);
-    cache.asked(&["a"], upstream(&request(&["a"]))).await;
-    let _asked = cache.ask(&["a", "b"], no_cache());
-    cache.asked(&["a", "b"], upstream(&request(&["a", "b"]))).await;
+    let min_fresh = CacheDirectives {
+        min_fresh: Some(Duration::from_secs(25)),
+        ..CacheDirectives::default()
+    };
+    // The rows of `b` are good now, but may not be any more when those of `a` come.
+    for cache_directives in [max_age, min_fresh, no_cache()] {
+        let _asked = cache.ask(&["a", "b"], cache_directives);
+        let (call, _) = cache.fixture.next().await;
+        assert_eq!(call.request.ids().collect::<Vec<_>>(), ["a", "b"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_would_be_too_old_at_the_deadline_are_fetched_with_the_missing_ones() {
+    let mut cache = ById::with_known_order();
+    cache.keep(&["a"]);
+    pass(20).await;
+    cache.keep(&["b"]);
+    // Fresh for 26 to 30 s and stale for 60 s more: `a` is 95 s old at the deadline, `b` 75 s.
+    let call = call("x", CacheDirectives::default());
+    let caller = Caller {
+        deadline: Instant::now() + Duration::from_secs(75),
+        ..Caller::clone(&call.caller)
+    };
+    let asked = cache.fixture.front.call(Call {
+        request: Arc::new(request(&["a", "b", "c"])),
+        caller: Arc::new(caller),
+    });
+    let asked = cache.fixture.tasks.spawn("test", asked);
+    cache.asked(&["a", "c"], upstream(&request(&["a", "c"]))).await;
+    let served = asked.await.unwrap().unwrap();
+    assert_eq!(served.answer.body, upstream(&request(&["a", "b", "c"])).body);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_became_too_old_during_the_call_are_fetched_again_unless_another_call_has() {
+    for refreshed in [false, true] {
+        let mut cache = ById::with_known_order();
+        cache.keep(&["a"]);
+        let asked = cache.ask(&["a", "b"], CacheDirectives::default());
+        let (call, respond) = cache.fixture.next().await;
+        assert_eq!(call.request.ids().collect::<Vec<_>>(), ["b"]);
+        pass(80).await;
+        if refreshed {
+            cache.keep(&["a", "c"]);
+        }
+        pass(11).await;
+        cache.fixture.respond(&call, respond, upstream(&call.request));
+        if !refreshed {
+            cache.asked(&["a", "b"], upstream(&request(&["a", "b"]))).await;
+        }
+        let served = asked.await.unwrap().unwrap();
+        assert_eq!(served.answer.body, upstream(&request(&["a", "b"])).body);
+        assert_eq!(served.age, refreshed.then(|| Duration::from_secs(11)));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -237,6 +288,48 @@ async fn an_answer_that_may_be_cut_off_is_not_cut_up() {
     };
     cache.keep(&["a", "b"]);
     assert!(cache.ask(&["a"], only_if_cached()).await.unwrap().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_ids_are_answered_otherwise_together_nothing_is_taken_apart_or_joined() {
+    let mut cache = ById::with_known_order();
+    cache.keep(&["a", "b"]);
+    cache.hit(&["a"]).await;
+    let contradicted = MergeRecord {
+        revision: 1,
+        contradictions: 1,
+        contradiction: Some(SplitError::Different),
+        ..MergeRecord::default()
+    };
+    cache
+        .upstream_profile
+        .adopt_merge_record(Endpoint::HISTORY, contradicted);
+    cache.keep(&["c", "d"]);
+    for ids in [&["b"][..], &["c"], &["b", "c"]] {
+        assert!(cache.ask(ids, only_if_cached()).await.unwrap().is_err(), "{ids:?}");
+    }
+    cache.ask(&["c", "d"], only_if_cached()).await.unwrap().unwrap();
+    let proven_since = MergeRecord {
+        revision: 2,
+        confirmed_calls: 2,
+        answers: 10,
+        pairs: 16,
+        ..contradicted
+    };
+    cache
+        .upstream_profile
+        .adopt_merge_record(Endpoint::HISTORY, proven_since);
+    cache.keep(&["e", "f"]);
+    cache.hit(&["e"]).await;
+    // Other contradictions say why answers cannot be taken apart, not that their parts are wrong.
+    let long = MergeRecord {
+        revision: 3,
+        contradictions: 2,
+        contradiction: Some(SplitError::Longest),
+        ..MergeRecord::default()
+    };
+    cache.upstream_profile.adopt_merge_record(Endpoint::HISTORY, long);
+    cache.hit(&["f"]).await;
 }
 
 #[tokio::test(start_paused = true)]
