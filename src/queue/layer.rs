@@ -24,13 +24,17 @@ impl<S: PermitSource> Middleware<Attempt, Next<Admitted<S::Permit>>> for Queue<S
         let waiting = self.enter(&attempt).map_err(failure)?;
         attempt.request.queues(attempt.position, waiting.predicted_start());
         let permit = waiting.turn().await.map_err(failure)?;
+        let is_paid_here = self.is_paid_here(&permit, &attempt.caller);
         let granted = Admitted {
             attempt: attempt.clone(),
             permit,
         };
         let answer = next.call(granted).await;
         // The call has bound what is asked; only now is it known who benefits.
-        self.split_cost(&attempt);
+        let cost_sharers = attempt.request.cost_sharers();
+        if let Some(cost_sharers) = cost_sharers.filter(|names| is_paid_here && names.len() != 1) {
+            self.split_cost(&attempt.caller, &cost_sharers);
+        }
         self.answered(&attempt);
         answer
     }

@@ -6,6 +6,7 @@ mod handover;
 mod overload;
 mod reference;
 mod retry;
+mod unused;
 
 use std::collections::VecDeque;
 use std::future::Future;
