@@ -30,8 +30,12 @@ impl<S: PermitSource> Middleware<Attempt, Next<Admitted<S::Permit>>> for Queue<S
             permit,
         };
         let answer = next.call(granted).await;
-        // The call has bound what is asked; only now is it known who benefits.
-        let cost_sharers = attempt.request.cost_sharers();
+        // The call has bound what is asked; only now is it known who benefits. A slot that went back
+        // costs nobody.
+        let cost_sharers = match &answer {
+            Err(failure) if failure.delivery == Delivery::NotSent => Some(Vec::new()),
+            _ => attempt.request.cost_sharers(),
+        };
         if let Some(cost_sharers) = cost_sharers.filter(|names| is_paid_here && names.len() != 1) {
             self.split_cost(&attempt.caller, &cost_sharers);
         }

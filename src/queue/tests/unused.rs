@@ -3,6 +3,9 @@
 use std::num::NonZeroU32;
 
 use super::*;
+use crate::attempt::{Admitted, Delivery, Failure, RetryHint};
+use crate::middleware::{Middleware as _, Next};
+use crate::scan::UpstreamResponse;
 
 const EVERY: Duration = Duration::from_secs(2);
 
@@ -115,6 +118,38 @@ async fn a_turn_that_a_store_decided_is_not_paid_back_here() {
         source.decide(None);
         next.turn().await.unwrap().used();
         assert_eq!(start.elapsed(), EVERY, "{behind:?} has nothing to its credit");
+        waiting.turn().await.unwrap().used();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_not_sent_costs_nobody() {
+    for [ahead, behind] in AHEAD {
+        let tasks = Tasks::new();
+        let (queue, _) = decided(&tasks);
+        let start = Instant::now();
+        let not_sent = Next::new(tower::service_fn(|admitted: Admitted<Slot>| async move {
+            drop(admitted.permit);
+            Err::<UpstreamResponse, _>(Failure {
+                delivery: Delivery::NotSent,
+                again: RetryHint::WhenAllowed,
+                answer: None,
+                source: "no token".into(),
+            })
+        }));
+        let fails = queue.call(waits(ahead), &not_sent);
+        tokio::pin!(fails);
+        assert!(futures_util::poll!(&mut fails).is_pending());
+        let next = queue.enter(&waits(ahead)).unwrap();
+        let waiting = queue.enter(&waits(behind)).unwrap();
+        slot_comes().await;
+        assert!(futures_util::poll!(&mut fails).is_ready());
+        next.turn().await.unwrap().used();
+        assert_eq!(
+            start.elapsed(),
+            EVERY,
+            "{ahead:?} had not been served, so it is still next"
+        );
         waiting.turn().await.unwrap().used();
     }
 }
