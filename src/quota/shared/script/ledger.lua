@@ -110,9 +110,13 @@ local function merge(copy)
     local id, kind, offset = entry[1], entry[2], entry[3]
     if kind == 2 then
       count_at(id, now - offset)
-    elseif not redis.call('ZSCORE', PAST, id) then
-      redis.call('ZADD', FLYING, 'GT', now + offset, id)
-      note(id)
+    else
+      -- A clock that jumped has ended calls before their time. Whose call it is knows better, and so do all who noticed the jump.
+      if state.doubted or string.sub(id, 1, #step.me + 1) == step.me .. ':' then redis.call('ZREM', PAST, id) end
+      if not redis.call('ZSCORE', PAST, id) then
+        redis.call('ZADD', FLYING, 'GT', now + offset, id)
+        note(id)
+      end
     end
   end
   if copy.pause then
