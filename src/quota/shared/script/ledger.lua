@@ -99,6 +99,7 @@ local function refund(id)
   if redis.call('ZREM', FLYING, id) == 1 then
     note(id)
     state.level = math.min(state.level + 1, step.burst)
+    if state.slow then state.slow.issued = math.max(state.slow.issued - 1, 0) end
     upset()
     probe_again(id)
   end
