@@ -8,7 +8,7 @@ local function begin_epoch(before)
     epoch = step.nonce, run = run, doubted = step.doubt ~= nil and step.doubt == before.epoch or nil,
     shift = before.shift, seq = before.seq, keep = before.keep, most = before.most,
     merging = now + step.window, copies = 0, gen = 0, known = 0, offered = 0,
-    level = 0, rate = 0, at = now, plan = 0, gate = gate, foreign = before.foreign, trimmed = before.seq + 1,
+    level = 0, rate = 0, at = now, plan = 0, gate = gate, foreign = before.foreign, told = before.told, trimmed = before.seq + 1,
     clock = 0, keys = {}, clocks = {}, flows = {}, sums = {},
   }
   for class = 1, 8 do
