@@ -16,7 +16,7 @@ use super::refused::{Reason, Refused};
 use super::snapshot::Snapshot;
 use super::state::{Entered, Grant, State, TOLERANCE};
 use crate::attempt::{Attempt, FlowOrder, SharedOrder};
-use crate::caller::{Name, Urgency};
+use crate::caller::{Caller, Name, Urgency};
 use crate::task::Tasks;
 
 /// Where slots come from.
@@ -162,17 +162,20 @@ impl<S: PermitSource> Queue<S> {
         self.0.lock().close(Instant::now(), closes, &self.0.source);
     }
 
-    /// Spreads the cost of the slot that `attempt` was granted over all who benefit from its call;
-    /// if nobody does, nobody pays.
-    pub fn split_cost(&self, attempt: &Attempt) {
-        if let Some(cost_sharers) = attempt.request.cost_sharers().filter(|names| names.len() != 1) {
-            self.0.lock().split_cost(
-                attempt.caller.urgency,
-                &attempt.caller.name,
-                &cost_sharers,
-                Instant::now(),
-            );
-        }
+    /// Whether the caller has paid for this slot in the order of this queue. Where a store has
+    /// decided that it is this caller's turn, it is counted there.
+    pub(super) fn is_paid_here(&self, permit: &S::Permit, caller: &Caller) -> bool {
+        let granted_to = self.0.source.granted_to(permit);
+        granted_to.is_none_or(|(urgency, name)| urgency != caller.urgency || name != caller.name)
+    }
+
+    /// Spreads the cost of the slot that this caller has paid for over all who benefit from its
+    /// call; if nobody does, nobody pays.
+    pub(super) fn split_cost(&self, caller: &Caller, cost_sharers: &[Name]) {
+        let now = Instant::now();
+        self.0
+            .lock()
+            .split_cost(caller.urgency, &caller.name, cost_sharers, now);
     }
 
     /// The call that `attempt` was granted a slot for has been answered: its caller may ask again.
@@ -215,8 +218,10 @@ impl<S: PermitSource> Queue<S> {
         let ticket = TicketGuard {
             queue: self.clone(),
             id,
+            caller: Arc::clone(&attempt.caller),
+            told: turn,
         };
-        Ok(waiting(start, EntryState::Waiting(turn, ticket)))
+        Ok(waiting(start, EntryState::Waiting(ticket)))
     }
 
     /// Hands slots out when they come, for as long as it is polled. Once for each queue.
@@ -275,15 +280,15 @@ impl<S: PermitSource> Shared<S> {
     }
 
     /// Waits to be told.
-    async fn turn(&self, mut told: oneshot::Receiver<Grant<S::Permit>>, id: u64, latest: Instant) -> Grant<S::Permit> {
+    async fn turn(&self, told: &mut oneshot::Receiver<Grant<S::Permit>>, id: u64, latest: Instant) -> Grant<S::Permit> {
         // Only a panic in the queue loses a ticket.
         let lost = || Err(Refused::new(Reason::Late, Duration::ZERO));
         tokio::select! {
             biased;
-            turn = &mut told => turn.unwrap_or_else(|_| lost()),
+            turn = &mut *told => turn.unwrap_or_else(|_| lost()),
             () = tokio::time::sleep_until(latest) => {
                 self.lock().lapse(id, Instant::now());
-                told.await.unwrap_or_else(|_| lost())
+                (&mut *told).await.unwrap_or_else(|_| lost())
             }
         }
     }
@@ -313,7 +318,7 @@ enum EntryState<S: PermitSource> {
     /// A slot was free, and nobody waited.
     Granted(S::Permit),
     /// Its turn will be told.
-    Waiting(oneshot::Receiver<Grant<S::Permit>>, TicketGuard<S>),
+    Waiting(TicketGuard<S>),
 }
 
 impl<S: PermitSource> QueueEntry<S> {
@@ -338,8 +343,8 @@ impl<S: PermitSource> QueueEntry<S> {
         let at_once = matches!(self.place, EntryState::Granted(_));
         let turn = match self.place {
             EntryState::Granted(permit) => Ok(permit),
-            EntryState::Waiting(turn, ticket) => shared
-                .turn(turn, ticket.id, latest)
+            EntryState::Waiting(mut ticket) => shared
+                .turn(&mut ticket.told, ticket.id, latest)
                 .await
                 .map_err(|refused| shared.honest(refused)),
         };
@@ -357,12 +362,26 @@ impl<S: PermitSource> QueueEntry<S> {
 struct TicketGuard<S: PermitSource> {
     queue: Queue<S>,
     id: u64,
+    caller: Arc<Caller>,
+    /// Where its turn is told, under the state's lock.
+    told: oneshot::Receiver<Grant<S::Permit>>,
 }
 
 impl<S: PermitSource> Drop for TicketGuard<S> {
     fn drop(&mut self) {
-        let mut state = self.queue.0.lock();
-        state.leave(self.id, Instant::now());
-        self.queue.0.tell(&state);
+        let (now, shared) = (Instant::now(), &self.queue.0);
+        let mut state = shared.lock();
+        state.leave(self.id, now);
+        // Granted, and not looked at: the slot goes back, so it costs nobody.
+        let unseen = self.told.try_recv().ok().and_then(Result::ok);
+        if let Some(permit) = &unseen
+            && self.queue.is_paid_here(permit, &self.caller)
+        {
+            state.split_cost(self.caller.urgency, &self.caller.name, &[], now);
+        }
+        shared.tell(&state);
+        // Outside of the lock: the slot is told to be free.
+        drop(state);
+        drop(unseen);
     }
 }

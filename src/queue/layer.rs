@@ -35,13 +35,21 @@ impl<S: PermitSource> Middleware<Attempt, Next<Admitted<S::Permit>>> for Queue<S
         attempt.request.queues(attempt.position, waiting.predicted_start());
         let turn = waiting.turn().await;
         let permit = turn.map_err(|refused| failure(self, &attempt, refused))?;
+        let is_paid_here = self.is_paid_here(&permit, &attempt.caller);
         let granted = Admitted {
             attempt: attempt.clone(),
             permit,
         };
         let answer = next.call(granted).await;
-        // The call has bound what is asked; only now is it known who benefits.
-        self.split_cost(&attempt);
+        // The call has bound what is asked; only now is it known who benefits. A slot that went back
+        // costs nobody.
+        let cost_sharers = match &answer {
+            Err(failure) if failure.delivery == Delivery::NotSent => Some(Vec::new()),
+            _ => attempt.request.cost_sharers(),
+        };
+        if let Some(cost_sharers) = cost_sharers.filter(|names| is_paid_here && names.len() != 1) {
+            self.split_cost(&attempt.caller, &cost_sharers);
+        }
         self.answered(&attempt);
         answer
     }

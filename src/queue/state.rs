@@ -227,7 +227,6 @@ impl<P> State<P> {
     where
         S: PermitSource<Permit = P>,
     {
-        let mut in_hand = None;
         while let Some(next) = self.order.next().map(|ticket| (ticket.deadline, ticket.id)) {
             self.look_ahead(now, self.order.len() + 1, source);
             if next.0 + TOLERANCE < now {
@@ -235,7 +234,7 @@ impl<P> State<P> {
                 self.take_back(next.1, reason, None, now);
                 continue;
             }
-            let permit = match in_hand.take().map_or_else(|| source.take(now), Ok) {
+            let permit = match source.take(now) {
                 Ok(permit) => permit,
                 Err(at) => {
                     let again = self.take_back_late(now);
@@ -255,10 +254,9 @@ impl<P> State<P> {
             let (Some(ticket), Some(waiter)) = (taken, self.waiters.remove(&id)) else {
                 continue;
             };
-            match waiter.turn.send(Ok(permit)) {
-                Ok(()) => self.on_granted(&ticket.caller, ticket.urgency, now),
-                // The caller has just left: the slot passes on.
-                Err(returned) => in_hand = returned.ok(),
+            // It is there: who leaves takes its waiter along.
+            if waiter.turn.send(Ok(permit)).is_ok() {
+                self.on_granted(&ticket.caller, ticket.urgency, now);
             }
         }
         self.check = Check::IDLE;

@@ -48,6 +48,11 @@ impl SlowStart {
         self.latest = now;
     }
 
+    /// A call was not made after all.
+    pub(super) fn refund(&mut self) {
+        self.issued = self.issued.saturating_sub(1);
+    }
+
     /// A call was accepted; says whether as many were as the bucket holds at most, which ends it.
     pub(super) fn accept(&mut self) -> bool {
         self.accepted += 1;

@@ -189,6 +189,9 @@ impl QuotaState {
             self.ledger.refund(charge);
             self.calls = self.calls.saturating_sub(1);
             self.pace.put_back(now);
+            if let Some(start) = &mut self.slow_start {
+                start.refund();
+            }
             self.pace.invalidate();
             self.again_probe(charge, now);
         }

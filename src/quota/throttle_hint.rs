@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::header::RETRY_AFTER;
+use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
@@ -26,14 +26,18 @@ impl ThrottleHint {
 
     /// Reads what the fields say about a wait, and the message, which says "Maximum allowed 30 per
     /// 00:01:00" and "again in 8 seconds" (seen 2021 and 2022). A whole second is added to the
-    /// message's wait, because it may have been rounded down.
+    /// message's wait, because it may have been rounded down. A date counts from the answer's own
+    /// `Date`, because our clock may be wrong; without one, from `wall`.
     pub fn read<'a>(
         fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
         body: &[u8],
         wall: Timestamp,
     ) -> Self {
         let message = String::from_utf8_lossy(&body[..body.len().min(Self::MESSAGE_BYTES)]).to_ascii_lowercase();
-        let fields = fields.into_iter().filter_map(|(name, value)| field(name, value, wall));
+        let fields: Vec<_> = fields.into_iter().collect();
+        let mut dates = fields.iter().filter(|(name, _)| **name == DATE);
+        let sent = dates.find_map(|(_, value)| date(value.to_str().ok()?)).unwrap_or(wall);
+        let fields = fields.into_iter().filter_map(|(name, value)| field(name, value, sent));
         let said = wait_in(&message).map(|wait| wait.saturating_add(Duration::from_secs(1)));
         let wait = fields.chain(said).max().map(|wait| wait.min(Self::LONGEST_WAIT));
         Self {
@@ -52,14 +56,14 @@ impl ThrottleHint {
 /// What Azure's own clients read besides `Retry-After`: such a service may send them alone.
 const IN_MILLIS: [&str; 2] = ["retry-after-ms", "x-ms-retry-after-ms"];
 
-/// The wait that a field names, if it does.
-fn field(name: &HeaderName, value: &HeaderValue, wall: Timestamp) -> Option<Duration> {
+/// The wait that a field names, if it does, in an answer of that time.
+fn field(name: &HeaderName, value: &HeaderValue, sent: Timestamp) -> Option<Duration> {
     if !ThrottleHint::is_told_by(name) {
         return None;
     }
     let text = value.to_str().ok()?;
     if *name == RETRY_AFTER {
-        return longest(text, wall);
+        return longest(text, sent);
     }
     let millis = text.split(',').filter_map(|text| units(text.trim()));
     millis.max().map(Duration::from_millis)
@@ -67,20 +71,20 @@ fn field(name: &HeaderName, value: &HeaderValue, wall: Timestamp) -> Option<Dura
 
 /// The longest of `Retry-After` values. The field has one value (RFC 9110 §10.2.3), but a proxy may
 /// have added its own, in a field of its own or behind a comma; and a date has a comma inside.
-fn longest(text: &str, wall: Timestamp) -> Option<Duration> {
+fn longest(text: &str, sent: Timestamp) -> Option<Duration> {
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
-    let alone = parts.iter().filter_map(|part| wait(part, wall));
+    let alone = parts.iter().filter_map(|part| wait(part, sent));
     let pairs = parts.windows(2).map(|pair| pair.join(", "));
-    alone.chain(pairs.filter_map(|pair| wait(&pair, wall))).max()
+    alone.chain(pairs.filter_map(|pair| wait(&pair, sent))).max()
 }
 
 /// `Retry-After`, as seconds or as a date.
-fn wait(text: &str, wall: Timestamp) -> Option<Duration> {
+fn wait(text: &str, sent: Timestamp) -> Option<Duration> {
     if let Some(seconds) = units(text) {
         return Some(Duration::from_secs(seconds));
     }
     // A date in the past means: now.
-    let wait = date(text)?.duration_since(wall);
+    let wait = date(text)?.duration_since(sent);
     Some(Duration::try_from(wait).unwrap_or(Duration::ZERO))
 }
 
@@ -286,6 +290,19 @@ mod tests {
     fn dates_count_from_the_wall_clock_and_the_past_means_now() {
         assert_eq!(read(Some(&http_date(42)), "").wait, Some(Duration::from_secs(42)));
         assert_eq!(read(Some(&http_date(-42)), "").wait, Some(Duration::from_secs(0)));
+    }
+
+    /// A gateway whose clock is slow would have everybody wait for as long as it is slow.
+    #[test]
+    fn a_date_counts_from_the_time_that_the_answer_itself_says() {
+        let secs = |seconds| Some(Duration::from_secs(seconds));
+        let (until, sent) = (http_date(642), http_date(600));
+        let fields = [("retry-after", &*until), ("date", &*sent)];
+        assert_eq!(read_all(&fields, "").wait, secs(42));
+        let fields = [("date", &*sent), ("retry-after", &*until)];
+        assert_eq!(read_all(&fields, "").wait, secs(42), "in whatever order they come");
+        let fields = [("retry-after", &*until), ("date", "some time ago")];
+        assert_eq!(read_all(&fields, "").wait, secs(642));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod overload;
 mod reference;
 mod retry;
 mod untold;
+mod unused;
 
 use std::collections::VecDeque;
 use std::future::Future;

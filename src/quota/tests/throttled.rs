@@ -83,6 +83,24 @@ fn a_probe_that_brings_no_answer_is_followed_by_another_at_once() {
     assert!(quota_state.take(after(start, 11)).is_ok());
 }
 
+/// After a refusal few calls are in flight at once; one that was not made is not in flight.
+#[test]
+fn a_slot_that_goes_back_does_not_slow_down_the_calls_after_a_refusal() {
+    let start = Instant::now();
+    let mut quota_state = QuotaState::new(&documented(), start);
+    let refused = quota_state.take(start).unwrap();
+    quota_state.throttled(refused, said(MINUTE, 8), start);
+    let probe = quota_state.take(after(start, 8)).unwrap();
+    quota_state.settle(probe, after(start, 9));
+    for _ in 0..20 {
+        let unsent = quota_state.take(after(start, 9)).unwrap();
+        quota_state.refund(unsent, after(start, 9));
+    }
+    assert!(quota_state.take(after(start, 9)).is_ok());
+    assert!(quota_state.take(after(start, 9)).is_ok());
+    assert!(quota_state.take(after(start, 9)).is_err(), "still few at once");
+}
+
 /// A reset connection loses many calls at once. They may have arrived, so they count; but it is
 /// known from then on until when.
 #[test]

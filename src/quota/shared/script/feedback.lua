@@ -5,6 +5,7 @@
 local MARGIN, FORESEEN, NEAR, NEARLY_FULL, MOST, DECAY = 0.007, 0.05, 0.03, 0.8, 0.9, 1 / 300
 local GAIN, DOUBLING, LEAST, STRETCH, KEPT = 0.5, 12, 0.25, 8, 8
 local SECOND, SMALL = 1000000, 100
+local MOST_TOLD = 32 -- latest refusals that are known when they are told again
 local FIRST_PROBE, LAST_PROBE, ROUNDING = 5 * SECOND, 60 * SECOND, 3 * SECOND
 local LONG, MOST_CONFIRMED, SURE, MOST_REFUTED, SOON = 5, 3, 2, 3, 4 -- the latter of trials: see trial.rs
 
@@ -255,8 +256,21 @@ local function accept(id, age)
   end
 end
 
+-- Whether a replica has told this before: it tells it again when it does not hear the answer.
+local function is_told(id)
+  local told = state.told or {}
+  for _, known in ipairs(told) do
+    if known == id then return true end
+  end
+  told[#told + 1] = id
+  if #told > MOST_TOLD then table.remove(told, 1) end
+  state.told = told
+  return false
+end
+
 -- The upstream said 429: everybody pauses. What had left before the pause tells nothing new, but a wait that it names is kept.
 local function throttle(said)
+  if is_told(said.id) then return end
   local gate = state.gate
   local is_news = not gate or gate.probe == said.id
   settle(said.id, said.age)

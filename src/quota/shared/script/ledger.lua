@@ -8,7 +8,7 @@ local function begin_epoch(before)
     epoch = step.nonce, run = run, doubted = step.doubt ~= nil and step.doubt == before.epoch or nil,
     shift = before.shift, seq = before.seq, keep = before.keep, most = before.most,
     merging = now + step.window, copies = 0, gen = 0, known = 0, offered = 0,
-    level = 0, rate = 0, at = now, plan = 0, gate = gate, foreign = before.foreign, trimmed = before.seq + 1,
+    level = 0, rate = 0, at = now, plan = 0, gate = gate, foreign = before.foreign, told = before.told, trimmed = before.seq + 1,
     clock = 0, keys = {}, clocks = {}, flows = {}, sums = {},
   }
   for class = 1, 8 do
@@ -99,6 +99,7 @@ local function refund(id)
   if redis.call('ZREM', FLYING, id) == 1 then
     note(id)
     state.level = math.min(state.level + 1, step.burst)
+    if state.slow then state.slow.issued = math.max(state.slow.issued - 1, 0) end
     upset()
     probe_again(id)
   end
@@ -110,9 +111,13 @@ local function merge(copy)
     local id, kind, offset = entry[1], entry[2], entry[3]
     if kind == 2 then
       count_at(id, now - offset)
-    elseif not redis.call('ZSCORE', PAST, id) then
-      redis.call('ZADD', FLYING, 'GT', now + offset, id)
-      note(id)
+    else
+      -- A clock that jumped has ended calls before their time. Whose call it is knows better, and so do all who noticed the jump.
+      if state.doubted or string.sub(id, 1, #step.me + 1) == step.me .. ':' then redis.call('ZREM', PAST, id) end
+      if not redis.call('ZSCORE', PAST, id) then
+        redis.call('ZADD', FLYING, 'GT', now + offset, id)
+        note(id)
+      end
     end
   end
   if copy.pause then

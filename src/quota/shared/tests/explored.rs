@@ -71,11 +71,32 @@ fn no_order_of_six_events_around_a_clock_that_jumps_exceeds_a_window() {
     assert_safe_when_the_clock_jumps(6);
 }
 
+/// Two calls are in flight when the clock jumps further than they can take. Both replicas notice
+/// it, and time passes.
+const IN_FLIGHT: [Event; 10] = [
+    Event::Step(0),
+    Event::Jump,
+    Event::Time,
+    Event::Step(1),
+    Event::Step(0),
+    Event::Time,
+    Event::Step(0),
+    Event::Step(0),
+    Event::Time,
+    Event::Time,
+];
+
+#[test]
+fn calls_in_flight_count_on_when_the_clock_jumps() {
+    let explorer = explore(&EVENTS, 3, &[&IN_FLIGHT], None);
+    assert_eq!(explorer.over, None);
+}
+
 /// A rule of the script, what is planted in its place, what happens first, and within how many more
 /// events a window is over.
 type Mistake = (&'static str, &'static str, &'static [Event], usize);
 
-const MISTAKES: [Mistake; 6] = [
+const MISTAKES: [Mistake; 7] = [
     // The older copy of another server would be believed.
     (
         "state.run ~= run or",
@@ -113,6 +134,13 @@ const MISTAKES: [Mistake; 6] = [
     ("state.alone = now + step.window", "", &KNOWN_TO_ONE, 3),
     // In a new epoch nobody would compare the clock with what it was before.
     ("server = run,", "", &KNOWN_TO_ONE, 5),
+    // Calls that the clock has ended before their time would stay ended.
+    (
+        "if state.doubted or string.sub(id, 1, #step.me + 1) == step.me .. ':' then",
+        "if false then",
+        &IN_FLIGHT,
+        3,
+    ),
 ];
 
 /// A replica makes two calls and is gone together with the store; the other one makes two as soon

@@ -13,6 +13,7 @@ mod pacing;
 mod probe;
 mod queue_fixture;
 mod queued;
+mod repeated;
 mod replicas;
 mod store;
 mod throttle_hint;

@@ -39,3 +39,14 @@ fn a_replica_that_dies_with_the_probe_stops_the_others_for_its_lease_only() {
     let next = world.ours.iter().find(|at| **at > died).unwrap();
     assert!(*next - died <= SECOND * 15, "{:?}", *next - died);
 }
+
+#[test]
+fn slots_that_go_back_do_not_slow_down_the_calls_after_a_refusal() {
+    let mut ends = vec![CallEnd::NotSent; 21];
+    ends[0] = CallEnd::Accepted;
+    let world = after_probes(&ends);
+    let unsent = &world.unanswered[1..];
+    assert_eq!(unsent.len(), 20);
+    let took = unsent[19] - unsent[0];
+    assert!(took <= TOOK * 20, "at most as long as one after the other: {took:?}");
+}

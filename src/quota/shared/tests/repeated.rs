@@ -1,0 +1,94 @@
+//! What a replica says again because it did not hear the answer.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::store::{Store, waiting};
+use crate::quota::shared::protocol::{Protocol, Slot};
+use crate::quota::shared::{Config, Timing};
+use crate::quota::{self, Limit, ThrottleHint};
+use crate::store::Address;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Two replicas that know each other, and an unused quota.
+struct Pair {
+    store: Store,
+    replicas: Vec<Protocol>,
+    start: Instant,
+    now: Instant,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let limit = Limit::try_new(NonZeroU32::new(50).unwrap(), SECOND * 60).unwrap();
+        let config = quota::Config::try_new(vec![limit], NonZeroU32::new(50).unwrap(), SECOND * 10).unwrap();
+        let address = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
+        let sharing = Config::new(address, Timing::new(SECOND), "test", "t", "a");
+        let start = Instant::now() + SECOND * 7200;
+        let replica = |n| Protocol::new(format!("r{n}"), &config, &sharing, start);
+        let mut pair = Self {
+            store: Store::start(sharing.keys(), None),
+            replicas: (0..2).map(replica).collect(),
+            start,
+            now: start,
+        };
+        pair.pass(60, [true, true]);
+        pair
+    }
+
+    fn step(&mut self, n: usize, is_heard: bool) {
+        let now = self.now;
+        self.store.set(now - self.start, 1);
+        let step = self.replicas[n].step(format!("{n} {now:?}"), false, now).unwrap();
+        let reply = self.store.run(&step);
+        if is_heard {
+            self.replicas[n].on_reply(&reply, now, now);
+        } else {
+            self.replicas[n].on_error(now);
+        }
+    }
+
+    /// So many seconds, in each of which both take steps and hear the answers, or do not.
+    fn pass(&mut self, seconds: usize, are_heard: [bool; 2]) {
+        for _ in 0..seconds {
+            self.now += SECOND;
+            for n in [0, 1] {
+                self.step(n, are_heard[n]);
+                self.step(n, are_heard[n]);
+            }
+        }
+    }
+
+    fn slots(&mut self, n: usize, count: usize) -> Vec<Slot> {
+        let now = self.now;
+        let replica = &mut self.replicas[n];
+        replica.demand(&waiting(&format!("c{n}"), count), now);
+        self.step(n, true);
+        let replica = &mut self.replicas[n];
+        let slots = std::iter::from_fn(|| replica.take(now)).collect();
+        replica.demand(&waiting(&format!("c{n}"), 0), now);
+        slots
+    }
+}
+
+#[test]
+fn a_refusal_that_is_told_again_is_no_second_one() {
+    let mut pair = Pair::new();
+    let refused = pair.slots(0, 1).pop().unwrap();
+    let now = pair.now;
+    pair.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
+    pair.pass(6, [false, true]);
+    // Meanwhile the other replica has found out that the pause is over.
+    let probe = pair.slots(1, 9);
+    assert_eq!(probe.len(), 1, "one call finds out");
+    let now = pair.now;
+    pair.replicas[1].settle(probe[0].id.clone(), now);
+    pair.step(1, true);
+    // The one that was refused is heard again.
+    pair.step(0, true);
+    assert_eq!(pair.replicas[0].quota_state(now).paused_until(), None);
+    assert_eq!(pair.slots(1, 9).len(), 2, "the slow start goes on");
+}
