@@ -12,10 +12,11 @@ use tokio::time::Instant;
 use tower::Service;
 
 use crate::BoxError;
+use crate::attempt::{Delivery, Failure};
 use crate::cache::Cache;
 use crate::cache::assembly::Assembled;
 use crate::cache::entity::ListsUnderWay;
-use crate::cache::entry::{Age, Entry, RefreshGuard};
+use crate::cache::entry::{Age, Entry, RefreshGuard, RefreshOutcome};
 use crate::cache::fetch::{Below, ask, ask_for_list, ask_for_missing};
 use crate::cache::freshness::{Evaluation, RefreshHealth, StaleReason, evaluate};
 use crate::cache::metrics::Lookup;
@@ -24,6 +25,7 @@ use crate::cache::refresh_queue::RefreshQueue;
 use crate::caller::{CacheDirectives, Caller, Urgency};
 use crate::scan::{Call, Endpoint, ForwardReason, Outcome, Payer, ResponseKind, ServedResponse, Status};
 use crate::task::Tasks;
+use crate::telemetry::log;
 
 /// Whether a payer has quota to spare. Only then are stale entries refreshed in the background.
 pub type HasSpareQuota = Arc<dyn Fn(Payer) -> bool + Send + Sync>;
@@ -120,11 +122,7 @@ impl Service<Call> for CacheService {
         cache.record_popularity(&call.request, now);
         let found = cache.find(call.request.key(), now);
         let evaluation = found.as_ref().map(|entry| {
-            let health = if entry.refresh_state().is_failing() {
-                RefreshHealth::Failing
-            } else {
-                RefreshHealth::Good
-            };
+            let health = self.refresh_health(entry, call.request.payer(), now);
             evaluate(cache.config(), directives, entry.age(now), health)
         });
         if let (Some(entry), Some(Evaluation::Fresh)) = (&found, evaluation) {
@@ -161,6 +159,17 @@ impl Service<Call> for CacheService {
 }
 
 impl CacheService {
+    /// After a failure no request has to wait for the next refresh, as long as one is under way,
+    /// must not start yet, or will be made in the background. Otherwise the request makes it.
+    fn refresh_health(&self, entry: &Entry, payer: Payer, now: Instant) -> RefreshHealth {
+        let refresh_state = entry.refresh_state();
+        if refresh_state.is_failing() && (!refresh_state.is_due(now) || (self.shared.has_spare_quota)(payer)) {
+            RefreshHealth::Failing
+        } else {
+            RefreshHealth::Good
+        }
+    }
+
     fn forward(
         &self,
         call: Call,
@@ -176,14 +185,14 @@ impl CacheService {
         let partial = partial_hit
             .and_then(|hit| hit.usable_at(cache, &call.caller.cache_directives, call.caller.deadline))
             .and_then(|partial_hit| partial_hit.missing().map(|missing| (partial_hit, missing)));
-        cache.count(match forward {
+        let lookup = match forward {
             _ if partial.is_some() => Lookup::Partial,
             ForwardReason::Miss => Lookup::Miss,
             ForwardReason::Stale => Lookup::Expired,
             ForwardReason::Request => Lookup::Request,
             ForwardReason::Partial => Lookup::Partial,
             ForwardReason::Bypass => Lookup::Bypass,
-        });
+        };
         let (inner, endpoint) = (self.inner.clone(), call.request.endpoint());
         let lists = &self.shared.lists;
         let list = lists.list_for(&call).filter(|_| forward != ForwardReason::Bypass);
@@ -200,8 +209,11 @@ impl CacheService {
         }
         .boxed();
         Either::Right(match fallback {
-            Some(entry) => self.with_fallback(endpoint, asked, entry).boxed(),
-            None => asked,
+            Some(entry) => self.with_fallback(endpoint, asked, entry, lookup).boxed(),
+            None => {
+                self.shared.cache.count(lookup);
+                asked
+            }
         })
     }
 
@@ -211,21 +223,25 @@ impl CacheService {
         endpoint: Endpoint,
         asked: BoxFuture<'static, Result<ServedResponse, BoxError>>,
         entry: Arc<Entry>,
+        lookup: Lookup,
     ) -> impl Future<Output = Result<ServedResponse, BoxError>> + Send + use<> {
         let shared = Arc::clone(&self.shared);
         let guard = RefreshGuard::begin(&entry, Instant::now());
+        let cache = Arc::clone(&shared.cache);
+        let mut counted = CountedOnDrop { cache, lookup };
         async move {
             let result = asked.await;
             let now = Instant::now();
-            let failed = has_failed(endpoint, &result);
+            let outcome = refresh_outcome(endpoint, &result);
             if let Some(guard) = guard {
-                guard.finish(failed, now);
+                guard.finish(outcome, now);
             }
-            if failed && entry.age(now).staleness() <= shared.cache.config().stale_if_error {
+            if outcome != RefreshOutcome::Answered && entry.age(now).staleness() <= shared.cache.config().stale_if_error
+            {
                 if let Err(error) = &result {
                     tracing::debug!(%error, "a stale answer stands in for one that could not be had");
                 }
-                shared.cache.count(Lookup::Stale);
+                counted.becomes(Lookup::Stale);
                 return Ok(serve(&entry, now, Outcome::Stale, StaleReason::IfError.detail()));
             }
             result
@@ -281,15 +297,37 @@ impl CacheService {
             if let Err(error) = &result {
                 tracing::debug!(%error, "a stale entry could not be renewed");
             }
-            guard.finish(has_failed(endpoint, &result), Instant::now());
+            guard.finish(refresh_outcome(endpoint, &result), Instant::now());
         });
     }
 }
 
-fn has_failed(endpoint: Endpoint, result: &Result<ServedResponse, BoxError>) -> bool {
+/// A request whose lookup is counted when it is known what answers it, or when its caller leaves.
+struct CountedOnDrop {
+    cache: Arc<Cache>,
+    lookup: Lookup,
+}
+
+impl CountedOnDrop {
+    fn becomes(&mut self, lookup: Lookup) {
+        self.lookup = lookup;
+    }
+}
+
+impl Drop for CountedOnDrop {
+    fn drop(&mut self) {
+        self.cache.count(self.lookup);
+    }
+}
+
+fn refresh_outcome(endpoint: Endpoint, result: &Result<ServedResponse, BoxError>) -> RefreshOutcome {
     match result {
-        Ok(served) => !is_answer(endpoint, served),
-        Err(_) => true,
+        Ok(served) if is_answer(endpoint, served) => RefreshOutcome::Answered,
+        Ok(_) => RefreshOutcome::Failed,
+        Err(error) => match log::causes(error.as_ref()).find_map(|cause| cause.downcast_ref::<Failure>()) {
+            Some(failure) if failure.delivery != Delivery::NoSlot => RefreshOutcome::Failed,
+            _ => RefreshOutcome::NotTried,
+        },
     }
 }
 

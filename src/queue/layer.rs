@@ -15,7 +15,7 @@ fn failure<S: PermitSource>(queue: &Queue<S>, attempt: &Attempt, refused: Refuse
             .refused(Box::new(Untold::new(queue.clone(), &attempt.caller, &refused)));
     }
     Failure {
-        delivery: Delivery::NotSent,
+        delivery: Delivery::NoSlot,
         again: if refused.reason.is_for_time() {
             // Only a slot is missing.
             RetryHint::InBatch

@@ -93,7 +93,7 @@ async fn ask(token_limiters: &TokenLimiters, token: Option<&str>, wait: Duration
 }
 
 fn reason(failure: &Failure) -> Reason {
-    assert_eq!(failure.delivery, Delivery::NotSent);
+    assert_eq!(failure.delivery, Delivery::NoSlot);
     failure.source.downcast_ref::<Refused>().unwrap().reason
 }
 
@@ -110,6 +110,8 @@ async fn one_tokens_calls_are_no_other_tokens_affair() {
         assert!(!token_limiters.has_surplus(payer("a")));
     }
     assert_eq!(token_limiters.len(), 2);
+    let refused = token_limiters.queues().map(queue::Queue::refused_for_slots);
+    assert_eq!(refused.sum::<u64>(), 1, "the gateway's own quota refused one");
     assert!(token_limiters.predicted_wait(payer("a")) > Duration::from_secs(50));
     assert_eq!(token_limiters.predicted_wait(payer("c")), Duration::ZERO);
     assert!(!token_limiters.has_surplus(payer("c")));
@@ -159,6 +161,8 @@ async fn a_limiter_is_forgotten_when_its_calls_count_no_more_and_not_before() {
     advance(2 * WINDOW).await;
     ask(&token_limiters, Some("another"), Duration::ZERO).await.unwrap();
     assert_eq!(token_limiters.len(), 1);
+    let expected = TokenLimiters::MAX as u64 + 4;
+    assert_eq!(token_limiters.calls(), expected, "no call is forgotten");
     // Their clocks are gone as well.
     tokio::task::yield_now().await;
     sleep(Duration::from_millis(1)).await;
