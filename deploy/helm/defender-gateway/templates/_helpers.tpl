@@ -24,6 +24,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ if gt (int .Values.replicaCount) 0 }}{{ .Values.replicaCount }}{{ else }}{{ .Values.replicas }}{{ end }}
 {{- end }}
 
+{{/* What a key is set to, by a variable or else by `config`, with commas between several: (dict "root" . "section" SECTION "key" KEY). */}}
+{{- define "defender-gateway.setting" -}}
+{{- $value := get (get .root.Values.config .section | default dict) .key -}}
+{{- if kindIs "slice" $value }}{{ $value = join "," $value }}{{ end -}}
+{{- $name := printf "DEFENDER_GATEWAY_%s_%s" .section .key | upper -}}
+{{- range concat .root.Values.env .root.Values.extraEnv }}{{ if eq .name $name }}{{ $value = .value | default (ternary "said elsewhere" "" (hasKey . "valueFrom")) }}{{ end }}{{ end -}}
+{{- $value }}
+{{- end }}
+
+{{/* Whether there is a store, wherever its address is given; empty if not. */}}
+{{- define "defender-gateway.hasStore" -}}
+{{- .Values.store.url | default (include "defender-gateway.setting" (dict "root" . "section" "store" "key" "url")) -}}
+{{- end }}
+
 {{/* The port of a listener: (list SECTION DEFAULT); the first address counts. */}}
 {{- define "defender-gateway.port" -}}
 {{- $listen := (index .config .section | default dict).listen -}}
