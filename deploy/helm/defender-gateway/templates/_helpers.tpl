@@ -38,11 +38,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- .Values.store.url | default (include "defender-gateway.setting" (dict "root" . "section" "store" "key" "url")) -}}
 {{- end }}
 
-{{/* The port of a listener: (list SECTION DEFAULT); the first address counts. */}}
+{{/* The port at which others reach a listener, of its first address that is for others: (dict "root" . "section" SECTION "port" DEFAULT). */}}
 {{- define "defender-gateway.port" -}}
-{{- $listen := (index .config .section | default dict).listen -}}
-{{- if kindIs "slice" $listen }}{{ $listen = first $listen }}{{ end -}}
-{{ regexFind "[0-9]+$" ($listen | default (printf ":%d" .port)) }}
+{{- $listen := include "defender-gateway.setting" (dict "root" .root "section" .section "key" "listen") | default (printf ":%d" .port) -}}
+{{- $port := "" -}}
+{{- range splitList "," $listen -}}
+{{- if not (or $port (regexMatch "^ *(unix:|127[.]|\\[::1\\])" .)) }}{{ $port = regexFind "[0-9]+$" . }}{{ end -}}
+{{- end -}}
+{{- required (printf "%s.listen has no address that other pods reach: %s" .section $listen) $port }}
 {{- end }}
 
 {{/* Variables, each name once: of several with one name the last counts, at the place of the first. */}}
@@ -67,9 +70,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* How long the kubelet waits. Killing earlier than linger + drain + 2 s would cut requests off. */}}
 {{- define "defender-gateway.grace" -}}
-{{- $server := .Values.config.server | default dict -}}
-{{- $linger := include "defender-gateway.seconds" ($server.linger | default "0s") | int -}}
-{{- $drain := include "defender-gateway.seconds" ($server.drain | default "25s") | int -}}
+{{- $linger := include "defender-gateway.seconds" (include "defender-gateway.setting" (dict "root" . "section" "server" "key" "linger") | default "0s") | int -}}
+{{- $drain := include "defender-gateway.seconds" (include "defender-gateway.setting" (dict "root" . "section" "server" "key" "drain") | default "25s") | int -}}
 {{- $needed := add $linger $drain 2 | int -}}
 {{- $asked := .Values.terminationGracePeriodSeconds | int -}}
 {{- if eq $asked 0 }}{{ add $needed 1 }}
