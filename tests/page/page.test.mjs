@@ -281,3 +281,21 @@ test('a gateway that is gone is said to be gone', async () => {
   await page.waitForFunction(() => !['no answer', '…'].includes(document.querySelector('#mode').textContent));
   await close();
 });
+
+test('only a gateway that is gone is said not to answer', async () => {
+  const { page, close } = await open();
+  const said = (words) => page.waitForFunction((wanted) => document.querySelector('#summary').textContent.includes(wanted), words);
+  await page.route('**/status', (route) => route.fulfill({ status: 421, body: 'another host' }));
+  await said("The gateway's answer cannot be shown (status 421); these figures are old.");
+  assert.equal(await page.textContent('#mode'), 'unknown');
+  await page.unroute('**/status');
+  await page.route('**/status', (route) => route.fulfill({ json: { mode: 'normal', version: '9', regions: 7 } }));
+  await said("The gateway's answer cannot be shown (");
+  await page.unroute('**/status');
+  // Without the hour the rest is worth showing.
+  await page.route('**/history', (route) => route.fulfill({ status: 500, body: '' }));
+  await page.waitForFunction(() => document.querySelector('#answered-text').textContent.includes('status 500'));
+  await said('up ');
+  assert.equal(await page.evaluate(() => document.body.classList.contains('stale')), false);
+  await close();
+});

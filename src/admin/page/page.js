@@ -243,10 +243,24 @@ function history(past, windows) {
 let round = 0;
 let timer;
 
+// No answer came, or not all of it.
+class Unanswered extends Error {}
+
 async function ask(path) {
-  const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(5000) });
+  const cut = (error) => { throw new Unanswered(`The gateway does not answer (${error.message})`); };
+  const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(5000) }).catch(cut);
+  const text = await answer.text().catch(cut);
   if (!answer.ok) throw new Error("status " + answer.status);
-  return answer.json();
+  return JSON.parse(text);
+}
+
+// Without the hour the rest is worth showing.
+async function lastHour(windows) {
+  try {
+    history(await ask("/history"), windows);
+  } catch (error) {
+    say("answered-text", `The last hour cannot be shown (${error.message}).`);
+  }
 }
 
 async function poll() {
@@ -255,14 +269,15 @@ async function poll() {
     if (!document.hidden) {
       const state = await ask("/status");
       show(state);
-      if (round % HISTORY_EVERY === 0) history(await ask("/history"), state.quota?.windows || []);
+      if (round % HISTORY_EVERY === 0) await lastHour(state.quota?.windows || []);
       round += 1;
       document.body.classList.remove("stale");
     }
   } catch (error) {
     document.body.classList.add("stale");
-    const why = `The gateway does not answer (${error.message})`;
-    say("mode", "no answer");
+    const unanswered = error instanceof Unanswered;
+    const why = unanswered ? error.message : `The gateway's answer cannot be shown (${error.message})`;
+    say("mode", unanswered ? "no answer" : "unknown");
     at("mode").className = "badge bad";
     say("summary", `${why}; these figures are old.`);
     say("announced", why);
