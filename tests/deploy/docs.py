@@ -54,7 +54,10 @@ def check_yaml(place, text):
     except yaml.YAMLError as error:
         wrong.append(f"{place}: {error}")
         return
-    for pod in lint.World([d for d in documents if isinstance(d, dict)]).pods:
+    world = lint.World([d for d in documents if isinstance(d, dict)])
+    for policy in [d for d in world.documents if d.get("kind") == "NetworkPolicy"]:
+        wrong.extend(f"{place}: {' '.join(finding)}" for _, *finding in lint.way_out(policy))
+    for pod in world.pods:
         if pod.gateway is not None and pod.init and pod.init[0] is not pod.gateway:
             wrong.append(f"{place}: the patch would move {pod.init[0].get('name')} before the gateway")
     if any(isinstance(d, dict) and d.get("kind") == "Kustomization" for d in documents):

@@ -73,6 +73,13 @@ class Pod:
             file = {}
         env = self.env()
 
+        # An address that is no secret may come from a ConfigMap.
+        for e in self.gateway.get("env") or []:
+            ref = (e.get("valueFrom") or {}).get("configMapKeyRef")
+            if ref:
+                source = self.world.find("ConfigMap", ref.get("name"), self.namespace) or {}
+                env.setdefault(e.get("name"), (source.get("data") or {}).get(ref.get("key"), ""))
+
         def of(section, key, default):
             value = env.get(f"{PREFIX}{section}_{key}".upper(), file.get(section, {}).get(key, default))
             return value.split(",") if isinstance(default, list) and isinstance(value, str) else value
@@ -80,6 +87,7 @@ class Pod:
             "listen": of("server", "listen", ["127.0.0.1:8080"]), "hosts": of("server", "hosts", []),
             "admin": of("admin", "listen", "127.0.0.1:9901"), "linger": of("server", "linger", "0s"),
             "drain": of("server", "drain", "25s"), "quit": of("admin", "quit", False) in (True, "true"),
+            "store": of("store", "url", ""),
         }
 
 
@@ -528,12 +536,28 @@ def _(p, g):
 @gateway_rule("replicas")
 def _(p, g):
     spec = p.owner.get("spec") or {}
-    shared = any(e.get("name") == PREFIX + "STORE_URL" for e in g.get("env") or [])
+    shared = bool(p.settings()["store"]) or PREFIX + "STORE_URL" in [e.get("name") for e in g.get("env") or []]
     if p.owner.get("kind") == "Deployment" and not p.is_guest and not shared:
         if (spec.get("replicas") or 1) > 1:
             yield "several replicas without a store each spend the whole quota"
         elif (spec.get("strategy") or {}).get("type") != "Recreate":
             yield "one replica without a store needs strategy Recreate: during an update two would spend the quota"
+
+
+@gateway_rule("egress-store")
+def _(p, g):
+    """A policy for the way out lets the store's port through. Those of Sentinel's servers are Sentinel's to say."""
+    rules = [r for d in p.world.documents if d.get("kind") == "NetworkPolicy"
+             and (d.get("metadata") or {}).get("namespace") == p.namespace
+             and selects((d.get("spec") or {}).get("podSelector"), p.labels)
+             and "Egress" in (d["spec"].get("policyTypes") or ["Egress"] * ("egress" in d["spec"]))
+             for r in [{"ports": []}, *(d["spec"].get("egress") or [])]]
+    store = p.settings()["store"]
+    if store and rules:
+        through = {q.get("port") for r in rules for q in r.get("ports") or []}
+        needed = {int(port) for port in re.findall(r":(\d+)", store)} or {6379}
+        for port in sorted(needed - through):
+            yield f"the store is at port {port}, which no rule for the way out lets through"
 
 
 # What is true of the render as a whole -------------------------------------------------------------------------------------------
@@ -550,9 +574,20 @@ def selects(selector, labels):
     return (selector.get("matchLabels") or {}).items() <= labels.items()
 
 
+def way_out(d):
+    for r in d["spec"].get("egress") or []:
+        numbers = {q.get("port") for q in r.get("ports") or []}
+        if not numbers and not r.get("to"):
+            yield d, "egress-open", "a rule without ports and addresses lets everything out"
+        if 53 in numbers and 5353 not in numbers:
+            yield d, "egress-dns", "OpenShift's DNS pods listen on 5353, and its policies look at the pod's port"
+
+
 def whole(world):
     for d in world.documents:
         kind, spec, meta = d.get("kind"), d.get("spec") or {}, d.get("metadata") or {}
+        if kind == "NetworkPolicy":
+            yield from way_out(d)
         if kind not in ("Service", "PodDisruptionBudget", "PodMonitor"):
             continue
         selector = {"matchLabels": spec.get("selector") or {}} if kind == "Service" else spec.get("selector")
@@ -574,11 +609,13 @@ def whole(world):
                 for host in (name, f"{name}.{ns}", f"{name}.{ns}.svc"):
                     if host not in s["hosts"]:
                         yield d, "host-unknown", f"callers who say {host} are answered 421; add it to server.hosts"
-                if any(is_loopback(a) for a in s["listen"]):
-                    yield d, "service-to-loopback", "the gateway behind this Service listens on loopback"
+                numbers = {q.get("name"): q.get("containerPort") for q in ports(p.gateway)}
+                reached = {port_of(a) for a in s["listen"] if not is_loopback(a)}
+                if not {numbers.get(name, name) for name in wanted} <= reached:
+                    yield d, "service-to-loopback", f"the gateway behind this Service is reached at {sorted(reached) or 'loopback only'}"
 
 
-WHOLE = {"selects-nothing", "host-unknown", "service-to-loopback"}
+WHOLE = {"selects-nothing", "host-unknown", "service-to-loopback", "egress-dns", "egress-open"}
 
 
 def lint(text):

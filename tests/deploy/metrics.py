@@ -219,6 +219,7 @@ def dashboard(series, text):
         file.flush()
         promtool("check", "rules", file.name)
     problems(dict(targets)["Problems"], text)
+    figures(dict(targets))
     used = " ".join(expression for _, expression in targets)
     for family in sorted({re.sub(r"_(bucket|sum|count)$", "", name) for name in series}):
         if family not in used:
@@ -247,6 +248,36 @@ def problems(expression, text):
                 {"expr": expression, "eval_time": "1m", "exp_samples": [{"labels": f'{{pod="a", code="{there}"}}', "value": 1}]},
                 {"expr": expression, "eval_time": "2m", "exp_samples": []},
             ],
+        })
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump({"rule_files": [], "evaluation_interval": "1m", "tests": tests}, file)
+        file.flush()
+        promtool("test", "rules", file.name)
+
+
+def figures(expressions):
+    """What the panels with one number show: of a gateway that is well, of one that is not, and of none."""
+    def requests(outcome):
+        return f'defender_gateway_requests_total{{namespace="n", job="j", pod="a", outcome="{outcome}"}}'
+
+    def mode(mode):
+        return f'defender_gateway_mode{{namespace="n", job="j", pod="a", mode="{mode}"}}'
+
+    well = {requests("hit"): "0+30x60", requests("forwarded"): "0+10x60", mode("normal"): "1x60", mode("degraded"): "0x60",
+            'defender_gateway_upstream_calls_total{namespace="n", job="j", pod="a", status="200"}': "0+10x60"}
+    ill = well | {mode("normal"): "0x60", mode("degraded"): "1x60", requests("failed"): "0+60x60", requests("refused"): "0+20x60",
+                  requests("gone"): "0+20x60", requests("invalid"): "0+20x60"}
+    tests = []
+    for name, series, shown in [("well", well, {"Requests per upstream call": 4, "Failed": 0, "Not in normal mode": 0}),
+                                ("ill", ill, {"Requests per upstream call": 4, "Failed": 0.5, "Not in normal mode": 1}),
+                                ("none", {}, {"Requests per upstream call": None, "Failed": None, "Not in normal mode": None})]:
+        tests.append({
+            "name": name,
+            "interval": "1m",
+            "input_series": [{"series": one, "values": values} for one, values in series.items()],
+            "promql_expr_test": [
+                {"expr": expressions[title].replace("$namespace", "n").replace("$job", "j").replace("$pod", ".*"), "eval_time": "1h",
+                 "exp_samples": [] if value is None else [{"labels": "{}", "value": value}]} for title, value in shown.items()],
         })
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump({"rule_files": [], "evaluation_interval": "1m", "tests": tests}, file)

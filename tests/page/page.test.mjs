@@ -172,6 +172,53 @@ test('every problem that there may be is named in the banner, with what to do', 
   await close();
 });
 
+// The page of the demo, with what `change` makes of each answer of /status; `shows` waits until it is seen.
+async function posed(options = {}) {
+  const state = await (await fetch(`${admin}/status`)).json();
+  const opened = await open(options);
+  const { page } = opened;
+  let change = (same) => same;
+  let version = 0;
+  await page.route('**/status', (route) => route.fulfill({ json: change({ ...state, mode: 'normal', problems: [], version: String(version) }) }));
+  const shows = async (how) => {
+    change = how;
+    version += 1;
+    await page.waitForFunction((wanted) => document.querySelector('#summary').textContent.startsWith(`version ${wanted},`), String(version));
+  };
+  return { ...opened, state, shows };
+}
+
+test('a problem is announced once, and what is equal stays where a reader has it', async () => {
+  const { page, trouble, shows, close } = await posed();
+  await shows((state) => state);
+  await page.evaluate(() => {
+    globalThis.heard = [];
+    const hear = (changes) => changes.forEach(({ target }) => {
+      const live = (target.nodeType === Node.ELEMENT_NODE ? target : target.parentElement).closest('[aria-live]:not([aria-live="off"]), [role="status"], [role="alert"]');
+      if (live) globalThis.heard.push(live.textContent);
+    });
+    new MutationObserver(hear).observe(document.body, { subtree: true, childList: true, characterData: true });
+  });
+  const problem = (code, count) => ({ code, severity: 'warning', since_s: 100 * count, count, message: `${count} of ${code}`, advice: `mend ${code}` });
+  const problems = (count, codes) => (state) => ({ ...state, problems: codes.map((code) => problem(code, count)), uptime_s: 100 * count });
+  await shows(problems(1, ['no-region', 'paused']));
+  await page.evaluate(() => {
+    const range = document.createRange();
+    range.selectNodeContents(document.querySelector('#problems .what span'));
+    getSelection().addRange(range);
+  });
+  await shows(problems(2, ['no-region', 'paused']));
+  await shows(problems(3, ['no-region', 'paused']));
+  assert.match(await page.textContent('#problems'), /3 of no-region.*3 of paused/);
+  assert.equal(await page.evaluate(() => getSelection().toString()), 'no-region', 'the selection stays');
+  await shows(problems(4, ['no-region']));
+  await shows(problems(5, []));
+  assert.deepEqual(await page.evaluate(() => globalThis.heard),
+    ['Problems: no-region, paused', 'Problems: no-region', 'No problems']);
+  assert.deepEqual(trouble, []);
+  await close();
+});
+
 test('a new request is seen without a reload', async () => {
   const { page, trouble, close } = await open();
   // Hits, misses or stale answers, whichever it is by now.
@@ -232,5 +279,23 @@ test('a gateway that is gone is said to be gone', async () => {
   // It comes back by itself.
   await page.unroute('**/status');
   await page.waitForFunction(() => !['no answer', '…'].includes(document.querySelector('#mode').textContent));
+  await close();
+});
+
+test('only a gateway that is gone is said not to answer', async () => {
+  const { page, close } = await open();
+  const said = (words) => page.waitForFunction((wanted) => document.querySelector('#summary').textContent.includes(wanted), words);
+  await page.route('**/status', (route) => route.fulfill({ status: 421, body: 'another host' }));
+  await said("The gateway's answer cannot be shown (status 421); these figures are old.");
+  assert.equal(await page.textContent('#mode'), 'unknown');
+  await page.unroute('**/status');
+  await page.route('**/status', (route) => route.fulfill({ json: { mode: 'normal', version: '9', regions: 7 } }));
+  await said("The gateway's answer cannot be shown (");
+  await page.unroute('**/status');
+  // Without the hour the rest is worth showing.
+  await page.route('**/history', (route) => route.fulfill({ status: 500, body: '' }));
+  await page.waitForFunction(() => document.querySelector('#answered-text').textContent.includes('status 500'));
+  await said('up ');
+  assert.equal(await page.evaluate(() => document.body.classList.contains('stale')), false);
   await close();
 });

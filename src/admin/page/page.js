@@ -29,9 +29,24 @@ function size(bytes) {
   return (unit ? bytes.toFixed(1) : bytes) + " " + units[unit];
 }
 
+// What is equal stays as it is, so that nobody loses a selection or the place of a pointer or a reader.
+function fill(place, parts) {
+  parts.forEach((part, which) => {
+    const node = typeof part === "string" ? document.createTextNode(part) : part;
+    const old = place.childNodes[which];
+    if (!old) place.append(node);
+    else if (old.isEqualNode(node)) return;
+    else if (node.childNodes.length && old.cloneNode(false).isEqualNode(node.cloneNode(false))) fill(old, [...node.childNodes]);
+    else old.replaceWith(node);
+  });
+  while (place.childNodes.length > parts.length) place.lastChild.remove();
+}
+
+const say = (id, text) => fill(at(id), [text]);
+
 // A row: name, text, class of the text, class of the colour key before the name.
 function facts(id, rows) {
-  at(id).replaceChildren(...rows.map(([name, text, kind, key]) => {
+  fill(at(id), rows.map(([name, text, kind, key]) => {
     const row = make("div");
     const term = make("dt");
     if (key) term.append(make("span", undefined, "key " + key));
@@ -49,10 +64,10 @@ function rows(id, list, none, cells) {
     cell.colSpan = columns;
     const row = make("tr");
     row.append(cell);
-    body.replaceChildren(row);
+    fill(body, [row]);
     return;
   }
-  body.replaceChildren(...list.map((one) => {
+  fill(body, list.map((one) => {
     const row = make("tr");
     row.append(...cells(one));
     return row;
@@ -68,7 +83,7 @@ function bar(value, top, label, low) {
 }
 
 function quota(state) {
-  at("windows").replaceChildren(...(state.windows || []).map((one) => {
+  const windows = (state.windows || []).map((one) => {
     const row = make("div", undefined, "window");
     const line = make("p");
     const name = one.name === "1m" ? "minute" : one.name === "1h" ? "hour" : one.name;
@@ -76,7 +91,7 @@ function quota(state) {
       make("span", one.used ? "more in " + time(one.reset_s) : "all of it"));
     row.append(line, bar(one.remaining, one.limit, "calls left per " + name, one.remaining * 5 < one.limit));
     return row;
-  }));
+  });
   if (state.pace) {
     const row = make("div", undefined, "window");
     const line = make("p");
@@ -84,12 +99,13 @@ function quota(state) {
     line.append(make("span", `${number(tokens)} of ${number(state.pace.capacity)} calls may leave at once`),
       make("span", `${number(Math.round(state.pace.per_minute))} more a minute`));
     row.append(line, bar(tokens, state.pace.capacity, "calls that may leave at once", tokens * 5 < state.pace.capacity));
-    at("windows").append(row);
+    windows.push(row);
   }
+  fill(at("windows"), windows);
   const notes = [state.shared ? `Shared by ${number(state.replicas)} gateways` : "Counted by this process alone", `${number(state.in_flight)} in flight`];
   if (state.foreign_calls) notes.push(`${number(state.foreign_calls)} calls by others on the same app registration, as estimated`);
   if (typeof state.paused_until_s === "number") notes.unshift("Paused by the upstream for another " + time(state.paused_until_s));
-  at("quota-notes").textContent = notes.join(" · ");
+  say("quota-notes", notes.join(" · "));
   at("quota-notes").classList.toggle("warn", typeof state.paused_until_s === "number" || state.foreign_calls > 0);
 }
 
@@ -126,7 +142,7 @@ function merging(state) {
 
 function saved(state, merge) {
   const by = state.by || {};
-  at("saved-share").textContent = share(state.requests - (by.forwarded || 0) - (by.partial || 0), state.requests);
+  say("saved-share", share(state.requests - (by.forwarded || 0) - (by.partial || 0), state.requests));
   facts("saved", [...merging(merge), ["From memory", number(by.hit), "", "memory"], ["From memory, stale", number(by.stale), "", "memory"],
     ["Joined a call", number(by.collapsed), "", "shared"], ["Merged into a call", number(by.merged), "", "shared"],
     ["Asked for a part only", number(by.partial), "", "own"], ["A call of its own", number(by.forwarded), "", "own"],
@@ -141,7 +157,7 @@ function token(state) {
     ["Renewal", state.refreshing ? "under way" : "not due"]]);
   const error = state.last_error;
   const notes = [...(error ? [`${error.code}: ${error.advice || error.message}`] : []), ...(state.warnings || [])];
-  at("token-notes").textContent = notes.join(" ");
+  say("token-notes", notes.join(" "));
   at("token-notes").className = error ? "bad" : "warn";
 }
 
@@ -149,7 +165,9 @@ function token(state) {
 function problems(list) {
   at("banner").hidden = !list.length;
   at("banner").className = "wide" + (list.some((one) => one.severity === "critical") ? " critical" : "");
-  at("problems").replaceChildren(...list.map((one) => {
+  // Heard by those who do not see the page, and only when it changes: counts and times would be read out again and again.
+  say("announced", list.length ? "Problems: " + list.map((one) => one.code).sort().join(", ") : "No problems");
+  fill(at("problems"), list.map((one) => {
     const item = make("li");
     const line = make("p", undefined, "what");
     line.append(make("span", one.code, one.severity === "critical" ? "bad" : "warn"), " " + one.message);
@@ -178,14 +196,14 @@ const callers = (one) => (one.callers.size > 1 ? `${one.caller} and ${one.caller
 
 function show(state) {
   const { cache = {}, trouble = {} } = state;
-  at("mode").textContent = state.mode;
+  say("mode", state.mode);
   const critical = (state.problems || []).some((one) => one.severity === "critical");
   at("mode").className = "badge " + (state.mode === "normal" ? "good" : critical ? "bad" : "warn");
   const whose = [state.host, state.tenant && "tenant " + state.tenant, state.cloud && "cloud " + state.cloud].filter(Boolean).join(" · ");
-  at("whose").textContent = whose;
+  say("whose", whose);
   document.title = [whose, "defender-gateway"].filter(Boolean).join(" – ");
   problems(state.problems || []);
-  at("summary").textContent = `version ${state.version}, up ${time(state.uptime_s)}`;
+  say("summary", `version ${state.version}, up ${time(state.uptime_s)}`);
   quota(state.quota || {});
   queue(state.queue || {}, state.connections || {});
   regions(state.regions || []);
@@ -204,7 +222,7 @@ function history(past, windows) {
   const total = (name) => minutes(past[name] || [], past.step_s, sum);
   const peak = (list) => number(Math.max(0, ...list.map((value) => value ?? 0)));
   const key = (kind, text) => { const part = make("span", undefined, "part"); part.append(make("span", undefined, "key " + kind), text + " "); return part; };
-  const put = (id, svg, ...text) => { at(id).replaceChildren(svg); at(id + "-text").replaceChildren(...text); };
+  const put = (id, svg, ...text) => { fill(at(id), [svg]); fill(at(id + "-text"), text); };
   const series = [["memory", total("from_memory")], ["shared", total("shared_call")], ["own", total("own_call")],
     ["refused", total("refused")], ["failed", total("failed")], ["invalid", total("invalid")], ["gone", total("gone")]];
   const count = ([, list]) => number(sum(list.map((value) => value ?? 0)));
@@ -225,10 +243,24 @@ function history(past, windows) {
 let round = 0;
 let timer;
 
+// No answer came, or not all of it.
+class Unanswered extends Error {}
+
 async function ask(path) {
-  const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(5000) });
+  const cut = (error) => { throw new Unanswered(`The gateway does not answer (${error.message})`); };
+  const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(5000) }).catch(cut);
+  const text = await answer.text().catch(cut);
   if (!answer.ok) throw new Error("status " + answer.status);
-  return answer.json();
+  return JSON.parse(text);
+}
+
+// Without the hour the rest is worth showing.
+async function lastHour(windows) {
+  try {
+    history(await ask("/history"), windows);
+  } catch (error) {
+    say("answered-text", `The last hour cannot be shown (${error.message}).`);
+  }
 }
 
 async function poll() {
@@ -237,15 +269,18 @@ async function poll() {
     if (!document.hidden) {
       const state = await ask("/status");
       show(state);
-      if (round % HISTORY_EVERY === 0) history(await ask("/history"), state.quota?.windows || []);
+      if (round % HISTORY_EVERY === 0) await lastHour(state.quota?.windows || []);
       round += 1;
       document.body.classList.remove("stale");
     }
   } catch (error) {
     document.body.classList.add("stale");
-    at("mode").textContent = "no answer";
+    const unanswered = error instanceof Unanswered;
+    const why = unanswered ? error.message : `The gateway's answer cannot be shown (${error.message})`;
+    say("mode", unanswered ? "no answer" : "unknown");
     at("mode").className = "badge bad";
-    at("summary").textContent = `The gateway does not answer (${error.message}); these figures are old.`;
+    say("summary", `${why}; these figures are old.`);
+    say("announced", why);
     round = 0;
   }
   timer = setTimeout(poll, POLL_MS);

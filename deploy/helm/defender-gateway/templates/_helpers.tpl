@@ -24,11 +24,28 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{ if gt (int .Values.replicaCount) 0 }}{{ .Values.replicaCount }}{{ else }}{{ .Values.replicas }}{{ end }}
 {{- end }}
 
-{{/* The port of a listener: (list SECTION DEFAULT); the first address counts. */}}
+{{/* What a key is set to, by a variable or else by `config`, with commas between several: (dict "root" . "section" SECTION "key" KEY). */}}
+{{- define "defender-gateway.setting" -}}
+{{- $value := get (get .root.Values.config .section | default dict) .key -}}
+{{- if kindIs "slice" $value }}{{ $value = join "," $value }}{{ end -}}
+{{- $name := printf "DEFENDER_GATEWAY_%s_%s" .section .key | upper -}}
+{{- range concat .root.Values.env .root.Values.extraEnv }}{{ if eq .name $name }}{{ $value = .value | default (ternary "said elsewhere" "" (hasKey . "valueFrom")) }}{{ end }}{{ end -}}
+{{- $value }}
+{{- end }}
+
+{{/* Whether there is a store, wherever its address is given; empty if not. */}}
+{{- define "defender-gateway.hasStore" -}}
+{{- .Values.store.url | default (include "defender-gateway.setting" (dict "root" . "section" "store" "key" "url")) -}}
+{{- end }}
+
+{{/* The port at which others reach a listener, of its first address that is for others: (dict "root" . "section" SECTION "port" DEFAULT). */}}
 {{- define "defender-gateway.port" -}}
-{{- $listen := (index .config .section | default dict).listen -}}
-{{- if kindIs "slice" $listen }}{{ $listen = first $listen }}{{ end -}}
-{{ regexFind "[0-9]+$" ($listen | default (printf ":%d" .port)) }}
+{{- $listen := include "defender-gateway.setting" (dict "root" .root "section" .section "key" "listen") | default (printf ":%d" .port) -}}
+{{- $port := "" -}}
+{{- range splitList "," $listen -}}
+{{- if not (or $port (regexMatch "^ *(unix:|127[.]|\\[::1\\])" .)) }}{{ $port = regexFind "[0-9]+$" . }}{{ end -}}
+{{- end -}}
+{{- required (printf "%s.listen has no address that other pods reach: %s" .section $listen) $port }}
 {{- end }}
 
 {{/* Variables, each name once: of several with one name the last counts, at the place of the first. */}}
@@ -53,9 +70,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* How long the kubelet waits. Killing earlier than linger + drain + 2 s would cut requests off. */}}
 {{- define "defender-gateway.grace" -}}
-{{- $server := .Values.config.server | default dict -}}
-{{- $linger := include "defender-gateway.seconds" ($server.linger | default "0s") | int -}}
-{{- $drain := include "defender-gateway.seconds" ($server.drain | default "25s") | int -}}
+{{- $linger := include "defender-gateway.seconds" (include "defender-gateway.setting" (dict "root" . "section" "server" "key" "linger") | default "0s") | int -}}
+{{- $drain := include "defender-gateway.seconds" (include "defender-gateway.setting" (dict "root" . "section" "server" "key" "drain") | default "25s") | int -}}
 {{- $needed := add $linger $drain 2 | int -}}
 {{- $asked := .Values.terminationGracePeriodSeconds | int -}}
 {{- if eq $asked 0 }}{{ add $needed 1 }}
