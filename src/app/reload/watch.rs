@@ -2,7 +2,8 @@
 //!
 //! By looking, not by being told: a `ConfigMap` changes by a symbolic link in a folder above, an
 //! editor writes another file and renames it, and network file systems tell nobody. Contents are
-//! compared, so that a touched file is no change.
+//! compared, so that a touched file is no change. Of a configuration that is refused, the files that
+//! it names are looked at as well: one that comes later mends it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::reloader::difference;
 use super::{ConfigSource, ReloadError, Reloader};
 use crate::config::{Document, Mistakes};
 
@@ -20,8 +22,8 @@ const LOOK: Duration = Duration::from_secs(2);
 /// A file that is being written is left alone until it stays the same for so long.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// A configuration that was right, but could not be used, is tried again after so long: its secret
-/// may arrive later than the file that names it.
+/// A configuration that was right, but could not be used, is tried again after so long: what its
+/// secret proves may be granted later.
 const RETRY: Duration = Duration::from_mins(1);
 
 /// What was found at the last look.
@@ -32,6 +34,7 @@ impl Reloader {
     pub(in crate::app) async fn follow(self, source: ConfigSource, document: Document, asked: Arc<Notify>) {
         let mut seen: Found = Ok(document);
         let mut retry: Option<Instant> = None;
+        let mut refused: Option<Mistakes> = None;
         loop {
             let is_asked = tokio::select! {
                 () = sleep(LOOK) => false,
@@ -39,7 +42,7 @@ impl Reloader {
                 () = asked.notified() => true,
             };
             let found = settled(&source).await;
-            if !is_asked && found == seen {
+            if !is_asked && found == seen && self.stays_wrong(&source, &seen, refused.as_ref()).await {
                 continue;
             }
             seen = found;
@@ -47,9 +50,26 @@ impl Reloader {
                 Ok(document) => self.reload(&source, document).await.map(drop),
                 Err(mistakes) => Err(self.unreadable(mistakes.clone())),
             };
-            // What is wrong stays wrong until it is written anew.
+            refused = match &result {
+                Err(ReloadError::Mistakes(mistakes)) => Some(mistakes.clone()),
+                _ => None,
+            };
             retry = matches!(result, Err(ReloadError::Part(_))).then(|| Instant::now() + RETRY);
         }
+    }
+}
+
+impl Reloader {
+    /// Whether what was found is as wrong as when it was refused, or was not refused. Off the threads
+    /// that serve, too.
+    async fn stays_wrong(&self, source: &ConfigSource, found: &Found, refused: Option<&Mistakes>) -> bool {
+        let (Ok(document), Some(refused)) = (found, refused) else {
+            return true;
+        };
+        let (running, source, document) = (self.settings(), source.clone(), document.clone());
+        let judge = move || difference(&running, &source, &document).err();
+        let judged = tokio::task::spawn_blocking(judge).await;
+        judged.map_or(true, |mistakes| mistakes.as_ref() == Some(refused))
     }
 }
 
