@@ -283,6 +283,12 @@ impl<'a> Reader<'a> {
     pub(super) fn file(&mut self, key: &'static Key) -> Read<Option<PathBuf>> {
         let path = self.optional(key, |text| Ok(PathBuf::from(text)))?;
         if let Some(path) = &path {
+            // Where nothing is, and what is written does not look like a path, it is not repeated.
+            if !is_plainly_a_path(path) && self.files.look(path).is_err() {
+                let problem = "there is no such file; the value is not shown, because it may be the secret itself: \
+                    write the path of a file, from / on";
+                return Err(self.wrong(key, problem));
+            }
             self.holds(path)
                 .map_err(|problem| self.file_wrong(key, path, problem))?;
         }
@@ -320,6 +326,11 @@ pub(super) fn in_range<T: PartialOrd>(range: RangeInclusive<T>, value: T) -> Res
     } else {
         Err("is out of range".into())
     }
+}
+
+/// Whether it begins as a path does, and secrets do not.
+fn is_plainly_a_path(path: &Path) -> bool {
+    path.is_absolute() || path.starts_with(".") || path.starts_with("..")
 }
 
 /// The value as it may appear in a message.
