@@ -264,3 +264,21 @@ fn callers_tokens_pass_through_only_when_that_is_asked_for() {
         assert_eq!(loaded.resolved.credentials.passthrough, wanted, "{text:?}");
     }
 }
+
+const APP_SERVICE: [(&str, &str); 2] = [
+    ("IDENTITY_ENDPOINT", "http://169.254.130.1:8081/msi/token"),
+    ("IDENTITY_HEADER", "hunter2"),
+];
+
+#[test]
+fn what_is_written_for_this_program_is_not_passed_over_because_it_is_incomplete() {
+    let written = "[credentials]\nclient_secret_file = \"/etc/secret\"\nclient_id = \"c\"\n";
+    let text = refused(written, &APP_SERVICE);
+    assert!(
+        text.contains("client_secret (from line 2 of the file) lacks credentials.tenant_id"),
+        "{text}"
+    );
+    assert!(!text.contains("IDENTITY_ENDPOINT"), "{text}");
+    let chosen = parse(&format!("{written}kind = \"managed_identity\"\n"), &APP_SERVICE).unwrap();
+    assert_eq!(chosen.resolved.credentials.credential.kind(), "managed_identity");
+}

@@ -75,11 +75,17 @@ fn automatic(reader: &mut Reader<'_>, ids: Ids) -> Read<Chosen> {
     let mut present: Vec<(Kind, Origin)> = Kind::ALL.into_iter().filter_map(found).collect();
     // A value for this program takes precedence over one that the platform gives to every program.
     present.sort_by_key(|(proof, origin)| (is_borrowed(origin), *proof));
-    let complete: Vec<_> = present
+    let mut complete: Vec<_> = present
         .iter()
         .filter(|(proof, _)| missing(reader, *proof, &ids).is_empty())
         .cloned()
         .collect();
+    let is_ours = |(_, origin): &(Kind, Origin)| !is_borrowed(origin);
+    if present.iter().any(is_ours) && !complete.iter().any(is_ours) {
+        // It was meant, and is not passed over for what the platform gives.
+        present.retain(is_ours);
+        complete.clear();
+    }
     if let Some((proof, origin)) = complete.first() {
         let ours: Vec<_> = complete.iter().filter(|(_, origin)| !is_borrowed(origin)).collect();
         if ours.len() > 1 {
