@@ -282,3 +282,13 @@ fn what_is_written_for_this_program_is_not_passed_over_because_it_is_incomplete(
     let chosen = parse(&format!("{written}kind = \"managed_identity\"\n"), &APP_SERVICE).unwrap();
     assert_eq!(chosen.resolved.credentials.credential.kind(), "managed_identity");
 }
+
+#[test]
+fn an_identity_header_that_no_request_can_have_is_named() {
+    let text = refused("", &[APP_SERVICE[0], ("IDENTITY_HEADER", "hunter2\n")]);
+    assert!(
+        text.starts_with("IDENTITY_HEADER: ") && text.contains("cannot be sent"),
+        "{text}"
+    );
+    assert!(!text.contains("hunter2"), "{text}");
+}

@@ -129,6 +129,32 @@ fn a_secret_in_place_of_its_files_path_is_not_shown() {
 }
 
 #[test]
+fn what_the_token_proxy_is_checked_against_has_to_hold_a_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (token, none, some) = (
+        write("token", "e.y.j"),
+        write("none", "no PEM"),
+        write("some", CERTIFICATE),
+    );
+    for (file, status) in [(&none, 1), (&some, 0)] {
+        let variables = [
+            ("AZURE_FEDERATED_TOKEN_FILE", &*token),
+            ("AZURE_KUBERNETES_TOKEN_PROXY", "https://proxy.example"),
+            ("AZURE_KUBERNETES_CA_FILE", file),
+        ];
+        let (code, output) = checked("", &variables);
+        assert_eq!(code, status, "{output}");
+        let said = format!("AZURE_KUBERNETES_CA_FILE: credentials.kind: {file}: holds no PEM certificate");
+        assert_eq!(output.contains(&said), status == 1, "{output}");
+    }
+}
+
+#[test]
 fn certificates_that_sign_in_could_not_use_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let (certificate, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
