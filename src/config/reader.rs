@@ -1,6 +1,7 @@
 //! Reads keys as values. A value that cannot be read becomes an error at its position, and reading
 //! goes on: the sections get [`Recorded`] and report all errors in the rest.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -10,7 +11,7 @@ use secrecy::zeroize::Zeroizing;
 
 use super::config_error::{ConfigError, Origin};
 use super::env::Environment;
-use super::files::{Files, Found, unreadable};
+use super::files::{Digest, Files, Found, MAX_CONTENT_BYTES, unreadable};
 use super::key::{Key, Kind, keys};
 use super::raw::{Entry, Node, Raw, RawConfig};
 use super::settings::Settings;
@@ -24,6 +25,7 @@ pub(super) struct Reader<'a> {
     files: &'a dyn Files,
     mistakes: Vec<ConfigError>,
     notes: Vec<String>,
+    contents: BTreeMap<String, Digest>,
 }
 
 /// There is no value, and the error has been recorded.
@@ -49,6 +51,7 @@ impl<'a> Reader<'a> {
             files,
             mistakes,
             notes,
+            contents: BTreeMap::new(),
         }
     }
 
@@ -64,7 +67,7 @@ impl<'a> Reader<'a> {
     pub(super) fn settings(&self) -> Settings {
         let secrets = keys().filter(|key| !key.in_file());
         let secrets = secrets.filter_map(|key| Some((key, self.secret(key)?.origin)));
-        Settings::new(self.written.clone(), secrets.collect())
+        Settings::new(self.written.clone(), secrets.collect(), self.contents.clone())
     }
 
     /// The errors and notes.
@@ -308,9 +311,13 @@ impl<'a> Reader<'a> {
 
     /// The content of a file that may contain a secret; it is wiped when dropped.
     pub(super) fn content(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-        const LIMIT: u64 = 1 << 20;
-        let content = self.files.read(path, LIMIT).map(Zeroizing::new);
+        let content = self.files.read(path, MAX_CONTENT_BYTES).map(Zeroizing::new);
         content.map_err(|error| unreadable(&error))
+    }
+
+    /// Has the content of a file that is read once count as the value of `key`.
+    pub(super) fn count_content(&mut self, key: &'static Key, content: &[u8]) {
+        self.contents.insert(key.path(), Digest::of(content));
     }
 
     /// Whether `path` is a directory.

@@ -119,6 +119,30 @@ async fn a_file_that_arrives_later_mends_the_configuration_that_names_it() {
 }
 
 #[tokio::test]
+async fn other_authorities_in_the_same_file_are_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.pem");
+    let authority = || {
+        let made = rcgen::generate_simple_self_signed(["proxy.example".to_owned()]).unwrap();
+        std::fs::write(&path, made.cert.pem()).unwrap();
+    };
+    authority();
+    let named = format!("{:?}", path.to_str().unwrap());
+    let spawned = Setup::new().write("defender.ca_file", &named).spawn().await;
+    authority();
+    let line = spawned.gateway.line_with("the configuration has changed").await;
+    assert!(line.contains("defender.ca_file"), "{line}");
+    std::fs::write(&path, "no certificate").unwrap();
+    spawned.gateway.line_with("holds no PEM certificate").await;
+    authority();
+    metric(&spawned, "defender_gateway_config_last_reload_successful 1").await;
+    assert_eq!(spawned.caller().ask(&[id(1)]).await.status, StatusCode::OK);
+    metric(&spawned, "defender_gateway_config_reload_total{result=\"ok\"} 2").await;
+    metric(&spawned, "defender_gateway_config_reload_total{result=\"failed\"} 1").await;
+    spawned.finish().await;
+}
+
+#[tokio::test]
 async fn a_config_map_is_followed_through_its_links() {
     let setup = Setup::new().spawn().await;
     let toml = setup.toml().to_owned();
