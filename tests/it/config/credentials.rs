@@ -292,3 +292,17 @@ fn an_identity_header_that_no_request_can_have_is_named() {
     );
     assert!(!text.contains("hunter2"), "{text}");
 }
+
+#[test]
+fn system_assigned_identities_are_told_apart_in_a_store() {
+    let managed = "[credentials]\nkind = \"managed_identity\"\n";
+    let store = "[store]\nurl = \"rediss://redis.test:6380\"\n";
+    let notes = |text: &str| parse(text, &[]).unwrap().notes.join("\n");
+    assert!(notes(&format!("{managed}{store}")).contains("give store.prefix a value of its own"));
+    assert_eq!(notes(managed), "");
+    assert_eq!(notes(&format!("{managed}{store}prefix = \"one\"\n")), "");
+    assert_eq!(notes(&format!("{managed}client_id = \"c\"\n{store}")), "");
+    let tenant = format!("{managed}tenant_id = \"contoso.example\"\n{store}");
+    let tenant = parse(&tenant, &[]).unwrap().resolved.credentials.tenant_id;
+    assert_eq!(tenant.as_deref(), Some("contoso.example"));
+}
