@@ -5,6 +5,9 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 
+/// No secret and no bundle of certificates is longer.
+pub(super) const MAX_CONTENT_BYTES: u64 = 1 << 20;
+
 /// What is at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -58,6 +61,18 @@ impl Files for Disk {
             ));
         }
         Ok(bytes)
+    }
+}
+
+/// By what contents are compared that are not kept: their SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    pub(super) fn of(content: &[u8]) -> Self {
+        let mut digest = [0; 32];
+        digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, content).as_ref());
+        Self(digest)
     }
 }
 

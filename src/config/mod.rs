@@ -38,7 +38,7 @@ mod value;
 pub use cloud::Cloud;
 pub use config_error::{ConfigError, Mistakes, Origin};
 pub use env::{Environment, variable};
-pub use files::{Disk, Files, Found};
+pub use files::{Digest, Disk, Files, Found};
 pub use key::{DefaultValue, Key, Kind, Reload, keys};
 pub use load::{Document, Loaded, load, parse};
 pub use reference::reference;

@@ -1,6 +1,7 @@
 //! Reads keys as values. A value that cannot be read becomes an error at its position, and reading
 //! goes on: the sections get [`Recorded`] and report all errors in the rest.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -10,7 +11,7 @@ use secrecy::zeroize::Zeroizing;
 
 use super::config_error::{ConfigError, Origin};
 use super::env::Environment;
-use super::files::{Files, Found, unreadable};
+use super::files::{Digest, Files, Found, MAX_CONTENT_BYTES, unreadable};
 use super::key::{Key, Kind, keys};
 use super::raw::{Entry, Node, Raw, RawConfig};
 use super::settings::Settings;
@@ -24,6 +25,7 @@ pub(super) struct Reader<'a> {
     files: &'a dyn Files,
     mistakes: Vec<ConfigError>,
     notes: Vec<String>,
+    contents: BTreeMap<String, Digest>,
 }
 
 /// There is no value, and the error has been recorded.
@@ -49,6 +51,7 @@ impl<'a> Reader<'a> {
             files,
             mistakes,
             notes,
+            contents: BTreeMap::new(),
         }
     }
 
@@ -64,7 +67,7 @@ impl<'a> Reader<'a> {
     pub(super) fn settings(&self) -> Settings {
         let secrets = keys().filter(|key| !key.in_file());
         let secrets = secrets.filter_map(|key| Some((key, self.secret(key)?.origin)));
-        Settings::new(self.written.clone(), secrets.collect())
+        Settings::new(self.written.clone(), secrets.collect(), self.contents.clone())
     }
 
     /// The errors and notes.
@@ -283,6 +286,12 @@ impl<'a> Reader<'a> {
     pub(super) fn file(&mut self, key: &'static Key) -> Read<Option<PathBuf>> {
         let path = self.optional(key, |text| Ok(PathBuf::from(text)))?;
         if let Some(path) = &path {
+            // Where nothing is, and what is written does not look like a path, it is not repeated.
+            if !is_plainly_a_path(path) && self.files.look(path).is_err() {
+                let problem = "there is no such file; the value is not shown, because it may be the secret itself: \
+                    write the path of a file, from / on";
+                return Err(self.wrong(key, problem));
+            }
             self.holds(path)
                 .map_err(|problem| self.file_wrong(key, path, problem))?;
         }
@@ -302,9 +311,13 @@ impl<'a> Reader<'a> {
 
     /// The content of a file that may contain a secret; it is wiped when dropped.
     pub(super) fn content(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-        const LIMIT: u64 = 1 << 20;
-        let content = self.files.read(path, LIMIT).map(Zeroizing::new);
+        let content = self.files.read(path, MAX_CONTENT_BYTES).map(Zeroizing::new);
         content.map_err(|error| unreadable(&error))
+    }
+
+    /// Has the content of a file that is read once count as the value of `key`.
+    pub(super) fn count_content(&mut self, key: &'static Key, content: &[u8]) {
+        self.contents.insert(key.path(), Digest::of(content));
     }
 
     /// Whether `path` is a directory.
@@ -320,6 +333,11 @@ pub(super) fn in_range<T: PartialOrd>(range: RangeInclusive<T>, value: T) -> Res
     } else {
         Err("is out of range".into())
     }
+}
+
+/// Whether it begins as a path does, and secrets do not.
+fn is_plainly_a_path(path: &Path) -> bool {
+    path.is_absolute() || path.starts_with(".") || path.starts_with("..")
 }
 
 /// The value as it may appear in a message.

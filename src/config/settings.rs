@@ -9,6 +9,7 @@ use std::sync::Arc;
 use url::Url;
 
 use super::config_error::Origin;
+use super::files::{Digest, Files, MAX_CONTENT_BYTES};
 use super::key::{Key, Reload, keys};
 use super::raw::{Node, Raw, RawConfig};
 use super::section::SECTIONS;
@@ -20,6 +21,8 @@ pub struct Settings {
     written: Arc<RawConfig>,
     /// Secrets are not kept, only their origins.
     secrets: Arc<BTreeMap<&'static str, Origin>>,
+    /// The contents of the files that are read once, by the paths of their keys.
+    contents: Arc<BTreeMap<String, Digest>>,
 }
 
 /// The value of one key.
@@ -32,10 +35,15 @@ pub struct Setting {
 }
 
 impl Settings {
-    pub(super) fn new(written: RawConfig, secrets: Vec<(&'static Key, Origin)>) -> Self {
+    pub(super) fn new(
+        written: RawConfig,
+        secrets: Vec<(&'static Key, Origin)>,
+        contents: BTreeMap<String, Digest>,
+    ) -> Self {
         Self {
             written: Arc::new(written),
             secrets: Arc::new(secrets.into_iter().map(|(key, origin)| (key.name, origin)).collect()),
+            contents: Arc::new(contents),
         }
     }
 
@@ -62,9 +70,29 @@ impl Settings {
         key.any(|key| self.get(key).origin != Origin::Default)
     }
 
-    /// The keys whose values differ in `other`, wherever they are written.
+    /// The contents, as they are now, of the files that are read once; `None` when they are as they
+    /// were read.
+    pub fn other_contents(&self, files: &dyn Files) -> Option<Vec<Option<Digest>>> {
+        let read_once = keys().filter_map(|key| Some((key, self.contents.get(&key.path())?)));
+        let (now, read): (Vec<_>, Vec<_>) = read_once
+            .map(|(key, read)| {
+                let Raw::Text(path) = self.node(key).raw else {
+                    return (None, Some(*read));
+                };
+                let now = files.read(Path::new(&path), MAX_CONTENT_BYTES).ok();
+                (now.map(|content| Digest::of(&content)), Some(*read))
+            })
+            .unzip();
+        (now != read).then_some(now)
+    }
+
+    /// The keys whose values differ in `other`, wherever they are written. Where a file is read once,
+    /// its content is part of the value.
     pub fn changed(&self, other: &Self) -> Vec<&'static Key> {
-        let differs = |key: &&'static Key| !self.node(key).has_same_value(&other.node(key));
+        let differs = |key: &&'static Key| {
+            let content = |settings: &Self| settings.contents.get(&key.path()).copied();
+            !self.node(key).has_same_value(&other.node(key)) || content(self) != content(other)
+        };
         keys().filter(|key| key.in_file()).filter(differs).collect()
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use super::{ConfigSource, Configuration};
 use crate::app::Error;
 use crate::app::components::Components;
-use crate::config::{Document, Key, Mistakes, Resolved};
+use crate::config::{Document, Key, Mistakes, Resolved, Settings};
 use crate::telemetry::log;
 
 /// The parts of a new configuration, on their way to whoever serves.
@@ -43,6 +43,14 @@ pub struct Applied {
     pub pending: Vec<&'static Key>,
     /// What is no mistake, but probably not meant.
     pub notes: Vec<String>,
+}
+
+/// What a document says, beside what runs.
+pub(super) struct Difference {
+    /// What would run, with the pending keys as they are.
+    resolved: Resolved,
+    /// What that would change.
+    applied: Applied,
 }
 
 /// Why the running configuration stays as it is.
@@ -111,31 +119,23 @@ impl Reloader {
         self.0.configuration.clone()
     }
 
+    /// What the running configuration says.
+    pub(super) fn settings(&self) -> Settings {
+        self.0.current.load().config.settings.clone()
+    }
+
     async fn take_over(&self, source: &ConfigSource, document: &Document) -> Result<Applied, ReloadError> {
         let _turn = self.0.turn.lock().await;
         let made = self.0.current.load_full();
         let running = &made.config.settings;
-        let written = source.resolve(document)?;
-        let differing = running.changed(&written.resolved.settings);
-        let is_fixed = |key: &&'static Key| running.is_fixed(key);
-        let (pending, changed): (Vec<_>, Vec<_>) = differing.into_iter().partition(is_fixed);
-        let notes = written.notes;
-        let resolved = if pending.is_empty() {
-            written.resolved
-        } else {
-            source.resolve_holding(document, &pending, running)?.resolved
-        };
-        if changed.is_empty() {
-            self.0.configuration.runs(running.digest(), &pending);
+        let Difference { resolved, applied } = difference(running, source, document)?;
+        if applied.changed.is_empty() {
+            self.0.configuration.runs(running.digest(), &applied.pending);
         } else {
             let next = made.next(&resolved).await.map_err(ReloadError::Part)?;
-            self.exchange(&made.config, Arc::new(next), &pending).await?;
+            self.exchange(&made.config, Arc::new(next), &applied.pending).await?;
         }
-        Ok(Applied {
-            changed,
-            pending,
-            notes,
-        })
+        Ok(applied)
     }
 
     /// From here on nothing can fail but the end of the gateway.
@@ -197,6 +197,29 @@ impl Reloader {
         tracing::error!(error, "the new configuration is not taken over; the running one stays");
         self.0.configuration.failed(error);
     }
+}
+
+/// What `document` says now, with the files that it names. Blocks for as long as the disk does.
+pub(super) fn difference(
+    running: &Settings,
+    source: &ConfigSource,
+    document: &Document,
+) -> Result<Difference, Mistakes> {
+    let written = source.resolve(document)?;
+    let differing = running.changed(&written.resolved.settings);
+    let is_fixed = |key: &&'static Key| running.is_fixed(key);
+    let (pending, changed): (Vec<_>, Vec<_>) = differing.into_iter().partition(is_fixed);
+    let resolved = if pending.is_empty() {
+        written.resolved
+    } else {
+        source.resolve_holding(document, &pending, running)?.resolved
+    };
+    let applied = Applied {
+        changed,
+        pending,
+        notes: written.notes,
+    };
+    Ok(Difference { resolved, applied })
 }
 
 fn paths(keys: &[&'static Key]) -> String {

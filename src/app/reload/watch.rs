@@ -2,7 +2,9 @@
 //!
 //! By looking, not by being told: a `ConfigMap` changes by a symbolic link in a folder above, an
 //! editor writes another file and renames it, and network file systems tell nobody. Contents are
-//! compared, so that a touched file is no change.
+//! compared, so that a touched file is no change. Files that are read once are followed in the same
+//! way. Of a configuration that is refused, all files that it names are looked at: one that comes
+//! later mends it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +12,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::reloader::difference;
 use super::{ConfigSource, ReloadError, Reloader};
-use crate::config::{Document, Mistakes};
+use crate::config::{Digest, Disk, Document, Mistakes};
 
 /// How often the file is looked at. It is small, and the kubelet takes up to a minute to deliver a
 /// change anyway.
@@ -20,58 +23,91 @@ const LOOK: Duration = Duration::from_secs(2);
 /// A file that is being written is left alone until it stays the same for so long.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// A configuration that was right, but could not be used, is tried again after so long: its secret
-/// may arrive later than the file that names it.
+/// A configuration that was right, but could not be used, is tried again after so long: what its
+/// secret proves may be granted later.
 const RETRY: Duration = Duration::from_mins(1);
 
-/// What was found at the last look.
-type Found = Result<Document, Mistakes>;
+/// What was found at a look.
+#[derive(PartialEq)]
+struct Found {
+    document: Result<Document, Mistakes>,
+    /// Of the files that are read once; `None` while they are as they were read.
+    contents: Option<Vec<Option<Digest>>>,
+}
 
 impl Reloader {
     /// Never ends.
     pub(in crate::app) async fn follow(self, source: ConfigSource, document: Document, asked: Arc<Notify>) {
-        let mut seen: Found = Ok(document);
+        let mut seen = Found {
+            document: Ok(document),
+            contents: None,
+        };
         let mut retry: Option<Instant> = None;
+        let mut refused: Option<Mistakes> = None;
         loop {
             let is_asked = tokio::select! {
                 () = sleep(LOOK) => false,
                 () = async { sleep_until(retry.unwrap_or_else(Instant::now)).await }, if retry.is_some() => true,
                 () = asked.notified() => true,
             };
-            let found = settled(&source).await;
-            if !is_asked && found == seen {
+            let found = self.settled(&source).await;
+            if !is_asked && found == seen && self.stays_wrong(&source, &seen, refused.as_ref()).await {
                 continue;
             }
             seen = found;
-            let result = match &seen {
+            let result = match &seen.document {
                 Ok(document) => self.reload(&source, document).await.map(drop),
                 Err(mistakes) => Err(self.unreadable(mistakes.clone())),
             };
-            // What is wrong stays wrong until it is written anew.
+            refused = match &result {
+                Err(ReloadError::Mistakes(mistakes)) => Some(mistakes.clone()),
+                _ => None,
+            };
+            if result.is_ok() {
+                seen.contents = None;
+            }
             retry = matches!(result, Err(ReloadError::Part(_))).then(|| Instant::now() + RETRY);
         }
     }
 }
 
-/// The file, when it has stopped changing.
-async fn settled(source: &ConfigSource) -> Found {
-    let mut before = look(source).await;
-    loop {
-        sleep(SETTLE).await;
-        let now = look(source).await;
-        if now == before {
-            return now;
+impl Reloader {
+    /// What there is, when it has stopped changing.
+    async fn settled(&self, source: &ConfigSource) -> Found {
+        let mut before = self.look(source).await;
+        loop {
+            sleep(SETTLE).await;
+            let now = self.look(source).await;
+            if now == before {
+                return now;
+            }
+            before = now;
         }
-        before = now;
     }
-}
 
-/// Off the threads that serve: a disk may hang.
-async fn look(source: &ConfigSource) -> Found {
-    let elsewhere = source.clone();
-    match tokio::task::spawn_blocking(move || elsewhere.find()).await {
-        Ok(found) => found,
-        // The runtime ends, and this task with it.
-        Err(_) => source.find(),
+    /// Off the threads that serve: a disk may hang.
+    async fn look(&self, source: &ConfigSource) -> Found {
+        let (running, source) = (self.settings(), source.clone());
+        let look = move || Found {
+            document: source.find(),
+            contents: running.other_contents(&Disk),
+        };
+        match tokio::task::spawn_blocking(look.clone()).await {
+            Ok(found) => found,
+            // The runtime ends, and this task with it.
+            Err(_) => look(),
+        }
+    }
+
+    /// Whether what was found is as wrong as when it was refused, or was not refused. Off the threads
+    /// that serve, too.
+    async fn stays_wrong(&self, source: &ConfigSource, found: &Found, refused: Option<&Mistakes>) -> bool {
+        let (Ok(document), Some(refused)) = (&found.document, refused) else {
+            return true;
+        };
+        let (running, source, document) = (self.settings(), source.clone(), document.clone());
+        let judge = move || difference(&running, &source, &document).err();
+        let judged = tokio::task::spawn_blocking(judge).await;
+        judged.map_or(true, |mistakes| mistakes.as_ref() == Some(refused))
     }
 }

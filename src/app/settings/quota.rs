@@ -110,7 +110,8 @@ pub(in crate::app) fn registration(config: &Resolved) -> (&str, &str) {
     let credentials = &config.credentials;
     match (credentials.tenant_id.as_deref(), credentials.client_id.as_deref()) {
         (Some(tenant), client) => (tenant, client.unwrap_or_default()),
-        // Without a word about the tenant there is one identity, and the platform knows which.
+        // Only an identity that the platform assigns needs no word about the tenant. One without an
+        // id is told apart by `store.prefix` alone.
         (None, client) => ("managed", client.unwrap_or("system")),
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::runtime::block_on_one;
 use super::{Check, Error, print};
 use crate::app;
-use crate::config::{self, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, show_duration, show_size};
+use crate::config::{
+    self, Credential, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, show_duration, show_size,
+};
 use crate::store::Eviction;
 
 /// Reads the configuration, prints a summary or all of it to stdout. Starts nothing.
@@ -110,9 +112,10 @@ fn way_out(resolved: &Resolved) -> String {
 
 fn sign_in(resolved: &Resolved) -> String {
     let credentials = &resolved.credentials;
+    let is_managed = matches!(credentials.credential, Credential::ManagedIdentity(_));
     let who = match (&credentials.client_id, &credentials.tenant_id) {
+        (Some(client), _) if is_managed => format!("identity {client}"),
         (Some(client), Some(tenant)) => format!("application {client} of tenant {tenant} at {}", credentials.authority),
-        (Some(client), None) => format!("identity {client}"),
         _ => "the system-assigned identity".into(),
     };
     format!("{} {}; {who}", credentials.credential.kind(), credentials.why)

@@ -37,7 +37,8 @@ section! {
         => Reader::file;
 
     /// What the names of all keys in the store begin with. Tenant and application follow by
-    /// themselves.
+    /// themselves; a system-assigned identity has no id that could follow, so gateways with several
+    /// such identities need a prefix for each.
     prefix: String = Key::text("1 to 64 letters, digits, \".\", \"_\", \"-\" and \":\"", "defender-gateway")
         => |reader, key| reader.parsed(key, prefix);
 

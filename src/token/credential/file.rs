@@ -110,12 +110,16 @@ fn is_open_to_all(_: &std::fs::Metadata) -> bool {
 
 /// Whether the kubelet keeps the file, in a volume that only the containers that mount it can see.
 /// Its files belong to root, so `other` is the only way to let the gateway's user read them. The
-/// kubelet replaces a volume's content through the link `..data`.
+/// kubelet replaces a volume's content through the link `..data` in the volume's folder, below which
+/// the file may lie in folders of its own.
 async fn is_volume(path: &Path) -> bool {
-    let Some(folder) = path.parent() else { return false };
-    tokio::fs::symlink_metadata(folder.join("..data"))
-        .await
-        .is_ok_and(|metadata| metadata.is_symlink())
+    for folder in path.ancestors().skip(1) {
+        let link = tokio::fs::symlink_metadata(folder.join("..data")).await;
+        if link.is_ok_and(|metadata| metadata.is_symlink()) {
+            return true;
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -141,6 +145,23 @@ mod tests {
         symlink("..2026_11_26", folder.path().join("..data")).unwrap();
         symlink("..data/client-secret", &path).unwrap();
         drop(read(&path, &mut open).await.unwrap());
+        assert!(!open, "only the containers that mount it can read it");
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_file_in_a_folder_of_a_volume_is_in_the_volume() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("..2026_11_26");
+        std::fs::create_dir_all(data.join("tls")).unwrap();
+        std::fs::write(data.join("tls/secret"), "value").unwrap();
+        std::fs::set_permissions(data.join("tls/secret"), PermissionsExt::from_mode(0o444)).unwrap();
+        symlink("..2026_11_26", folder.path().join("..data")).unwrap();
+        symlink("..data/tls", folder.path().join("tls")).unwrap();
+        let mut open = false;
+        drop(read(&folder.path().join("tls/secret"), &mut open).await.unwrap());
         assert!(!open, "only the containers that mount it can read it");
     }
 

@@ -16,6 +16,10 @@ const SHARE: Range<f64> = 0.5..0.8;
 /// token's life allows it.
 const RESERVE: Duration = Duration::from_mins(5);
 
+/// A token is not renewed before a quarter of its life or this time is over, whichever comes first,
+/// whatever sign-in wishes.
+const EARLIEST: Duration = Duration::from_mins(1);
+
 /// Tokens of seconds are not renewed more often than this.
 const SHORTEST: Duration = Duration::from_secs(1);
 
@@ -56,7 +60,7 @@ pub(super) fn renewal(issued: &Issued) -> Duration {
             _ => share,
         }
     });
-    after.max(SHORTEST)
+    after.max(EARLIEST.min(issued.life / 4)).max(SHORTEST)
 }
 
 /// The delays between failed requests.
@@ -109,6 +113,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn sign_ins_own_wish_decides() {
         assert_eq!(renewal(&issued(86_400, Some(43_200))), Duration::from_hours(12));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wish_to_be_asked_all_the_time_is_not_obeyed() {
+        assert_eq!(renewal(&issued(3600, Some(1))), Duration::from_mins(1));
+        assert_eq!(renewal(&issued(100, Some(1))), Duration::from_secs(25));
+        assert_eq!(renewal(&issued(100, Some(40))), Duration::from_secs(40));
     }
 
     #[tokio::test(start_paused = true)]

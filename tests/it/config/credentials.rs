@@ -264,3 +264,45 @@ fn callers_tokens_pass_through_only_when_that_is_asked_for() {
         assert_eq!(loaded.resolved.credentials.passthrough, wanted, "{text:?}");
     }
 }
+
+const APP_SERVICE: [(&str, &str); 2] = [
+    ("IDENTITY_ENDPOINT", "http://169.254.130.1:8081/msi/token"),
+    ("IDENTITY_HEADER", "hunter2"),
+];
+
+#[test]
+fn what_is_written_for_this_program_is_not_passed_over_because_it_is_incomplete() {
+    let written = "[credentials]\nclient_secret_file = \"/etc/secret\"\nclient_id = \"c\"\n";
+    let text = refused(written, &APP_SERVICE);
+    assert!(
+        text.contains("client_secret (from line 2 of the file) lacks credentials.tenant_id"),
+        "{text}"
+    );
+    assert!(!text.contains("IDENTITY_ENDPOINT"), "{text}");
+    let chosen = parse(&format!("{written}kind = \"managed_identity\"\n"), &APP_SERVICE).unwrap();
+    assert_eq!(chosen.resolved.credentials.credential.kind(), "managed_identity");
+}
+
+#[test]
+fn an_identity_header_that_no_request_can_have_is_named() {
+    let text = refused("", &[APP_SERVICE[0], ("IDENTITY_HEADER", "hunter2\n")]);
+    assert!(
+        text.starts_with("IDENTITY_HEADER: ") && text.contains("cannot be sent"),
+        "{text}"
+    );
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn system_assigned_identities_are_told_apart_in_a_store() {
+    let managed = "[credentials]\nkind = \"managed_identity\"\n";
+    let store = "[store]\nurl = \"rediss://redis.test:6380\"\n";
+    let notes = |text: &str| parse(text, &[]).unwrap().notes.join("\n");
+    assert!(notes(&format!("{managed}{store}")).contains("give store.prefix a value of its own"));
+    assert_eq!(notes(managed), "");
+    assert_eq!(notes(&format!("{managed}{store}prefix = \"one\"\n")), "");
+    assert_eq!(notes(&format!("{managed}client_id = \"c\"\n{store}")), "");
+    let tenant = format!("{managed}tenant_id = \"contoso.example\"\n{store}");
+    let tenant = parse(&tenant, &[]).unwrap().resolved.credentials.tenant_id;
+    assert_eq!(tenant.as_deref(), Some("contoso.example"));
+}

@@ -48,7 +48,7 @@ impl Memory {
             ("/etc/cert.pfx", "0\u{1}"),
             ("/etc/key.pem", "-----BEGIN PRIVATE KEY-----"),
             ("/etc/token", "e.y.j"),
-            ("/etc/ca.pem", "-----BEGIN CERTIFICATE-----"),
+            ("/etc/ca.pem", include_str!("../../data/sim/app-cert.pem")),
         ];
         Self(files.into_iter().map(|(path, text)| (path.into(), text)).collect())
     }

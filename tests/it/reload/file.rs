@@ -1,5 +1,6 @@
 //! The file of a running program.
 
+use defender_gateway::testing::sim::CLIENT_SECRET;
 use http::StatusCode;
 
 use super::mount::Mount;
@@ -107,6 +108,49 @@ async fn what_needs_a_restart_is_said_and_the_rest_is_taken_over() {
     assert_eq!(status["config"]["restart_required"], serde_json::json!(["admin.quit"]));
     spawned.rewrite(&[("quota.limits", "[\"10/1m\"]")]);
     metric(&spawned, "defender_gateway_config_restart_required 0").await;
+    spawned.finish().await;
+}
+
+#[tokio::test]
+async fn a_file_that_arrives_later_mends_the_configuration_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    let named = format!("{:?}", path.to_str().unwrap());
+    let spawned = Setup::new().spawn().await;
+    spawned.rewrite(&[("credentials.client_secret_file", &named)]);
+    spawned.gateway.line_with("there is no such file").await;
+    std::fs::write(&path, "").unwrap();
+    spawned.gateway.line_with("the file is empty").await;
+    std::fs::write(&path, CLIENT_SECRET).unwrap();
+    let line = spawned.gateway.line_with("the configuration has changed").await;
+    assert!(line.contains("credentials.client_secret_file"), "{line}");
+    metric(&spawned, "defender_gateway_config_last_reload_successful 1").await;
+    // What stays wrong is said once.
+    metric(&spawned, "defender_gateway_config_reload_total{result=\"failed\"} 2").await;
+    spawned.finish().await;
+}
+
+#[tokio::test]
+async fn other_authorities_in_the_same_file_are_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.pem");
+    let authority = || {
+        let made = rcgen::generate_simple_self_signed(["proxy.example".to_owned()]).unwrap();
+        std::fs::write(&path, made.cert.pem()).unwrap();
+    };
+    authority();
+    let named = format!("{:?}", path.to_str().unwrap());
+    let spawned = Setup::new().write("defender.ca_file", &named).spawn().await;
+    authority();
+    let line = spawned.gateway.line_with("the configuration has changed").await;
+    assert!(line.contains("defender.ca_file"), "{line}");
+    std::fs::write(&path, "no certificate").unwrap();
+    spawned.gateway.line_with("holds no PEM certificate").await;
+    authority();
+    metric(&spawned, "defender_gateway_config_last_reload_successful 1").await;
+    assert_eq!(spawned.caller().ask(&[id(1)]).await.status, StatusCode::OK);
+    metric(&spawned, "defender_gateway_config_reload_total{result=\"ok\"} 2").await;
+    metric(&spawned, "defender_gateway_config_reload_total{result=\"failed\"} 1").await;
     spawned.finish().await;
 }
 

@@ -79,14 +79,26 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- else }}{{ $asked }}{{ end -}}
 {{- end }}
 
-{{/* gateway.toml. Strings are quoted; everything else is written as it is. */}}
+{{/* A value as TOML, which writes texts, flags and lists as JSON does, but not tables. */}}
+{{- define "defender-gateway.tomlValue" -}}
+{{- $parts := list -}}
+{{- if kindIs "map" . -}}
+{{- range $name, $value := . }}{{ $parts = append $parts (printf "%s = %s" (toJson $name) (include "defender-gateway.tomlValue" $value)) }}{{ end -}}
+{ {{ join ", " $parts }} }
+{{- else if kindIs "slice" . -}}
+{{- range . }}{{ $parts = append $parts (include "defender-gateway.tomlValue" .) }}{{ end -}}
+[{{ join ", " $parts }}]
+{{- else if kindIs "float64" . }}{{ int64 . }}{{ else }}{{ toJson . }}{{ end -}}
+{{- end }}
+
+{{/* gateway.toml. */}}
 {{- define "defender-gateway.toml" -}}
 {{- range $section, $keys := .Values.config }}
 [{{ $section }}]
 {{- range $key, $value := $keys }}
 {{- if and (eq $section "server") (has $key (list "hosts" "allow_non_loopback")) }}{{ fail (printf "config.server.%s is set by this chart; service.extraHosts adds names" $key) }}{{ end }}
 {{- if and (eq $section "credentials") (eq $key "client_secret") }}{{ fail "a client secret does not belong into values; put it into a Secret and name it in credentials.secretName" }}{{ end }}
-{{ $key }} = {{ if kindIs "float64" $value }}{{ int64 $value }}{{ else }}{{ toJson $value }}{{ end }}
+{{ $key }} = {{ include "defender-gateway.tomlValue" $value }}
 {{- end }}
 {{ end }}
 {{- end }}

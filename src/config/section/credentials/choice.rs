@@ -7,6 +7,7 @@ use super::{managed, pem, token_proxy};
 use crate::config::config_error::Origin;
 use crate::config::key::Key;
 use crate::config::reader::{Read, Reader, Recorded};
+use crate::config::section::store;
 use crate::config::value::guid;
 use crate::token::Kind;
 
@@ -28,6 +29,9 @@ const NOTHING: &str = "nothing to sign in with; the easiest ways: \
     (1) in AKS with workload identity, label the pod azure.workload.identity/use: \"true\" and nothing else is needed; \
     (2) set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET; \
     (3) on an Azure machine with a managed identity, set credentials.kind = \"managed_identity\"";
+
+const SHARED_NAMES: &str = "store.url: the identity is the system-assigned one, which has no id here, so gateways with \
+    other such identities would share its quota and answers in this store; give store.prefix a value of its own for each";
 
 /// The credential, whose it is, and why it was chosen.
 pub(super) struct Chosen {
@@ -75,11 +79,17 @@ fn automatic(reader: &mut Reader<'_>, ids: Ids) -> Read<Chosen> {
     let mut present: Vec<(Kind, Origin)> = Kind::ALL.into_iter().filter_map(found).collect();
     // A value for this program takes precedence over one that the platform gives to every program.
     present.sort_by_key(|(proof, origin)| (is_borrowed(origin), *proof));
-    let complete: Vec<_> = present
+    let mut complete: Vec<_> = present
         .iter()
         .filter(|(proof, _)| missing(reader, *proof, &ids).is_empty())
         .cloned()
         .collect();
+    let is_ours = |(_, origin): &(Kind, Origin)| !is_borrowed(origin);
+    if present.iter().any(is_ours) && !complete.iter().any(is_ours) {
+        // It was meant, and is not passed over for what the platform gives.
+        present.retain(is_ours);
+        complete.clear();
+    }
     if let Some((proof, origin)) = complete.first() {
         let ours: Vec<_> = complete.iter().filter(|(_, origin)| !is_borrowed(origin)).collect();
         if ours.len() > 1 {
@@ -157,7 +167,7 @@ fn missing(reader: &Reader<'_>, proof: Kind, ids: &Ids) -> Vec<String> {
 }
 
 /// The credential of a kind that misses nothing.
-fn build(reader: &mut Reader<'_>, proof: Kind, mut ids: Ids, why: String) -> Read<Chosen> {
+fn build(reader: &mut Reader<'_>, proof: Kind, ids: Ids, why: String) -> Read<Chosen> {
     let credential = match proof {
         Kind::ClientSecret => Credential::ClientSecret(secret::read(reader)?),
         Kind::Certificate => Credential::Certificate(pem::read(reader)?),
@@ -170,7 +180,9 @@ fn build(reader: &mut Reader<'_>, proof: Kind, mut ids: Ids, why: String) -> Rea
             }
         }
         Kind::ManagedIdentity => {
-            ids.tenant_id = None;
+            if ids.client_id.is_none() && reader.is_set(&store::key::url) && !reader.is_set(&store::key::prefix) {
+                reader.note(SHARED_NAMES);
+            }
             Credential::ManagedIdentity(managed::read(reader)?)
         }
     };

@@ -1,5 +1,6 @@
 //! The endpoint of a managed identity's tokens. It is never reached through a proxy.
 
+use http::HeaderValue;
 use url::Url;
 
 use crate::config::config_error::Origin;
@@ -21,6 +22,10 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Read<IdentityHost> {
     match (endpoint, header) {
         (Some(endpoint), Some(header)) => {
             let endpoint = local(reader, variable::IDENTITY_ENDPOINT, endpoint.expose())?;
+            if HeaderValue::from_str(header.expose()).is_err() {
+                let problem = "holds a line break or another character that cannot be sent";
+                return Err(wrong(reader, variable::IDENTITY_HEADER, problem));
+            }
             Ok(IdentityHost::AppService { endpoint, header })
         }
         (Some(_), None) => {

@@ -31,7 +31,8 @@ keys! {
     /// to be chosen by name.
     kind = Key::choice(&choice::KINDS, "auto").live_alone();
 
-    /// The Entra tenant. Needed by all kinds but `managed_identity`.
+    /// The Entra tenant. Needed by all kinds but `managed_identity`, for which it is part of the
+    /// names in the store and nothing else.
     tenant_id = Key::text("a tenant's GUID or domain, or \"\"", "")
         .borrows(&[variable::TENANT_ID])
         .hidden()

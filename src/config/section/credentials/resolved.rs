@@ -19,7 +19,7 @@ use crate::token::{CertificateFiles, IdentityHost, Kind, SecretSource};
 pub struct Credentials {
     /// The credential.
     pub credential: Credential,
-    /// The tenant, as a path segment; `None` for an identity that the platform assigns.
+    /// The tenant, as a path segment; an identity that the platform assigns needs none.
     pub tenant_id: Option<String>,
     /// The application or user-assigned identity; `None`: the system-assigned one.
     pub client_id: Option<String>,

@@ -1,7 +1,7 @@
 //! The custom token endpoint that the workload-identity webhook can set: token requests go there
 //! instead of the authority.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use url::Url;
@@ -10,6 +10,7 @@ use super::managed::wrong;
 use crate::config::env::variable;
 use crate::config::reader::{Read, Reader};
 use crate::config::value::address;
+use crate::plain_text;
 
 /// The address that workload-identity token requests are sent to, instead of the authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,13 +76,26 @@ fn roots(
             let problem = format!("is set together with {TOKEN_PROXY_CA_FILE}; keep one of them");
             Err((TOKEN_PROXY_CA_DATA, problem))
         }
-        (Some(file), None) => match reader.holds(file.as_ref()) {
+        (Some(file), None) => match holds_certificate(reader, file.as_ref()) {
             Ok(()) => Ok(TrustedRoots::File(file.into())),
             Err(problem) => Err((TOKEN_PROXY_CA_FILE, format!("{file}: {problem}"))),
         },
-        (None, Some(data)) => match CertificateDer::pem_slice_iter(data.as_bytes()).next() {
-            Some(Ok(_)) => Ok(TrustedRoots::Pem(data)),
-            _ => Err((TOKEN_PROXY_CA_DATA, "the value holds no PEM certificate".into())),
-        },
+        (None, Some(data)) if begins_with_certificate(data.as_bytes()) => Ok(TrustedRoots::Pem(data)),
+        (None, Some(_)) => Err((TOKEN_PROXY_CA_DATA, "the value holds no PEM certificate".into())),
     }
+}
+
+fn holds_certificate(reader: &Reader<'_>, file: &Path) -> Result<(), String> {
+    reader.holds(file)?;
+    let content = reader.content(file)?;
+    let text = plain_text::pem(&content).map_err(|malformed| malformed.to_string())?;
+    if begins_with_certificate(&text) {
+        Ok(())
+    } else {
+        Err("holds no PEM certificate".into())
+    }
+}
+
+fn begins_with_certificate(pem: &[u8]) -> bool {
+    matches!(CertificateDer::pem_slice_iter(pem).next(), Some(Ok(_)))
 }

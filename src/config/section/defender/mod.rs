@@ -48,9 +48,19 @@ section! {
     via_proxy: Option<Proxy> = Key::text("\"\", \"none\" or http://[USER:PASSWORD@]HOST:PORT", "").hidden().live()
         => proxy::read;
 
-    /// Certificate authorities to trust besides the built-in ones, for a proxy that opens TLS.
+    /// Certificate authorities to trust besides the built-in ones, for a proxy that opens TLS. Read
+    /// again when the file changes.
     ca_file: Option<PathBuf> = Key::text("the path of a PEM file, or \"\" for the built-in roots", "").live()
-        => Reader::authorities_file;
+        => authorities;
+}
+
+/// Connections use it as it is read here, so other content is a change.
+fn authorities(reader: &mut Reader<'_>, key: &'static Key) -> Read<Option<PathBuf>> {
+    let path = reader.authorities_file(key)?;
+    if let Some(content) = path.as_deref().and_then(|path| reader.content(path).ok()) {
+        reader.count_content(key, &content);
+    }
+    Ok(path)
 }
 
 /// Regions and credentials depend on it, too.
