@@ -183,7 +183,9 @@ impl Client {
                     let body = body.unwrap_or(Err(Kind::BodyTimeout));
                     return match body {
                         Ok(body) => self.end(&host, connection, Ok(Response::from_parts(head, body))),
-                        Err(kind) => self.end(&host, connection, Err(kind)).map_err(|error| error.after(head)),
+                        Err(kind) => self
+                            .end(&host, connection, Err(kind))
+                            .map_err(|error| error.after(head)),
                     };
                 }
                 Err(kind) => kind,

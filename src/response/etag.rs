@@ -66,14 +66,28 @@ mod tests {
         let (first, tag) = tagged(answer(200, "{}"), &Tag::Given);
         let tag = tag.unwrap().to_str().unwrap().to_owned();
         assert_eq!((first.status.as_u16(), &first.body[..]), (200, &b"{}"[..]));
-        for known in [tag.clone(), format!("W/{tag}"), format!("\"x\", {tag}"), format!("\"a,*\",{tag}"), " * ".to_owned()] {
+        for known in [
+            tag.clone(),
+            format!("W/{tag}"),
+            format!("\"x\", {tag}"),
+            format!("\"a,*\",{tag}"),
+            " * ".to_owned(),
+        ] {
             let (again, same) = tagged(answer(200, "{}"), &Tag::Unless(known.into()));
             assert_eq!((again.status.as_u16(), again.body.len()), (304, 0));
             assert_eq!(same.unwrap(), tag.as_str());
         }
         // Commas and asterisks may be parts of a tag.
         let inside = format!("\"a, {}, b\"", tag.trim_matches('"'));
-        for other in ["", "\"x\"", "x", tag.trim_matches('"'), "\"a,*,b\"", "\"x\", *", &inside] {
+        for other in [
+            "",
+            "\"x\"",
+            "x",
+            tag.trim_matches('"'),
+            "\"a,*,b\"",
+            "\"x\", *",
+            &inside,
+        ] {
             let (again, _) = tagged(answer(200, "{}"), &Tag::Unless(other.into()));
             assert_eq!(again.status.as_u16(), 200, "{other}");
         }

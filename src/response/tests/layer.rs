@@ -266,7 +266,10 @@ async fn where_callers_bring_tokens_answers_depend_on_them() {
     for token in [None, Some("Bearer x")] {
         for (tag, status) in [("", 200), ("*", 304)] {
             let (answered, vary) = vary(layer(), tag, token).await;
-            assert_eq!((answered, vary.unwrap()), (status, HeaderValue::from_static("authorization")));
+            assert_eq!(
+                (answered, vary.unwrap()),
+                (status, HeaderValue::from_static("authorization"))
+            );
         }
     }
     assert_eq!(vary(Layer::new(config()), "", None).await, (200, None));

@@ -130,10 +130,18 @@ fn a_token_may_be_rejected_without_defenders_error() {
         (None, &["Negotiate", "Basic realm=\"x\", Bearer"], "expired"),
         (None, &["Negotiate"], ERROR),
     ] {
-        assert_eq!(kind(media, challenges, body), ResponseKind::Answer, "{challenges:?} {body}");
+        assert_eq!(
+            kind(media, challenges, body),
+            ResponseKind::Answer,
+            "{challenges:?} {body}"
+        );
     }
     // A proxy on the way wants to know who the gateway is.
-    for challenges in [&["Negotiate"][..], &["Basic realm=\"Bearer of news\"", "NTLM"], &["BearerToken"]] {
+    for challenges in [
+        &["Negotiate"][..],
+        &["Basic realm=\"Bearer of news\"", "NTLM"],
+        &["BearerToken"],
+    ] {
         let fault = ResponseKind::Fault(ResponseFault::Empty);
         assert_eq!(kind(None, challenges, ""), fault, "{challenges:?}");
     }
