@@ -208,12 +208,11 @@ impl CacheService {
             }
         }
         .boxed();
-        Either::Right(match fallback {
-            Some(entry) => self.with_fallback(endpoint, asked, entry, lookup).boxed(),
-            None => {
-                self.shared.cache.count(lookup);
-                asked
-            }
+        Either::Right(if let Some(entry) = fallback {
+            self.with_fallback(endpoint, asked, entry, lookup).boxed()
+        } else {
+            self.shared.cache.count(lookup);
+            asked.boxed()
         })
     }
 
