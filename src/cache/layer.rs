@@ -212,7 +212,7 @@ impl CacheService {
             self.with_fallback(endpoint, asked, entry, lookup).boxed()
         } else {
             self.shared.cache.count(lookup);
-            asked.boxed()
+            asked
         })
     }
 
