@@ -173,10 +173,11 @@ impl Lines {
             let length = list(&past[columns[0]]).len();
             let steps = (0..length).map(|step| columns.iter().map(|column| number(&past[column][step])).sum::<f64>());
             let steps = steps.collect::<Vec<f64>>();
-            let join: fn(&[f64]) -> f64 = if name == "waiting" {
-                |steps| steps.iter().copied().fold(0.0, f64::max)
+            // How many wait is a level, of which a minute has many.
+            let (join, unit): (fn(&[f64]) -> f64, _) = if name == "waiting" {
+                (|steps| steps.iter().copied().fold(0.0, f64::max), "at once")
             } else {
-                |steps| steps.iter().sum()
+                (|steps| steps.iter().sum(), "a minute")
             };
             // From the newest backwards, so that only the oldest minute can be short.
             #[expect(
@@ -187,7 +188,7 @@ impl Lines {
             let mut minutes: Vec<f64> = steps.rchunks(per_minute as usize).map(join).collect();
             minutes.reverse();
             if let Some(most) = minutes.iter().copied().reduce(f64::max) {
-                self.put(name, &format!("{} at most {most} a minute", sparks(&minutes, most)));
+                self.put(name, &format!("{} at most {most} {unit}", sparks(&minutes, most)));
             }
         }
     }
@@ -349,7 +350,7 @@ mod tests {
         let text = render(&json!({}), &past);
         assert!(text.contains("requests  ▅█ at most 16 a minute"), "{text}");
         assert!(text.contains("calls        at most 0 a minute"), "{text}");
-        assert!(text.contains("waiting   █  at most 7 a minute"), "{text}");
+        assert!(text.contains("waiting   █  at most 7 at once"), "{text}");
     }
 
     #[test]
