@@ -21,6 +21,9 @@ pub(super) fn render(state: &Value, past: &Value) -> String {
         lines.put("", &format!("{}, tenant {}, cloud {}", whose[0], whose[1], whose[2]));
     }
     lines.problems(&state["problems"]);
+    if state["mode"] == "store-lost" {
+        lines.put("quota", "no call leaves: the store does not answer");
+    }
     lines.quota(&state["quota"]);
     lines.queue(&state["queue"]);
     for region in list(&state["regions"]) {
@@ -38,6 +41,13 @@ pub(super) fn render(state: &Value, past: &Value) -> String {
             "merging",
             &format!("{operation} ({version}): {}", word(&finding["says"])),
         );
+    }
+    if state["merge"]["rests_for_s"].is_number() {
+        let (rest, why) = (
+            span(&state["merge"]["rests_for_s"]),
+            word(&state["merge"]["rests_because"]),
+        );
+        lines.put("merging", &format!("rests for another {rest}: {why}"));
     }
     lines.past(past);
     lines.recent_errors(&state["trouble"]);
@@ -69,12 +79,16 @@ impl Lines {
 
     fn quota(&mut self, quota: &Value) {
         for window in list(&quota["windows"]) {
-            let (used, limit) = (number(&window["used"]), number(&window["limit"]));
-            let (left, next) = (number(&window["remaining"]), span(&window["reset_s"]));
+            let (left, limit) = (number(&window["remaining"]), number(&window["limit"]));
+            let next = if left < limit {
+                format!(", next in {}", span(&window["reset_s"]))
+            } else {
+                String::new()
+            };
             let name = word(&window["name"]);
             self.put(
                 "quota",
-                &format!("{name:<3} {} {left} of {limit} left, next in {next}", bar(used, limit)),
+                &format!("{name:<3} {} {left} of {limit} left{next}", bar(limit - left, limit)),
             );
         }
         let pace = &quota["pace"];
@@ -264,9 +278,10 @@ fn show_token(token: &Value) -> String {
     format!("{}, {life}{trouble}", word(&token["kind"]))
 }
 
-fn bar(used: f64, limit: f64) -> String {
+/// Full as far as is spent.
+fn bar(spent: f64, limit: f64) -> String {
     let full = if limit > 0.0 {
-        (used / limit * 20.0).ceil().clamp(0.0, 20.0)
+        (spent / limit * 20.0).ceil().clamp(0.0, 20.0)
     } else {
         0.0
     };
@@ -351,6 +366,39 @@ mod tests {
         assert!(text.contains("requests  ▅█ at most 16 a minute"), "{text}");
         assert!(text.contains("calls        at most 0 a minute"), "{text}");
         assert!(text.contains("waiting   █  at most 7 at once"), "{text}");
+    }
+
+    #[test]
+    fn a_quota_looks_free_when_it_is_and_only_then() {
+        let quota = |remaining: u64, reset_s: f64| json!({"windows": [{"name": "1m", "limit": 100, "used": 0, "remaining": remaining, "reset_s": reset_s}]});
+        let text = render(&json!({"mode": "normal", "quota": quota(100, 60.0)}), &Value::Null);
+        assert!(
+            text.contains("quota     1m  ░░░░░░░░░░░░░░░░░░░░ 100 of 100 left\n"),
+            "{text}"
+        );
+        // A pause, which others may have caused.
+        let text = render(&json!({"mode": "degraded", "quota": quota(0, 30.0)}), &Value::Null);
+        assert!(
+            text.contains("1m  ████████████████████ 0 of 100 left, next in 30 s\n"),
+            "{text}"
+        );
+        let text = render(&json!({"mode": "store-lost", "quota": quota(100, 60.0)}), &Value::Null);
+        assert!(
+            text.contains("quota     no call leaves: the store does not answer\nquota     1m"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn merging_that_rests_says_so() {
+        let merge =
+            json!({"mode": "on", "evidence": null, "rests_for_s": 600.0, "rests_because": "an answer has no ids"});
+        let text = render(&json!({"merge": merge}), &Value::Null);
+        assert!(
+            text.contains("merging   rests for another 10 min: an answer has no ids\n"),
+            "{text}"
+        );
+        assert!(!render(&json!({"merge": {"rests_for_s": null}}), &Value::Null).contains("merging"));
     }
 
     #[test]
