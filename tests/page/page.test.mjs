@@ -219,6 +219,15 @@ test('sign-in that fails and merging that rests are said to', async () => {
   await close();
 });
 
+test('what is not known of an hour is not drawn as nothing left', async () => {
+  const past = hour();
+  past.remaining = past.remaining.map((row, step) => (step < 170 ? [] : [80, 900]));
+  const { page, trouble, close } = await open({ past });
+  assert.match(await page.textContent('#left-text'), /1m: 80 of 100 at the lowest .*1h: 900 of 1,500 at the lowest/);
+  assert.deepEqual(trouble, []);
+  await close();
+});
+
 test('a problem is announced once, and what is equal stays where a reader has it', async () => {
   const { page, trouble, shows, close } = await posed();
   await shows((state) => state);

@@ -238,7 +238,7 @@ function history(past, windows) {
   put("calls", bars([["one", calls]], "upstream calls by minute"), `${count(["", calls])} calls, ${peak(calls)} in the busiest minute`);
   const waiting = minutes(past.waiting || [], past.step_s, (list) => Math.max(...list));
   put("waiting", bars([["one", waiting]], "most waiting by minute"), `${peak(waiting)} at the most, looked at every ${past.step_s} s`);
-  const left = windows.map((one, which) => [which ? "second" : "first", minutes((past.remaining || []).map((row) => row[which] ?? 0), past.step_s, last), one.limit]);
+  const left = windows.map((one, which) => [which ? "second" : "first", minutes((past.remaining || []).map((row) => row[which] ?? null), past.step_s, last), one.limit]);
   const lowest = windows.map((one, which) => {
     const known = left[which][1].filter((value) => value !== null);
     return key(left[which][0], `${one.name}: ${known.length ? number(Math.min(...known)) : "–"} of ${number(one.limit)} at the lowest`);
