@@ -2,6 +2,8 @@
 
 mod render;
 mod terminal;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
