@@ -11,9 +11,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::sources::Sources;
 use crate::response::Outcome;
-use crate::scan;
 use crate::task::Tasks;
 use crate::telemetry::{metrics, named_enum};
+use crate::{quota, scan};
 
 /// The time between two samples. Long enough to cost nothing, short enough to show a burst of a
 /// minute as a burst.
@@ -60,6 +60,8 @@ pub(super) struct History(Arc<Mutex<Ring>>);
 struct Ring {
     samples: VecDeque<Sample>,
     last: Option<(Instant, Counts)>,
+    /// Names and limits of the windows that all `remaining` are about.
+    windows: Vec<(Arc<str>, usize)>,
 }
 
 named_enum! {
@@ -92,7 +94,7 @@ type Counts = [u64; Figure::ALL.len()];
 struct Sample {
     counts: Counts,
     waiting: usize,
-    /// Calls left per window, shortest first.
+    /// Calls left per window, shortest first; empty when it was about other windows.
     remaining: Vec<usize>,
 }
 
@@ -113,17 +115,17 @@ impl History {
     }
 
     fn record(&self, now: Instant, sources: &Sources) {
+        let quota = sources.quotas().next().map(quota::Quota::snapshot);
+        let windows = quota.map(|quota| quota.windows).unwrap_or_default();
         let sample = Sample {
             counts: Figure::ALL.map(|figure| figure.total(sources)),
             waiting: sources.queues().map(|queue| queue.snapshot().waiting).sum(),
-            remaining: sources
-                .quotas()
-                .take(1)
-                .flat_map(|quota| quota.snapshot().windows)
-                .map(|window| window.remaining)
-                .collect(),
+            remaining: windows.iter().map(|window| window.remaining).collect(),
         };
-        self.ring().add(now, sample);
+        let windows = windows.iter().map(|window| (Arc::clone(&window.name), window.limit));
+        let mut ring = self.ring();
+        ring.measure(windows.collect());
+        ring.add(now, sample);
     }
 
     /// What `/history` answers: columns, the oldest step first.
@@ -165,6 +167,17 @@ impl History {
 }
 
 impl Ring {
+    /// From now on `remaining` is about these windows. What was left of others says nothing beside
+    /// them.
+    fn measure(&mut self, windows: Vec<(Arc<str>, usize)>) {
+        if self.windows != windows {
+            self.windows = windows;
+            for sample in &mut self.samples {
+                sample.remaining.clear();
+            }
+        }
+    }
+
     /// `sample` brings counters since the start; what is kept is the difference to the last one.
     fn add(&mut self, now: Instant, sample: Sample) {
         let before = self.last.replace((now, sample.counts));
@@ -233,6 +246,19 @@ mod tests {
         assert_eq!(shown["waiting"], json!([3, 3]));
         assert_eq!(shown["remaining"], json!([[90, 1400], [90, 1400]]));
         assert_eq!(shown["last_s"], json!(20.0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_left_of_other_windows_is_not_shown() {
+        let windows = |per_hour| vec![("1m".into(), 100), ("1h".into(), per_hour)];
+        let history = History::default();
+        for (calls, per_hour) in [(0, 1500), (1, 1500), (2, 1500), (3, 3000)] {
+            history.ring().measure(windows(per_hour));
+            history.ring().add(Instant::now(), sample(0, calls));
+        }
+        let shown = history.show();
+        assert_eq!(shown["remaining"], json!([[], [], [90, 1400]]));
+        assert_eq!(shown["upstream_calls"], json!([1, 1, 1]));
     }
 
     #[tokio::test(start_paused = true)]

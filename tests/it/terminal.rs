@@ -64,6 +64,24 @@ impl Watched {
 }
 
 #[tokio::test]
+async fn watching_goes_on_while_the_gateway_restarts() {
+    let running = Setup::new().start().await;
+    let admin = running.admin.base().strip_prefix("http://").unwrap().to_owned();
+    let mut watched = Watched::start(&admin);
+    watched.until("first picture", |seen| seen.contains("q leaves")).await;
+    running.finish().await;
+    watched
+        .until("that nobody answers", |seen| seen.contains("no gateway answers"))
+        .await;
+    let before = watched.seen.matches(HOME).count();
+    watched
+        .until("a further picture", |seen| seen.matches(HOME).count() > before)
+        .await;
+    watched.press(b'q').await;
+    watched.until("its end", |seen| seen.contains("ended with 0")).await;
+}
+
+#[tokio::test]
 async fn watching_fits_a_small_terminal_ends_on_q_and_leaves_the_terminal_as_it_was() {
     let running = Setup::new().start().await;
     let admin = running.admin.base().strip_prefix("http://").unwrap().to_owned();

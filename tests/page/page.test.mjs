@@ -188,6 +188,46 @@ async function posed(options = {}) {
   return { ...opened, state, shows };
 }
 
+test('a quota of which nothing may be spent does not look free', async () => {
+  const { page, trouble, shows, close } = await posed();
+  const window = { name: '1m', limit: 100, used: 0, remaining: 100, reset_s: 60 };
+  const quota = { windows: [window], paused_until_s: null, in_flight: 0, foreign_calls: 0, shared: true, replicas: 2 };
+  await shows((state) => ({ ...state, quota }));
+  assert.match(await page.textContent('#windows'), /^100 of 100 calls left this minuteall of it$/);
+  assert.match(await page.textContent('#quota-notes'), /^Shared by 2 gateways/);
+  // The upstream ordered a pause for what others did.
+  await shows((state) => ({ ...state, quota: { ...quota, paused_until_s: 30, windows: [{ ...window, remaining: 0, reset_s: 30 }] } }));
+  assert.match(await page.textContent('#windows'), /^0 of 100 calls left this minutemore in 30 s$/);
+  await shows((state) => ({ ...state, mode: 'store-lost', quota }));
+  assert.match(await page.textContent('#quota-notes'), /^No call leaves: the store does not answer · /);
+  assert.ok((await page.getAttribute('#quota-notes', 'class')).includes('warn'));
+  assert.deepEqual(trouble, []);
+  await close();
+});
+
+test('sign-in that fails and merging that rests are said to', async () => {
+  const { page, trouble, shows, close } = await posed();
+  const failed = { code: 'AADSTS7000215', message: 'wrong', advice: 'set it', retry_in_s: 12 };
+  await shows((state) => ({ ...state, token: { ...state.token, refreshing: false, last_error: failed },
+    merge: { mode: 'on', evidence: null, rests_for_s: 600, rests_because: 'an answer has no ids' } }));
+  assert.match(await page.textContent('#token'), /Renewalagain in 12 s/);
+  assert.match(await page.textContent('#saved'), /^MergingonMerging restsfor 10 min: an answer has no idsFrom memory/);
+  await shows((state) => ({ ...state, token: { ...state.token, refreshing: false, last_error: null }, merge: { mode: 'on', evidence: null, rests_for_s: null } }));
+  assert.match(await page.textContent('#token'), /Renewalnot due/);
+  assert.match(await page.textContent('#saved'), /^MergingonFrom memory/);
+  assert.deepEqual(trouble, []);
+  await close();
+});
+
+test('what is not known of an hour is not drawn as nothing left', async () => {
+  const past = hour();
+  past.remaining = past.remaining.map((row, step) => (step < 170 ? [] : [80, 900]));
+  const { page, trouble, close } = await open({ past });
+  assert.match(await page.textContent('#left-text'), /1m: 80 of 100 at the lowest .*1h: 900 of 1,500 at the lowest/);
+  assert.deepEqual(trouble, []);
+  await close();
+});
+
 test('a problem is announced once, and what is equal stays where a reader has it', async () => {
   const { page, trouble, shows, close } = await posed();
   await shows((state) => state);

@@ -82,13 +82,13 @@ function bar(value, top, label, low) {
   return node;
 }
 
-function quota(state) {
+function quota(state, mode) {
   const windows = (state.windows || []).map((one) => {
     const row = make("div", undefined, "window");
     const line = make("p");
     const name = one.name === "1m" ? "minute" : one.name === "1h" ? "hour" : one.name;
     line.append(make("span", `${number(one.remaining)} of ${number(one.limit)} calls left this ${name}`),
-      make("span", one.used ? "more in " + time(one.reset_s) : "all of it"));
+      make("span", one.remaining < one.limit ? "more in " + time(one.reset_s) : "all of it"));
     row.append(line, bar(one.remaining, one.limit, "calls left per " + name, one.remaining * 5 < one.limit));
     return row;
   });
@@ -105,8 +105,9 @@ function quota(state) {
   const notes = [state.shared ? `Shared by ${number(state.replicas)} gateways` : "Counted by this process alone", `${number(state.in_flight)} in flight`];
   if (state.foreign_calls) notes.push(`${number(state.foreign_calls)} calls by others on the same app registration, as estimated`);
   if (typeof state.paused_until_s === "number") notes.unshift("Paused by the upstream for another " + time(state.paused_until_s));
+  if (mode === "store-lost") notes.unshift("No call leaves: the store does not answer");
   say("quota-notes", notes.join(" · "));
-  at("quota-notes").classList.toggle("warn", typeof state.paused_until_s === "number" || state.foreign_calls > 0);
+  at("quota-notes").classList.toggle("warn", mode === "store-lost" || typeof state.paused_until_s === "number" || state.foreign_calls > 0);
 }
 
 function regions(list) {
@@ -133,6 +134,11 @@ function queue(state, connections) {
 
 // Whether requests share calls, and why.
 function merging(state) {
+  const rests = typeof state.rests_for_s === "number" ? [["Merging rests", `for ${time(state.rests_for_s)}: ${state.rests_because}`, "warn"]] : [];
+  return [...mergingMode(state), ...rests];
+}
+
+function mergingMode(state) {
   if (state.mode !== "auto") return [["Merging", state.mode || "–"]];
   const found = state.evidence || [];
   if (!found.length) return [["Merging", "not yet: no answers were compared"]];
@@ -151,11 +157,11 @@ function saved(state, merge) {
 }
 
 function token(state) {
+  const error = state.last_error;
   const valid = typeof state.expires_in_s === "number" && state.expires_in_s > 0;
   facts("token", [["Credential", (state.kind || "–").replaceAll("_", " ")],
     ["Token", valid ? "good for " + time(state.expires_in_s) : "none", valid ? "good" : "bad"],
-    ["Renewal", state.refreshing ? "under way" : "not due"]]);
-  const error = state.last_error;
+    ["Renewal", state.refreshing ? "under way" : error ? "again in " + time(error.retry_in_s) : "not due"]]);
   const notes = [...(error ? [`${error.code}: ${error.advice || error.message}`] : []), ...(state.warnings || [])];
   say("token-notes", notes.join(" "));
   at("token-notes").className = error ? "bad" : "warn";
@@ -204,7 +210,7 @@ function show(state) {
   document.title = [whose, "defender-gateway"].filter(Boolean).join(" – ");
   problems(state.problems || []);
   say("summary", `version ${state.version}, up ${time(state.uptime_s)}`);
-  quota(state.quota || {});
+  quota(state.quota || {}, state.mode);
   queue(state.queue || {}, state.connections || {});
   regions(state.regions || []);
   saved(state.saved || {}, state.merge || {});
@@ -232,7 +238,7 @@ function history(past, windows) {
   put("calls", bars([["one", calls]], "upstream calls by minute"), `${count(["", calls])} calls, ${peak(calls)} in the busiest minute`);
   const waiting = minutes(past.waiting || [], past.step_s, (list) => Math.max(...list));
   put("waiting", bars([["one", waiting]], "most waiting by minute"), `${peak(waiting)} at the most, looked at every ${past.step_s} s`);
-  const left = windows.map((one, which) => [which ? "second" : "first", minutes((past.remaining || []).map((row) => row[which] ?? 0), past.step_s, last), one.limit]);
+  const left = windows.map((one, which) => [which ? "second" : "first", minutes((past.remaining || []).map((row) => row[which] ?? null), past.step_s, last), one.limit]);
   const lowest = windows.map((one, which) => {
     const known = left[which][1].filter((value) => value !== null);
     return key(left[which][0], `${one.name}: ${known.length ? number(Math.min(...known)) : "–"} of ${number(one.limit)} at the lowest`);

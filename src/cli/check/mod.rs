@@ -137,10 +137,11 @@ fn telemetry(resolved: &Resolved) -> String {
 fn quota(resolved: &Resolved) -> String {
     let quota = &resolved.quota;
     let limits: Vec<_> = quota.limits.iter().map(ToString::to_string).collect();
-    let memory = match &quota.state_file {
-        Some(path) => format!("remembered in {}", path.display()),
-        None if resolved.store.url.is_some() => "remembered in the store".into(),
-        None => "not remembered across restarts".into(),
+    let memory = match (&resolved.store.url, &quota.state_file) {
+        (Some(_), Some(path)) => format!("remembered in the store and not in {}", path.display()),
+        (Some(_), None) => "remembered in the store".into(),
+        (None, Some(path)) => format!("remembered in {}", path.display()),
+        (None, None) => "not remembered across restarts".into(),
     };
     let past = quota.on_unknown_past.as_str();
     format!(

@@ -2,6 +2,8 @@
 
 mod render;
 mod terminal;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -19,19 +21,24 @@ use crate::config::Environment;
 /// Ctrl-C.
 ///
 /// # Errors
-/// When nobody answers at the address.
+/// When nobody answers at the address at first.
 pub fn status(asked: &Status) -> Result<(), Error> {
     let admin = AdminAddress::choose(asked.admin.as_ref(), &Environment::real())?;
     block_on(None, async {
         if !asked.watch {
             return print(&look(&admin).await?);
         }
+        let mut text = look(&admin).await?;
         let mut terminal = Terminal::open();
         loop {
-            let text = look(&admin).await?;
             print(&Terminal::fitted(&text))?;
+            let later = async {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                look(&admin).await
+            };
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                // A gateway that restarts will answer again.
+                looked = later => text = looked.unwrap_or_else(|error| error.to_string()),
                 _ = tokio::signal::ctrl_c() => return Ok(()),
                 () = terminal.left() => return Ok(()),
             }

@@ -21,6 +21,9 @@ pub(super) fn render(state: &Value, past: &Value) -> String {
         lines.put("", &format!("{}, tenant {}, cloud {}", whose[0], whose[1], whose[2]));
     }
     lines.problems(&state["problems"]);
+    if state["mode"] == "store-lost" {
+        lines.put("quota", "no call leaves: the store does not answer");
+    }
     lines.quota(&state["quota"]);
     lines.queue(&state["queue"]);
     for region in list(&state["regions"]) {
@@ -38,6 +41,13 @@ pub(super) fn render(state: &Value, past: &Value) -> String {
             "merging",
             &format!("{operation} ({version}): {}", word(&finding["says"])),
         );
+    }
+    if state["merge"]["rests_for_s"].is_number() {
+        let (rest, why) = (
+            span(&state["merge"]["rests_for_s"]),
+            word(&state["merge"]["rests_because"]),
+        );
+        lines.put("merging", &format!("rests for another {rest}: {why}"));
     }
     lines.past(past);
     lines.recent_errors(&state["trouble"]);
@@ -69,12 +79,16 @@ impl Lines {
 
     fn quota(&mut self, quota: &Value) {
         for window in list(&quota["windows"]) {
-            let (used, limit) = (number(&window["used"]), number(&window["limit"]));
-            let (left, next) = (number(&window["remaining"]), span(&window["reset_s"]));
+            let (left, limit) = (number(&window["remaining"]), number(&window["limit"]));
+            let next = if left < limit {
+                format!(", next in {}", span(&window["reset_s"]))
+            } else {
+                String::new()
+            };
             let name = word(&window["name"]);
             self.put(
                 "quota",
-                &format!("{name:<3} {} {left} of {limit} left, next in {next}", bar(used, limit)),
+                &format!("{name:<3} {} {left} of {limit} left{next}", bar(limit - left, limit)),
             );
         }
         let pace = &quota["pace"];
@@ -173,10 +187,11 @@ impl Lines {
             let length = list(&past[columns[0]]).len();
             let steps = (0..length).map(|step| columns.iter().map(|column| number(&past[column][step])).sum::<f64>());
             let steps = steps.collect::<Vec<f64>>();
-            let join: fn(&[f64]) -> f64 = if name == "waiting" {
-                |steps| steps.iter().copied().fold(0.0, f64::max)
+            // How many wait is a level, of which a minute has many.
+            let (join, unit): (fn(&[f64]) -> f64, _) = if name == "waiting" {
+                (|steps| steps.iter().copied().fold(0.0, f64::max), "at once")
             } else {
-                |steps| steps.iter().sum()
+                (|steps| steps.iter().sum(), "a minute")
             };
             // From the newest backwards, so that only the oldest minute can be short.
             #[expect(
@@ -187,7 +202,7 @@ impl Lines {
             let mut minutes: Vec<f64> = steps.rchunks(per_minute as usize).map(join).collect();
             minutes.reverse();
             if let Some(most) = minutes.iter().copied().reduce(f64::max) {
-                self.put(name, &format!("{} at most {most} a minute", sparks(&minutes, most)));
+                self.put(name, &format!("{} at most {most} {unit}", sparks(&minutes, most)));
             }
         }
     }
@@ -263,9 +278,10 @@ fn show_token(token: &Value) -> String {
     format!("{}, {life}{trouble}", word(&token["kind"]))
 }
 
-fn bar(used: f64, limit: f64) -> String {
+/// Full as far as is spent.
+fn bar(spent: f64, limit: f64) -> String {
     let full = if limit > 0.0 {
-        (used / limit * 20.0).ceil().clamp(0.0, 20.0)
+        (spent / limit * 20.0).ceil().clamp(0.0, 20.0)
     } else {
         0.0
     };
@@ -304,60 +320,4 @@ fn number(value: &Value) -> f64 {
 
 fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_state_is_shown_and_an_empty_one_does_no_harm() {
-        let state = json!({
-            "version": "1.0", "uptime_s": 3.0, "mode": "degraded", "host": "pod-1", "tenant": "t", "cloud": "public",
-            "problems": [{"code": "no-token", "severity": "critical", "since_s": 9.0, "count": 1,
-                          "message": "there is no valid token", "advice": "set it"}],
-            "quota": {"windows": [{"name": "1m", "limit": 100, "used": 63, "remaining": 37, "reset_s": 12.0}], "paused_until_s": 8.0},
-            "queue": {"waiting": 7, "callers": 2, "predicted_wait_s": 4.8, "shares": [
-                {"caller": "soar", "waiting": 6, "served": 31, "position": 1, "next_turn_s": 2.4, "last_turn_s": 26.4}]},
-            "token": {"kind": "client_secret", "expires_in_s": null,
-                      "last_error": {"code": "AADSTS7000215", "advice": "set the secret's value"}},
-        });
-        let text = render(&state, &json!({}));
-        assert!(
-            text.contains("problem   no-token (critical, for 9.0 s): there is no valid token\n          → set it\n"),
-            "{text}"
-        );
-        assert!(text.contains("pod-1, tenant t, cloud public"), "{text}");
-        assert!(text.contains("37 of 100 left, next in 12 s"), "{text}");
-        assert!(text.contains("█████████████░░░░░░░"), "{text}");
-        assert!(text.contains("AADSTS7000215: set the secret's value"), "{text}");
-        assert!(text.contains("for another 8.0 s"), "{text}");
-        assert!(
-            text.contains("6 waiting, 1 before its next in 2.4 s, its last in 26 s; 31 calls"),
-            "{text}"
-        );
-        assert!(render(&json!({}), &Value::Null).contains("queue"));
-    }
-
-    #[test]
-    fn the_last_hour_is_drawn_a_minute_a_column() {
-        let past = json!({"step_s": 20, "from_memory": [9, 0, 0, 4, 4, 0], "shared_call": [0, 0, 0, 0, 0, 0],
-            "own_call": [0, 0, 0, 0, 0, 0], "refused": [0, 0, 0, 0, 8, 0], "failed": [0, 0, 0, 0, 0, 0],
-            "upstream_calls": [0, 0, 0, 0, 0, 0], "waiting": [0, 7, 0, 0, 0, 0]});
-        let text = render(&json!({}), &past);
-        assert!(text.contains("requests  ▅█ at most 16 a minute"), "{text}");
-        assert!(text.contains("calls        at most 0 a minute"), "{text}");
-        assert!(text.contains("waiting   █  at most 7 a minute"), "{text}");
-    }
-
-    #[test]
-    fn nothing_that_a_caller_sends_steers_the_terminal() {
-        let state = json!({"trouble": {"latest": [{"ago_s": 1.0, "status": 429, "reason": "evil \u{1b}[2J\nline"}]},
-            "queue": {"shares": [{"caller": "\u{1b}]0;title\u{7}"}]}});
-        let text = render(&state, &Value::Null);
-        assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{text}");
-        assert!(text.contains("evil ?[2J?line"), "{text}");
-    }
 }

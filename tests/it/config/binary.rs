@@ -72,6 +72,26 @@ fn a_good_configuration_is_summed_up_without_its_secret() {
 }
 
 #[test]
+fn calls_are_remembered_in_the_store_when_there_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.toml");
+    let state_file = folder.path().join("state");
+    let file = format!("[quota]\nstate_file = {:?}\n", state_file.display().to_string());
+    // Nobody listens there, which is no mistake.
+    for (store, said) in [
+        ("", format!("remembered in {}, unknown", state_file.display())),
+        (
+            "[store]\nurl = \"redis://127.0.0.1:1\"\n",
+            format!("remembered in the store and not in {}, unknown", state_file.display()),
+        ),
+    ] {
+        fs::write(&path, format!("{file}{store}")).unwrap();
+        let text = stdout(&check(&path, &super::SIGN_IN));
+        assert!(text.contains(&said), "{text}");
+    }
+}
+
+#[test]
 fn the_file_is_found_by_argument_then_variable() {
     let folder = tempfile::tempdir().unwrap();
     let (one, two) = (folder.path().join("one.toml"), folder.path().join("two.toml"));

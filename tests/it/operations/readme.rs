@@ -3,13 +3,14 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::Output;
 
 use defender_gateway::testing::operation::{Input, Kept, Lifetime};
 use defender_gateway::testing::scan::Operation;
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::support::{Setup, within};
+use crate::support::{Running, Setup, within};
 
 fn page(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
@@ -60,27 +61,74 @@ fn block<'a>(page: &'a str, heading: &str, language: &str) -> &'a str {
     &section[begin..begin + end]
 }
 
+/// What an example says when it is run against this gateway from an empty folder.
+async fn run(running: &Running, text: &str, program: &[&str]) -> Output {
+    let text = text.replace("http://127.0.0.1:8080", running.caller.base());
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(program[0]);
+    command.args(&program[1..]).arg(text).current_dir(folder.path());
+    within("the example", command.output())
+        .await
+        .expect("its interpreter is installed")
+}
+
+const FOR_AUTHORS: &str = "## From the list to a scanner";
+const PROGRAMS: [(&str, &[&str]); 2] = [
+    ("python", &["python3", "-c"]),
+    ("javascript", &["node", "--input-type=module", "-e"]),
+];
+
+#[tokio::test]
+async fn the_examples_read_every_page() {
+    let api = page("deploy/api.md");
+    for (language, program) in PROGRAMS {
+        let setup = Setup::new().simulator(|simulator| {
+            let scenario = "[history]\npage_size = 20\n[[regions]]\nname = \"eu\"\n";
+            *simulator = std::mem::take(simulator).with_scenario(scenario).unwrap();
+        });
+        let running = setup.start().await;
+        let done = run(&running, block(&api, FOR_AUTHORS, language), program).await;
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.success(), "{language}: {said}");
+        let calls = running.simulator.calls();
+        for (operation, least) in [(Operation::Definitions, 3), (Operation::HistoryByDefinition, 3)] {
+            let pages = calls.iter().filter(|call| call.operation == Some(operation)).count();
+            assert!(pages >= least, "{language}: {pages} pages of {operation:?}");
+        }
+        running.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn the_examples_say_what_was_wrong() {
+    let api = page("deploy/api.md");
+    // Without definitions there are no ids to ask for, and 400 is the answer.
+    let running = Setup::new()
+        .simulator(|simulator| simulator.history.definitions = 0)
+        .start()
+        .await;
+    for (language, program) in PROGRAMS {
+        let done = run(&running, block(&api, FOR_AUTHORS, language), program).await;
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(!done.status.success(), "{language}");
+        assert!(said.contains("400"), "{language}: {said}");
+    }
+    running.finish().await;
+}
+
 #[tokio::test]
 async fn the_examples_lead_from_nothing_to_a_scanner_without_a_token() {
     let running = Setup::new().start().await;
     let (readme, api) = (page("README.md"), page("deploy/api.md"));
-    let authors = (&*api, "## From the list to a scanner");
-    for ((page, heading), language, program) in [
-        ((&*readme, "## Call it"), "sh", &["sh", "-eu", "-c"][..]),
-        (authors, "python", &["python3", "-c"]),
-        (authors, "javascript", &["node", "--input-type=module", "-e"]),
-    ] {
-        let text = block(page, heading, language);
+    let shell = ("sh", &["sh", "-eu", "-c"][..]);
+    for (language, program) in [shell].into_iter().chain(PROGRAMS) {
+        let text = if language == "sh" {
+            block(&readme, "## Call it", language)
+        } else {
+            block(&api, FOR_AUTHORS, language)
+        };
         assert!(!text.to_lowercase().contains("authorization"), "{language}");
-        let text = text.replace("http://127.0.0.1:8080", running.caller.base());
-        let folder = std::env::temp_dir().join(format!("defender-gateway-{}-{language}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let mut command = Command::new(program[0]);
-        command.args(&program[1..]).arg(text).current_dir(&folder);
-        let done = within("the example", command.output())
-            .await
-            .expect("its interpreter is installed");
-        std::fs::remove_dir_all(&folder).unwrap();
+        let done = run(&running, text, program).await;
         let output = String::from_utf8_lossy(&done.stdout).into_owned();
         assert!(
             done.status.success(),
