@@ -209,7 +209,10 @@ async fn members_of_a_throttled_call_that_gets_no_other_slot_share_the_next_one(
         assert_eq!(carrier.request.bind().unwrap().ids().len(), 3);
         fixture.settled().await;
         // A 429 came, and the pause is longer than its leader may wait.
+        let (send, mut refusals) = mpsc::unbounded_channel();
+        carrier.request.refused(Box::new(Recorded(send, "told")));
         reply.send(Err(no_slot())).map_err(drop).unwrap();
+        assert_eq!(refusals.recv().await, Some("withdrawn"), "the queue is asked again");
         fixture.settled().await;
         let (mut refused, mut waiting) = (Vec::new(), Vec::new());
         for _ in 0..3 {
