@@ -11,7 +11,7 @@ use super::environment::HostEnvironment;
 use super::quotas::open_quotas;
 use super::supervised::{BackgroundTasks, Supervised};
 use super::token_limiters::{self, TokenLimiters};
-use super::{Error, settings};
+use super::{Error, ReloadError, settings};
 use crate::clock::Wall;
 use crate::config::{self, Key, Resolved, keys};
 use crate::task::Tasks;
@@ -169,7 +169,7 @@ impl Components {
     ///
     /// # Errors
     /// A file cannot be used, a part refuses its settings, or the new credentials bring no token.
-    pub(super) async fn next(&self, config: &Resolved) -> Result<Self, Error> {
+    pub(super) async fn next(&self, config: &Resolved) -> Result<Self, ReloadError> {
         let changes = Changes::between(&self.config, config);
         let context = &self.context;
         let plan = Plan::of(config, &context.environment)?;
@@ -186,8 +186,7 @@ impl Components {
         if other_net || changes.sign_in() {
             next.token_source = context.token_source(config, plan.token, &next.net);
             if self.token_source.part.current().is_some() {
-                let token = next.token_source.part.bearer(Instant::now() + SIGN_IN_PATIENCE).await;
-                token.map_err(Error::of("the new credentials"))?;
+                next.token_source.part.bearer(Instant::now() + SIGN_IN_PATIENCE).await?;
             }
         }
         let other_way = other_net || changes.any(&["defender.h2c"]);

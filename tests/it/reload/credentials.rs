@@ -18,6 +18,17 @@ fn secret_file(secret: &str) -> (tempfile::TempDir, String) {
 async fn other_credentials_are_taken_only_when_they_work() {
     let running = Setup::new().start().await;
     assert_eq!(running.caller().ask(&[id(1)]).await.status, StatusCode::OK);
+    let measured = async || {
+        let metrics = running.admin.fetch("/metrics").await;
+        let own = |line: &&str| line.contains("_token_requests_total") || line.contains("_credential_loaded_");
+        metrics
+            .text()
+            .lines()
+            .filter(own)
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let alone = measured().await;
     let (_bad, bad) = secret_file("not the secret of this application");
     let refused = running.reload(&[("credentials.client_secret_file", &bad)]).await;
     assert!(refused.unwrap_err().to_string().contains("the new credentials"));
@@ -31,6 +42,19 @@ async fn other_credentials_are_taken_only_when_they_work() {
         StatusCode::OK,
         "the old token serves"
     );
+    let problem = status["problems"].as_array().unwrap().iter();
+    let problem = problem
+        .clone()
+        .find(|problem| problem["code"] == "config-refused")
+        .unwrap();
+    assert!(
+        problem["advice"]
+            .as_str()
+            .unwrap()
+            .contains("a restart would leave the gateway without a token"),
+        "{problem}"
+    );
+    assert_eq!(measured().await, alone, "metrics are those of the credentials in use");
 
     let (_good, good) = secret_file(CLIENT_SECRET);
     let before = running.simulator.token_requests().len();
