@@ -116,7 +116,7 @@ impl Components {
             environment,
             metrics,
         };
-        let token_source = context.token_source(config, plan.token, &net);
+        let token_source = context.token_source(config, plan.token, &net, context.metrics.token.clone());
         let region_client = region_client(&net, config);
         let regions = context.regions(plan.regions, region::Metrics::register(root), &region_client);
         // What answers teach about pages and order is learnt by the flights and used by both.
@@ -184,7 +184,8 @@ impl Components {
             next.net = connections(&plan.net, &context.environment)?;
         }
         if other_net || changes.sign_in() {
-            next.token_source = context.token_source(config, plan.token, &next.net);
+            let metrics = context.metrics.token.of_candidate();
+            next.token_source = context.token_source(config, plan.token, &next.net, metrics);
             if self.token_source.part.current().is_some() {
                 next.token_source.part.bearer(Instant::now() + SIGN_IN_PATIENCE).await?;
             }
@@ -260,6 +261,8 @@ impl Components {
 
     /// Queue and quota, which all configurations share, go on as this one says.
     pub(super) fn take_over(&self) {
+        self.context.way_out.store(Arc::new(self.net.clone()));
+        self.token_source.part.take_over();
         self.context.token_limiters.reconfigure(self.limiter.clone());
     }
 

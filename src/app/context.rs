@@ -63,10 +63,11 @@ impl SharedContext {
         config: &Resolved,
         token: token::Config,
         net: &net::Client,
+        metrics: token::Metrics,
     ) -> Supervised<token::TokenSource> {
         let exchanges = token_proxy::exchanges(net, &config.credentials);
         let [exchange, imds] = exchanges.map(|exchange| trace::traced(exchange, &self.tracer, "sign in"));
-        let (wall, metrics) = (self.wall.clone(), self.metrics.token.clone());
+        let wall = self.wall.clone();
         Supervised::make(&self.tasks, |tasks| {
             token::TokenSource::start(token, exchange, imds, wall, tasks, metrics)
         })
