@@ -80,6 +80,11 @@ impl Document {
         }
     }
 
+    /// The file that it was read from, if there was one.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     /// Whether it asks for a log in JSON, as far as that is known before it is parsed, because its
     /// errors are logged in that format, too.
     pub fn asks_for_json(&self, env: &Environment) -> bool {

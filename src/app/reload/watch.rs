@@ -37,7 +37,8 @@ struct Found {
 
 impl Reloader {
     /// Never ends.
-    pub(in crate::app) async fn follow(self, source: ConfigSource, document: Document, asked: Arc<Notify>) {
+    pub(in crate::app) async fn follow(self, mut source: ConfigSource, document: Document, asked: Arc<Notify>) {
+        source.stay_at(&document);
         let mut seen = Found {
             document: Ok(document),
             contents: None,
@@ -55,6 +56,9 @@ impl Reloader {
                 continue;
             }
             seen = found;
+            if let Ok(document) = &seen.document {
+                source.stay_at(document);
+            }
             let result = match &seen.document {
                 Ok(document) => self.reload(&source, document).await.map(drop),
                 Err(mistakes) => Err(self.unreadable(mistakes.clone())),
