@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
@@ -105,9 +106,11 @@ impl Components {
             token: token::Metrics::register(root),
             shared_cache: store.as_ref().map(|_| shared_cache::Metrics::register(root)),
         };
-        let (tracer, exporter) = traces(config, &net, &wall, root);
+        let way_out = Arc::new(ArcSwap::from_pointee(net.clone()));
+        let (tracer, exporter) = traces(config, &way_out, &wall, root);
         let context = SharedContext {
             tracer,
+            way_out,
             store,
             token_limiters: TokenLimiters::open(plan.limiter.clone(), own, wall.clone(), tasks, limiter_metrics),
             tasks: tasks.clone(),
@@ -259,7 +262,8 @@ impl Components {
         (self.config.merge.enabled == config::Merging::Auto).then(|| Arc::clone(&self.upstream_profile))
     }
 
-    /// Queue and quota, which all configurations share, go on as this one says.
+    /// What all configurations share goes on as this one says: queue and quota, the way of traces,
+    /// and whose token is shown in metrics.
     pub(super) fn take_over(&self) {
         self.context.way_out.store(Arc::new(self.net.clone()));
         self.token_source.part.take_over();
@@ -327,12 +331,12 @@ fn connections(config: &net::Config, environment: &HostEnvironment) -> Result<ne
 }
 
 /// Where spans are started, and the task that sends them.
-fn traces(config: &Resolved, net: &net::Client, wall: &Wall, root: &mut Registry) -> (Tracer, Exporter) {
+fn traces(config: &Resolved, net: &Arc<ArcSwap<net::Client>>, wall: &Wall, root: &mut Registry) -> (Tracer, Exporter) {
     let Some(collector) = config.telemetry.otlp_endpoint.clone() else {
         return (Tracer::off(), Exporter::none());
     };
     let metrics = trace::Metrics::register(root);
-    Exporter::start(collector, net.clone(), wall.clone(), metrics)
+    Exporter::start(collector, Arc::clone(net), wall.clone(), metrics)
 }
 
 /// The keys that differ between two configurations.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use super::environment::HostEnvironment;
 use super::supervised::Supervised;
 use super::token_limiters::TokenLimiters;
@@ -21,6 +23,8 @@ pub(super) struct SharedContext {
     pub(super) wall: Wall,
     pub(super) environment: HostEnvironment,
     pub(super) tracer: Tracer,
+    /// The connections in use, for what is made once.
+    pub(super) way_out: Arc<ArcSwap<net::Client>>,
     /// What replicas share the quota and answers through, if there is one: as it was at the start.
     pub(super) store: Option<store::Client>,
     pub(super) token_limiters: TokenLimiters,
