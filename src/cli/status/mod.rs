@@ -11,12 +11,13 @@ use serde_json::Value;
 use self::render::render;
 use self::terminal::Terminal;
 use super::admin_client::{AdminAddress, ask};
+use super::output::is_read;
 use super::runtime::block_on;
 use super::{Error, Status, print};
 use crate::config::Environment;
 
 /// Asks the admin listener and prints what it says; with `--watch`, again every second until `q` or
-/// Ctrl-C.
+/// Ctrl-C, or until nobody reads it any more.
 ///
 /// # Errors
 /// When nobody answers at the address.
@@ -29,7 +30,9 @@ pub fn status(asked: &Status) -> Result<(), Error> {
         let mut terminal = Terminal::open();
         loop {
             let text = look(&admin).await?;
-            print(&Terminal::fitted(&text))?;
+            if !is_read(&Terminal::fitted(&text))? {
+                return Ok(());
+            }
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
                 _ = tokio::signal::ctrl_c() => return Ok(()),
