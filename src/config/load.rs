@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use toml::de::DeTable;
+
 use super::config_error::{ConfigError, Mistakes, Origin};
 use super::env::{Environment, variable};
 use super::files::{Files, unreadable};
@@ -90,8 +92,18 @@ impl Document {
     pub fn asks_for_json(&self, env: &Environment) -> bool {
         let variable = format!("{}TELEMETRY_FORMAT", Key::PREFIX);
         let in_file = || {
-            let table: toml::Table = self.text.as_deref()?.parse().ok()?;
-            Some(table.get("telemetry")?.get("format")?.as_str()? == "json")
+            // What can be read of a file with a mistake in it.
+            let (table, _) = DeTable::parse_recoverable(self.text.as_deref()?);
+            Some(
+                table
+                    .get_ref()
+                    .get("telemetry")?
+                    .get_ref()
+                    .get("format")?
+                    .get_ref()
+                    .as_str()?
+                    == "json",
+            )
         };
         match env.value(&variable) {
             Some(said) => said.expose() == "json",
