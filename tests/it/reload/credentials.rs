@@ -4,7 +4,7 @@ use defender_gateway::testing::sim::CLIENT_SECRET;
 use http::StatusCode;
 
 use super::paths;
-use crate::support::{Setup, id};
+use crate::support::{Running, Setup, id};
 
 fn secret_file(secret: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
@@ -14,21 +14,18 @@ fn secret_file(secret: &str) -> (tempfile::TempDir, String) {
     (folder, quoted)
 }
 
+/// What the metrics say of sign-in, but for what passes with time.
+async fn measured(running: &Running) -> Vec<String> {
+    let metrics = running.admin.fetch("/metrics").await;
+    let own = |line: &&str| line.contains("_token_requests_total") || line.contains("_credential_loaded_");
+    metrics.text().lines().filter(own).map(str::to_owned).collect()
+}
+
 #[tokio::test]
 async fn other_credentials_are_taken_only_when_they_work() {
     let running = Setup::new().start().await;
     assert_eq!(running.caller().ask(&[id(1)]).await.status, StatusCode::OK);
-    let measured = async || {
-        let metrics = running.admin.fetch("/metrics").await;
-        let own = |line: &&str| line.contains("_token_requests_total") || line.contains("_credential_loaded_");
-        metrics
-            .text()
-            .lines()
-            .filter(own)
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
-    let alone = measured().await;
+    let alone = measured(&running).await;
     let (_bad, bad) = secret_file("not the secret of this application");
     let refused = running.reload(&[("credentials.client_secret_file", &bad)]).await;
     assert!(refused.unwrap_err().to_string().contains("the new credentials"));
@@ -42,11 +39,8 @@ async fn other_credentials_are_taken_only_when_they_work() {
         StatusCode::OK,
         "the old token serves"
     );
-    let problem = status["problems"].as_array().unwrap().iter();
-    let problem = problem
-        .clone()
-        .find(|problem| problem["code"] == "config-refused")
-        .unwrap();
+    let mut problems = status["problems"].as_array().unwrap().iter();
+    let problem = problems.find(|problem| problem["code"] == "config-refused").unwrap();
     assert!(
         problem["advice"]
             .as_str()
@@ -54,7 +48,11 @@ async fn other_credentials_are_taken_only_when_they_work() {
             .contains("a restart would leave the gateway without a token"),
         "{problem}"
     );
-    assert_eq!(measured().await, alone, "metrics are those of the credentials in use");
+    assert_eq!(
+        measured(&running).await,
+        alone,
+        "metrics are those of the credentials in use"
+    );
 
     let (_good, good) = secret_file(CLIENT_SECRET);
     let before = running.simulator.token_requests().len();
