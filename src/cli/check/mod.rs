@@ -25,7 +25,7 @@ pub fn check(asked: &Check) -> Result<(), Error> {
     if asked.show {
         return print(&loaded.resolved.settings.show(loaded.file.as_deref()));
     }
-    let mistakes = block_on_one(async { Ok(files::mistakes(&loaded).await) })?;
+    let mistakes = files::mistakes(&loaded);
     if !mistakes.is_empty() {
         return Err(Mistakes::new(loaded.file, mistakes).into());
     }
