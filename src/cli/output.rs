@@ -17,7 +17,7 @@ pub fn print(text: &str) -> Result<(), Error> {
 /// The same, and whether somebody reads it.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn is_read(text: &str) -> Result<bool, Error> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
