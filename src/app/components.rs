@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
@@ -11,7 +12,7 @@ use super::environment::HostEnvironment;
 use super::quotas::open_quotas;
 use super::supervised::{BackgroundTasks, Supervised};
 use super::token_limiters::{self, TokenLimiters};
-use super::{Error, settings};
+use super::{Error, ReloadError, settings};
 use crate::clock::Wall;
 use crate::config::{self, Key, Resolved, keys};
 use crate::task::Tasks;
@@ -105,9 +106,11 @@ impl Components {
             token: token::Metrics::register(root),
             shared_cache: store.as_ref().map(|_| shared_cache::Metrics::register(root)),
         };
-        let (tracer, exporter) = traces(config, &net, &wall, root);
+        let way_out = Arc::new(ArcSwap::from_pointee(net.clone()));
+        let (tracer, exporter) = traces(config, &way_out, &wall, root);
         let context = SharedContext {
             tracer,
+            way_out,
             store,
             token_limiters: TokenLimiters::open(plan.limiter.clone(), own, wall.clone(), tasks, limiter_metrics),
             tasks: tasks.clone(),
@@ -116,7 +119,7 @@ impl Components {
             environment,
             metrics,
         };
-        let token_source = context.token_source(config, plan.token, &net);
+        let token_source = context.token_source(config, plan.token, &net, context.metrics.token.clone());
         let region_client = region_client(&net, config);
         let regions = context.regions(plan.regions, region::Metrics::register(root), &region_client);
         // What answers teach about pages and order is learnt by the flights and used by both.
@@ -169,7 +172,7 @@ impl Components {
     ///
     /// # Errors
     /// A file cannot be used, a part refuses its settings, or the new credentials bring no token.
-    pub(super) async fn next(&self, config: &Resolved) -> Result<Self, Error> {
+    pub(super) async fn next(&self, config: &Resolved) -> Result<Self, ReloadError> {
         let changes = Changes::between(&self.config, config);
         let context = &self.context;
         let plan = Plan::of(config, &context.environment)?;
@@ -184,10 +187,10 @@ impl Components {
             next.net = connections(&plan.net, &context.environment)?;
         }
         if other_net || changes.sign_in() {
-            next.token_source = context.token_source(config, plan.token, &next.net);
+            let metrics = context.metrics.token.of_candidate();
+            next.token_source = context.token_source(config, plan.token, &next.net, metrics);
             if self.token_source.part.current().is_some() {
-                let token = next.token_source.part.bearer(Instant::now() + SIGN_IN_PATIENCE).await;
-                token.map_err(Error::of("the new credentials"))?;
+                next.token_source.part.bearer(Instant::now() + SIGN_IN_PATIENCE).await?;
             }
         }
         let other_way = other_net || changes.any(&["defender.h2c"]);
@@ -263,8 +266,11 @@ impl Components {
         (self.config.merge.enabled == config::Merging::Auto).then(|| Arc::clone(&self.upstream_profile))
     }
 
-    /// Queue and quota, which all configurations share, go on as this one says.
+    /// What all configurations share goes on as this one says: queue and quota, the way of traces,
+    /// and whose token is shown in metrics.
     pub(super) fn take_over(&self) {
+        self.context.way_out.store(Arc::new(self.net.clone()));
+        self.token_source.part.take_over();
         self.context.token_limiters.reconfigure(self.limiter.clone());
     }
 
@@ -329,12 +335,12 @@ fn connections(config: &net::Config, environment: &HostEnvironment) -> Result<ne
 }
 
 /// Where spans are started, and the task that sends them.
-fn traces(config: &Resolved, net: &net::Client, wall: &Wall, root: &mut Registry) -> (Tracer, Exporter) {
+fn traces(config: &Resolved, net: &Arc<ArcSwap<net::Client>>, wall: &Wall, root: &mut Registry) -> (Tracer, Exporter) {
     let Some(collector) = config.telemetry.otlp_endpoint.clone() else {
         return (Tracer::off(), Exporter::none());
     };
     let metrics = trace::Metrics::register(root);
-    Exporter::start(collector, net.clone(), wall.clone(), metrics)
+    Exporter::start(collector, Arc::clone(net), wall.clone(), metrics)
 }
 
 /// The keys that differ between two configurations.

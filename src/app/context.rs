@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+
 use super::environment::HostEnvironment;
 use super::supervised::Supervised;
 use super::token_limiters::TokenLimiters;
@@ -21,6 +23,8 @@ pub(super) struct SharedContext {
     pub(super) wall: Wall,
     pub(super) environment: HostEnvironment,
     pub(super) tracer: Tracer,
+    /// The connections in use, for what is made once.
+    pub(super) way_out: Arc<ArcSwap<net::Client>>,
     /// What replicas share the quota and answers through, if there is one: as it was at the start.
     pub(super) store: Option<store::Client>,
     pub(super) token_limiters: TokenLimiters,
@@ -63,10 +67,11 @@ impl SharedContext {
         config: &Resolved,
         token: token::Config,
         net: &net::Client,
+        metrics: token::Metrics,
     ) -> Supervised<token::TokenSource> {
         let exchanges = token_proxy::exchanges(net, &config.credentials);
         let [exchange, imds] = exchanges.map(|exchange| trace::traced(exchange, &self.tracer, "sign in"));
-        let (wall, metrics) = (self.wall.clone(), self.metrics.token.clone());
+        let wall = self.wall.clone();
         Supervised::make(&self.tasks, |tasks| {
             token::TokenSource::start(token, exchange, imds, wall, tasks, metrics)
         })

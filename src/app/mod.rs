@@ -30,5 +30,5 @@ pub use merge_memory::remembered_merging;
 pub use one_shot_client::{NoAnswer, OneShotClient};
 pub use reload::{Applied, ConfigSource, ReloadError, Reloader};
 pub use request_memory::RequestMemory;
-pub use settings::ledger;
+pub use settings::{cache_bytes, ledger};
 pub use token_limiters::TokenLimiters;

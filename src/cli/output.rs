@@ -11,10 +11,19 @@ use super::Error;
 /// # Errors
 /// When stdout cannot be written to for another reason, such as a full disk.
 pub fn print(text: &str) -> Result<(), Error> {
+    is_read(text).map(drop)
+}
+
+/// The same, and whether somebody reads it.
+///
+/// # Errors
+/// As [`print()`].
+pub fn is_read(text: &str) -> Result<bool, Error> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::failed("cannot write to stdout", error)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::failed("cannot write to stdout", error)),
     }
 }
 

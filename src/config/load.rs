@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use toml::de::DeTable;
+
 use super::config_error::{ConfigError, Mistakes, Origin};
 use super::env::{Environment, variable};
 use super::files::{Files, unreadable};
@@ -80,13 +82,28 @@ impl Document {
         }
     }
 
+    /// The file that it was read from, if there was one.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     /// Whether it asks for a log in JSON, as far as that is known before it is parsed, because its
     /// errors are logged in that format, too.
     pub fn asks_for_json(&self, env: &Environment) -> bool {
         let variable = format!("{}TELEMETRY_FORMAT", Key::PREFIX);
         let in_file = || {
-            let table: toml::Table = self.text.as_deref()?.parse().ok()?;
-            Some(table.get("telemetry")?.get("format")?.as_str()? == "json")
+            // What can be read of a file with a mistake in it.
+            let (table, _) = DeTable::parse_recoverable(self.text.as_deref()?);
+            Some(
+                table
+                    .get_ref()
+                    .get("telemetry")?
+                    .get_ref()
+                    .get("format")?
+                    .get_ref()
+                    .as_str()?
+                    == "json",
+            )
         };
         match env.value(&variable) {
             Some(said) => said.expose() == "json",

@@ -38,26 +38,63 @@ metrics! {
 }
 
 impl Metrics {
+    /// For another token source, which shows nothing until it takes over.
+    pub(crate) fn of_candidate(&self) -> Self {
+        Self {
+            ages: Ages {
+                own: Arc::default(),
+                ..self.ages.clone()
+            },
+            ..self.clone()
+        }
+    }
+
+    /// What is reported here is shown from now on, in place of what another token source reports.
+    pub(super) fn take_over(&self) {
+        *lock(&self.ages.shown) = Arc::clone(&self.ages.own);
+    }
+
+    /// Whether what is reported here is shown.
+    pub(super) fn is_in_use(&self) -> bool {
+        Arc::ptr_eq(&lock(&self.ages.shown), &self.ages.own)
+    }
+
+    /// Failures of credentials that are not in use do not count.
     pub(super) fn count(&self, result: Outcome) {
-        self.requests.of(result).inc();
+        if result == Outcome::Ok || self.is_in_use() {
+            self.requests.of(result).inc();
+        }
     }
 
     pub(super) fn expires(&self, at: Instant) {
-        self.ages.lock().token_expires = Some(at);
+        lock(&self.ages.own).token_expires = Some(at);
     }
 
-    /// Sets when the credential in use was first read, and the seconds that its certificate is
+    /// Sets when the credential was first read, and the seconds that its certificate is
     /// still valid.
     pub(super) fn credential(&self, loaded: Option<Timestamp>, certificate_left: Option<f64>) {
-        let mut known = self.ages.lock();
+        let mut known = lock(&self.ages.own);
         known.loaded = loaded;
         known.certificate = certificate_left.map(|left| (Instant::now(), left));
     }
 }
 
-/// Values that are computed when metrics are scraped.
-#[derive(Clone, Debug, Default)]
-struct Ages(Arc<Mutex<Known>>);
+/// Values that are computed when metrics are scraped: those of the token source in use.
+#[derive(Clone, Debug)]
+struct Ages {
+    shown: Arc<Mutex<Arc<Mutex<Known>>>>,
+    own: Arc<Mutex<Known>>,
+}
+
+impl Default for Ages {
+    fn default() -> Self {
+        let own = Arc::<Mutex<Known>>::default();
+        Self {
+            shown: Arc::new(Mutex::new(Arc::clone(&own))),
+            own,
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -67,15 +104,15 @@ struct Known {
     certificate: Option<(Instant, f64)>,
 }
 
-impl Ages {
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Every change is complete before anything can panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Collector for Ages {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let known = self.lock();
+        let shown = Arc::clone(&lock(&self.shown));
+        let known = lock(&shown);
         let now = Instant::now();
         let left = known
             .token_expires
@@ -109,6 +146,35 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_candidate_shows_nothing_until_it_takes_over() {
+        let mut registry = Registry::with_prefix("defender_gateway");
+        let metrics = Metrics::register(&mut registry);
+        let text = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            text
+        };
+        metrics.credential(None, Some(300.0));
+        let before = text();
+        let candidate = metrics.of_candidate();
+        candidate.credential(Some(Timestamp::UNIX_EPOCH), None);
+        candidate.count(Outcome::Refused);
+        assert!(metrics.is_in_use() && !candidate.is_in_use());
+        assert_eq!(text(), before);
+
+        candidate.take_over();
+        metrics.credential(None, Some(200.0));
+        metrics.count(Outcome::Unavailable);
+        candidate.count(Outcome::Refused);
+        let shown = text();
+        assert!(candidate.is_in_use() && !metrics.is_in_use());
+        assert!(shown.contains("credential_loaded_timestamp_seconds 0.0\n"), "{shown}");
+        assert!(!shown.contains("certificate_expiry"), "{shown}");
+        assert!(shown.contains("requests_total{result=\"refused\"} 1\n"), "{shown}");
+        assert!(shown.contains("requests_total{result=\"unavailable\"} 0\n"), "{shown}");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_remaining_life_is_that_of_the_moment_of_looking() {

@@ -110,3 +110,22 @@ async fn watching_fits_a_small_terminal_ends_on_q_and_leaves_the_terminal_as_it_
     }
     running.finish().await;
 }
+
+#[tokio::test]
+async fn watching_ends_when_nobody_reads() {
+    let running = Setup::new().start().await;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_defender-gateway"))
+        .args(["status", "--watch", "--admin", running.admin.base()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let keyboard = child.stdin.take();
+    let mut out = child.stdout.take().unwrap();
+    assert!(out.read(&mut [0]).await.unwrap() > 0);
+    drop(out);
+    assert!(within("its end", child.wait()).await.unwrap().success());
+    drop((keyboard, child));
+    running.finish().await;
+}

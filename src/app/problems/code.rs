@@ -36,7 +36,7 @@ named_enum! {
         Paced = "paced",
         /// As many callers' connections are open as may be.
         ConnectionsFull = "connections-full",
-        /// The configuration as it is written is wrong; the next start would refuse it.
+        /// The configuration as it is written is wrong, or its credentials bring no token.
         ConfigRefused = "config-refused",
         /// The configuration as it is written needs a restart.
         ConfigPending = "config-pending",

@@ -185,12 +185,18 @@ fn connections(connections: &server::Connections) -> Option<Problem> {
 }
 
 fn configuration(configuration: &Configuration) -> Vec<Problem> {
-    let (error, pending) = configuration.standing();
-    let refused = error.map(|error| {
+    let (refusal, pending) = configuration.standing();
+    let refused = refusal.map(|refusal| {
+        let error = refusal.error;
         problem(
             Code::ConfigRefused,
             format!("the configuration as it is written is refused, and the one before runs on: {error}"),
-            "correct it, with `defender-gateway check`; a restart now would fail",
+            if refusal.is_fatal {
+                "correct it, with `defender-gateway check`; a restart now would fail"
+            } else {
+                "do what sign-in wants, or put the credentials before back; the gateway tries again by itself, and a restart would leave \
+                 the gateway without a token"
+            },
         )
     });
     let pending = (!pending.is_empty()).then(|| {

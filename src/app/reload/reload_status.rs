@@ -27,7 +27,15 @@ struct ReloadStatus {
     hash: String,
     since: Instant,
     pending: Vec<String>,
-    last_error: Option<String>,
+    refusal: Option<Refusal>,
+}
+
+/// Why the written configuration does not run.
+#[derive(Clone, Debug)]
+pub(in crate::app) struct Refusal {
+    pub(in crate::app) error: String,
+    /// Whether a gateway does not start with it. With credentials that bring no token, one does.
+    pub(in crate::app) is_fatal: bool,
 }
 
 metrics! {
@@ -70,7 +78,7 @@ impl Configuration {
             hash: String::new(),
             since: Instant::now(),
             pending: Vec::new(),
-            last_error: None,
+            refusal: None,
         };
         let configuration = Self {
             status: Arc::new(Mutex::new(status)),
@@ -93,7 +101,7 @@ impl Configuration {
             hash,
             since: Instant::now(),
             pending: pending.iter().map(|key| key.path()).collect(),
-            last_error: None,
+            refusal: None,
         };
     }
 
@@ -103,17 +111,17 @@ impl Configuration {
     }
 
     /// A reload failed: what ran before runs on.
-    pub(super) fn failed(&self, error: String) {
+    pub(super) fn failed(&self, refusal: Refusal) {
         self.metrics.reloads.of(Outcome::Failed).inc();
         self.metrics.successful.set(0);
-        self.lock().last_error = Some(error);
+        self.lock().refusal = Some(refusal);
     }
 
     /// Why the written configuration is refused, if it is, and the keys whose values wait for a
     /// restart.
-    pub(in crate::app) fn standing(&self) -> (Option<String>, Vec<String>) {
+    pub(in crate::app) fn standing(&self) -> (Option<Refusal>, Vec<String>) {
         let standing = self.lock();
-        (standing.last_error.clone(), standing.pending.clone())
+        (standing.refusal.clone(), standing.pending.clone())
     }
 
     pub(in crate::app) fn show(&self) -> Value {
@@ -122,7 +130,7 @@ impl Configuration {
             "hash": standing.hash,
             "since_s": standing.since.elapsed().as_secs(),
             "restart_required": standing.pending,
-            "last_error": standing.last_error,
+            "last_error": standing.refusal.as_ref().map(|refusal| &refusal.error),
         })
     }
 

@@ -6,11 +6,13 @@ use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use super::reload_status::Refusal;
 use super::{ConfigSource, Configuration};
 use crate::app::Error;
 use crate::app::components::Components;
 use crate::config::{Document, Key, Mistakes, Resolved, Settings};
 use crate::telemetry::log;
+use crate::token;
 
 /// The parts of a new configuration, on their way to whoever serves.
 #[derive(Debug)]
@@ -59,9 +61,12 @@ pub enum ReloadError {
     /// The operator's mistakes.
     #[error("{0}")]
     Mistakes(#[from] Mistakes),
-    /// A part could not be made: a file that cannot be used, credentials that bring no token.
+    /// A part could not be made, as a file that cannot be used.
     #[error("{}", _0.part)]
-    Part(#[source] Error),
+    Part(#[from] Error),
+    /// The new credentials bring no token.
+    #[error("the new credentials")]
+    Credentials(#[from] token::Error),
     /// The gateway has ended.
     #[error("the gateway has ended")]
     Ended,
@@ -132,7 +137,7 @@ impl Reloader {
         if applied.changed.is_empty() {
             self.0.configuration.runs(running.digest(), &applied.pending);
         } else {
-            let next = made.next(&resolved).await.map_err(ReloadError::Part)?;
+            let next = made.next(&resolved).await?;
             self.exchange(&made.config, Arc::new(next), &applied.pending).await?;
         }
         Ok(applied)
@@ -185,6 +190,7 @@ impl Reloader {
 
     fn fail(&self, refused: &ReloadError) {
         let error = match refused {
+            ReloadError::Credentials(error) => format!("{refused}: {}", log::chain(error)),
             ReloadError::Mistakes(mistakes) => {
                 for mistake in mistakes.to_string().lines() {
                     tracing::error!(mistake, "a mistake in the configuration");
@@ -195,7 +201,8 @@ impl Reloader {
             ReloadError::Ended => refused.to_string(),
         };
         tracing::error!(error, "the new configuration is not taken over; the running one stays");
-        self.0.configuration.failed(error);
+        let is_fatal = !matches!(refused, ReloadError::Credentials(_));
+        self.0.configuration.failed(Refusal { error, is_fatal });
     }
 }
 

@@ -37,7 +37,8 @@ struct Found {
 
 impl Reloader {
     /// Never ends.
-    pub(in crate::app) async fn follow(self, source: ConfigSource, document: Document, asked: Arc<Notify>) {
+    pub(in crate::app) async fn follow(self, mut source: ConfigSource, document: Document, asked: Arc<Notify>) {
+        source.stay_at(&document);
         let mut seen = Found {
             document: Ok(document),
             contents: None,
@@ -55,6 +56,9 @@ impl Reloader {
                 continue;
             }
             seen = found;
+            if let Ok(document) = &seen.document {
+                source.stay_at(document);
+            }
             let result = match &seen.document {
                 Ok(document) => self.reload(&source, document).await.map(drop),
                 Err(mistakes) => Err(self.unreadable(mistakes.clone())),
@@ -66,8 +70,21 @@ impl Reloader {
             if result.is_ok() {
                 seen.contents = None;
             }
-            retry = matches!(result, Err(ReloadError::Part(_))).then(|| Instant::now() + RETRY);
+            retry = result
+                .err()
+                .as_ref()
+                .and_then(retry_in)
+                .map(|wait| Instant::now() + wait);
         }
+    }
+}
+
+/// When what was refused is tried again although nothing changes; not before sign-in wants.
+fn retry_in(refused: &ReloadError) -> Option<Duration> {
+    match refused {
+        ReloadError::Credentials(error) => Some(error.retry_after().map_or(RETRY, |asked| asked.max(RETRY))),
+        ReloadError::Part(_) => Some(RETRY),
+        ReloadError::Mistakes(_) | ReloadError::Ended => None,
     }
 }
 
@@ -109,5 +126,28 @@ impl Reloader {
         let judge = move || difference(&running, &source, &document).err();
         let judged = tokio::task::spawn_blocking(judge).await;
         judged.map_or(true, |mistakes| mistakes.as_ref() == Some(refused))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::Error;
+    use crate::token;
+
+    #[test]
+    fn sign_in_is_not_asked_again_before_it_wants() {
+        let refused = |seconds| {
+            retry_in(&ReloadError::Credentials(token::Error::Refused {
+                code: token::Code::Aadsts(7_000_222),
+                message: "".into(),
+                retry_after: Duration::from_secs(seconds),
+            }))
+        };
+        assert_eq!(refused(1), Some(RETRY));
+        assert_eq!(refused(600), Some(Duration::from_mins(10)));
+        let part = Error::of("the quota")("a reason");
+        assert_eq!(retry_in(&ReloadError::Part(part)), Some(RETRY));
+        assert_eq!(retry_in(&ReloadError::Mistakes(Mistakes::new(None, Vec::new()))), None);
     }
 }

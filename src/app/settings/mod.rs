@@ -12,6 +12,7 @@ use prometheus_client::metrics::counter::Counter;
 
 pub use self::quota::ledger;
 pub(super) use self::quota::{attempt, quota, quota_of, registration, shared_cache, sharing_of, store};
+pub use self::resources::cache_bytes;
 pub(super) use self::resources::{admin_listener, data_listener, shares, warn_about_memory};
 pub(super) use self::sign_in::{SIGN_IN_BYTES, SIGN_IN_TIMEOUT, identity, token};
 use super::context::Memory;

@@ -22,6 +22,12 @@ pub(in crate::app) fn shares(config: &Resolved, machine: Machine) -> Shares {
     Shares::of(total, is_said.then(|| bytes(config.cache.max_size)))
 }
 
+/// The bytes of answers that a cache here keeps at most: what is written, or what the memory leaves.
+pub fn cache_bytes(config: &Resolved) -> u64 {
+    let left = shares(config, Machine::detect()).max_cached();
+    config.cache.max_size.min(left as u64)
+}
+
 /// Says what of the configuration does not fit into the memory.
 pub(in crate::app) fn warn_about_memory(config: &Resolved, machine: Machine, shares: &Shares) {
     let limit = machine.memory_limit;

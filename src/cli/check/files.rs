@@ -20,11 +20,11 @@ use crate::telemetry::log::chain;
 use crate::{net, plain_text};
 
 /// Every file that cannot be used.
-pub(super) async fn mistakes(loaded: &Loaded) -> Vec<ConfigError> {
+pub(super) fn mistakes(loaded: &Loaded) -> Vec<ConfigError> {
     let resolved = &loaded.resolved;
     let look = |path: &Option<PathBuf>, problem: fn(&Path) -> Option<String>| path.as_deref().and_then(problem);
     let mut looked = vec![
-        ("credentials.certificate_file", certificate(resolved).await),
+        ("credentials.certificate_file", certificate(resolved)),
         (
             "defender.ca_file",
             look(&resolved.defender.ca_file, unusable_authorities),
@@ -50,11 +50,11 @@ fn mistake(loaded: &Loaded, path: &'static str, problem: String) -> ConfigError 
 }
 
 /// What sign-in would say about certificate and key.
-async fn certificate(resolved: &Resolved) -> Option<String> {
+fn certificate(resolved: &Resolved) -> Option<String> {
     let Credential::Certificate(files) = &resolved.credentials.credential else {
         return None;
     };
-    match files.expiry().await {
+    match files.expiry() {
         Ok(at) if at < Wall::system().now() => Some(format!(
             "{}: the certificate has expired on {at}",
             files.certificate.display()

@@ -25,7 +25,7 @@ pub fn check(asked: &Check) -> Result<(), Error> {
     if asked.show {
         return print(&loaded.resolved.settings.show(loaded.file.as_deref()));
     }
-    let mistakes = block_on_one(async { Ok(files::mistakes(&loaded).await) })?;
+    let mistakes = files::mistakes(&loaded);
     if !mistakes.is_empty() {
         return Err(Mistakes::new(loaded.file, mistakes).into());
     }
@@ -172,12 +172,21 @@ fn cache(resolved: &Resolved) -> String {
     if cache.ttl == Duration::ZERO {
         return "off".into();
     }
+    let here = app::cache_bytes(resolved);
+    let size = if here < cache.max_size {
+        let about = show_size(here - here % (1 << 20));
+        format!(
+            "{}, of which the memory here leaves about {about}",
+            show_size(cache.max_size)
+        )
+    } else {
+        show_size(cache.max_size)
+    };
     format!(
-        "fresh {}, while revalidating {}, on errors {}, {}",
+        "fresh {}, while revalidating {}, on errors {}, {size}",
         show_duration(cache.ttl),
         show_duration(cache.stale_while_revalidate),
         show_duration(cache.stale_if_error),
-        show_size(cache.max_size)
     )
 }
 

@@ -13,12 +13,13 @@ use serde_json::Value;
 use self::render::render;
 use self::terminal::Terminal;
 use super::admin_client::{AdminAddress, ask};
+use super::output::is_read;
 use super::runtime::block_on;
 use super::{Error, Status, print};
 use crate::config::Environment;
 
 /// Asks the admin listener and prints what it says; with `--watch`, again every second until `q` or
-/// Ctrl-C.
+/// Ctrl-C, or until nobody reads it any more.
 ///
 /// # Errors
 /// When nobody answers at the address at first.
@@ -31,7 +32,9 @@ pub fn status(asked: &Status) -> Result<(), Error> {
         let mut text = look(&admin).await?;
         let mut terminal = Terminal::open();
         loop {
-            print(&Terminal::fitted(&text))?;
+            if !is_read(&Terminal::fitted(&text))? {
+                return Ok(());
+            }
             let later = async {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 look(&admin).await

@@ -10,8 +10,8 @@ section! {
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct Admin: "admin", "health, metrics and status";
 
-    /// Where health, metrics and status are served. It reveals no secret and changes nothing, so
-    /// other machines may reach it: in Kubernetes use `[::]:9901`, because the kubelet and
+    /// Where health, metrics and status are served. It reveals no secret and lets other machines
+    /// change nothing, so they may reach it: in Kubernetes use `[::]:9901`, because the kubelet and
     /// Prometheus connect to the pod's address.
     listen: Address = Key::text(
         "one of \"127.0.0.1:9901\", \"[::]:9901\", \"unix:/run/defender-gateway/admin.sock\"",

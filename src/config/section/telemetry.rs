@@ -25,7 +25,8 @@ section! {
     ).live() => |reader, key| reader.parsed(key, directives);
 
     /// How log lines look: `auto` is text on a terminal and JSON elsewhere. With `json`, everything
-    /// that `run` says is JSON, what it says at the start and why it did not start included.
+    /// that `run` says is JSON, what it says at the start and why it did not start included, unless
+    /// the file that asks for it cannot be read.
     format: Format = Key::choice(&Format::NAMES, "auto") => |reader, key| reader.choice(key, &Format::ALL);
 
     /// The collector that traces go to (OTLP over HTTP, protobuf), without `/v1/traces`; empty:

@@ -1,7 +1,9 @@
 //! Sends spans to the collector, in batches, in the background.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, StatusCode, header};
 use opentelemetry::KeyValue;
@@ -65,8 +67,8 @@ impl Exporter {
         }
     }
 
-    /// Sends the tracer's spans to `collector` over `net` from now on.
-    pub fn start(collector: Collector, net: Client, wall: Wall, metrics: Metrics) -> (Tracer, Self) {
+    /// Sends the tracer's spans to `collector` from now on, over what `net` is at the moment.
+    pub fn start(collector: Collector, net: Arc<ArcSwap<Client>>, wall: Wall, metrics: Metrics) -> (Tracer, Self) {
         let (queue, spans) = mpsc::channel(QUEUE);
         let tracer = Tracer::new(collector.sampler.clone(), wall, queue, metrics.clone());
         let exporter = Self::none();
@@ -112,7 +114,7 @@ fn resource(collector: &Collector) -> ResourceAttributesWithSchema {
 struct Pump {
     collector: Collector,
     resource: ResourceAttributesWithSchema,
-    net: Client,
+    net: Arc<ArcSwap<Client>>,
     spans: mpsc::Receiver<SpanData>,
     metrics: Metrics,
     close: CancellationToken,
@@ -226,7 +228,8 @@ impl Pump {
             whole: TIMEOUT,
             body_bytes: 64 * 1024,
         };
-        let answer = self.net.send(request, limits).await.map_err(Refused::Silent)?;
+        let net = self.net.load_full();
+        let answer = net.send(request, limits).await.map_err(Refused::Silent)?;
         if !answer.status().is_success() {
             return Err(Refused::Status(answer.status()));
         }

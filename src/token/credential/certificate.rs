@@ -95,10 +95,10 @@ impl CertificateFiles {
     /// # Errors
     ///
     /// The error that sign-in would have.
-    pub async fn expiry(&self) -> Result<Timestamp, Error> {
-        let mut files = vec![Content::of(&self.certificate).await];
+    pub fn expiry(&self) -> Result<Timestamp, Error> {
+        let mut files = vec![Content::of(&self.certificate)];
         if let Some(key) = &self.private_key {
-            files.push(Content::of(key).await);
+            files.push(Content::of(key));
         }
         Ok(Certificate::from_pem(&files)?.expires)
     }

@@ -1,10 +1,10 @@
 //! Credential files, read completely and within bounds.
 
-use std::io;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use secrecy::zeroize::Zeroizing;
-use tokio::io::AsyncReadExt as _;
 
 use crate::plain_text;
 use crate::token::{Error, Problem};
@@ -23,10 +23,11 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// Reads `path` as it is now. Links are followed, because Kubernetes replaces them.
-    pub(super) async fn of(path: &Path) -> Self {
+    /// Reads `path` as it is now, and blocks for as long as the disk does. Links are followed, because
+    /// Kubernetes replaces them.
+    pub(super) fn of(path: &Path) -> Self {
         let mut open_to_all = false;
-        let bytes = read(path, &mut open_to_all).await;
+        let bytes = read(path, &mut open_to_all);
         Self {
             path: path.to_owned(),
             bytes,
@@ -79,18 +80,18 @@ impl Content {
     }
 }
 
-async fn read(path: &Path, open_to_all: &mut bool) -> io::Result<Zeroizing<Vec<u8>>> {
-    let metadata = tokio::fs::metadata(path).await?;
+fn read(path: &Path, open_to_all: &mut bool) -> io::Result<Zeroizing<Vec<u8>>> {
+    let metadata = fs::metadata(path)?;
     // Opening a named pipe would wait for its other end.
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    *open_to_all = is_open_to_all(&metadata) && !is_volume(path).await;
-    let file = tokio::fs::File::open(path).await?;
+    *open_to_all = is_open_to_all(&metadata) && !is_volume(path);
+    let file = File::open(path)?;
     // Allocated at once, because a vector that grows leaves copies behind.
     let room = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or(0) + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).await?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 256 KiB"));
     }
@@ -98,13 +99,13 @@ async fn read(path: &Path, open_to_all: &mut bool) -> io::Result<Zeroizing<Vec<u
 }
 
 #[cfg(unix)]
-fn is_open_to_all(metadata: &std::fs::Metadata) -> bool {
+fn is_open_to_all(metadata: &Metadata) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
     metadata.permissions().mode() & 0o004 != 0
 }
 
 #[cfg(not(unix))]
-fn is_open_to_all(_: &std::fs::Metadata) -> bool {
+fn is_open_to_all(_: &Metadata) -> bool {
     false
 }
 
@@ -112,14 +113,10 @@ fn is_open_to_all(_: &std::fs::Metadata) -> bool {
 /// Its files belong to root, so `other` is the only way to let the gateway's user read them. The
 /// kubelet replaces a volume's content through the link `..data` in the volume's folder, below which
 /// the file may lie in folders of its own.
-async fn is_volume(path: &Path) -> bool {
-    for folder in path.ancestors().skip(1) {
-        let link = tokio::fs::symlink_metadata(folder.join("..data")).await;
-        if link.is_ok_and(|metadata| metadata.is_symlink()) {
-            return true;
-        }
-    }
-    false
+fn is_volume(path: &Path) -> bool {
+    path.ancestors()
+        .skip(1)
+        .any(|folder| folder.join("..data").is_symlink())
 }
 
 #[cfg(test)]
@@ -127,71 +124,67 @@ mod tests {
     use super::*;
 
     #[cfg(unix)]
-    #[tokio::test]
-    async fn a_world_readable_file_is_noticed_except_in_a_volume_of_the_kubelet() {
+    #[test]
+    fn a_world_readable_file_is_noticed_except_in_a_volume_of_the_kubelet() {
         use std::os::unix::fs::{PermissionsExt, symlink};
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("client-secret");
-        std::fs::write(&path, "value").unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o444)).unwrap();
+        fs::write(&path, "value").unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o444)).unwrap();
         let mut open = false;
-        drop(read(&path, &mut open).await.unwrap());
+        drop(read(&path, &mut open).unwrap());
         assert!(open, "every user of the machine can read it");
 
         let data = folder.path().join("..2026_11_26");
-        std::fs::create_dir(&data).unwrap();
-        std::fs::rename(&path, data.join("client-secret")).unwrap();
+        fs::create_dir(&data).unwrap();
+        fs::rename(&path, data.join("client-secret")).unwrap();
         symlink("..2026_11_26", folder.path().join("..data")).unwrap();
         symlink("..data/client-secret", &path).unwrap();
-        drop(read(&path, &mut open).await.unwrap());
+        drop(read(&path, &mut open).unwrap());
         assert!(!open, "only the containers that mount it can read it");
     }
 
     #[cfg(unix)]
-    #[tokio::test]
-    async fn a_file_in_a_folder_of_a_volume_is_in_the_volume() {
+    #[test]
+    fn a_file_in_a_folder_of_a_volume_is_in_the_volume() {
         use std::os::unix::fs::{PermissionsExt, symlink};
 
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("..2026_11_26");
-        std::fs::create_dir_all(data.join("tls")).unwrap();
-        std::fs::write(data.join("tls/secret"), "value").unwrap();
-        std::fs::set_permissions(data.join("tls/secret"), PermissionsExt::from_mode(0o444)).unwrap();
+        fs::create_dir_all(data.join("tls")).unwrap();
+        fs::write(data.join("tls/secret"), "value").unwrap();
+        fs::set_permissions(data.join("tls/secret"), PermissionsExt::from_mode(0o444)).unwrap();
         symlink("..2026_11_26", folder.path().join("..data")).unwrap();
         symlink("..data/tls", folder.path().join("tls")).unwrap();
         let mut open = false;
-        drop(read(&folder.path().join("tls/secret"), &mut open).await.unwrap());
+        drop(read(&folder.path().join("tls/secret"), &mut open).unwrap());
         assert!(!open, "only the containers that mount it can read it");
     }
 
-    async fn line_of(content: &[u8]) -> Result<String, Error> {
+    fn line_of(content: &[u8]) -> Result<String, Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), content).unwrap();
-        Content::of(file.path()).await.line().map(str::to_owned)
+        fs::write(file.path(), content).unwrap();
+        Content::of(file.path()).line().map(str::to_owned)
     }
 
-    #[tokio::test]
-    async fn only_the_line_break_at_the_end_is_dropped() {
-        assert_eq!(line_of(b"abc~.Q\n").await.unwrap(), "abc~.Q");
-        assert_eq!(line_of(b"abc \r\n").await.unwrap(), "abc ");
-        assert_eq!(line_of(b"\xef\xbb\xbfabc\r\n").await.unwrap(), "abc");
+    #[test]
+    fn only_the_line_break_at_the_end_is_dropped() {
+        assert_eq!(line_of(b"abc~.Q\n").unwrap(), "abc~.Q");
+        assert_eq!(line_of(b"abc \r\n").unwrap(), "abc ");
+        assert_eq!(line_of(b"\xef\xbb\xbfabc\r\n").unwrap(), "abc");
         for bad in [&b""[..], b"\n", b"a\nb", b"\xff\xfe"] {
-            assert_eq!(
-                line_of(bad).await.unwrap_err().code(),
-                "CredentialFileUnusable",
-                "{bad:?}"
-            );
+            assert_eq!(line_of(bad).unwrap_err().code(), "CredentialFileUnusable", "{bad:?}");
         }
     }
 
-    #[tokio::test]
-    async fn missing_huge_and_strange_files_are_errors_that_name_the_file() {
+    #[test]
+    fn missing_huge_and_strange_files_are_errors_that_name_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let huge = folder.path().join("huge");
-        std::fs::write(&huge, vec![b'x'; 300 * 1024]).unwrap();
+        fs::write(&huge, vec![b'x'; 300 * 1024]).unwrap();
         for path in [folder.path().join("absent"), folder.path().to_owned(), huge] {
-            let error = Content::of(&path).await.bytes().unwrap_err();
+            let error = Content::of(&path).bytes().unwrap_err();
             assert_eq!(error.code(), "CredentialFileUnreadable");
             assert!(
                 error.message().starts_with(path.to_str().unwrap()),
@@ -202,13 +195,13 @@ mod tests {
     }
 
     #[cfg(unix)]
-    #[tokio::test]
-    async fn world_readable_files_are_noticed() {
+    #[test]
+    fn world_readable_files_are_noticed() {
         use std::os::unix::fs::PermissionsExt as _;
         let file = tempfile::NamedTempFile::new().unwrap();
         for (mode, open) in [(0o600, false), (0o640, false), (0o644, true)] {
-            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(Content::of(file.path()).await.open_to_all, open, "{mode:o}");
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(Content::of(file.path()).open_to_all, open, "{mode:o}");
         }
     }
 }

@@ -2,8 +2,10 @@
 //! none stays in memory.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::sync::Mutex;
 
 use super::assertion;
 use super::certificate::Certificate;
@@ -43,6 +45,9 @@ pub(in crate::token) struct CredentialProvider {
     pub(in crate::token) open_file: Option<PathBuf>,
     /// When the certificate expires.
     pub(in crate::token) expires: Option<Timestamp>,
+    /// Taken while files are read: a file system that hangs holds one thread, and no more with every
+    /// look.
+    reading: Arc<Mutex<()>>,
 }
 
 impl CredentialProvider {
@@ -53,6 +58,7 @@ impl CredentialProvider {
             loaded: None,
             open_file: None,
             expires: None,
+            reading: Arc::default(),
         }
     }
 
@@ -117,12 +123,16 @@ impl CredentialProvider {
         }
     }
 
+    /// Off the threads that serve. Waits for an earlier reading that was given up.
     async fn read(&self) -> Vec<Content> {
-        let mut files = Vec::new();
-        for path in self.paths() {
-            files.push(Content::of(path).await);
-        }
-        files
+        let paths: Vec<_> = self.paths().into_iter().map(Path::to_owned).collect();
+        let turn = Arc::clone(&self.reading).lock_owned().await;
+        let read = move || {
+            let _turn = turn;
+            paths.iter().map(|path| Content::of(path)).collect()
+        };
+        // It fails when the runtime ends, and this task with it.
+        tokio::task::spawn_blocking(read).await.unwrap_or_default()
     }
 }
 
@@ -151,4 +161,33 @@ fn fingerprint(files: &[Content]) -> Option<Fingerprint> {
     let mut digest = [0; 32];
     digest.copy_from_slice(context.finish().as_ref());
     Some(Fingerprint(digest))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::token::testing;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reading_that_hangs_is_waited_for_and_not_begun_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "value").unwrap();
+        let mut provider = CredentialProvider::new(Credential::ClientSecret {
+            app: testing::app(),
+            secret: SecretSource::File(file.path().to_owned()),
+        });
+        let hanging = Arc::clone(&provider.reading).lock_owned().await;
+        let limit = Duration::from_secs(5);
+        for _ in 0..3 {
+            let given_up = timeout(limit, provider.proof(Timestamp::UNIX_EPOCH)).await;
+            assert!(given_up.is_err());
+        }
+        drop(hanging);
+        let proof = provider.proof(Timestamp::UNIX_EPOCH).await.unwrap();
+        assert_eq!(proof.secret().expose(), "value");
+    }
 }

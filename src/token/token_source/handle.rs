@@ -24,6 +24,7 @@ pub struct TokenSource {
     kind: Kind,
     shared: Arc<Shared>,
     changes: watch::Receiver<()>,
+    metrics: Metrics,
 }
 
 impl TokenSource {
@@ -45,9 +46,19 @@ impl TokenSource {
         shared.state().asking = true;
         let (sender, changes) = watch::channel(());
         let sign_in = SignIn::new(config, exchange, imds_exchange, wall);
-        let upkeep = Refresher::new(sign_in, Arc::clone(&shared), sender, metrics);
+        let upkeep = Refresher::new(sign_in, Arc::clone(&shared), sender, metrics.clone());
         tasks.spawn_upkeep("token", upkeep.run());
-        Self { kind, shared, changes }
+        Self {
+            kind,
+            shared,
+            changes,
+            metrics,
+        }
+    }
+
+    /// This is the token source in use from now on: its metrics are shown.
+    pub fn take_over(&self) {
+        self.metrics.take_over();
     }
 
     /// The token, if there is a valid one.

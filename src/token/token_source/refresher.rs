@@ -105,6 +105,15 @@ impl Refresher {
         let message = error.message();
         let advice = error.advice();
         let retry_in_s = wait.as_secs_f64();
+        if !self.metrics.is_in_use() {
+            tracing::warn!(
+                code,
+                reason = message,
+                advice,
+                "signing in failed, with credentials that are not in use"
+            );
+            return;
+        }
         let newest = self.shared.state().newest.clone();
         let Some(bearer) = newest.filter(|bearer| bearer.is_usable(now)) else {
             tracing::error!(

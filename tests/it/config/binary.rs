@@ -194,3 +194,14 @@ fn the_reference_is_printed() {
     let output = gateway(&["reference"], &[]);
     assert_eq!(stdout(&output), defender_gateway::testing::config::reference());
 }
+
+#[test]
+fn a_cache_that_the_memory_does_not_hold_is_not_promised() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("small.toml");
+    fs::write(&path, "[server]\nmemory = \"64MiB\"\n[cache]\nmax_size = \"1GiB\"\n").unwrap();
+    let output = check(&path, &super::SIGN_IN);
+    let text = stdout(&output);
+    assert!(text.contains("1GiB, of which the memory here leaves about "), "{text}");
+    assert!(text.contains("MiB\n"), "{text}");
+}

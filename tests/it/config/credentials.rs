@@ -306,3 +306,28 @@ fn system_assigned_identities_are_told_apart_in_a_store() {
     let tenant = parse(&tenant, &[]).unwrap().resolved.credentials.tenant_id;
     assert_eq!(tenant.as_deref(), Some("contoso.example"));
 }
+
+#[test]
+fn a_secret_in_place_of_its_files_path_is_not_shown() {
+    let pem = format!("{:?}", include_str!("../../data/sim/app-key.pem"));
+    for key in [
+        "credentials.client_secret_file",
+        "credentials.certificate_file",
+        "credentials.federated_token_file",
+        "store.password_file",
+        "store.certificate_file",
+    ] {
+        for value in ["\"hunter2~Q8abc/+=\"", &pem] {
+            let (section, name) = key.split_once('.').unwrap();
+            let text = refused(&format!("[{section}]\n{name} = {value}\n"), &IDS);
+            assert!(!text.contains("hunter2") && !text.contains("PRIVATE KEY"), "{text}");
+            let said = format!("{key}: there is no such file; the value is not shown, because it may be the secret");
+            assert!(text.contains(&said), "{text}");
+        }
+    }
+    let text = refused("[credentials]\nclient_secret_file = \"/absent/secret\"\n", &IDS);
+    assert!(
+        text.contains("client_secret_file: /absent/secret: there is no such file"),
+        "{text}"
+    );
+}

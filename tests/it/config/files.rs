@@ -97,38 +97,6 @@ fn odd_secret_files_are_named_with_what_is_odd_and_where() {
 }
 
 #[test]
-fn a_secret_in_place_of_its_files_path_is_not_shown() {
-    let pem = format!("{:?}", KEY);
-    for key in [
-        "credentials.client_secret_file",
-        "credentials.certificate_file",
-        "credentials.federated_token_file",
-        "store.password_file",
-        "store.certificate_file",
-    ] {
-        for value in ["\"hunter2~Q8abc/+=\"", &pem] {
-            let (section, name) = key.split_once('.').unwrap();
-            let (code, output) = checked(&format!("[{section}]\n{name} = {value}\n"), &[]);
-            assert_eq!(code, 1, "{key}");
-            assert!(
-                !output.contains("hunter2") && !output.contains("PRIVATE KEY"),
-                "{output}"
-            );
-            assert!(output.contains(&format!("{key}: ")), "{output}");
-            assert!(
-                output.contains("not shown, because it may be the secret itself"),
-                "{output}"
-            );
-        }
-    }
-    let (_, output) = checked("[credentials]\nclient_secret_file = \"/absent/secret\"\n", &[]);
-    assert!(
-        output.contains("client_secret_file: /absent/secret: there is no such file"),
-        "{output}"
-    );
-}
-
-#[test]
 fn what_the_token_proxy_is_checked_against_has_to_hold_a_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, content: &str| {

@@ -4,7 +4,7 @@ use defender_gateway::testing::sim::CLIENT_SECRET;
 use http::StatusCode;
 
 use super::paths;
-use crate::support::{Setup, id};
+use crate::support::{Running, Setup, id};
 
 fn secret_file(secret: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
@@ -14,10 +14,18 @@ fn secret_file(secret: &str) -> (tempfile::TempDir, String) {
     (folder, quoted)
 }
 
+/// What the metrics say of sign-in, but for what passes with time.
+async fn measured(running: &Running) -> Vec<String> {
+    let metrics = running.admin.fetch("/metrics").await;
+    let own = |line: &&str| line.contains("_token_requests_total") || line.contains("_credential_loaded_");
+    metrics.text().lines().filter(own).map(str::to_owned).collect()
+}
+
 #[tokio::test]
 async fn other_credentials_are_taken_only_when_they_work() {
     let running = Setup::new().start().await;
     assert_eq!(running.caller().ask(&[id(1)]).await.status, StatusCode::OK);
+    let alone = measured(&running).await;
     let (_bad, bad) = secret_file("not the secret of this application");
     let refused = running.reload(&[("credentials.client_secret_file", &bad)]).await;
     assert!(refused.unwrap_err().to_string().contains("the new credentials"));
@@ -30,6 +38,20 @@ async fn other_credentials_are_taken_only_when_they_work() {
         running.caller().ask(&[id(2)]).await.status,
         StatusCode::OK,
         "the old token serves"
+    );
+    let mut problems = status["problems"].as_array().unwrap().iter();
+    let problem = problems.find(|problem| problem["code"] == "config-refused").unwrap();
+    assert!(
+        problem["advice"]
+            .as_str()
+            .unwrap()
+            .contains("a restart would leave the gateway without a token"),
+        "{problem}"
+    );
+    assert_eq!(
+        measured(&running).await,
+        alone,
+        "metrics are those of the credentials in use"
     );
 
     let (_good, good) = secret_file(CLIENT_SECRET);

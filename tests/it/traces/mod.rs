@@ -8,13 +8,15 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use opentelemetry_proto::tonic::trace::v1::Span;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::TcpListener;
 
 use collector::{Collector, Manner, attributes, hex, is_attempt, is_call, is_request};
 use defender_gateway::testing::scan::{Endpoint, Operation};
 use defender_gateway::testing::secret::Secret;
 use defender_gateway::testing::sim::{self, Fault, Often, Plan, Shape};
 
-use crate::support::{Running, Setup, id, until};
+use crate::support::{Running, Setup, id, until, within};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -399,4 +401,21 @@ async fn log_lines_of_a_request_name_its_trace() {
     let line = output.lines().find(|line| line.contains("request answered")).unwrap();
     let line: serde_json::Value = serde_json::from_str(line).unwrap();
     assert_eq!(line["span"]["trace_id"], TRACE, "{line}");
+}
+
+#[tokio::test]
+async fn another_way_out_is_that_of_traces_too() {
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let way_out = format!("\"http://{}\"", proxy.local_addr().unwrap());
+    let running = Setup::new()
+        .set("telemetry.otlp_endpoint", "https://collector.test")
+        .start()
+        .await;
+    running.reload(&[("defender.via_proxy", &way_out)]).await.unwrap();
+    assert_eq!(running.caller.ask(&[id(1)]).await.status, StatusCode::OK);
+    let (stream, _) = within("a connection to the proxy", proxy.accept()).await.unwrap();
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).await.unwrap();
+    assert_eq!(line, "CONNECT collector.test:443 HTTP/1.1\r\n");
+    running.finish().await;
 }
