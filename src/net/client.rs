@@ -181,7 +181,12 @@ impl Client {
                     let collector = Collector::new(limits.body_bytes, self.large_bodies.clone());
                     let body = timeout_at(sent + limits.whole, read(body, collector, &watch)).await;
                     let body = body.unwrap_or(Err(Kind::BodyTimeout));
-                    return self.end(&host, connection, body.map(|body| Response::from_parts(head, body)));
+                    return match body {
+                        Ok(body) => self.end(&host, connection, Ok(Response::from_parts(head, body))),
+                        Err(kind) => self
+                            .end(&host, connection, Err(kind))
+                            .map_err(|error| error.after(head)),
+                    };
                 }
                 Err(kind) => kind,
             };

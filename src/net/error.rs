@@ -6,6 +6,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use http::response;
+
 /// A client cannot be built from its configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
@@ -139,6 +141,7 @@ pub struct Error {
     authority: Arc<str>,
     #[source]
     kind: Kind,
+    head: Option<Box<response::Parts>>,
 }
 
 /// What went wrong in an exchange, in the order of its phases.
@@ -183,7 +186,21 @@ impl Error {
         Self {
             authority: Arc::clone(authority),
             kind,
+            head: None,
         }
+    }
+
+    /// The error of an exchange whose answer had this head.
+    pub(super) fn after(self, head: response::Parts) -> Self {
+        Self {
+            head: Some(Box::new(head)),
+            ..self
+        }
+    }
+
+    /// The head of the answer, if it had arrived.
+    pub fn head(&self) -> Option<&response::Parts> {
+        self.head.as_deref()
     }
 
     /// `host:port` of the destination.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, USER_AGENT};
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use tokio::time::{Instant, timeout};
 use tower::Service;
 use url::Url;
@@ -60,7 +60,8 @@ impl Config {
     }
 }
 
-/// Makes one call. Any status except a redirect is an answer. Clones share the connections.
+/// Makes one call. Any status except a redirect is an answer, and a 429 or 401 is one even when its
+/// body cannot be read. Clones share the connections.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
@@ -99,7 +100,7 @@ impl Inner {
         }
         let stall_timeout = || signed.routed.stall_timeout.elapsed();
         let sent = self.net.send_with(request, self.limits, stall_timeout).await;
-        sent.map_err(Reason::Exchange)
+        sent.or_else(without_lost_body).map_err(Reason::Exchange)
     }
 
     /// Memory for a call with a small answer.
@@ -168,9 +169,23 @@ fn kept(response: Response<Bytes>, mut memory: Reservation) -> Response<Bytes> {
     })
 }
 
+/// Whether the status says what has to be done, whatever the body: the ledger has to see that calls
+/// are throttled, and the token source that its token was rejected.
+fn speaks_for_itself(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED)
+}
+
+/// The answer without its body, if only that was lost, and it is not needed.
+fn without_lost_body(error: net::Error) -> Result<Response<Bytes>, net::Error> {
+    let Some(head) = error.head().filter(|head| speaks_for_itself(head.status)) else {
+        return Err(error);
+    };
+    Ok(Response::from_parts(head.clone(), Bytes::new()))
+}
+
 /// The answer, if it may be passed on.
 fn checked(response: Response<Bytes>, owner: TokenOwner) -> Result<UpstreamResponse, Reason> {
-    let (head, body) = response.into_parts();
+    let (head, mut body) = response.into_parts();
     if head.status.is_redirection() {
         return Err(Reason::Redirect { status: head.status });
     }
@@ -183,7 +198,10 @@ fn checked(response: Response<Bytes>, owner: TokenOwner) -> Result<UpstreamRespo
         .iter()
         .all(response_headers::is_identity)
     {
-        return Err(Reason::Encoded);
+        if !speaks_for_itself(head.status) {
+            return Err(Reason::Encoded);
+        }
+        body = Bytes::new();
     }
     Ok(UpstreamResponse {
         status: head.status,

@@ -237,6 +237,36 @@ async fn redirects_and_encodings_are_errors_that_another_region_may_mend() {
     );
 }
 
+/// The quota has to see the 429 and its wait, and the token source the 401.
+#[tokio::test]
+async fn a_429_and_a_401_are_answers_even_when_their_bodies_cannot_be_read() {
+    for (status, rest, then_silent) in [
+        (429, "content-encoding: gzip\r\ncontent-length: 2\r\n\r\n{}", true),
+        (401, "content-encoding: br\r\ncontent-length: 2\r\n\r\n{}", true),
+        (429, "content-length: 100\r\n\r\n{", false),
+        (401, "content-length: 100\r\n\r\n{", false),
+        (429, "content-length: 100\r\n\r\n{", true),
+        (429, "content-length: 100000\r\n\r\n{", true),
+    ] {
+        let text = format!("HTTP/1.1 {status} No\r\nretry-after: 7\r\n{rest}");
+        let address = listen(move |mut stream| {
+            let text = text.clone();
+            async move {
+                let _ = stream.read(&mut [0; 1024]).await;
+                stream.write_all(text.as_bytes()).await.unwrap();
+                if then_silent {
+                    std::future::pending::<()>().await;
+                }
+            }
+        });
+        let (result, shown) = call(address.await, signed("http://eu.test", Endpoint::HISTORY, None)).await;
+        let answer = result.expect(rest);
+        assert_eq!((answer.status.as_u16(), answer.body.len()), (status, 0), "{rest}");
+        assert_eq!(answer.headers.get("retry-after").unwrap(), "7");
+        assert!(shown.contains(&format!("status=\"{status}\"}} 1")), "{shown}");
+    }
+}
+
 #[tokio::test]
 async fn a_status_that_means_nothing_here_is_no_answer() {
     for text in [
