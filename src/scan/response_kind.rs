@@ -18,7 +18,7 @@ use crate::scan::{Endpoint, UpstreamResponse};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseKind {
     /// Defender's answer: rows, or a rejection of the request in Defender's format (such as 400,
-    /// 401, 403, 404).
+    /// 401, 403, 404), or of its token in any format.
     Answer,
     /// 429, in whatever format: it must reach the ledger even if a front end sent it.
     Throttled,
@@ -71,6 +71,7 @@ impl ResponseKind {
                 Shape::List => Expected::Rows,
                 Shape::Entity => Expected::Entity,
             },
+            401 if rejects_token(response) => return Self::Answer,
             400..=499 => Expected::Error,
             _ => return Self::Fault(ResponseFault::Status),
         };
@@ -92,6 +93,20 @@ impl UpstreamResponse {
         let mut types = self.headers.get_all(header::CONTENT_TYPE);
         types.all(|value| value.to_str().is_ok_and(is_json))
     }
+}
+
+/// Whether a 401 rejects the token although it may not have Defender's format: what checks tokens
+/// in front of Defender's own code sends a challenge (RFC 6750 §3), mostly without a body. The
+/// challenge for the gateway's own token does not get here. A proxy that wants to know who the
+/// gateway is sends a page, or a challenge of another scheme.
+fn rejects_token(response: &UpstreamResponse) -> bool {
+    let mut challenges = response.headers.get_all(header::WWW_AUTHENTICATE).peekable();
+    if challenges.peek().is_none() {
+        return response.may_be_json() && response.body.trim_ascii().is_empty();
+    }
+    let scheme = |challenge: &str| challenge.split_ascii_whitespace().next().map(str::to_ascii_lowercase);
+    let is_bearer = |challenge| scheme(challenge).as_deref() == Some("bearer");
+    challenges.any(|list| list.to_str().is_ok_and(|list| list.split(',').any(is_bearer)))
 }
 
 /// Whether a status says that the upstream could not answer now.

@@ -82,7 +82,10 @@ fn everything_else_is_a_fault_and_says_which() {
         (404, Some("text/html"), PAGE, ContentType),
         (403, Some("text/html"), PAGE, ContentType),
         (404, json, "", Empty),
-        (401, None, "", Empty),
+        (403, None, "", Empty),
+        (401, Some("text/html"), PAGE, ContentType),
+        (401, Some("text/html"), "", ContentType),
+        (401, json, r#"{"message":"who are you?"}"#, Shape),
         (404, json, r#"{"message":"no such site"}"#, Shape),
         (404, json, r#"{"error":"not found"}"#, Shape),
         (404, json, ROWS, Shape),
@@ -104,6 +107,44 @@ fn everything_else_is_a_fault_and_says_which() {
     assert_eq!(kind(200, json, b"{\"value\":[\"\xff\"]}"), ResponseKind::Fault(NotJson));
     assert_eq!(kind(429, Some("text/html"), PAGE), ResponseKind::Throttled);
     assert_eq!(kind(429, json, ERROR), ResponseKind::Throttled);
+}
+
+/// What checks tokens in front of Defender's code rejects them without a body.
+#[test]
+fn a_token_may_be_rejected_without_defenders_error() {
+    let kind = |media: Option<&'static str>, challenges: &[&'static str], body: &'static str| {
+        let media = media.map(|media| (header::CONTENT_TYPE, HeaderValue::from_static(media)));
+        let challenge = |text: &&'static str| (header::WWW_AUTHENTICATE, HeaderValue::from_static(text));
+        let response = UpstreamResponse {
+            status: StatusCode::UNAUTHORIZED,
+            headers: media.into_iter().chain(challenges.iter().map(challenge)).collect(),
+            body: body.into(),
+        };
+        ResponseKind::of(Endpoint::HISTORY, &response)
+    };
+    for (media, challenges, body) in [
+        (None, &[][..], ""),
+        (Some("application/json"), &[], " \r\n"),
+        (None, &["Bearer"], ""),
+        (Some("text/html"), &["bearer error=\"invalid_token\""], PAGE),
+        (None, &["Negotiate", "Basic realm=\"x\", Bearer"], "expired"),
+        (None, &["Negotiate"], ERROR),
+    ] {
+        assert_eq!(
+            kind(media, challenges, body),
+            ResponseKind::Answer,
+            "{challenges:?} {body}"
+        );
+    }
+    // A proxy on the way wants to know who the gateway is.
+    for challenges in [
+        &["Negotiate"][..],
+        &["Basic realm=\"Bearer of news\"", "NTLM"],
+        &["BearerToken"],
+    ] {
+        let fault = ResponseKind::Fault(ResponseFault::Empty);
+        assert_eq!(kind(None, challenges, ""), fault, "{challenges:?}");
+    }
 }
 
 #[test]
@@ -157,6 +198,8 @@ proptest! {
     fn a_body_that_is_no_json_object_is_never_an_answer(
         status in 100_u16..1000, body in proptest::collection::vec(any::<u8>(), 0..100),
     ) {
+        // A token may be rejected without any body.
+        prop_assume!(status != 401);
         let is_object = serde_json::from_slice::<serde_json::Value>(&body).is_ok_and(|value| value.is_object());
         prop_assume!(!is_object);
         prop_assert!(!kind(status, None, body).is_answer());
