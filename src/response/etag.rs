@@ -36,13 +36,12 @@ fn tag(body: &[u8]) -> String {
     format!("\"{}\"", hex(&digest.as_ref()[..16]))
 }
 
-/// Whether `If-None-Match` contains the tag (RFC 9110 §13.1.2), by weak comparison; `*` matches
-/// all. Our tags contain no quotes, so the list can be split at commas.
+/// Whether `If-None-Match` contains the tag (RFC 9110 §13.1.2), by weak comparison; `*` alone
+/// matches all. A tag may contain anything but quotes (§8.8.3), so that every second part between
+/// quotes is one.
 fn matches(known: &str, tag: &str) -> bool {
-    let known = known.split(',').map(str::trim);
-    known
-        .map(|one| one.strip_prefix("W/").unwrap_or(one))
-        .any(|one| one == "*" || one == tag)
+    let mut known_tags = known.split('"').skip(1).step_by(2);
+    known.trim() == "*" || known_tags.any(|known| known == tag.trim_matches('"'))
 }
 
 #[cfg(test)]
@@ -62,12 +61,14 @@ mod tests {
         let (first, tag) = tagged(answer(200, "{}"), &Tag::Given);
         let tag = tag.unwrap().to_str().unwrap().to_owned();
         assert_eq!((first.status.as_u16(), &first.body[..]), (200, &b"{}"[..]));
-        for known in [tag.clone(), format!("W/{tag}"), format!("\"x\", {tag}"), "*".to_owned()] {
+        for known in [tag.clone(), format!("W/{tag}"), format!("\"x\", {tag}"), format!("\"a,*\",{tag}"), " * ".to_owned()] {
             let (again, same) = tagged(answer(200, "{}"), &Tag::Unless(known.into()));
             assert_eq!((again.status.as_u16(), again.body.len()), (304, 0));
             assert_eq!(same.unwrap(), tag.as_str());
         }
-        for other in ["", "\"x\"", "x", tag.trim_matches('"')] {
+        // Commas and asterisks may be parts of a tag.
+        let inside = format!("\"a, {}, b\"", tag.trim_matches('"'));
+        for other in ["", "\"x\"", "x", tag.trim_matches('"'), "\"a,*,b\"", "\"x\", *", &inside] {
             let (again, _) = tagged(answer(200, "{}"), &Tag::Unless(other.into()));
             assert_eq!(again.status.as_u16(), 200, "{other}");
         }
