@@ -4,11 +4,11 @@
 //! one (RFC 9110 §8.8.1).
 
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use ring::digest;
 
 use super::layer::Tag;
-use crate::scan::{Headers, UpstreamResponse, hex};
+use crate::scan::{UpstreamResponse, hex};
 
 /// The answer with its tag; for a caller that has the same tag, a 304 without body. Only successful
 /// answers have a tag.
@@ -22,9 +22,13 @@ pub(super) fn tagged(answer: UpstreamResponse, wanted: &Tag) -> (UpstreamRespons
     if !is_known {
         return (answer, value);
     }
+    // RFC 9110 §15.4.5: of the fields that a 304 must repeat, these come from the upstream. Without
+    // its `Date`, `Age` would count from now.
+    let lasting = |name: &HeaderName| [header::CACHE_CONTROL, header::DATE].contains(name);
+    let fields = answer.headers.iter().filter(|(name, _)| lasting(name));
     let unchanged = UpstreamResponse {
         status: StatusCode::NOT_MODIFIED,
-        headers: Headers::default(),
+        headers: fields.map(|(name, value)| (name.clone(), value)).collect(),
         body: Bytes::new(),
     };
     (unchanged, value)
@@ -47,6 +51,7 @@ fn matches(known: &str, tag: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scan::Headers;
 
     fn answer(status: u16, body: &'static str) -> UpstreamResponse {
         UpstreamResponse {
@@ -61,19 +66,53 @@ mod tests {
         let (first, tag) = tagged(answer(200, "{}"), &Tag::Given);
         let tag = tag.unwrap().to_str().unwrap().to_owned();
         assert_eq!((first.status.as_u16(), &first.body[..]), (200, &b"{}"[..]));
-        for known in [tag.clone(), format!("W/{tag}"), format!("\"x\", {tag}"), format!("\"a,*\",{tag}"), " * ".to_owned()] {
+        for known in [
+            tag.clone(),
+            format!("W/{tag}"),
+            format!("\"x\", {tag}"),
+            format!("\"a,*\",{tag}"),
+            " * ".to_owned(),
+        ] {
             let (again, same) = tagged(answer(200, "{}"), &Tag::Unless(known.into()));
             assert_eq!((again.status.as_u16(), again.body.len()), (304, 0));
             assert_eq!(same.unwrap(), tag.as_str());
         }
         // Commas and asterisks may be parts of a tag.
         let inside = format!("\"a, {}, b\"", tag.trim_matches('"'));
-        for other in ["", "\"x\"", "x", tag.trim_matches('"'), "\"a,*,b\"", "\"x\", *", &inside] {
+        for other in [
+            "",
+            "\"x\"",
+            "x",
+            tag.trim_matches('"'),
+            "\"a,*,b\"",
+            "\"x\", *",
+            &inside,
+        ] {
             let (again, _) = tagged(answer(200, "{}"), &Tag::Unless(other.into()));
             assert_eq!(again.status.as_u16(), 200, "{other}");
         }
         let (changed, _) = tagged(answer(200, "{ }"), &Tag::Unless(tag.clone().into()));
         assert_eq!(changed.status.as_u16(), 200);
+    }
+
+    #[test]
+    fn a_304_has_the_fields_of_the_200_that_tell_how_long_it_is_good() {
+        let fields = [
+            ("content-type", "application/json"),
+            ("cache-control", "no-cache"),
+            ("date", "Sat, 28 Nov 2026 22:00:00 GMT"),
+            ("odata-version", "4.0"),
+        ];
+        let stored = UpstreamResponse {
+            headers: fields
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+                .into_iter()
+                .collect(),
+            ..answer(200, "{}")
+        };
+        let (unchanged, _) = tagged(stored, &Tag::Unless("*".into()));
+        let names: Vec<_> = unchanged.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["cache-control", "date"]);
     }
 
     #[test]

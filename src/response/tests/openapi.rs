@@ -89,7 +89,16 @@ pub(crate) fn answers(operation: Operation, good: &Value) -> Value {
     let tag = is_tagged.then_some(ETAG);
     answers.insert("200".into(), served(description, tag, &content));
     if is_tagged {
-        let fields = [CACHE_STATUS, AGE, POLICY, RATE_LIMIT, PREFERENCE, REQUEST_ID, ETAG];
+        let fields = [
+            CACHE_STATUS,
+            AGE,
+            POLICY,
+            RATE_LIMIT,
+            PREFERENCE,
+            CACHE_CONTROL,
+            REQUEST_ID,
+            ETAG,
+        ];
         let unchanged = json!({"description": "The caller has the same answer already.", "headers": headers(fields)});
         answers.insert("304".into(), unchanged);
     }
