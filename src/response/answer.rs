@@ -110,6 +110,8 @@ pub struct Config {
     pub panics: Counter,
     /// Whose access token the upstream calls of these requests carry.
     pub token_owner: TokenOwner,
+    /// For `Vary`: the request's field on which the upstream's answers depend, if there is one.
+    pub vary: Option<HeaderValue>,
     /// The memory budget for large bodies that were made for one caller only; `None` when they are
     /// not counted.
     pub large_answers: Option<Arc<MemoryBudget>>,
@@ -292,7 +294,7 @@ fn with_reserved_memory(config: &Config, answer: UpstreamResponse) -> Result<Ups
 }
 
 /// The header fields that the gateway may add to an upstream answer.
-static FIELDS: [HeaderName; 8] = [
+static FIELDS: [HeaderName; 9] = [
     CACHE_STATUS,
     PROXY_STATUS,
     RATE_LIMIT_POLICY,
@@ -300,6 +302,7 @@ static FIELDS: [HeaderName; 8] = [
     header::AGE,
     PREFERENCE_APPLIED,
     header::ETAG,
+    header::VARY,
     X_REQUEST_ID,
 ];
 
@@ -334,6 +337,7 @@ fn upstream(
         meta.age.and_then(field::age),
         meta.wait.and_then(applied),
         meta.tag.clone(),
+        config.vary.clone(),
         field::request_id(id),
     ];
     let mut response = Response::new(Body::new(answer.body));

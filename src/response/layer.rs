@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::Scheme;
-use http::{HeaderMap, HeaderName, Uri, header, uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, uri};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::Service;
@@ -106,14 +106,20 @@ impl Layer {
     }
 
     /// Answers requests that carry `field` without the `RateLimit` fields, because their calls
-    /// count in another quota.
+    /// count in another quota. All answers of the upstream say that they depend on the field: a
+    /// cache on the way must not give one to whoever has no token, or another one.
     pub fn without_rate_limit_for(self, field: HeaderName) -> Self {
+        let varying = |config: &Arc<Config>| Config {
+            vary: Some(HeaderValue::from(field.clone())),
+            ..Config::clone(config)
+        };
         let config = Config {
             rate_limit: Arc::new(|_, _| {}),
             token_owner: TokenOwner::Caller,
-            ..Config::clone(&self.configs[0])
+            ..varying(&self.configs[0])
         };
         Self {
+            configs: self.configs.iter().map(varying).map(Arc::new).collect(),
             passthrough: Some(PassthroughConfig {
                 field,
                 config: Arc::new(config),

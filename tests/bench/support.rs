@@ -103,6 +103,7 @@ pub(crate) fn respond() -> response::Layer {
         rate_limit: Arc::new(move |_, show| show(&windows)),
         panics: Counter::default(),
         token_owner: scan::TokenOwner::Gateway,
+        vary: None,
         large_answers: None,
     })
 }

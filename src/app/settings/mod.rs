@@ -139,6 +139,7 @@ pub(super) fn respond(
         rate_limit: rate_limit::of(quota.clone(), operation(index)),
         panics: panics.clone(),
         token_owner: TokenOwner::Gateway,
+        vary: None,
         large_answers: Some(Arc::clone(&memory.answers.large)),
     }))
     .trusting(config.server.trusted_proxies.iter().copied());

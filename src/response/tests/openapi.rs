@@ -55,6 +55,11 @@ const ETAG: Field = (
     "Names this answer as it is (RFC 9110 §8.8.3), for `If-None-Match`.",
     "\"9f2d6c0e4b7a4c1d8e3f5a6b7c8d9e0f\"",
 );
+const VARY: Field = (
+    "Vary",
+    "Only where callers may bring tokens of their own: answers depend on them.",
+    "authorization",
+);
 const ALLOW: Field = ("Allow", "The methods of this path.", "OPTIONS, POST, QUERY");
 const ACCEPT_QUERY: Field = (
     "Accept-Query",
@@ -98,6 +103,7 @@ pub(crate) fn answers(operation: Operation, good: &Value) -> Value {
             CACHE_CONTROL,
             REQUEST_ID,
             ETAG,
+            VARY,
         ];
         let unchanged = json!({"description": "The caller has the same answer already.", "headers": headers(fields)});
         answers.insert("304".into(), unchanged);
@@ -207,6 +213,7 @@ fn served(description: &str, tag: Option<Field>, content: &Value) -> Value {
         PREFERENCE,
         PROXY_STATUS,
         CACHE_CONTROL,
+        VARY,
         REQUEST_ID,
     ];
     json!({

@@ -136,6 +136,7 @@ fn stack(
         rate_limit: Arc::new(|_, _| {}),
         panics: metrics.panics(),
         token_owner: TokenOwner::Gateway,
+        vary: None,
         large_answers: None,
     });
     access_log::Layer::new(metrics.clone(), access_log::Config::default()).layer(respond.layer(guard))

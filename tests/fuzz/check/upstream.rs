@@ -40,6 +40,7 @@ pub(super) fn respond() -> response::Layer {
         rate_limit: Arc::new(|_, _| {}),
         panics: Counter::default(),
         token_owner: TokenOwner::Gateway,
+        vary: None,
         large_answers: None,
     })
 }
