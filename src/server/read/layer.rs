@@ -255,17 +255,20 @@ fn check_type(fields: &HeaderMap) -> Result<(), RequestError> {
 /// Accepts bodies without a content coding. Requests with only [usual](crate::server::is_usual)
 /// fields have none.
 fn check_codings(fields: &HeaderMap) -> Result<(), RequestError> {
-    let is_coded = |fields: &HeaderMap| {
-        let mut codings = fields.get_all(header::CONTENT_ENCODING).iter();
-        codings.any(|coding| coding != "identity")
-    };
-    if is_coded(fields) {
+    let mut codings = fields.get_all(header::CONTENT_ENCODING).iter();
+    if codings.any(|list| !list.as_bytes().split(|byte| *byte == b',').all(is_identity)) {
         return Err(RequestError::ContentEncoding);
     }
     if is_transfer_coded(fields) {
         return Err(RequestError::TransferEncoding);
     }
     Ok(())
+}
+
+/// Whether a coding changes nothing, or an element of a list is empty (RFC 9110 §5.6.1.2, §8.4.1).
+fn is_identity(coding: &[u8]) -> bool {
+    let coding = coding.trim_ascii();
+    coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")
 }
 
 /// Whether the response gets a tag, and which one the caller has.
@@ -353,7 +356,13 @@ mod tests {
             content(&[json, ("content-encoding", "gzip")]),
             Err(RequestError::ContentEncoding)
         );
-        assert_eq!(content(&[json, ("content-encoding", "identity")]), Ok(()));
+        for identity in ["identity", "Identity", "", "identity, identity"] {
+            assert_eq!(content(&[json, ("content-encoding", identity)]), Ok(()), "{identity}");
+        }
+        assert_eq!(
+            content(&[json, ("content-encoding", "identity, gzip")]),
+            Err(RequestError::ContentEncoding)
+        );
     }
 
     fn caller(fields: &[(&'static str, &'static str)]) -> (Caller, Instant) {
