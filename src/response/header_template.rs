@@ -82,7 +82,7 @@ impl HeaderTemplate {
     fn of(map: &HeaderMap, stored: &Headers, own: u32) -> Option<Self> {
         let stored: Vec<_> = passed(stored).map(|(name, _)| name.clone()).collect();
         let count = stored.len() + own.count_ones() as usize;
-        let in_order = map.len() == count && map.keys().zip(&stored).all(|(one, other)| one == other);
+        let in_order = map.keys_len() == count && map.keys().zip(&stored).all(|(one, other)| one == other);
         in_order.then(|| {
             // Copied one by one, the map takes no more room than it has fields.
             let nothing = map.keys().map(|name| (name.clone(), HeaderValue::from_static("")));
@@ -126,12 +126,14 @@ mod tests {
             fields(&[("date", "today"), ("content-type", "text/plain")]),
             fields(&[("content-length", "9"), ("x-ms-request-id", "a")]),
             fields(&[("link", "one"), ("link", "two"), ("date", "never")]),
+            fields(&[("date", "never"), ("link", "one"), ("link", "two")]),
             fields(&[("age", "overwritten"), ("date", "x")]),
             fields(&[]),
         ];
-        for round in 0..3 {
-            for stored in &stored {
-                for mask in 0..8 {
+        for stored in &stored {
+            for mask in 0..8 {
+                // The same combination again before its template is forgotten.
+                for round in 0..3 {
                     let text = format!("{round} {mask}");
                     let values = [0, 1, 2].map(|at| (mask >> at & 1 == 1).then_some(&*text));
                     let build = build(stored, &OWN, own(values));
