@@ -38,7 +38,8 @@ impl Cache {
         may_be_cut.then(|| Rows::split(request, &answer.body).ok()).flatten()
     }
 
-    /// Stores an answer's rows by id, if it is certain that no row is missing.
+    /// Stores an answer's rows by id, if it is certain that no row is missing, and not known that
+    /// ids are answered otherwise alone.
     pub(super) fn insert_fragments(
         &self,
         request: &Request,
@@ -51,7 +52,8 @@ impl Cache {
         let (Some(upstream_profile), Some(rows)) = (&self.upstream_profile, rows) else {
             return;
         };
-        if !upstream_profile.is_complete(request, rows.len()) {
+        let allows_parts = upstream_profile.merge_evidence().allows_parts(request.endpoint());
+        if !allows_parts || !upstream_profile.is_complete(request, rows.len()) {
             return;
         }
         // Whether there is a fragment of the same answer or of a later one.

@@ -63,19 +63,21 @@ impl PartialHit {
     }
 
     fn of(cache: &Cache, request: &Arc<Request>, is_good: impl Fn(&Arc<Fragment>) -> bool) -> Option<Self> {
+        let endpoint = request.endpoint();
         // The upstream might reject a request with more ids than any that it has answered.
         let upstream_profile = cache
             .upstream_profile()
-            .filter(|upstream_profile| upstream_profile.takes(request.endpoint(), request.ids().len()))?;
+            .filter(|profile| profile.merge_evidence().allows_parts(endpoint))
+            .filter(|profile| profile.takes(endpoint, request.ids().len()))?;
         let fragments: Vec<_> = request
             .ids()
-            .map(|id| cache.fragment(request.endpoint(), id).filter(&is_good))
+            .map(|id| cache.fragment(endpoint, id).filter(&is_good))
             .collect();
         fragments.iter().any(Option::is_some).then(|| Self {
             request: Arc::clone(request),
             upstream_profile: Arc::clone(upstream_profile),
             fragments,
-            prefetches: cache.prefetches(request.endpoint()),
+            prefetches: cache.prefetches(endpoint),
         })
     }
 

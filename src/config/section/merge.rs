@@ -14,7 +14,8 @@ section! {
 
     /// Whether waiting requests for different ids share one upstream call. `auto`: once it has been
     /// found out that this changes no answer, by comparing answers to several ids with those to
-    /// each, with ten calls of surplus quota at most.
+    /// each, with ten calls of surplus quota at most. Stored rows answer requests for other lists
+    /// of ids whatever is set here, unless that comparison has shown that answers differ.
     enabled: Merging = Key::flag_or("auto", "auto").live()
         => |reader, key| reader.flag_or(key, [Merging::On, Merging::Off, Merging::Auto]);
 

@@ -110,6 +110,12 @@ impl MergeEvidence {
         self.allowed[endpoint.index()].load(Ordering::Relaxed) >= Allowed::All as u8
     }
 
+    /// Whether rows may be taken out of an answer to more ids, or joined to one: not while it is
+    /// known that the same ids are answered otherwise together than alone.
+    pub fn allows_parts(&self, endpoint: Endpoint) -> bool {
+        self.allowed[endpoint.index()].load(Ordering::Relaxed) > Allowed::NoParts as u8
+    }
+
     /// Resolves when a record has changed from now on.
     pub fn changed(&self) -> Notified<'_> {
         self.changed.notified()
@@ -291,7 +297,7 @@ impl MergeEvidence {
             rows,
             ..
         } = record;
-        if before == Allowed::None as u8 && record.is_proven() {
+        if before < Allowed::OneId as u8 && record.is_proven() {
             tracing::info!(
                 operation,
                 version,

@@ -36,6 +36,8 @@ pub struct MergeRecord {
 /// Which requests may share a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Allowed {
+    /// None, and no request may be answered with a part of another one's answer.
+    NoParts,
     None,
     /// Those for one id, among whose rows there are none of another id.
     OneId,
@@ -69,7 +71,9 @@ impl MergeRecord {
     pub(super) fn allowed(&self) -> Allowed {
         let is_proven =
             self.confirmed_calls >= Self::CONFIRMED_CALLS && self.answers >= Self::ANSWERS && self.pairs >= Self::PAIRS;
-        if !is_proven {
+        if !is_proven && self.contradiction == Some(SplitError::Different) {
+            Allowed::NoParts
+        } else if !is_proven {
             Allowed::None
         } else if self.mixed_pairs < Self::PAIRS {
             Allowed::OneId
