@@ -189,6 +189,14 @@ impl Health {
         }
     }
 
+    /// The latest bad answer was not the host's fault. An ejection that it led to remains.
+    pub(super) fn take_back(&mut self) {
+        if let Some(latest) = self.outcomes.iter().rposition(|(_, bad)| *bad) {
+            self.outcomes.remove(latest);
+        }
+        self.stop_avoiding();
+    }
+
     /// A good answer, which is better evidence than any probe.
     pub(super) fn answered(&mut self, now: Instant) {
         self.record(now, false);

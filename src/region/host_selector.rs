@@ -205,10 +205,7 @@ impl HostSelector {
                 }
                 CallOutcome::Alive => health.answered(now),
                 CallOutcome::Unavailable => health.bad_answer(now),
-                CallOutcome::InvalidResponse => {
-                    health.bad_answer(now);
-                    state.on_invalid_response(choice.index, now);
-                }
+                CallOutcome::InvalidResponse => state.on_invalid_response(choice.index, now),
             }
         });
     }

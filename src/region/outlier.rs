@@ -269,7 +269,7 @@ impl State {
     }
 
     /// A host's response was no answer. When two hosts do so at the same time, the cause is the
-    /// request, or common to all hosts, and neither is ejected.
+    /// request, or common to all hosts, and neither response counts.
     pub(super) fn on_invalid_response(&mut self, index: usize, now: Instant) {
         let same = |other: &usize| {
             let fresh = self
@@ -279,8 +279,11 @@ impl State {
         };
         if let Some(other) = (0..self.hosts.len()).find(same) {
             self.hosts[other].detection = None;
-            self.hosts[other].health.stop_avoiding();
-        } else if self.has_other_good(index, now) {
+            self.hosts[other].health.take_back();
+            return;
+        }
+        self.hosts[index].health.bad_answer(now);
+        if self.has_other_good(index, now) {
             self.start_detection(index, Signal::InvalidResponse, now);
         }
     }
