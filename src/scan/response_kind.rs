@@ -45,7 +45,7 @@ pub enum ResponseFault {
     /// The body is not one whole JSON object: it was cut off, or is something else.
     #[error("the body is not a whole JSON object")]
     NotJson,
-    /// 200 without an array `value` (for an entity: or an `id`), or with an `error` besides;
+    /// 200 without an array `value` (for an entity: or an `id` or context), or with an `error`;
     /// another status without an object `error`.
     #[error("the body is not of the shape of Defender's answers")]
     Shape,
@@ -119,7 +119,8 @@ pub fn is_unavailable(status: StatusCode) -> bool {
 enum Expected {
     /// An array `value`, and no `error`.
     Rows,
-    /// An `id` that is no object, or an array `value`; and no `error`.
+    /// An `id` that is no object, an array `value`, or, because a query may select other members
+    /// only, a context as `OData` has it; and no `error`.
     Entity,
     /// An object `error`.
     Error,
@@ -133,13 +134,14 @@ fn check(response: &UpstreamResponse, expected: Expected) -> Result<(), Response
     if text.trim_ascii().is_empty() {
         return Err(ResponseFault::Empty);
     }
-    let (mut list, mut id, mut error) = (None, None, None);
+    let (mut list, mut id, mut context, mut error) = (None, None, None, None);
     let each = each_member(text, |(name, value)| {
         // Of doubled members the last one counts, as for most parsers. Some of the documentation's
         // examples are in Pascal case.
         let known = match &*name {
             "value" => &mut list,
             "id" | "Id" => &mut id,
+            "@odata.context" => &mut context,
             "error" => &mut error,
             _ => return Some(()),
         };
@@ -150,10 +152,11 @@ fn check(response: &UpstreamResponse, expected: Expected) -> Result<(), Response
     let is_list = || list.is_some_and(|list| list.starts_with('['));
     // What cannot be read is of no use as an id.
     let is_readable = |id: &str| serde_json::from_str::<serde_json::Value>(id).is_ok();
+    let has_context = || context.is_some_and(|context| context.starts_with('"'));
     let is_entity = || id.is_some_and(|id| !id.starts_with(['[', '{']) && is_readable(id));
     let fits = match expected {
         Expected::Rows => error.is_none() && is_list(),
-        Expected::Entity => error.is_none() && (is_list() || is_entity()),
+        Expected::Entity => error.is_none() && (is_list() || is_entity() || has_context()),
         Expected::Error => error.is_some_and(|error| error.starts_with('{')),
     };
     if fits { Ok(()) } else { Err(ResponseFault::Shape) }

@@ -155,6 +155,8 @@ fn an_entity_may_be_bare_or_in_a_list() {
         r#"{"@odata.context":"c","id":"a"}"#,
         r#"{"Id":"a"}"#,
         r#"{"value":[{"id":"a"}]}"#,
+        // Of `$select=scanName`.
+        r#"{"@odata.context":"https://x/$metadata#Definitions(scanName)/$entity","scanName":"x"}"#,
         ROWS,
     ] {
         assert_eq!(of(body), ResponseKind::Answer, "{body}");
@@ -163,6 +165,8 @@ fn an_entity_may_be_bare_or_in_a_list() {
         r#"{"message":"ok"}"#,
         "{}",
         r#"{"id":null}"#,
+        r#"{"@odata.context":null,"scanName":"x"}"#,
+        r#"{"@odata.context":"c","error":{"code":"x"}}"#,
         r#"{"id":{}}"#,
         r#"{"id":"a","error":{}}"#,
         ERROR,
