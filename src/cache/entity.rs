@@ -1,8 +1,8 @@
 //! Answers requests for one entity from the list of all of them: a stored one, or one that is under
 //! way, for whose answer they wait instead of making calls of their own.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -39,26 +39,29 @@ impl Cache {
 
     /// The body of the answer to a request for one entity, taken from the body of a list.
     pub(super) fn entity_in(&self, request: &Request, list: &[u8]) -> Option<Bytes> {
-        let is_wrapped = self.form(request.endpoint()).load(Ordering::Relaxed);
-        let form = if is_wrapped {
-            EntityForm::Wrapped
-        } else {
-            EntityForm::Bare
-        };
-        form.entity_in(request, list)
+        self.form(request.endpoint())?.entity_in(request, list)
     }
 
     /// Learns from an upstream answer in which form the upstream answers requests for one entity.
     pub(super) fn learn_form(&self, request: &Request, answer: &UpstreamResponse) {
         let declared = request.endpoint().operation.declaration();
-        if answer.status == StatusCode::OK && matches!(declared.kept, Kept::InList(_)) {
-            let is_wrapped = EntityForm::of(&answer.body) == EntityForm::Wrapped;
-            self.form(request.endpoint()).store(is_wrapped, Ordering::Relaxed);
+        let may_show = answer.status == StatusCode::OK && matches!(declared.kept, Kept::InList(_)) && request.is_bare();
+        if let Some(form) = may_show.then(|| EntityForm::of(&answer.body)).flatten() {
+            *self.known_form(request.endpoint()) = Some(form);
         }
     }
 
-    fn form(&self, endpoint: Endpoint) -> &AtomicBool {
-        &self.wrapped[endpoint.index()]
+    /// The form in which the upstream answers requests for one entity; `None` while no answer has
+    /// shown it.
+    pub(super) fn form(&self, endpoint: Endpoint) -> Option<EntityForm> {
+        *self.known_form(endpoint)
+    }
+
+    fn known_form(&self, endpoint: Endpoint) -> MutexGuard<'_, Option<EntityForm>> {
+        // A change is one assignment.
+        self.forms[endpoint.index()]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

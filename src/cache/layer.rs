@@ -195,7 +195,8 @@ impl CacheService {
         };
         let (inner, endpoint) = (self.inner.clone(), call.request.endpoint());
         let lists = &self.shared.lists;
-        let list = lists.list_for(&call).filter(|_| forward != ForwardReason::Bypass);
+        let may_wait = forward != ForwardReason::Bypass && cache.form(endpoint).is_some();
+        let list = lists.list_for(&call).filter(|_| may_wait);
         let (under_way, cache) = (lists.begin(&call), Arc::clone(cache));
         let asked = async move {
             let _under_way = under_way;

@@ -1,8 +1,8 @@
 //! The entries of the cache, and what may be stored.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +17,9 @@ use crate::cache::metrics::Lookup;
 use crate::cache::popularity::Popularity;
 use crate::cache::{Config, Metrics};
 use crate::memory::{MemoryBudget, Reservation};
-use crate::scan::{CacheSink, Endpoint, Key, Request, ResponseKind, StoredRows, UpstreamProfile, UpstreamResponse};
+use crate::scan::{
+    CacheSink, Endpoint, EntityForm, Key, Request, ResponseKind, StoredRows, UpstreamProfile, UpstreamResponse,
+};
 
 /// Bodies up to this size are not counted after they leave the cache.
 const SMALL: usize = 4 * 1024;
@@ -45,8 +47,8 @@ pub struct Cache {
     unflushed_bytes: AtomicU64,
     /// Bodies of entries, and of former entries that callers are still reading.
     held: Arc<MemoryBudget>,
-    /// By endpoint: whether the upstream last answered requests for one entity with a `value`.
-    pub(super) wrapped: Arc<[AtomicBool; Endpoint::COUNT]>,
+    /// By endpoint: in which form the upstream last answered a request for one entity.
+    pub(super) forms: Arc<[Mutex<Option<EntityForm>>; Endpoint::COUNT]>,
 }
 
 impl Cache {
@@ -63,7 +65,7 @@ impl Cache {
             metrics,
             popularity: Arc::default(),
             unflushed_bytes: AtomicU64::new(0),
-            wrapped: Arc::default(),
+            forms: Arc::default(),
         }
     }
 
@@ -91,7 +93,7 @@ impl Cache {
             popularity: Arc::clone(&self.popularity),
             unflushed_bytes: AtomicU64::new(0),
             held: Arc::clone(&self.held),
-            wrapped: Arc::clone(&self.wrapped),
+            forms: Arc::clone(&self.forms),
         }
     }
 
@@ -174,6 +176,7 @@ impl Cache {
         if answer.may_hold_secrets(request.endpoint()) {
             return;
         }
+        self.learn_form(request, answer);
         let rows = self.rows(request, answer);
         // The replica that wrote it may have other settings.
         let lifetimes = self.lifetimes(request, rows.as_ref()).at_most(ttl);

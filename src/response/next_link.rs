@@ -176,6 +176,14 @@ fn operation(path: &str) -> Option<(Cow<'_, str>, Option<Endpoint>)> {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_link_with_an_escaped_name_is_rewritten() {
+        let link = |host: &str| format!(r#"{{"\u0040odata.nextLink": "{host}/x?$skiptoken=\u0031","value":[]}}"#);
+        let body = link("https://eu.securitycenter.microsoft.com");
+        let rewritten = rewrite(body.as_bytes(), &[], || "http://gw:8080".to_owned()).unwrap();
+        assert_eq!(rewritten, link("http://gw:8080"));
+    }
+
     fn rewritten(body: &str) -> Option<String> {
         let upstream = ["api-eu.securitycenter.microsoft.com".to_owned()];
         let bytes = rewrite(body.as_bytes(), &upstream, || "http://127.0.0.1:8080".to_owned())?;

@@ -11,11 +11,9 @@ use crate::scan::ids::canonical;
 
 /// The form in which the upstream answers a request for one entity. It is not documented, so it is
 /// taken from earlier answers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntityForm {
     /// The entity's members beside the context, as in `OData` (`OData` JSON Format 4.01 §6).
-    /// Assumed until an answer shows another form.
-    #[default]
     Bare,
     /// In a `value` with one element, as in some of the documentation's examples.
     Wrapped,
@@ -40,12 +38,13 @@ struct Entity<'a> {
 const COMPACT: &[u8] = b"{\"@odata.context\":\"";
 
 impl EntityForm {
-    /// The form of a successful answer to a request for one entity.
-    pub fn of(body: &[u8]) -> Self {
-        match serde_json::from_slice::<Entity<'_>>(body) {
-            Ok(_) => Self::Bare,
-            Err(_) => Self::Wrapped,
+    /// The form of a successful answer to a request for one entity; `None` when it shows none.
+    pub fn of(body: &[u8]) -> Option<Self> {
+        if serde_json::from_slice::<Entity<'_>>(body).is_ok() {
+            return Some(Self::Bare);
         }
+        let list: List<'_> = serde_json::from_slice(body).ok()?;
+        (list.value.len() == 1).then_some(Self::Wrapped)
     }
 
     /// The answer that the upstream would give to `request` for one entity, made from the body of a
@@ -97,12 +96,20 @@ mod tests {
             wrapped,
             r#"{"@odata.context":"https://x/$metadata#Agents/$entity","value":[{"id":"b2","n":"\u00e9"}]}"#
         );
-        assert_eq!(EntityForm::of(&bare), EntityForm::Bare);
-        assert_eq!(EntityForm::of(&wrapped), EntityForm::Wrapped);
+        assert_eq!(EntityForm::of(&bare), Some(EntityForm::Bare));
+        assert_eq!(EntityForm::of(&wrapped), Some(EntityForm::Wrapped));
     }
 
     #[test]
     fn nothing_is_guessed() {
+        for body in [
+            r#"{"@odata.context":"c","value":[]}"#,
+            r#"{"@odata.context":"c","value":[{"id":"a"},{"id":"b"}]}"#,
+            r#"{"@odata.context":"c","scanName":"a"}"#,
+            r#"{"@odata.context":"c","id":"#,
+        ] {
+            assert_eq!(EntityForm::of(body.as_bytes()), None, "{body}");
+        }
         for list in [
             r#"{"@odata.context":"c","value":[{"id":"b2"}]}"#,
             r#"{"@odata.context":"c","value":[{"id":"a1"},{"id":"a1"}]}"#,

@@ -8,6 +8,7 @@ use http::{StatusCode, header};
 use memchr::memmem::Finder;
 
 use crate::scan::Headers;
+use crate::scan::members::{each_member, range_in, text_of};
 
 /// An upstream answer, completely read. Clones share its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,12 +83,37 @@ fn is_passing(name: &str) -> bool {
 
 static NEXT_LINK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("ink\""));
 
+/// What a body contains in which a link's name may be written in another way.
+static OTHERWISE: LazyLock<[Finder<'static>; 2]> = LazyLock::new(|| ["\\u", "INK\""].map(Finder::new));
+
 /// The ends of all names of next-page links in `body`, closing quote included: `@odata.nextLink`
 /// and its variants, in any case. Their values are not looked at.
 pub fn next_links(body: &[u8]) -> impl Iterator<Item = usize> {
     let finder = &*NEXT_LINK;
     let ends = finder.find_iter(body).map(|at| at + finder.needle().len());
-    ends.filter(|end| is_next_link(&body[..end - 1]))
+    let mut ends: Vec<_> = ends.filter(|end| is_next_link(&body[..end - 1])).collect();
+    if OTHERWISE.iter().any(|finder| finder.find(body).is_some()) {
+        ends.extend(own_links(body));
+        ends.sort_unstable();
+        ends.dedup();
+    }
+    ends.into_iter()
+}
+
+/// The same for the names of the answer's own members, however they are written.
+fn own_links(body: &[u8]) -> Vec<usize> {
+    let mut ends = Vec::new();
+    let each = text_of(body).and_then(|text| {
+        each_member(text, |(name, value)| {
+            if is_next_link(format!("\"{name}").as_bytes()) {
+                let before = body[..range_in(body, value).start].trim_ascii_end();
+                ends.push(before.strip_suffix(b":").unwrap_or(before).trim_ascii_end().len());
+            }
+            Some(())
+        })
+    });
+    // What is no object has no links of its own.
+    each.map_or(Vec::new(), |()| ends)
 }
 
 /// Whether the text ends with the name of a link, up to its last letter: `nextLink` or
@@ -161,6 +187,30 @@ mod tests {
         let kept = kept.without_passing_fields();
         let names: Vec<_> = kept.headers.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["content-type", "x-ms-request-id", "date", "odata-version"]);
+    }
+
+    #[test]
+    fn the_links_of_an_answer_are_found_however_their_names_are_written() {
+        for body in [
+            r#"{"value":[{"a":"\u00e9"}],"\u0040odata.nextLink" : "x"}"#,
+            r#"{"value":[],"@odata.nextLin\u006B":"x"}"#,
+            r#"{"value":[],"@odata.NEXTLINK":"x"}"#,
+        ] {
+            let ends: Vec<_> = next_links(body.as_bytes()).collect();
+            let end = body.rfind('"').and_then(|end| body[..end].rfind("\"x")).unwrap();
+            let name = body[..end].trim_end_matches([' ', ':']);
+            assert_eq!(ends, [name.len()], "{body}");
+        }
+        let both = r#"{"value@odata.nextLink":"\u0078","next\u004cink":"y","@odata.nextLink":"z"}"#;
+        let names: Vec<_> = next_links(both.as_bytes()).map(|end| &both[end..end + 4]).collect();
+        assert_eq!(names, [r#":"\u"#, r#":"y""#, r#":"z""#], "in their order, each once");
+        for body in [
+            r#"{"a":"\u0040nextLink\""}"#,
+            r#"{"a\u0040b":1}"#,
+            r#""\u0040nextLink""#,
+        ] {
+            assert_eq!(next_links(body.as_bytes()).count(), 0, "{body}");
+        }
     }
 
     #[test]

@@ -60,8 +60,8 @@ impl Config {
     }
 }
 
-/// Makes one call. Any status except a redirect is an answer; a 429 and a 401 are also without their
-/// bodies. Clones share the connections.
+/// Makes one call. Any status except a redirect is an answer, and a 429 or 401 is one even when its
+/// body cannot be read. Clones share the connections.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 

@@ -9,16 +9,16 @@ use tower::Service as _;
 use super::fixture::{Fixture, answer, call, no_cache, only_if_cached, pass};
 use crate::BoxError;
 use crate::cache::{Config, NotCached};
-use crate::caller::{CacheDirectives, Caller};
+use crate::caller::CacheDirectives;
 use crate::scan::{
     CacheSink as _, Call, Endpoint, ForwardReason, MergeRecord, Outcome, Request, Rows, ServedResponse, SplitError,
     UpstreamProfile, UpstreamResponse,
 };
 
 /// A cache that stores rows by id, over an upstream that lists rows newest first.
-struct ById {
-    fixture: Fixture,
-    upstream_profile: Arc<UpstreamProfile>,
+pub(super) struct ById {
+    pub(super) fixture: Fixture,
+    pub(super) upstream_profile: Arc<UpstreamProfile>,
 }
 
 impl ById {
@@ -31,7 +31,7 @@ impl ById {
     }
 
     /// Lets the profile see enough answers to know the order of rows.
-    fn with_known_order() -> Self {
+    pub(super) fn with_known_order() -> Self {
         let cache = Self::new();
         let request = request(&["a", "b", "c", "d", "e", "f"]);
         for _ in 0..4 {
@@ -42,7 +42,7 @@ impl ById {
         cache
     }
 
-    fn keep(&self, ids: &[&str]) {
+    pub(super) fn keep(&self, ids: &[&str]) {
         let request = request(ids);
         let answer = upstream(&request);
         // As a flight does.
@@ -52,7 +52,11 @@ impl ById {
         assert!(self.fixture.cache.find(request.key(), Instant::now()).is_some());
     }
 
-    fn ask(&mut self, ids: &[&str], cache_directives: CacheDirectives) -> JoinHandle<Result<ServedResponse, BoxError>> {
+    pub(super) fn ask(
+        &mut self,
+        ids: &[&str],
+        cache_directives: CacheDirectives,
+    ) -> JoinHandle<Result<ServedResponse, BoxError>> {
         let call = Call {
             request: Arc::new(request(ids)),
             ..call("x", cache_directives)
@@ -62,7 +66,7 @@ impl ById {
     }
 
     /// What the cache answers from its fragments.
-    async fn hit(&mut self, ids: &[&str]) -> ServedResponse {
+    pub(super) async fn hit(&mut self, ids: &[&str]) -> ServedResponse {
         let served = self.ask(ids, only_if_cached()).await.unwrap().unwrap();
         assert_eq!(served.answer.body, upstream(&request(ids)).body);
         assert_eq!((served.outcome, served.status.forward), (Outcome::Hit, None));
@@ -70,7 +74,7 @@ impl ById {
     }
 
     /// Expects a call for these ids, and answers it.
-    async fn asked(&mut self, ids: &[&str], answer: UpstreamResponse) {
+    pub(super) async fn asked(&mut self, ids: &[&str], answer: UpstreamResponse) {
         let (call, respond) = self.fixture.next().await;
         assert_eq!(call.request.ids().collect::<Vec<_>>(), ids);
         self.fixture.respond(&call, respond, answer);
@@ -81,12 +85,12 @@ fn refusal(status: u16) -> UpstreamResponse {
     answer(status, r#"{"error":{"code":"c"}}"#)
 }
 
-fn request(ids: &[&str]) -> Request {
+pub(super) fn request(ids: &[&str]) -> Request {
     Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap()
 }
 
 /// Three rows for each id, none for ids that begin with `z`; all at different times.
-fn upstream(request: &Request) -> UpstreamResponse {
+pub(super) fn upstream(request: &Request) -> UpstreamResponse {
     let mut rows = Vec::new();
     for id in request.ids().filter(|id| !id.starts_with('z')) {
         let number = u32::from(id.as_bytes()[0] - b'a');
@@ -194,51 +198,6 @@ async fn the_callers_directives_hold_for_every_fragment() {
         let _asked = cache.ask(&["a", "b"], cache_directives);
         let (call, _) = cache.fixture.next().await;
         assert_eq!(call.request.ids().collect::<Vec<_>>(), ["a", "b"]);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn rows_that_would_be_too_old_at_the_deadline_are_fetched_with_the_missing_ones() {
-    let mut cache = ById::with_known_order();
-    cache.keep(&["a"]);
-    pass(20).await;
-    cache.keep(&["b"]);
-    // Fresh for 26 to 30 s and stale for 60 s more: `a` is 95 s old at the deadline, `b` 75 s.
-    let call = call("x", CacheDirectives::default());
-    let caller = Caller {
-        deadline: Instant::now() + Duration::from_secs(75),
-        ..Caller::clone(&call.caller)
-    };
-    let asked = cache.fixture.front.call(Call {
-        request: Arc::new(request(&["a", "b", "c"])),
-        caller: Arc::new(caller),
-    });
-    let asked = cache.fixture.tasks.spawn("test", asked);
-    cache.asked(&["a", "c"], upstream(&request(&["a", "c"]))).await;
-    let served = asked.await.unwrap().unwrap();
-    assert_eq!(served.answer.body, upstream(&request(&["a", "b", "c"])).body);
-}
-
-#[tokio::test(start_paused = true)]
-async fn rows_that_became_too_old_during_the_call_are_fetched_again_unless_another_call_has() {
-    for refreshed in [false, true] {
-        let mut cache = ById::with_known_order();
-        cache.keep(&["a"]);
-        let asked = cache.ask(&["a", "b"], CacheDirectives::default());
-        let (call, respond) = cache.fixture.next().await;
-        assert_eq!(call.request.ids().collect::<Vec<_>>(), ["b"]);
-        pass(80).await;
-        if refreshed {
-            cache.keep(&["a", "c"]);
-        }
-        pass(11).await;
-        cache.fixture.respond(&call, respond, upstream(&call.request));
-        if !refreshed {
-            cache.asked(&["a", "b"], upstream(&request(&["a", "b"]))).await;
-        }
-        let served = asked.await.unwrap().unwrap();
-        assert_eq!(served.answer.body, upstream(&request(&["a", "b"])).body);
-        assert_eq!(served.age, refreshed.then(|| Duration::from_secs(11)));
     }
 }
 

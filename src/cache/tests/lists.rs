@@ -16,6 +16,9 @@ const ENTITY: &str = "/api/DeviceAuthenticatedScanAgents/a1";
 const AGENTS: &str = r#"{"@odata.context":"https://x/$metadata#Agents","value":[{"id":"a1","n":1.50},{"id":"b2"}]}"#;
 const AGENT: &str = r#"{"@odata.context":"https://x/$metadata#Agents/$entity","id":"a1","n":1.50}"#;
 
+/// Another scanner, asked for alone.
+const OTHER: &str = "/api/DeviceAuthenticatedScanAgents/z9";
+
 type Asked = JoinHandle<Result<ServedResponse, BoxError>>;
 
 impl Fixture {
@@ -34,11 +37,56 @@ impl Fixture {
         });
         self.tasks.spawn("test", future)
     }
+
+    /// An answer shows the form of entities.
+    async fn show(&mut self, path: &str, body: &'static str) {
+        let asked = self.get(path, 3, CacheDirectives::default());
+        self.answer(200, body).await;
+        asked.await.unwrap().unwrap();
+    }
+
+    /// A cache that knows that entities come as they are in `OData`.
+    async fn with_known_form() -> Self {
+        let mut fixture = Self::new(Config::default());
+        fixture.show(OTHER, r#"{"@odata.context":"c","id":"z9"}"#).await;
+        fixture
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entity_is_asked_for_alone_until_an_answer_has_shown_its_form() {
+    let mut fixture = Fixture::new(Config::default());
+    let list = fixture.get(LIST, 3, CacheDirectives::default());
+    let (for_list, respond) = fixture.next().await;
+    let entity = fixture.get(ENTITY, 3, CacheDirectives::default());
+    let alone = fixture.answer(503, "busy").await;
+    assert_eq!(alone.request.upstream_path(), ENTITY, "it does not wait for the list");
+    entity.await.unwrap().unwrap();
+    fixture.respond(&for_list, respond, answer(200, AGENTS));
+    list.await.unwrap().unwrap();
+    // What a query has shaped, and what names no entity, shows nothing.
+    let query = format!("{ENTITY}?$select=n");
+    fixture.show(&query, r#"{"@odata.context":"c","n":1.50}"#).await;
+    let query = format!("{ENTITY}?$select=id");
+    fixture.show(&query, r#"{"@odata.context":"c","id":"a1"}"#).await;
+    fixture.show(OTHER, r#"{"@odata.context":"c","value":[]}"#).await;
+    let entity = fixture.get(ENTITY, 3, CacheDirectives::default());
+    let alone = fixture.answer(503, "busy").await;
+    assert_eq!(alone.request.upstream_path(), ENTITY);
+    entity.await.unwrap().unwrap();
+    let other = OTHER.replace("z9", "z8");
+    fixture
+        .show(&other, r#"{"@odata.context":"c","value":[{"id":"z8"}]}"#)
+        .await;
+    let entity = fixture.get(ENTITY, 3, CacheDirectives::default()).await;
+    let wrapped = r#"{"@odata.context":"https://x/$metadata#Agents/$entity","value":[{"id":"a1","n":1.50}]}"#;
+    assert_eq!(entity.unwrap().unwrap().answer.body, wrapped);
+    fixture.nothing_is_asked().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_entity_is_answered_from_a_list_that_is_under_way() {
-    let mut fixture = Fixture::new(Config::default());
+    let mut fixture = Fixture::with_known_form().await;
     let list = fixture.get(LIST, 3, CacheDirectives::default());
     let (for_list, respond) = fixture.next().await;
     let entity = fixture.get(ENTITY, 3, CacheDirectives::default());
@@ -60,7 +108,7 @@ async fn an_entity_that_is_not_in_the_list_is_asked_for_alone() {
         (200, r#"{"@odata.context":"c","value":[{"id":"b2"}]}"#),
         (404, r#"{"error":{"code":"c","message":"m"}}"#),
     ] {
-        let mut fixture = Fixture::new(Config::default());
+        let mut fixture = Fixture::with_known_form().await;
         let list = fixture.get(LIST, 3, CacheDirectives::default());
         let (for_list, respond) = fixture.next().await;
         let entity = fixture.get(ENTITY, 3, CacheDirectives::default());
@@ -92,7 +140,7 @@ async fn an_entity_waits_for_no_list_that_is_worse_than_an_answer_of_its_own() {
             CacheDirectives::default(),
         ),
     ] {
-        let mut fixture = Fixture::new(Config::default());
+        let mut fixture = Fixture::with_known_form().await;
         let _list = fixture.get(LIST, 3, CacheDirectives::default());
         let (for_list, _respond) = fixture.next().await;
         let _entity = fixture.get(path, urgency, directives);
@@ -100,7 +148,7 @@ async fn an_entity_waits_for_no_list_that_is_worse_than_an_answer_of_its_own() {
         assert_ne!(for_entity.request, for_list.request, "{path}");
     }
     // Nor for one whose caller has gone.
-    let mut fixture = Fixture::new(Config::default());
+    let mut fixture = Fixture::with_known_form().await;
     let list = fixture.get(LIST, 3, CacheDirectives::default());
     let (for_list, _respond) = fixture.next().await;
     list.abort();

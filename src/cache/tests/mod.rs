@@ -4,5 +4,6 @@ mod differential;
 pub(super) mod fixture;
 mod lists;
 mod memory;
+mod partial_hit;
 mod stale;
 mod whole;

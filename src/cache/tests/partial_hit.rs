@@ -1,0 +1,99 @@
+//! Until when stored rows may be joined with others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tower::Service as _;
+
+use super::by_id::{ById, request, upstream};
+use super::fixture::{call, only_if_cached, pass};
+use crate::caller::{CacheDirectives, Caller};
+use crate::scan::{Call, Endpoint, MergeRecord, SplitError};
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_would_be_too_old_at_the_deadline_are_fetched_with_the_missing_ones() {
+    let mut cache = ById::with_known_order();
+    cache.keep(&["a"]);
+    pass(20).await;
+    cache.keep(&["b"]);
+    // Fresh for 26 to 30 s and stale for 60 s more: `a` is 95 s old at the deadline, `b` 75 s.
+    let call = call("x", CacheDirectives::default());
+    let caller = Caller {
+        deadline: Instant::now() + Duration::from_secs(75),
+        ..Caller::clone(&call.caller)
+    };
+    let asked = cache.fixture.front.call(Call {
+        request: Arc::new(request(&["a", "b", "c"])),
+        caller: Arc::new(caller),
+    });
+    let asked = cache.fixture.tasks.spawn("test", asked);
+    cache.asked(&["a", "c"], upstream(&request(&["a", "c"]))).await;
+    let served = asked.await.unwrap().unwrap();
+    assert_eq!(served.answer.body, upstream(&request(&["a", "b", "c"])).body);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_became_too_old_during_the_call_are_fetched_again_unless_another_call_has() {
+    for refreshed in [false, true] {
+        let mut cache = ById::with_known_order();
+        cache.keep(&["a"]);
+        let asked = cache.ask(&["a", "b"], CacheDirectives::default());
+        let (call, respond) = cache.fixture.next().await;
+        assert_eq!(call.request.ids().collect::<Vec<_>>(), ["b"]);
+        pass(80).await;
+        if refreshed {
+            cache.keep(&["a", "c"]);
+        }
+        pass(11).await;
+        cache.fixture.respond(&call, respond, upstream(&call.request));
+        if !refreshed {
+            cache.asked(&["a", "b"], upstream(&request(&["a", "b"]))).await;
+        }
+        let served = asked.await.unwrap().unwrap();
+        assert_eq!(served.answer.body, upstream(&request(&["a", "b"])).body);
+        assert_eq!(served.age, refreshed.then(|| Duration::from_secs(11)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_ids_are_answered_otherwise_together_nothing_is_taken_apart_or_joined() {
+    let mut cache = ById::with_known_order();
+    cache.keep(&["a", "b"]);
+    cache.hit(&["a"]).await;
+    let contradicted = MergeRecord {
+        revision: 1,
+        contradictions: 1,
+        contradiction: Some(SplitError::Different),
+        ..MergeRecord::default()
+    };
+    cache
+        .upstream_profile
+        .adopt_merge_record(Endpoint::HISTORY, contradicted);
+    cache.keep(&["c", "d"]);
+    for ids in [&["b"][..], &["c"], &["b", "c"]] {
+        assert!(cache.ask(ids, only_if_cached()).await.unwrap().is_err(), "{ids:?}");
+    }
+    cache.ask(&["c", "d"], only_if_cached()).await.unwrap().unwrap();
+    let proven_since = MergeRecord {
+        revision: 2,
+        confirmed_calls: 2,
+        answers: 10,
+        pairs: 16,
+        ..contradicted
+    };
+    cache
+        .upstream_profile
+        .adopt_merge_record(Endpoint::HISTORY, proven_since);
+    cache.keep(&["e", "f"]);
+    cache.hit(&["e"]).await;
+    // Other contradictions say why answers cannot be taken apart, not that their parts are wrong.
+    let long = MergeRecord {
+        revision: 3,
+        contradictions: 2,
+        contradiction: Some(SplitError::Longest),
+        ..MergeRecord::default()
+    };
+    cache.upstream_profile.adopt_merge_record(Endpoint::HISTORY, long);
+    cache.hit(&["f"]).await;
+}
