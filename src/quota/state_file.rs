@@ -302,13 +302,20 @@ impl StateFile {
             self.bucket
                 .map(|(at, bucket)| write_bucket(self.clock.to_unix(at), bucket)),
         );
-        let new = self.path.with_extension("new");
+        let new = beside(&self.path, ".new");
         fs::write(&new, text)?;
         fs::rename(&new, &self.path)?;
         self.file = OpenOptions::new().append(true).open(&self.path)?;
         (self.torn, self.facts) = (false, 0);
         Ok(())
     }
+}
+
+/// The file of that name with this ending added.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(ending);
+    name.into()
 }
 
 fn micros(duration: Duration) -> i64 {

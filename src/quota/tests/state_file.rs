@@ -210,6 +210,17 @@ fn the_highest_number_of_all_is_followed_by_others() {
 }
 
 #[test]
+fn no_file_beside_it_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = dir.path().join("quota.new");
+    fs::write(&other, "somebody else's").unwrap();
+    for name in ["quota.history", "quota.definitions"] {
+        open(&dir.path().join(name), &at(0));
+    }
+    assert_eq!(fs::read(&other).unwrap(), b"somebody else's");
+}
+
+#[test]
 fn the_file_stays_small() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state");
