@@ -33,6 +33,7 @@ mod slow_start;
 mod snapshot;
 mod state;
 mod state_file;
+mod state_lines;
 #[cfg(test)]
 mod tests;
 mod throttle;

@@ -7,6 +7,10 @@
 //! data reaches the operating system before the call leaves, so it survives `kill -9`; it is not
 //! forced to the disk, so a power cut may lose the last few seconds.
 //!
+//! One process has the right to rewrite the file (a lock on the file beside it that ends in `.lock`);
+//! it leaves in it what others have appended. A process that comes while another has that right, such
+//! as `probe` beside a running gateway, reads and appends only.
+//!
 //! Wall clocks are stepped. So the age of a charge that was made since this machine booted is
 //! measured with the time since boot: the Unix times below a `c` line are that time, only written
 //! as if the wall clock had never been stepped since. For a charge of an earlier boot, or of
@@ -14,15 +18,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
 
 use super::pacer::BucketState;
+use super::state_lines::{Clock, Replayed, micros, replay, write_bucket};
 use crate::clock::Reading;
 
 /// The open state file.
@@ -30,7 +34,11 @@ use crate::clock::Reading;
 pub struct StateFile {
     path: PathBuf,
     pub(super) file: File,
+    /// The right to rewrite the file; `None` while another process has it.
+    lock: Option<File>,
     clock: Clock,
+    /// The clock was stepped, and the file does not say so yet.
+    stepped: bool,
     /// The last line may lack its end: writing it failed.
     torn: bool,
     /// Facts written since the file was last made compact.
@@ -38,9 +46,10 @@ pub struct StateFile {
     /// After so many facts the file is made compact: about ten lines a charge of the longest
     /// window, so it stays below a few hundred kB.
     compact_after: usize,
-    /// Distinguishes this process's charges from those of the processes before it.
+    /// Distinguishes this process's charges from those of the processes before and beside it.
     next: u64,
-    /// When each charge counts as made, on the [`Clock`].
+    /// When each charge counts as made, on the [`Clock`]. Without the right to rewrite the file,
+    /// those of this process only.
     pub(super) live: BTreeMap<u64, i64>,
     /// The bucket as it was last written down, and when.
     bucket: Option<(i64, BucketState)>,
@@ -58,110 +67,13 @@ pub struct RestoredState {
     pub bucket: Option<(SignedDuration, BucketState)>,
 }
 
-/// The clock that this process keeps its facts on, in microseconds: since boot where the system
-/// tells that, else of the wall.
-#[derive(Clone, Debug)]
-struct Clock {
-    boot_id: Option<Arc<str>>,
-    /// Unix time is this much more, or was when it was last looked at.
-    offset: i64,
-}
-
-impl Clock {
-    /// A wall clock that was corrected by less than this keeps its offset; more is written down.
-    const STEP: i64 = 1_000_000;
-
-    fn new(reading: &Reading) -> Self {
-        let boot = reading.boot.as_ref();
-        let mut clock = Self {
-            boot_id: boot.map(|boot| Arc::clone(&boot.boot_id)),
-            offset: 0,
-        };
-        clock.offset = reading.wall.as_microsecond() - clock.now(reading);
-        clock
-    }
-
-    fn now(&self, reading: &Reading) -> i64 {
-        match (&self.boot_id, &reading.boot) {
-            (Some(_), Some(boot)) => micros(boot.elapsed),
-            _ => reading.wall.as_microsecond(),
-        }
-    }
-
-    /// Follows the wall clock. Returns whether it was stepped.
-    fn follow(&mut self, reading: &Reading) -> bool {
-        let now = Self::new(reading);
-        let is_stepped = (now.offset - self.offset).abs() > Self::STEP;
-        if is_stepped {
-            self.offset = now.offset;
-        }
-        is_stepped
-    }
-
-    fn to_unix(&self, at: i64) -> i64 {
-        at.saturating_add(self.offset)
-    }
-
-    /// The line that says what the Unix times below it mean.
-    fn write(&self, now: i64) -> String {
-        let boot_id = self.boot_id.as_ref();
-        boot_id.map_or_else(String::new, |boot_id| {
-            format!("c {boot_id} {now} {}\n", self.to_unix(now))
-        })
-    }
-
-    /// How to read the lines below that line; `None` when it is not one.
-    fn read(words: &str) -> Option<Self> {
-        let mut words = words.split(' ');
-        let boot_id = words.next().filter(|id| !id.is_empty())?;
-        let at: i64 = words.next()?.parse().ok()?;
-        let unix: i64 = words.next()?.parse().ok()?;
-        words.next().is_none().then(|| Self {
-            boot_id: Some(boot_id.into()),
-            offset: unix.saturating_sub(at),
-        })
-    }
-
-    /// The moment on this clock that another process wrote down as that Unix time.
-    fn translate(&self, writer: Option<&Self>, unix: i64) -> i64 {
-        let offset = match writer {
-            Some(writer) if writer.boot_id == self.boot_id => writer.offset,
-            _ => self.offset,
-        };
-        unix.saturating_sub(offset)
-    }
-}
-
-/// The line that says what the bucket held at that Unix time, all in whole numbers: microseconds,
-/// millionths of a call, billionths of a call per second.
-fn write_bucket(unix: i64, bucket: BucketState) -> String {
-    // Neither can be negative, and a float that is too large becomes the largest number.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "as the comment says"
-    )]
-    let whole = |number: f64| number.round() as u64;
-    let (level, rate) = (whole(bucket.level * 1e6), whole(bucket.rate * 1e9));
-    format!("b {unix} {level} {rate} {}\n", bucket.lasts.as_micros())
-}
-
-/// What that line says; `None` when it is not one.
-fn read_bucket(words: &str) -> Option<(i64, BucketState)> {
-    let mut words = words.split(' ');
-    let unix = words.next()?.parse().ok()?;
-    let mut next = || words.next()?.parse::<u64>().ok();
-    let bucket = BucketState {
-        level: next()? as f64 / 1e6,
-        rate: next()? as f64 / 1e9,
-        lasts: Duration::from_micros(next()?),
-    };
-    words.next().is_none().then_some((unix, bucket))
-}
-
 /// A process that dies takes its connections with it; what it had written may still arrive for this
 /// long.
 const LANDING: Duration = Duration::from_secs(1);
+
+/// The charges of a process without the right to rewrite the file have higher numbers, beginning
+/// with the moment at which it came.
+const BESIDES: u64 = 1 << 63;
 
 /// A file larger than this is not ours.
 const LARGEST: u64 = 64 << 20;
@@ -187,37 +99,55 @@ impl StateFile {
         attempt: Duration,
         reading: &Reading,
     ) -> io::Result<(Self, RestoredState)> {
-        let text = read(path)?;
+        // Before it is read: what the one before has written last is in it.
+        let lock = lock(path)?;
         let clock = Clock::new(reading);
         let now = clock.now(reading);
-        let (live, bucket) = replay(&text, attempt, &clock);
+        let Replayed { live, bucket, writer } = replay(&read(path)?, attempt, &clock);
         let mut charges: Vec<_> = live.into_values().collect();
         for predecessor in written_after(path, predecessors) {
-            let others = replay(&read(predecessor)?, attempt, &clock).0.into_values();
+            let others = replay(&read(predecessor)?, attempt, &clock).live.into_values();
             charges = united(charges, others.collect());
         }
-        let latest = now.saturating_add(micros(LANDING));
-        // Named anew: whatever numbers the file holds, there are some left.
-        let live: BTreeMap<_, _> = (0..).zip(charges.into_iter().map(|at| at.min(latest))).collect();
+        let (oldest, latest) = (now.saturating_sub(micros(window)), now.saturating_add(micros(LANDING)));
+        charges.retain(|at| *at > oldest);
+        for at in &mut charges {
+            *at = latest.min(*at);
+        }
+        let ago = |at: i64| SignedDuration::from_micros(now.saturating_sub(at));
+        let restored = RestoredState {
+            charges: charges.iter().map(|at| ago(*at)).collect(),
+            bucket: bucket.map(|(at, bucket)| (ago(at), bucket)),
+        };
         let mut state_file = Self {
             path: path.to_owned(),
-            file: OpenOptions::new().create(true).append(true).open(path)?,
+            file: append_to(path)?,
+            lock,
             clock,
+            stepped: false,
             torn: false,
             facts: 0,
             compact_after: most.saturating_mul(10).max(1000),
-            next: live.len() as u64,
-            live,
+            next: charges.len() as u64,
+            // Named anew: whatever numbers the file holds, there are some left.
+            live: (0..).zip(charges).collect(),
             bucket,
             window,
             attempt,
         };
-        state_file.compact(now)?;
-        let ago = |at: i64| SignedDuration::from_micros(now.saturating_sub(at));
-        let restored = RestoredState {
-            charges: state_file.live.values().map(|at| ago(*at)).collect(),
-            bucket: state_file.bucket.map(|(at, bucket)| (ago(at), bucket)),
-        };
+        if state_file.lock.is_some() {
+            state_file.rewrite(now)?;
+        } else {
+            // The other one goes on with the lowest numbers, and may be writing.
+            state_file.live.clear();
+            state_file.next = BESIDES + reading.wall.as_microsecond().unsigned_abs();
+            state_file.torn = true;
+            // What both write means the same clock.
+            match writer.filter(|writer| writer.is_same(&state_file.clock)) {
+                Some(writer) => state_file.clock = writer,
+                None => state_file.stepped = true,
+            }
+        }
         Ok((state_file, restored))
     }
 
@@ -269,29 +199,52 @@ impl StateFile {
 
     fn append(&mut self, reading: &Reading, facts: impl FnOnce(&Clock) -> String) -> io::Result<()> {
         let now = self.clock.now(reading);
-        if self.clock.follow(reading) {
-            // Everything is written anew, because the lines above mean the clock as it was. The
-            // facts are already in memory.
-            return self.compact(now);
-        }
+        self.stepped |= self.clock.follow(reading);
+        let mut text = String::new();
         if self.torn {
             // A full disk took a part of the line; what follows must not become a part of it.
-            self.file.write_all(b"\n")?;
+            text.push('\n');
+        }
+        if self.stepped {
+            text.push_str(&self.clock.write(now));
+        }
+        text.push_str(&facts(&self.clock));
+        if self.lock.is_none() {
+            // It may have been rewritten.
+            self.file = append_to(&self.path)?;
         }
         self.torn = true;
-        self.file.write_all(facts(&self.clock).as_bytes())?;
+        self.file.write_all(text.as_bytes())?;
         self.torn = false;
         self.facts += 1;
-        if self.facts > self.compact_after {
+        // Everything is written anew when the clock was stepped, because the lines above mean the
+        // clock as it was.
+        if self.stepped || self.facts > self.compact_after {
             self.compact(now)
         } else {
             Ok(())
         }
     }
 
+    /// Makes the file as short as can be, if this process may; what others have appended stays.
+    fn compact(&mut self, now: i64) -> io::Result<()> {
+        if self.lock.is_none() {
+            self.lock = lock(&self.path)?;
+        }
+        if self.lock.is_none() {
+            (self.stepped, self.facts) = (false, 0);
+            return Ok(());
+        }
+        let written = replay(&read(&self.path)?, self.attempt, &self.clock);
+        for (id, at) in written.live {
+            self.live.entry(id).or_insert(at);
+        }
+        self.rewrite(now)
+    }
+
     /// Writes what still counts to a new file and puts it in the old one's place, so that a crash
     /// leaves one or the other.
-    fn compact(&mut self, now: i64) -> io::Result<()> {
+    fn rewrite(&mut self, now: i64) -> io::Result<()> {
         let oldest = now.saturating_sub(micros(self.window));
         self.live.retain(|_, at| *at > oldest);
         let mut text = self.clock.write(now);
@@ -302,17 +255,35 @@ impl StateFile {
             self.bucket
                 .map(|(at, bucket)| write_bucket(self.clock.to_unix(at), bucket)),
         );
-        let new = self.path.with_extension("new");
+        let new = beside(&self.path, ".new");
         fs::write(&new, text)?;
         fs::rename(&new, &self.path)?;
-        self.file = OpenOptions::new().append(true).open(&self.path)?;
-        (self.torn, self.facts) = (false, 0);
+        self.file = append_to(&self.path)?;
+        (self.stepped, self.torn, self.facts) = (false, false, 0);
         Ok(())
     }
 }
 
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// The file of that name with this ending added.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(ending);
+    name.into()
+}
+
+/// The right to rewrite the file; `None` when another process has it. It ends with that process,
+/// however it ends.
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    let file = append_to(&beside(path, ".lock"))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Ok(None),
+        // Where files cannot be locked, nobody can tell; somebody must keep the file short.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(file)),
+    }
 }
 
 /// All charges of two files. Both may have the same one, which one of them took over from the
@@ -352,42 +323,4 @@ fn read(path: &Path) -> io::Result<String> {
         ));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// When each charge of `text` counts as made, on this clock, and the last bucket.
-fn replay(text: &str, attempt: Duration, clock: &Clock) -> (BTreeMap<u64, i64>, Option<(i64, BucketState)>) {
-    let mut live = BTreeMap::new();
-    let mut bucket = None;
-    let mut writer = None;
-    // A line without its end is torn; what it says may be cut off.
-    for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
-        if let Some(words) = line.strip_prefix("c ") {
-            writer = Clock::read(words).or(writer);
-            continue;
-        }
-        if let Some(words) = line.strip_prefix("b ") {
-            let read = read_bucket(words);
-            bucket = read
-                .map(|(unix, read)| (clock.translate(writer.as_ref(), unix), read))
-                .or(bucket);
-            continue;
-        }
-        let mut words = line.split(' ');
-        let (Some(kind), Some(Ok(id)), Some(Ok(at)), None) = (
-            words.next(),
-            words.next().map(str::parse::<u64>),
-            words.next().map(str::parse::<i64>),
-            words.next(),
-        ) else {
-            continue;
-        };
-        let at = clock.translate(writer.as_ref(), at);
-        match kind {
-            "i" => _ = live.insert(id, at.saturating_add(micros(attempt))),
-            "s" => _ = live.insert(id, at),
-            "r" => _ = live.remove(&id),
-            _ => {}
-        }
-    }
-    (live, bucket)
 }

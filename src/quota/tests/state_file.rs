@@ -44,6 +44,11 @@ fn open(path: &Path, now: &Reading) -> (StateFile, Vec<SignedDuration>) {
     (state_file, restored.charges)
 }
 
+/// The same, made compact after a thousand facts.
+fn open_short(path: &Path, now: &Reading) -> StateFile {
+    StateFile::open(path, &[], 10, HOUR, MINUTE, now).unwrap().0
+}
+
 #[test]
 fn the_bucket_comes_back_as_it_was_last_written_down() {
     let dir = tempfile::tempdir().unwrap();
@@ -207,6 +212,69 @@ fn the_highest_number_of_all_is_followed_by_others() {
     state_file.settled(id, &at(3)).unwrap();
     drop(state_file);
     assert_eq!(open(&path, &at(4)).1, ago([3, 1]));
+}
+
+#[test]
+fn a_process_that_comes_while_another_has_the_file_takes_nothing_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    let charge = |state_file: &mut StateFile, second| {
+        let id = state_file.issued(&at(second), FILLING).unwrap();
+        state_file.settled(id, &at(second)).unwrap();
+    };
+    let read_back = |second| {
+        let mut charges = open(&path, &at(second)).1;
+        charges.sort();
+        charges
+    };
+    let mut gateway = open_short(&path, &at(0));
+    charge(&mut gateway, 1);
+    // Such as `probe`, which the runbooks advise.
+    let (mut probe, known) = open(&path, &at(2));
+    assert_eq!(known, ago([1]));
+    charge(&mut probe, 3);
+    charge(&mut gateway, 4);
+    drop(probe);
+    assert_eq!(read_back(5), ago([1, 2, 4]));
+    // Nor is what it has written lost when the file is made compact.
+    for _ in 0..1_000 {
+        let id = gateway.issued(&at(10), FILLING).unwrap();
+        gateway.refunded(id, &at(10)).unwrap();
+    }
+    assert!(fs::metadata(&path).unwrap().len() < 90_000, "it was made compact");
+    charge(&mut gateway, 11);
+    assert_eq!(read_back(12), ago([1, 8, 9, 11]));
+    drop(gateway);
+    assert_eq!(read_back(13), ago([2, 9, 10, 12]));
+}
+
+#[test]
+fn a_process_that_stays_when_the_other_has_gone_makes_the_file_compact() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    let [mut before, mut after] = [0, 1].map(|second| open_short(&path, &at(second)));
+    let id = before.issued(&at(2), FILLING).unwrap();
+    before.settled(id, &at(2)).unwrap();
+    drop(before);
+    for _ in 0..1_000 {
+        let id = after.issued(&at(3), FILLING).unwrap();
+        after.refunded(id, &at(3)).unwrap();
+    }
+    let last = after.issued(&at(4), FILLING).unwrap();
+    assert!(fs::metadata(&path).unwrap().len() < 90_000, "it was made compact");
+    after.settled(last, &at(5)).unwrap();
+    assert_eq!(open(&path, &at(6)).1, ago([4, 1]), "what it had not read is kept");
+}
+
+#[test]
+fn no_file_beside_it_is_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = dir.path().join("quota.new");
+    fs::write(&other, "somebody else's").unwrap();
+    for name in ["quota.history", "quota.definitions"] {
+        open(&dir.path().join(name), &at(0));
+    }
+    assert_eq!(fs::read(&other).unwrap(), b"somebody else's");
 }
 
 #[test]

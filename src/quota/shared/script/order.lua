@@ -149,7 +149,12 @@ local function take_turn(flow, name)
   if known.q > 0 then place(flow, known) end
   if state.flows[class] == 0 and state.clocks[class] > RENEW then
     redis.call('ZREMRANGEBYSCORE', IDLE, range_of(class))
-    state.clocks[class], known.ended = 0, 0
+    state.clocks[class] = 0
+    -- Those who are expected begin again as well, or they would be last for as long as the class is not idle.
+    for _, name in ipairs(redis.call('HKEYS', INFOS)) do info(name) end
+    for name, expected in pairs(infos) do
+      if class_of(name) == class then expected.key, expected.ended, expected.changed = nil, nil, true end
+    end
   end
 end
 

@@ -1,7 +1,11 @@
 //! The order over replicas is that of one queue: class, caller's share, deadline.
 
-use super::replicas::{Asking, Replicas, SECOND};
 use std::time::Duration;
+
+use super::repeated::Pair;
+use super::replicas::{Asking, Replicas, SECOND};
+use super::store::waiting;
+use crate::caller::Name;
 
 const LIMITS: [(u32, Duration); 2] = [(100, Duration::from_mins(1)), (1500, Duration::from_hours(1))];
 
@@ -237,4 +241,20 @@ fn after_the_store_was_emptied_who_waits_is_served_at_once_where_the_windows_hav
     // What the copies say is used up stays used up.
     let served = served_after_a_flush(100);
     assert!(served <= 3, "{served}");
+}
+
+/// The tags of a class begin again from time to time, here after eight turns.
+#[test]
+fn whoever_is_expected_back_begins_again_with_its_class() {
+    let mut pair = Pair::new(Some(("RENEW = 2 ^ 42", "RENEW = 2 ^ 23")));
+    assert_eq!(pair.slots(0, &waiting("other", 5)).len(), 5);
+    let mut expected = waiting("back", 1);
+    (expected[0].waiting, expected[0].returning) = (0, 1);
+    let other = [waiting("other", 5), expected].concat();
+    assert_eq!(pair.slots(0, &other).len(), 5);
+    let both = [waiting("other", 4), waiting("back", 1)].concat();
+    let callers = pair.slots(0, &both).into_iter().map(|slot| slot.flow.unwrap().1);
+    let callers: Vec<_> = callers.collect();
+    assert_eq!(callers.len(), 5);
+    assert!(callers[..2].contains(&Name::new("back")), "{callers:?}");
 }

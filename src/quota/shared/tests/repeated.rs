@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::store::{Store, waiting};
+use crate::attempt::FlowDemand;
 use crate::quota::shared::protocol::{Protocol, Slot};
 use crate::quota::shared::{Config, Timing};
 use crate::quota::{self, Limit, ThrottleHint};
@@ -14,7 +15,7 @@ use crate::store::Address;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Two replicas that know each other, and an unused quota.
-struct Pair {
+pub(super) struct Pair {
     store: Store,
     replicas: Vec<Protocol>,
     start: Instant,
@@ -22,7 +23,8 @@ struct Pair {
 }
 
 impl Pair {
-    fn new() -> Self {
+    /// With this mistake in the script, if any.
+    pub(super) fn new(mistake: Option<(&str, &str)>) -> Self {
         let limit = Limit::try_new(NonZeroU32::new(50).unwrap(), SECOND * 60).unwrap();
         let config = quota::Config::try_new(vec![limit], NonZeroU32::new(50).unwrap(), SECOND * 10).unwrap();
         let address = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
@@ -30,7 +32,7 @@ impl Pair {
         let start = Instant::now() + SECOND * 7200;
         let replica = |n| Protocol::new(format!("r{n}"), &config, &sharing, start);
         let mut pair = Self {
-            store: Store::start(sharing.keys(), None),
+            store: Store::start(sharing.keys(), mistake),
             replicas: (0..2).map(replica).collect(),
             start,
             now: start,
@@ -62,27 +64,25 @@ impl Pair {
         }
     }
 
-    fn slots(&mut self, n: usize, count: usize) -> Vec<Slot> {
+    /// The slots that a replica has at once when this waits there.
+    pub(super) fn slots(&mut self, n: usize, wanted: &Vec<FlowDemand>) -> Vec<Slot> {
         let now = self.now;
-        let replica = &mut self.replicas[n];
-        replica.demand(&waiting(&format!("c{n}"), count), now);
+        self.replicas[n].demand(wanted, now);
         self.step(n, true);
-        let replica = &mut self.replicas[n];
-        let slots = std::iter::from_fn(|| replica.take(now)).collect();
-        replica.demand(&waiting(&format!("c{n}"), 0), now);
-        slots
+        std::iter::from_fn(|| self.replicas[n].take(now)).collect()
     }
 }
 
 #[test]
 fn a_refusal_that_is_told_again_is_no_second_one() {
-    let mut pair = Pair::new();
-    let refused = pair.slots(0, 1).pop().unwrap();
+    let mut pair = Pair::new(None);
+    let refused = pair.slots(0, &waiting("a", 1)).pop().unwrap();
     let now = pair.now;
+    pair.slots(0, &Vec::new());
     pair.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
     pair.pass(6, [false, true]);
     // Meanwhile the other replica has found out that the pause is over.
-    let probe = pair.slots(1, 9);
+    let probe = pair.slots(1, &waiting("b", 9));
     assert_eq!(probe.len(), 1, "one call finds out");
     let now = pair.now;
     pair.replicas[1].settle(probe[0].id.clone(), now);
@@ -90,5 +90,5 @@ fn a_refusal_that_is_told_again_is_no_second_one() {
     // The one that was refused is heard again.
     pair.step(0, true);
     assert_eq!(pair.replicas[0].quota_state(now).paused_until(), None);
-    assert_eq!(pair.slots(1, 9).len(), 2, "the slow start goes on");
+    assert_eq!(pair.slots(1, &waiting("b", 9)).len(), 2, "the slow start goes on");
 }

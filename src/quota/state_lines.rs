@@ -1,0 +1,169 @@
+//! The lines of the state file, and the clock that their times mean.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::pacer::BucketState;
+use crate::clock::Reading;
+
+/// The clock that this process keeps its facts on, in microseconds: since boot where the system
+/// tells that, else of the wall.
+#[derive(Clone, Debug)]
+pub(super) struct Clock {
+    boot_id: Option<Arc<str>>,
+    /// Unix time is this much more, or was when it was last looked at.
+    offset: i64,
+}
+
+impl Clock {
+    /// A wall clock that was corrected by less than this keeps its offset; more is written down.
+    const STEP: i64 = 1_000_000;
+
+    pub(super) fn new(reading: &Reading) -> Self {
+        let boot = reading.boot.as_ref();
+        let mut clock = Self {
+            boot_id: boot.map(|boot| Arc::clone(&boot.boot_id)),
+            offset: 0,
+        };
+        clock.offset = reading.wall.as_microsecond() - clock.now(reading);
+        clock
+    }
+
+    pub(super) fn now(&self, reading: &Reading) -> i64 {
+        match (&self.boot_id, &reading.boot) {
+            (Some(_), Some(boot)) => micros(boot.elapsed),
+            _ => reading.wall.as_microsecond(),
+        }
+    }
+
+    /// Follows the wall clock. Returns whether it was stepped.
+    pub(super) fn follow(&mut self, reading: &Reading) -> bool {
+        let now = Self::new(reading);
+        let is_stepped = (now.offset - self.offset).abs() > Self::STEP;
+        if is_stepped {
+            self.offset = now.offset;
+        }
+        is_stepped
+    }
+
+    /// Whether both count from the same boot.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.boot_id == other.boot_id
+    }
+
+    pub(super) fn to_unix(&self, at: i64) -> i64 {
+        at.saturating_add(self.offset)
+    }
+
+    /// The line that says what the Unix times below it mean.
+    pub(super) fn write(&self, now: i64) -> String {
+        let boot_id = self.boot_id.as_ref();
+        boot_id.map_or_else(String::new, |boot_id| {
+            format!("c {boot_id} {now} {}\n", self.to_unix(now))
+        })
+    }
+
+    /// How to read the lines below that line; `None` when it is not one.
+    fn read(words: &str) -> Option<Self> {
+        let mut words = words.split(' ');
+        let boot_id = words.next().filter(|id| !id.is_empty())?;
+        let at: i64 = words.next()?.parse().ok()?;
+        let unix: i64 = words.next()?.parse().ok()?;
+        words.next().is_none().then(|| Self {
+            boot_id: Some(boot_id.into()),
+            offset: unix.saturating_sub(at),
+        })
+    }
+
+    /// The moment on this clock that another process wrote down as that Unix time.
+    fn translate(&self, writer: Option<&Self>, unix: i64) -> i64 {
+        let offset = match writer {
+            Some(writer) if writer.is_same(self) => writer.offset,
+            _ => self.offset,
+        };
+        unix.saturating_sub(offset)
+    }
+}
+
+/// The line that says what the bucket held at that Unix time, all in whole numbers: microseconds,
+/// millionths of a call, billionths of a call per second.
+pub(super) fn write_bucket(unix: i64, bucket: BucketState) -> String {
+    // Neither can be negative, and a float that is too large becomes the largest number.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "as the comment says"
+    )]
+    let whole = |number: f64| number.round() as u64;
+    let (level, rate) = (whole(bucket.level * 1e6), whole(bucket.rate * 1e9));
+    format!("b {unix} {level} {rate} {}\n", bucket.lasts.as_micros())
+}
+
+/// What that line says; `None` when it is not one.
+fn read_bucket(words: &str) -> Option<(i64, BucketState)> {
+    let mut words = words.split(' ');
+    let unix = words.next()?.parse().ok()?;
+    let mut next = || words.next()?.parse::<u64>().ok();
+    let bucket = BucketState {
+        level: next()? as f64 / 1e6,
+        rate: next()? as f64 / 1e9,
+        lasts: Duration::from_micros(next()?),
+    };
+    words.next().is_none().then_some((unix, bucket))
+}
+
+/// What the lines of a file come to.
+#[derive(Debug, Default)]
+pub(super) struct Replayed {
+    /// When each charge counts as made.
+    pub(super) live: BTreeMap<u64, i64>,
+    /// The last bucket, and when it was written down.
+    pub(super) bucket: Option<(i64, BucketState)>,
+    /// The clock that further lines would mean.
+    pub(super) writer: Option<Clock>,
+}
+
+/// Reads `text`; times are on this clock.
+pub(super) fn replay(text: &str, attempt: Duration, clock: &Clock) -> Replayed {
+    let Replayed {
+        mut live,
+        mut bucket,
+        mut writer,
+    } = Replayed::default();
+    // A line without its end is torn; what it says may be cut off.
+    for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+        if let Some(words) = line.strip_prefix("c ") {
+            writer = Clock::read(words).or(writer);
+            continue;
+        }
+        if let Some(words) = line.strip_prefix("b ") {
+            let read = read_bucket(words);
+            bucket = read
+                .map(|(unix, read)| (clock.translate(writer.as_ref(), unix), read))
+                .or(bucket);
+            continue;
+        }
+        let mut words = line.split(' ');
+        let (Some(kind), Some(Ok(id)), Some(Ok(at)), None) = (
+            words.next(),
+            words.next().map(str::parse::<u64>),
+            words.next().map(str::parse::<i64>),
+            words.next(),
+        ) else {
+            continue;
+        };
+        let at = clock.translate(writer.as_ref(), at);
+        match kind {
+            "i" => _ = live.insert(id, at.saturating_add(micros(attempt))),
+            "s" => _ = live.insert(id, at),
+            "r" => _ = live.remove(&id),
+            _ => {}
+        }
+    }
+    Replayed { live, bucket, writer }
+}
+
+pub(super) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
