@@ -283,6 +283,9 @@ pub struct Authorized {
 /// Whether the upstream can have counted a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
+    /// There was no slot for it, so nobody has tried: that says nothing about the upstream, and
+    /// nothing about a request that may wait longer.
+    NoSlot,
     /// The upstream has provably processed nothing of it, mostly because no byte was written, so
     /// the slot can be used again.
     NotSent,

@@ -197,7 +197,12 @@ impl RefreshState {
                 .is_ok()
     }
 
-    /// Ends a refresh without a result.
+    /// Records that a refresh brought an answer.
+    pub(super) fn succeed(&self) {
+        self.failures.store(0, Ordering::Relaxed);
+    }
+
+    /// Ends a refresh; the next one may start at once.
     pub(super) fn cancel(&self, now: Instant) {
         self.not_before_ms.store(self.millis(now), Ordering::Relaxed);
     }
@@ -216,6 +221,17 @@ impl RefreshState {
     }
 }
 
+/// What became of a refresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RefreshOutcome {
+    /// There is an answer.
+    Answered,
+    /// It was called for, and there is none.
+    Failed,
+    /// No call was made: the request could not wait for its slot, for example. Another one may.
+    NotTried,
+}
+
 /// A refresh under way. Dropping it without a result allows the next one.
 pub(super) struct RefreshGuard {
     entry: Arc<Entry>,
@@ -230,13 +246,17 @@ impl RefreshGuard {
         })
     }
 
-    pub(super) fn finish(mut self, failed: bool, now: Instant) {
-        if failed {
-            self.entry.refresh_state().fail(now, rand::random());
-            self.finished = true;
+    pub(super) fn finish(mut self, outcome: RefreshOutcome, now: Instant) {
+        match outcome {
+            RefreshOutcome::Failed => {
+                self.entry.refresh_state().fail(now, rand::random());
+                self.finished = true;
+            }
+            // It has mostly replaced the entry. If it was not stored, or only by its rows, the next
+            // refresh may start at once.
+            RefreshOutcome::Answered => self.entry.refresh_state().succeed(),
+            RefreshOutcome::NotTried => {}
         }
-        // A good answer has replaced the entry. If it was not stored, the next refresh may try
-        // again.
     }
 }
 
@@ -283,5 +303,9 @@ mod tests {
         }
         refresh_state.cancel(Instant::now());
         assert!(refresh_state.begin(Instant::now()));
+        assert!(refresh_state.is_failing());
+        // An answer that did not replace the entry ends the failure all the same.
+        refresh_state.succeed();
+        assert!(!refresh_state.is_failing());
     }
 }

@@ -12,10 +12,11 @@ use tokio::time::Instant;
 use tower::Service;
 
 use crate::BoxError;
+use crate::attempt::{Delivery, Failure};
 use crate::cache::Cache;
 use crate::cache::assembly::Assembled;
 use crate::cache::entity::ListsUnderWay;
-use crate::cache::entry::{Age, Entry, RefreshGuard};
+use crate::cache::entry::{Age, Entry, RefreshGuard, RefreshOutcome};
 use crate::cache::fetch::{Below, ask, ask_for_list, ask_for_missing};
 use crate::cache::freshness::{Evaluation, RefreshHealth, StaleReason, evaluate};
 use crate::cache::metrics::Lookup;
@@ -24,12 +25,14 @@ use crate::cache::refresh_queue::RefreshQueue;
 use crate::caller::{CacheDirectives, Caller, Urgency};
 use crate::scan::{Call, Endpoint, ForwardReason, Outcome, Payer, ResponseKind, ServedResponse, Status};
 use crate::task::Tasks;
+use crate::telemetry::log;
 
-/// Whether a payer has quota to spare. Only then are stale entries refreshed in the background.
+/// Whether a payer has quota to spare. Only then are stale entries refreshed in the background,
+/// except after a failure.
 pub type HasSpareQuota = Arc<dyn Fn(Payer) -> bool + Send + Sync>;
 
-/// How long a background refresh may wait for its slot. It is made from spare quota, so it should
-/// not have to wait at all.
+/// How long a background refresh from spare quota may wait for its slot. It should not have to wait
+/// at all.
 const REFRESH_WAIT: Duration = Duration::from_secs(1);
 
 /// Puts a [`Cache`] in front of a service.
@@ -148,7 +151,7 @@ impl Service<Call> for CacheService {
             (Some(entry), Some(Evaluation::Stale(reason))) => {
                 cache.count(Lookup::Stale);
                 let served = serve(&entry, now, Outcome::Stale, reason.detail());
-                self.refresh(&call, &entry, now);
+                self.refresh(&call, &entry, reason, now);
                 Either::Left(ready(Ok(served)))
             }
             (Some(entry), Some(Evaluation::StaleIfError(forward))) => {
@@ -215,11 +218,12 @@ impl CacheService {
         async move {
             let result = asked.await;
             let now = Instant::now();
-            let failed = has_failed(endpoint, &result);
+            let outcome = refresh_outcome(endpoint, &result);
             if let Some(guard) = guard {
-                guard.finish(failed, now);
+                guard.finish(outcome, now);
             }
-            if failed && entry.age(now).staleness() <= shared.cache.config().stale_if_error {
+            if outcome != RefreshOutcome::Answered && entry.age(now).staleness() <= shared.cache.config().stale_if_error
+            {
                 if let Err(error) = &result {
                     tracing::debug!(%error, "a stale answer stands in for one that could not be had");
                 }
@@ -231,8 +235,9 @@ impl CacheService {
     }
 
     /// If there is spare quota, fetches a new answer in the background: for this request, or for
-    /// one whose answer has been stale for longer.
-    fn refresh(&self, call: &Call, entry: &Arc<Entry>, now: Instant) {
+    /// one whose answer has been stale for longer. Without it, after a failure, the request's own
+    /// call finds out whether there are answers again; nobody waits for it.
+    fn refresh(&self, call: &Call, entry: &Arc<Entry>, reason: StaleReason, now: Instant) {
         let Shared {
             refresh_queue,
             has_spare_quota,
@@ -243,6 +248,11 @@ impl CacheService {
         }
         let payer = call.request.payer();
         if !has_spare_quota(payer) {
+            if reason == StaleReason::IfError
+                && let Some(guard) = RefreshGuard::begin(entry, now)
+            {
+                self.refresh_in_background(call, Caller::clone(&call.caller), guard);
+            }
             return;
         }
         while let Some(call) = refresh_queue.pop_stalest(payer) {
@@ -255,21 +265,24 @@ impl CacheService {
                     .is_some_and(|partial_hit| partial_hit.is_whole())
                 && let Some(guard) = RefreshGuard::begin(&entry, now)
             {
-                self.refresh_in_background(&call, guard, now);
+                let caller = Caller {
+                    urgency: Urgency::LAST,
+                    deadline: now + REFRESH_WAIT,
+                    wait: None,
+                    ..Caller::clone(&call.caller)
+                };
+                self.refresh_in_background(&call, caller, guard);
                 return;
             }
         }
     }
 
-    fn refresh_in_background(&self, call: &Call, guard: RefreshGuard, now: Instant) {
+    fn refresh_in_background(&self, call: &Call, caller: Caller, guard: RefreshGuard) {
         let call = Call {
             request: Arc::clone(&call.request),
             caller: Arc::new(Caller {
-                urgency: Urgency::LAST,
-                deadline: now + REFRESH_WAIT,
-                wait: None,
                 cache_directives: CacheDirectives::default(),
-                ..Caller::clone(&call.caller)
+                ..caller
             }),
         };
         let endpoint = call.request.endpoint();
@@ -279,15 +292,19 @@ impl CacheService {
             if let Err(error) = &result {
                 tracing::debug!(%error, "a stale entry could not be renewed");
             }
-            guard.finish(has_failed(endpoint, &result), Instant::now());
+            guard.finish(refresh_outcome(endpoint, &result), Instant::now());
         });
     }
 }
 
-fn has_failed(endpoint: Endpoint, result: &Result<ServedResponse, BoxError>) -> bool {
+fn refresh_outcome(endpoint: Endpoint, result: &Result<ServedResponse, BoxError>) -> RefreshOutcome {
     match result {
-        Ok(served) => !is_answer(endpoint, served),
-        Err(_) => true,
+        Ok(served) if is_answer(endpoint, served) => RefreshOutcome::Answered,
+        Ok(_) => RefreshOutcome::Failed,
+        Err(error) => match log::causes(error.as_ref()).find_map(|cause| cause.downcast_ref::<Failure>()) {
+            Some(failure) if failure.delivery != Delivery::NoSlot => RefreshOutcome::Failed,
+            _ => RefreshOutcome::NotTried,
+        },
     }
 }
 

@@ -8,7 +8,7 @@ use crate::scan::UpstreamResponse;
 
 fn failure(refused: Refused) -> Failure {
     Failure {
-        delivery: Delivery::NotSent,
+        delivery: Delivery::NoSlot,
         again: match refused.reason {
             // Only a slot is missing.
             Reason::Late | Reason::Promised | Reason::Displaced => RetryHint::InBatch,

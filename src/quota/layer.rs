@@ -66,7 +66,7 @@ fn end(permit: Permit, result: Result<UpstreamResponse, Failure>, wall: &Wall) -
         }
         Err(failure) => {
             match failure.delivery {
-                Delivery::NotSent => permit.refund(),
+                Delivery::NoSlot | Delivery::NotSent => permit.refund(),
                 // Dropping a permit whose call has left keeps the charge until the call's timeout.
                 Delivery::Unknown => drop(permit),
                 Delivery::Answered => permit.settle(),

@@ -99,7 +99,13 @@ impl Spent {
     /// How long to wait before another attempt; `None` when there is none.
     fn pause(&mut self, result: &Result<UpstreamResponse, Failure>) -> Option<Duration> {
         // An attempt that was not sent has only waited, which the deadline bounds.
-        let is_unsent = matches!(result, Err(failure) if failure.delivery == Delivery::NotSent);
+        let is_unsent = matches!(
+            result,
+            Err(Failure {
+                delivery: Delivery::NoSlot | Delivery::NotSent,
+                ..
+            })
+        );
         self.attempts += u32::from(!is_unsent);
         if self.attempts >= MAX_ATTEMPTS {
             return None;

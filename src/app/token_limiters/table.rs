@@ -215,7 +215,7 @@ impl Middleware<Attempt, Next<Admitted<quota::Permit>>> for TokenLimiters {
     async fn call(&self, attempt: Attempt, next: &Next<Admitted<quota::Permit>>) -> Result<UpstreamResponse, Failure> {
         // Held until the answer is there: a limiter that somebody is on is not forgotten.
         let limiter = self.enter(attempt.request.payer()).map_err(|refused| Failure {
-            delivery: Delivery::NotSent,
+            delivery: Delivery::NoSlot,
             again: RetryHint::Never,
             answer: None,
             source: refused.into(),

@@ -93,7 +93,7 @@ async fn ask(token_limiters: &TokenLimiters, token: Option<&str>, wait: Duration
 }
 
 fn reason(failure: &Failure) -> Reason {
-    assert_eq!(failure.delivery, Delivery::NotSent);
+    assert_eq!(failure.delivery, Delivery::NoSlot);
     failure.source.downcast_ref::<Refused>().unwrap().reason
 }
 

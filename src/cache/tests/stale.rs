@@ -7,6 +7,8 @@ use http::header;
 use tokio::time::Instant;
 
 use super::fixture::{Fixture, answer, call, no_cache, pass};
+use crate::BoxError;
+use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::cache::Config;
 use crate::caller::{CacheDirectives, Urgency};
 use crate::scan::{ForwardReason, Outcome};
@@ -157,7 +159,7 @@ async fn a_stale_answer_stands_in_for_errors_of_every_kind() {
         let (call, respond) = fixture.next().await;
         match failure {
             Some(status) => fixture.respond(&call, respond, answer(status, "broken")),
-            None => respond.send_error("unreachable"),
+            None => respond.send_error(failed(Delivery::Unknown)),
         }
         let served = asked.await.unwrap().unwrap();
         assert_eq!(served.answer.body, OLD);
@@ -185,8 +187,11 @@ async fn errors_that_concern_the_caller_are_not_hidden_by_stale_answers() {
     pass(100).await;
     let asked = fixture.ask("a", no_cache());
     let (_, respond) = fixture.next().await;
-    respond.send_error("unreachable");
-    assert_eq!(asked.await.unwrap().unwrap_err().to_string(), "unreachable");
+    respond.send_error(failed(Delivery::Unknown));
+    assert_eq!(
+        asked.await.unwrap().unwrap_err().to_string(),
+        "the upstream call brought no answer"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -196,7 +201,7 @@ async fn an_answer_past_every_limit_does_not_stand_in() {
     pass(640).await;
     let asked = fixture.ask("a", CacheDirectives::default());
     let (_, respond) = fixture.next().await;
-    respond.send_error("unreachable");
+    respond.send_error(failed(Delivery::Unknown));
     assert!(asked.await.unwrap().is_err());
 
     fixture.fill("b", OLD).await;
@@ -204,7 +209,7 @@ async fn an_answer_past_every_limit_does_not_stand_in() {
     let asked = fixture.ask("b", CacheDirectives::default());
     let (_, respond) = fixture.next().await;
     pass(60).await;
-    respond.send_error("took too long");
+    respond.send_error(failed(Delivery::Unknown));
     assert!(asked.await.unwrap().is_err());
 }
 
@@ -217,7 +222,7 @@ async fn an_outage_costs_few_calls_and_recovery_one() {
     pass(100).await;
     let asked = fixture.ask("a", CacheDirectives::default());
     let (_, respond) = fixture.next().await;
-    respond.send_error("unreachable");
+    respond.send_error(failed(Delivery::Unknown));
     asked.await.unwrap().unwrap();
     let mut calls = 0;
     for _ in 0..300 {
@@ -226,7 +231,7 @@ async fn an_outage_costs_few_calls_and_recovery_one() {
         pass(1).await;
         let next = tokio::time::timeout(Duration::ZERO, fixture.below.next_request()).await;
         if let Ok(Some((_, respond))) = next {
-            respond.send_error("unreachable");
+            respond.send_error(failed(Delivery::Unknown));
             calls += 1;
             tokio::task::yield_now().await;
         }
@@ -238,6 +243,63 @@ async fn an_outage_costs_few_calls_and_recovery_one() {
     }
     fixture.answer(200, NEW).await;
     fixture.nothing_is_asked().await;
+    assert_eq!(fixture.stored("a").await.answer.body, NEW);
+}
+
+/// A caller that cannot wait for its slot, and a refresh that finds none, say nothing about
+/// Defender: who waits longer gets a new answer.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_one_request_leaves_the_others_their_call() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
+    fixture.surplus.store(false, Ordering::Relaxed);
+    pass(95).await;
+    for refused in [failed(Delivery::NoSlot), "joined a call that did not leave".into()] {
+        let asked = fixture.ask("a", CacheDirectives::default());
+        let (_, respond) = fixture.next().await;
+        respond.send_error(refused);
+        assert_eq!(asked.await.unwrap().unwrap().status.detail, Some("stale-if-error"));
+    }
+    let asked = fixture.ask("a", CacheDirectives::default());
+    fixture.answer(200, NEW).await;
+    assert_eq!(asked.await.unwrap().unwrap().answer.body, NEW);
+}
+
+/// While quota is short nothing is refreshed from spare quota. After each pause a request's own
+/// call finds out whether Defender is well again, and nobody waits for it.
+#[tokio::test(start_paused = true)]
+async fn without_spare_quota_one_call_after_each_pause_finds_out_whether_the_outage_is_over() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
+    fixture.surplus.store(false, Ordering::Relaxed);
+    pass(95).await;
+    let asked = fixture.ask("a", CacheDirectives::default());
+    let (_, respond) = fixture.next().await;
+    respond.send_error(failed(Delivery::NotSent));
+    asked.await.unwrap().unwrap();
+    for pause in [10, 20, 40] {
+        let served = fixture.ask("a", CacheDirectives::default()).await.unwrap().unwrap();
+        assert_eq!(served.status.detail, Some("stale-if-error"));
+        fixture.nothing_is_asked().await;
+        pass(pause).await;
+        for _ in 0..2 {
+            let served = fixture.ask("a", CacheDirectives::default()).await.unwrap().unwrap();
+            assert_eq!(served.status.detail, Some("stale-if-error"));
+        }
+        let (call, respond) = fixture.next().await;
+        assert_eq!(
+            call.caller.urgency,
+            Urgency::default(),
+            "no more and no less than its own call"
+        );
+        fixture.nothing_is_asked().await;
+        if pause < 40 {
+            respond.send_error(failed(Delivery::Unknown));
+        } else {
+            fixture.respond(&call, respond, answer(200, NEW));
+        }
+        tokio::task::yield_now().await;
+    }
     assert_eq!(fixture.stored("a").await.answer.body, NEW);
 }
 
@@ -256,4 +318,15 @@ async fn a_caller_that_hangs_up_while_refreshing_releases_the_refresh() {
         .unwrap();
     assert!(!entry.refresh_state().is_failing());
     assert!(entry.refresh_state().begin(Instant::now()));
+}
+
+/// An attempt that brought no answer.
+fn failed(delivery: Delivery) -> BoxError {
+    Failure {
+        delivery,
+        again: RetryHint::Never,
+        answer: None,
+        source: "no answer".into(),
+    }
+    .into()
 }

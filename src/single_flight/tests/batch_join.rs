@@ -26,7 +26,7 @@ fn fixture() -> Fixture {
 /// The queue's error when it has no slot in time.
 fn no_slot() -> BoxError {
     Failure {
-        delivery: Delivery::NotSent,
+        delivery: Delivery::NoSlot,
         again: RetryHint::InBatch,
         answer: None,
         source: "no slot in time".into(),
