@@ -142,6 +142,11 @@ impl ConnectionLimiter {
         self.free.available_permits() > 0
     }
 
+    /// The connections that have a slot. Free slots do not tell: who waits takes them in advance.
+    pub(super) fn open(&self) -> u32 {
+        u32::try_from(self.table().slots.len()).unwrap_or(u32::MAX)
+    }
+
     /// Waits until all connections have ended. Cancel safe.
     pub(super) async fn emptied(&self) {
         // The semaphore is never closed, and no more slots are taken.
@@ -300,6 +305,18 @@ mod tests {
         assert!(waiting.await.is_some());
         limiter.emptied().await;
         assert!(limiter.table().peers.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_for_the_last_connection_counts_as_none() {
+        let limiter = limiter(3);
+        let slot = limiter.try_take(&peer(2)).unwrap();
+        let mut emptied = Box::pin(limiter.emptied());
+        assert!((&mut emptied).now_or_never().is_none());
+        assert_eq!(limiter.open(), 1);
+        drop(slot);
+        emptied.await;
+        assert_eq!(limiter.open(), 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,8 +17,7 @@ pub struct Connections(pub(super) Arc<ConnectionLimiter>);
 impl Connections {
     /// The open connections.
     pub fn open(&self) -> u32 {
-        let free = u32::try_from(self.0.free.available_permits()).unwrap_or(u32::MAX);
-        self.most().saturating_sub(free)
+        self.0.open()
     }
 
     /// The limit of open connections.
