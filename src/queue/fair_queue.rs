@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -94,6 +94,8 @@ struct Shared<S: PermitSource> {
     /// What this queue has added to the gauge that it may share with others. Changed under the
     /// state's lock only.
     shown: AtomicI64,
+    /// Requests that this queue refused for want of slots; `metrics` may be shared with others.
+    refused_for_slots: AtomicU64,
     metrics: Metrics,
 }
 
@@ -113,6 +115,7 @@ impl<S: PermitSource> Queue<S> {
             source,
             wake: Notify::new(),
             shown: AtomicI64::new(0),
+            refused_for_slots: AtomicU64::new(0),
             metrics,
         }))
     }
@@ -138,7 +141,7 @@ impl<S: PermitSource> Queue<S> {
         let now = Instant::now();
         self.take_ticket(now, attempt)
             .map_err(|refused| self.0.honest(refused))
-            .inspect_err(|refused| self.0.metrics.refused(refused.reason))
+            .inspect_err(|refused| self.0.count(refused.reason))
     }
 
     /// Goes on with other bounds and weights. Who waits stays, even above a new bound.
@@ -149,6 +152,11 @@ impl<S: PermitSource> Queue<S> {
     /// How many requests wait.
     pub fn waiting(&self) -> usize {
         self.0.lock().order.len()
+    }
+
+    /// How many requests were refused because there were not enough slots.
+    pub fn refused_for_slots(&self) -> u64 {
+        self.0.refused_for_slots.load(Ordering::Relaxed)
     }
 
     /// How long a caller who is new here would wait for its slot.
@@ -263,6 +271,13 @@ impl<S: PermitSource> Shared<S> {
         self.source.demand(&state.order);
     }
 
+    fn count(&self, refusal: Reason) {
+        self.metrics.refused(refusal);
+        if refusal.is_for_slots() {
+            self.refused_for_slots.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// Waits to be told.
     async fn turn(&self, mut told: oneshot::Receiver<Grant<S::Permit>>, id: u64, latest: Instant) -> Grant<S::Permit> {
         // Only a panic in the queue loses a ticket.
@@ -335,7 +350,7 @@ impl<S: PermitSource> QueueEntry<S> {
         match &turn {
             Ok(_) if at_once => shared.metrics.waited(Duration::ZERO),
             Ok(_) => shared.metrics.waited(self.entered.elapsed()),
-            Err(refused) => shared.metrics.refused(refused.reason),
+            Err(refused) => shared.count(refused.reason),
         }
         turn
     }

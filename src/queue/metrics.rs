@@ -73,12 +73,6 @@ impl Metrics {
         self.wait.observe(wait.as_secs_f64());
     }
 
-    /// How many requests were refused because there were not enough slots.
-    pub fn refused_for_slots(&self) -> u64 {
-        let reasons = Reason::ALL.into_iter().filter(|reason| reason.is_for_slots());
-        reasons.map(|reason| self.refused.of(reason).get()).sum()
-    }
-
     /// Counts a refusal.
     pub fn refused(&self, reason: Reason) {
         self.refused.of(reason).inc();

@@ -21,6 +21,8 @@ const SHARE: usize = 10;
 struct State {
     quota: quota::Snapshot,
     waiting: u64,
+    /// Requests that were refused for want of slots, since the start.
+    refused: u64,
 }
 
 impl State {
@@ -44,7 +46,7 @@ pub(super) fn find(sources: &Sources, refused: &AtomicU64, now: Instant) -> Vec<
     found.extend(upstream(&current.calls.recent().snapshot()));
     found.extend(regions(&current.regions.part.snapshot()));
     found.extend(store(sources, &current));
-    found.extend(slots(sources, refused));
+    found.extend(slots(&states(sources), refused));
     found.extend(connections(&sources.connections));
     found.extend(configuration(&sources.configuration));
     found.extend(merging(&current));
@@ -112,8 +114,10 @@ fn store(sources: &Sources, current: &Components) -> Vec<Problem> {
 }
 
 /// Whether callers have to wait or are refused, and why.
-fn slots(sources: &Sources, earlier: &AtomicU64) -> Option<Problem> {
-    let states = states(sources);
+fn slots(states: &[State], earlier: &AtomicU64) -> Option<Problem> {
+    // In a pause too, so that what it refused is not held against the quota when it is over.
+    let refused = states.iter().map(|state| state.refused).sum::<u64>();
+    let lately = refused.saturating_sub(earlier.swap(refused, Ordering::Relaxed));
     let waiting: u64 = states.iter().map(|state| state.waiting).sum();
     if let Some(left) = states.iter().filter_map(|state| state.quota.paused).max() {
         return Some(
@@ -128,21 +132,13 @@ fn slots(sources: &Sources, earlier: &AtomicU64) -> Option<Problem> {
             .counting(waiting),
         );
     }
-    let refused = sources.context.metrics.queue.refused_for_slots();
-    let lately = refused.saturating_sub(earlier.swap(refused, Ordering::Relaxed));
-    // The first of those whose callers wait for want of slots; refusals are not counted by
-    // ledger, so otherwise any that is short.
-    let short = |state: &&State| state.is_spent() || state.is_paced();
-    let state = states
-        .iter()
-        .find(|state| state.waiting > 0 && short(state))
-        .or_else(|| {
-            if lately > 0 {
-                states.iter().find(short).or(states.first())
-            } else {
-                None
-            }
-        })?;
+    // The first of those whose callers wait for want of slots; if requests were refused, any that
+    // is short. Where none is, the slots are merely promised to others, or a pause has just ended.
+    let mut short = states.iter().filter(|state| state.is_spent() || state.is_paced());
+    let state = short
+        .clone()
+        .find(|state| state.waiting > 0)
+        .or_else(|| short.next().filter(|_| lately > 0))?;
     let windows = state.quota.left();
     let problem = match &state.quota.pace {
         Some(pace) if !state.is_spent() => problem(
@@ -171,6 +167,7 @@ fn states(sources: &Sources) -> Vec<State> {
     let state = |(quota, queue): (&quota::Quota, &queue::Queue<quota::Quota>)| State {
         quota: quota.snapshot(),
         waiting: queue.waiting() as u64,
+        refused: queue.refused_for_slots(),
     };
     token_limiters.map(state).collect()
 }
@@ -312,6 +309,46 @@ impl Problem {
 mod tests {
     use super::*;
     use crate::upstream::RecentSnapshot;
+
+    /// A ledger with so many calls left, in whose queue nobody waits.
+    fn state(remaining: usize, paused: Option<Duration>, refused: u64) -> State {
+        let window = quota::Window {
+            name: "1m".into(),
+            limit: 100,
+            length: Duration::from_mins(1),
+            used: 100 - remaining,
+            remaining,
+            reset: Duration::from_secs(9),
+        };
+        State {
+            quota: quota::Snapshot {
+                windows: vec![window],
+                pace: None,
+                steady_until: Instant::now(),
+                paused,
+                foreign: 0,
+                in_flight: 0,
+                calls: 0,
+                replicas: None,
+                eviction: None,
+            },
+            waiting: 0,
+            refused,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_pause_refused_is_not_held_against_the_quota_afterwards() {
+        let earlier = AtomicU64::new(0);
+        let look = |state| slots(&[state], &earlier).map(|problem| (problem.code, problem.count));
+        assert_eq!(
+            look(state(90, Some(Duration::from_mins(1)), 50)),
+            Some((Code::Paused, 0))
+        );
+        assert_eq!(look(state(0, None, 50)), None);
+        assert_eq!(look(state(0, None, 52)), Some((Code::QuotaSpent, 2)));
+        assert_eq!(look(state(90, None, 60)), None, "the window has room");
+    }
 
     #[test]
     fn one_failure_among_many_calls_is_no_problem_and_the_only_call_is() {

@@ -110,6 +110,8 @@ async fn one_tokens_calls_are_no_other_tokens_affair() {
         assert!(!token_limiters.has_surplus(payer("a")));
     }
     assert_eq!(token_limiters.len(), 2);
+    let refused = token_limiters.queues().map(queue::Queue::refused_for_slots);
+    assert_eq!(refused.sum::<u64>(), 1, "the gateway's own quota refused one");
     assert!(token_limiters.predicted_wait(payer("a")) > Duration::from_secs(50));
     assert_eq!(token_limiters.predicted_wait(payer("c")), Duration::ZERO);
     assert!(!token_limiters.has_surplus(payer("c")));
