@@ -49,6 +49,8 @@ struct CallerToken {
     /// What a new limiter is made with.
     config: Config,
     token_limiters: HashMap<(TokenId, usize), Arc<Limiter>>,
+    /// The calls of limiters that have been forgotten.
+    forgotten_calls: u64,
     closes: Option<Instant>,
 }
 
@@ -92,6 +94,7 @@ impl TokenLimiters {
             caller_token: Mutex::new(CallerToken {
                 config,
                 token_limiters: HashMap::new(),
+                forgotten_calls: 0,
                 closes: None,
             }),
             metrics,
@@ -119,6 +122,13 @@ impl TokenLimiters {
     /// The queues for the gateway's own token, likewise.
     pub fn queues(&self) -> impl DoubleEndedIterator<Item = &queue::Queue<quota::Quota>> {
         self.0.own.iter().map(|limiter| &limiter.queue)
+    }
+
+    /// How many calls have been let leave, with callers' tokens too.
+    pub fn calls(&self) -> u64 {
+        let caller_token = self.caller_token();
+        let limiters = caller_token.token_limiters.values().chain(&self.0.own);
+        caller_token.forgotten_calls + limiters.map(|limiter| limiter.quota.snapshot().calls).sum::<u64>()
     }
 
     /// Whether calls that nobody waits for may be made at that cost.
@@ -244,8 +254,13 @@ impl Shared {
 impl CallerToken {
     /// Forgets the limiters that nobody is on and whose calls count no more.
     fn forget(&mut self, now: Instant) {
-        self.token_limiters
-            .retain(|_, limiter| Arc::strong_count(limiter) > 1 || limiter.quota.empty_at(now) > now);
+        self.token_limiters.retain(|_, limiter| {
+            let stays = Arc::strong_count(limiter) > 1 || limiter.quota.empty_at(now) > now;
+            if !stays {
+                self.forgotten_calls += limiter.quota.snapshot().calls;
+            }
+            stays
+        });
     }
 
     /// When a limiter may first be forgotten, if nobody asks with its token any more.

@@ -161,6 +161,8 @@ async fn a_limiter_is_forgotten_when_its_calls_count_no_more_and_not_before() {
     advance(2 * WINDOW).await;
     ask(&token_limiters, Some("another"), Duration::ZERO).await.unwrap();
     assert_eq!(token_limiters.len(), 1);
+    let expected = TokenLimiters::MAX as u64 + 4;
+    assert_eq!(token_limiters.calls(), expected, "no call is forgotten");
     // Their clocks are gone as well.
     tokio::task::yield_now().await;
     sleep(Duration::from_millis(1)).await;
