@@ -117,13 +117,13 @@ fn method(method: &Method) -> &'static str {
 }
 
 /// Adds what is known before the response. Unknown paths and all queries may contain anything, and
-/// are left out.
+/// are left out; ids in known paths are not shown.
 fn describe(span: &mut Span, meta: &RequestMeta) {
     let request = &meta.head;
     span.set("http.request.method", method(request.method()));
     span.set("url.scheme", "http");
-    if let Some(Target { endpoint, id }) = &meta.target {
-        span.set("url.path", endpoint.path(id.as_ref()));
+    if let Some(Target { endpoint, .. }) = &meta.target {
+        span.set("url.path", endpoint.template());
         span.set("http.route", endpoint.template());
     }
     span.set(

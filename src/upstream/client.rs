@@ -201,19 +201,20 @@ impl Service<Authorized> for Client {
 }
 
 /// Adds what is known about an attempt before it is made, by the semantic conventions. The query is
-/// left out, because its options are the caller's.
+/// left out, because its options are the caller's, and the path is shown without its id.
 fn describe(span: &mut Span, base: &Url, region: &Arc<str>, request: &scan::Request) {
     if !span.is_recorded() {
         return;
     }
-    let (path, operation) = (request.upstream_path(), request.endpoint().operation);
-    span.set("http.request.method", method_name(operation));
+    let endpoint = request.endpoint();
+    span.set("http.request.method", method_name(endpoint.operation));
     span.set("server.address", base.host_str().unwrap_or_default().to_owned());
     span.set(
         "server.port",
         i64::from(base.port_or_known_default().unwrap_or_default()),
     );
-    span.set("url.full", format!("{}{path}", base.as_str().trim_end_matches('/')));
+    let base = base.as_str().trim_end_matches('/');
+    span.set("url.full", [base, &endpoint.template()].concat());
     span.set("defender_gateway.region", Arc::clone(region));
 }
 

@@ -5,10 +5,12 @@ mod collector;
 
 use std::collections::HashSet;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Method, StatusCode};
 use opentelemetry_proto::tonic::trace::v1::Span;
 
 use collector::{Collector, Manner, attributes, hex, is_attempt, is_call, is_request};
+use defender_gateway::testing::scan::{Endpoint, Operation};
 use defender_gateway::testing::secret::Secret;
 use defender_gateway::testing::sim::{self, Fault, Often, Plan, Shape};
 
@@ -158,6 +160,38 @@ fn assert_secret(collector: &Collector, tokens: &[Secret], ids: &[String]) {
         {
             assert!(!body.contains(secret), "{secret} in {body}");
         }
+    }
+}
+
+#[tokio::test]
+async fn an_id_in_a_path_is_shown_by_no_span() {
+    let collector = Collector::start(Manner::Polite).await;
+    let running = setup(&collector).start().await;
+    let definitions = Endpoint::latest(Operation::Definitions).template();
+    let id = running.caller.fetch(&definitions).await.json()["value"][0]["id"].clone();
+    let id = id.as_str().unwrap().to_owned();
+    let template = Endpoint::latest(Operation::Definition).template();
+    let request = running.caller.request(Method::GET, &template.replace("{id}", &id));
+    // From Defender, and not from the list.
+    let request = request.header("cache-control", "no-cache").body(Bytes::new());
+    assert_eq!(running.caller.send(request.unwrap()).await.status, StatusCode::OK);
+    running.finish().await;
+
+    let spans = collector.spans();
+    let shown = |name: &str| {
+        let attributes = spans.iter().map(|span| attributes(&span.attributes));
+        let values = attributes.filter_map(|attributes| attributes.get(name).cloned());
+        values.collect::<Vec<_>>()
+    };
+    assert_eq!(shown("url.path"), [definitions.clone(), template.clone()]);
+    let sent = shown("url.full");
+    assert!(
+        sent.iter().any(|url| url.ends_with(&template)),
+        "the attempt for it: {sent:?}"
+    );
+    for (_, _, body) in collector.requests() {
+        let body = String::from_utf8_lossy(&body);
+        assert!(!body.contains(&id), "{id} in {body}");
     }
 }
 
