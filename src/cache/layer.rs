@@ -177,14 +177,14 @@ impl CacheService {
             return Either::Left(ready(Err(NotCached.into())));
         }
         let partial = partial_hit.and_then(|partial_hit| partial_hit.missing().map(|missing| (partial_hit, missing)));
-        cache.count(match forward {
+        let lookup = match forward {
             _ if partial.is_some() => Lookup::Partial,
             ForwardReason::Miss => Lookup::Miss,
             ForwardReason::Stale => Lookup::Expired,
             ForwardReason::Request => Lookup::Request,
             ForwardReason::Partial => Lookup::Partial,
             ForwardReason::Bypass => Lookup::Bypass,
-        });
+        };
         let (inner, endpoint) = (self.inner.clone(), call.request.endpoint());
         let lists = &self.shared.lists;
         let list = lists.list_for(&call).filter(|_| forward != ForwardReason::Bypass);
@@ -200,10 +200,11 @@ impl CacheService {
             }
         }
         .boxed();
-        Either::Right(match fallback {
-            Some(entry) => self.with_fallback(endpoint, asked, entry).boxed(),
-            None => asked,
-        })
+        let Some(entry) = fallback else {
+            self.shared.cache.count(lookup);
+            return Either::Right(asked);
+        };
+        Either::Right(self.with_fallback(endpoint, asked, entry, lookup).boxed())
     }
 
     /// Serves a stale entry when no better answer can be fetched.
@@ -212,9 +213,12 @@ impl CacheService {
         endpoint: Endpoint,
         asked: BoxFuture<'static, Result<ServedResponse, BoxError>>,
         entry: Arc<Entry>,
+        lookup: Lookup,
     ) -> impl Future<Output = Result<ServedResponse, BoxError>> + Send + use<> {
         let shared = Arc::clone(&self.shared);
         let guard = RefreshGuard::begin(&entry, Instant::now());
+        let cache = Arc::clone(&shared.cache);
+        let mut counted = CountedOnDrop { cache, lookup };
         async move {
             let result = asked.await;
             let now = Instant::now();
@@ -227,7 +231,7 @@ impl CacheService {
                 if let Err(error) = &result {
                     tracing::debug!(%error, "a stale answer stands in for one that could not be had");
                 }
-                shared.cache.count(Lookup::Stale);
+                counted.becomes(Lookup::Stale);
                 return Ok(serve(&entry, now, Outcome::Stale, StaleReason::IfError.detail()));
             }
             result
@@ -294,6 +298,24 @@ impl CacheService {
             }
             guard.finish(refresh_outcome(endpoint, &result), Instant::now());
         });
+    }
+}
+
+/// A request whose lookup is counted when it is known what answers it, or when its caller leaves.
+struct CountedOnDrop {
+    cache: Arc<Cache>,
+    lookup: Lookup,
+}
+
+impl CountedOnDrop {
+    fn becomes(&mut self, lookup: Lookup) {
+        self.lookup = lookup;
+    }
+}
+
+impl Drop for CountedOnDrop {
+    fn drop(&mut self) {
+        self.cache.count(self.lookup);
     }
 }
 

@@ -173,6 +173,32 @@ async fn a_stale_answer_stands_in_for_errors_of_every_kind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_a_stale_answer_may_stand_in_for_is_counted_once() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
+    let counted = |fixture: &Fixture| {
+        let snapshot = fixture.cache.snapshot();
+        (snapshot.hits, snapshot.stale, snapshot.misses)
+    };
+    assert_eq!(counted(&fixture), (0, 0, 1));
+    pass(100).await;
+    let asked = fixture.ask("a", CacheDirectives::default());
+    let (_, _respond) = fixture.next().await;
+    asked.abort();
+    assert!(asked.await.unwrap_err().is_cancelled());
+    assert_eq!(counted(&fixture), (0, 0, 2), "its caller has left");
+    let asked = fixture.ask("a", CacheDirectives::default());
+    let (_, respond) = fixture.next().await;
+    respond.send_error(failed(Delivery::NoSlot));
+    asked.await.unwrap().unwrap();
+    assert_eq!(counted(&fixture), (0, 1, 2));
+    let asked = fixture.ask("a", CacheDirectives::default());
+    fixture.answer(200, NEW).await;
+    asked.await.unwrap().unwrap();
+    assert_eq!(counted(&fixture), (0, 1, 3));
+}
+
+#[tokio::test(start_paused = true)]
 async fn errors_that_concern_the_caller_are_not_hidden_by_stale_answers() {
     let mut fixture = Fixture::new(Config::default());
     fixture.fill("a", OLD).await;
