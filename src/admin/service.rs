@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use tower::Service;
 
 use super::page::Page;
@@ -153,12 +153,7 @@ impl<B> Service<Request<B>> for Admin {
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let answer = self.answer(&request);
-        ready(Ok(if request.method() == Method::HEAD {
-            head(answer)
-        } else {
-            answer
-        }))
+        ready(Ok(self.answer(&request)))
     }
 }
 
@@ -175,14 +170,6 @@ fn allowing(mut answer: Response<Body>, methods: &'static str) -> Response<Body>
     answer
         .headers_mut()
         .insert(header::ALLOW, HeaderValue::from_static(methods));
-    answer
-}
-
-/// The answer without its body, but with its length.
-fn head(answer: Response<Body>) -> Response<Body> {
-    let length = hyper::body::Body::size_hint(answer.body()).exact().unwrap_or(0);
-    let mut answer = answer.map(|_| Body::default());
-    answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     answer
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -141,6 +141,7 @@ impl Shared {
             service_fn(move |request: Request<Incoming>| {
                 let (version, has_body) = (request.version(), !request.body().is_end_stream());
                 let in_flight = state.request(version);
+                let is_head = request.method() == Method::HEAD;
                 let mut request = InboundRequest::new(request, peer.clone());
                 if version == Version::HTTP_2 {
                     streams.admit(&mut request, &state);
@@ -149,6 +150,7 @@ impl Shared {
                     response: call(&service, request),
                     version,
                     has_body,
+                    is_head,
                     in_flight,
                 }
             })
@@ -241,6 +243,7 @@ pin_project! {
         in_flight: InFlight,
     }
 }
+        is_head: bool,
 
 impl<F> Future for Answer<F>
 where
@@ -263,11 +266,22 @@ where
         Poll::Ready(Ok(response))
     }
 }
+        if *this.is_head {
+            leave_body_out(&mut response);
+        }
 
 /// Whether a response with this status may have been made before the body was read.
 fn may_leave_body(status: StatusCode) -> bool {
     status.is_client_error() || matches!(status, StatusCode::NOT_IMPLEMENTED | StatusCode::SERVICE_UNAVAILABLE)
 }
+/// Makes it the response to `HEAD`: its length is that of the body it would have had. Only over
+/// HTTP/1 would hyper leave the body out by itself (RFC 9110 §9.3.2).
+fn leave_body_out(response: &mut Response<Body>) {
+    let body = std::mem::take(response.body_mut());
+    let length = body.size_hint().exact().unwrap_or_default();
+    response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+}
+
 
 /// Runs the streams of HTTP/2 connections as tasks that the drain awaits, each with its memory
 /// reservation.

@@ -209,14 +209,6 @@ async fn what_is_not_there_is_refused() {
 }
 
 #[tokio::test]
-async fn head_has_the_length_and_no_body() {
-    let Fixture { admin, .. } = fixture();
-    let (answer, body) = send(&admin, Request::head("/livez").header("host", "x"), "10.0.0.9:1").await;
-    assert_eq!((answer.status().as_u16(), body.as_str()), (200, ""));
-    assert_eq!(answer.headers()["content-length"], "9");
-}
-
-#[tokio::test]
 async fn one_server_listens_on_tcp_and_a_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");

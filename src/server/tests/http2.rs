@@ -64,6 +64,20 @@ async fn prior_knowledge_is_enough_and_the_authority_is_checked() {
 
 #[tokio::test]
 async fn streams_in_flight_survive_the_drain() {
+/// RFC 9110 §9.3.2: a client resets a stream that brings a body in answer to `HEAD`.
+#[tokio::test]
+async fn a_response_to_head_has_no_body() {
+    let server = Server::start().await;
+    let mut caller = connect(&server).await;
+    let head = Request::head(format!("http://localhost{}", Endpoint::HISTORY.template()));
+    let head = head.version(HttpVersion::HTTP_2).body(Full::default()).unwrap();
+    let answer = caller.send_request(head).await.unwrap();
+    assert_eq!(answer.status(), 405);
+    let length: usize = answer.headers()["content-length"].to_str().unwrap().parse().unwrap();
+    assert!(length > 0, "that of the body it would have had");
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "");
+}
+
     let server = Server::start().await;
     let mut caller = connect(&server).await;
     let slow: Vec<_> = (0..20)
