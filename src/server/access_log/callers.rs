@@ -107,17 +107,31 @@ impl Callers {
 
     pub(super) fn count(&self, caller: &Caller, outcome: Outcome) {
         caller.recent.fetch_add(1, Ordering::Relaxed);
-        let (counters, name) = match &caller.counters {
-            Some(counters) => (counters, caller.name.as_str()),
-            None => (&self.0.others, OTHERS),
-        };
-        let counter = counters[outcome.index()].get_or_init(|| {
-            self.0.family.get_or_create_owned(&Labels {
-                caller: name.to_owned(),
-                outcome: outcome.as_str(),
-            })
-        });
+        let counter = self
+            .own_series(caller, outcome)
+            .unwrap_or_else(|| self.0.others[outcome.index()].get_or_init(|| self.series(OTHERS, outcome)));
         counter.inc();
+    }
+
+    /// The series of a listed caller. The object may be an old one, when a request ends that was
+    /// longer under way than its caller was listed: that one's series are gone, and stay so.
+    fn own_series<'a>(&self, caller: &'a Caller, outcome: Outcome) -> Option<&'a Counter> {
+        let known = &caller.counters.as_ref()?[outcome.index()];
+        if caller.is_replaced() {
+            return None;
+        }
+        known.get().or_else(|| {
+            // Callers lose their series only while the table is locked.
+            let _table = self.table();
+            (!caller.is_replaced()).then(|| known.get_or_init(|| self.series(caller.name.as_str(), outcome)))
+        })
+    }
+
+    fn series(&self, caller: &str, outcome: Outcome) -> Counter {
+        self.0.family.get_or_create_owned(&Labels {
+            caller: caller.to_owned(),
+            outcome: outcome.as_str(),
+        })
     }
 
     /// Chooses the most active callers when it is time. Called whenever metrics are scraped.
@@ -233,6 +247,32 @@ mod tests {
             "{text}"
         );
         assert!(text.matches("caller_requests_total{").count() <= LISTED + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_series_of_a_caller_who_is_listed_no_more_do_not_come_back() {
+        let mut registry = Registry::default();
+        let callers = Callers::register(&mut registry);
+        let left = callers.get(&Name::new("left"));
+        callers.count(&left, Outcome::Refused);
+        for round in 1..=4 {
+            for n in 0..LISTED {
+                ask(&callers, &format!("busy-{n}"), 100 * round);
+            }
+            tokio::time::advance(RANKED_EVERY).await;
+            callers.rank();
+        }
+        assert!(left.is_replaced() && !exposition(&registry).contains("left"));
+        // Two of its requests were under way all the time.
+        for outcome in [Outcome::Refused, Outcome::Failed] {
+            callers.count(&left, outcome);
+        }
+        let text = exposition(&registry);
+        assert!(!text.contains("left"), "{text}");
+        assert!(
+            text.contains("caller_requests_total{caller=\"(others)\",outcome=\"failed\"} 1"),
+            "{text}"
+        );
     }
 
     #[tokio::test(start_paused = true)]
