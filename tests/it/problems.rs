@@ -5,8 +5,9 @@
 use std::any::Any;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::{FutureExt as _, LocalBoxFuture, join_all};
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -289,6 +290,10 @@ async fn failures_refusals_and_mistakes_name_who_asked_what() {
         StatusCode::NOT_FOUND
     );
 
+    let options = caller.request(Method::OPTIONS, crate::support::PATH);
+    let options = caller.send(options.body(Bytes::new()).unwrap()).await;
+    assert_eq!(options.status, StatusCode::NO_CONTENT);
+
     let status = spawned.admin().fetch("/status").await.json();
     let latest = status["trouble"]["latest"].as_array().unwrap();
     let told: Vec<_> = latest
@@ -327,7 +332,9 @@ async fn failures_refusals_and_mistakes_name_who_asked_what() {
     );
     let access: Vec<_> = lines.iter().filter(|line| line["message"] == "access").collect();
     let statuses: Vec<_> = access.iter().map(|line| line["status"].as_u64().unwrap()).collect();
-    assert_eq!(statuses, [403, 200, 429, 404]);
+    assert_eq!(statuses, [403, 200, 429, 404, 204]);
+    assert_eq!(access[4]["method"], "OPTIONS");
+    assert_eq!(access[4].get("outcome"), None, "it is no request to an operation");
     assert!(
         access
             .iter()

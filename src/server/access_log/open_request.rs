@@ -43,8 +43,12 @@ impl OpenRequest {
             answered.response.status(),
             answered.at.saturating_duration_since(self.at).as_secs_f64(),
         );
+        let bytes = answered.response.body().size_hint().exact();
         // `OPTIONS` is not counted.
-        let Some(ended) = &answered.ended else { return };
+        let Some(ended) = &answered.ended else {
+            self.log_access(None, status.as_u16(), seconds, bytes);
+            return;
+        };
         let metrics = &self.shared.metrics;
         metrics.count(self.subject.asked(), ended.outcome, status.as_u16(), seconds);
         metrics.forwarded(ended.outcome, ended.forward);
@@ -57,12 +61,11 @@ impl OpenRequest {
                 .get_or_insert_with(|| Box::new(span(&answered.id, &self.trace)));
         }
         self.within(|| log(ended, status, seconds, &self.subject));
-        let bytes = answered.response.body().size_hint().exact();
-        self.log_access(ended.outcome, status.as_u16(), seconds, bytes);
+        self.log_access(Some(ended.outcome), status.as_u16(), seconds, bytes);
     }
 
-    /// Writes the line of the access log.
-    fn log_access(&self, outcome: Outcome, status: u16, seconds: f64, bytes: Option<u64>) {
+    /// Writes the line of the access log. `OPTIONS` has no outcome.
+    fn log_access(&self, outcome: Option<Outcome>, status: u16, seconds: f64, bytes: Option<u64>) {
         let subject = &self.subject;
         let (Some(access), Some(id)) = (&subject.access, &self.id) else {
             return;
@@ -80,7 +83,7 @@ impl OpenRequest {
             status,
             bytes,
             seconds,
-            outcome = outcome.as_str(),
+            outcome = outcome.map(Outcome::as_str),
             user_agent = access.user_agent.as_deref(),
             "access"
         );
@@ -105,7 +108,7 @@ impl Drop for OpenRequest {
                     "the caller went away"
                 );
             });
-            self.log_access(outcome, CLIENT_CLOSED_REQUEST, seconds, None);
+            self.log_access(Some(outcome), CLIENT_CLOSED_REQUEST, seconds, None);
         }
     }
 }
