@@ -131,6 +131,7 @@ impl Shared {
     {
         // The slot is dropped last: a connection counts until its socket is closed.
         let Accepted { stream, peer, slot } = accepted;
+        let other_end = peer.clone();
         let state = Arc::clone(slot.state());
         let socket = Socket::new(stream, peer.address(), Arc::clone(&state), Arc::clone(&self.limiter));
         // One service for all requests: cloning the stack for each would cost as much as the rest
@@ -140,8 +141,8 @@ impl Shared {
             let (state, streams) = (Arc::clone(&state), self.streams.clone());
             service_fn(move |request: Request<Incoming>| {
                 let (version, has_body) = (request.version(), !request.body().is_end_stream());
-                let in_flight = state.request(version);
                 let is_head = request.method() == Method::HEAD;
+                let in_flight = state.request(version);
                 let mut request = InboundRequest::new(request, peer.clone());
                 if version == Version::HTTP_2 {
                     streams.admit(&mut request, &state);
@@ -149,15 +150,15 @@ impl Shared {
                 Answer {
                     response: call(&service, request),
                     version,
-                    has_body,
                     is_head,
+                    has_body,
                     in_flight,
                 }
             })
         };
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(socket), answer));
         let mut closing = None;
-        loop {
+        let end = loop {
             let now = *phase.borrow_and_update();
             if now != Phase::Serving {
                 state.start_closing();
@@ -165,11 +166,11 @@ impl Shared {
             let draining = match now {
                 Phase::Serving | Phase::Lingering => Draining::No,
                 Phase::Draining(since) => Draining::Since(since),
-                Phase::Cut => return End::Cut,
+                Phase::Cut => break End::Cut,
             };
             let until = match state.action(self.limits(), closing, draining) {
                 Action::Wait(until) => until,
-                Action::Cut => return End::Finished,
+                Action::Cut => break End::Finished,
                 Action::Close => {
                     closing = Some(Instant::now());
                     connection.as_mut().graceful_shutdown();
@@ -194,10 +195,13 @@ impl Shared {
                     }
                     return End::Finished;
                 }
-                Err(ConnectionEvent::Gone) => return End::Cut,
+                Err(ConnectionEvent::Gone) => break End::Cut,
                 Err(ConnectionEvent::Look) => {}
             }
-        }
+        };
+        // What is still in flight ends with the connection, which is not its caller's doing.
+        other_end.cut();
+        end
     }
 }
 
@@ -239,11 +243,11 @@ pin_project! {
         #[pin]
         response: F,
         version: Version,
+        is_head: bool,
         has_body: bool,
         in_flight: InFlight,
     }
 }
-        is_head: bool,
 
 impl<F> Future for Answer<F>
 where
@@ -262,18 +266,14 @@ where
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
+        if *this.is_head {
+            leave_body_out(&mut response);
+        }
         state.watch(response.body_mut());
         Poll::Ready(Ok(response))
     }
 }
-        if *this.is_head {
-            leave_body_out(&mut response);
-        }
 
-/// Whether a response with this status may have been made before the body was read.
-fn may_leave_body(status: StatusCode) -> bool {
-    status.is_client_error() || matches!(status, StatusCode::NOT_IMPLEMENTED | StatusCode::SERVICE_UNAVAILABLE)
-}
 /// Makes it the response to `HEAD`: its length is that of the body it would have had. Only over
 /// HTTP/1 would hyper leave the body out by itself (RFC 9110 §9.3.2).
 fn leave_body_out(response: &mut Response<Body>) {
@@ -282,6 +282,10 @@ fn leave_body_out(response: &mut Response<Body>) {
     response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
 }
 
+/// Whether a response with this status may have been made before the body was read.
+fn may_leave_body(status: StatusCode) -> bool {
+    status.is_client_error() || matches!(status, StatusCode::NOT_IMPLEMENTED | StatusCode::SERVICE_UNAVAILABLE)
+}
 
 /// Runs the streams of HTTP/2 connections as tasks that the drain awaits, each with its memory
 /// reservation.

@@ -1,6 +1,7 @@
 //! The peer of a connection.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
@@ -20,6 +21,7 @@ struct Ends {
     tcp: Option<Addresses>,
     name: caller::Name,
     host: OnceLock<Accepted>,
+    is_cut: AtomicBool,
 }
 
 /// An accepted `Host`, and the hosts that accepted it, because other settings may reject it.
@@ -52,6 +54,7 @@ impl Peer {
             tcp,
             name,
             host: OnceLock::new(),
+            is_cut: AtomicBool::new(false),
         }))
     }
 
@@ -80,6 +83,16 @@ impl Peer {
     /// with every connection.
     pub fn name(&self) -> caller::Name {
         self.0.name.clone()
+    }
+
+    /// Records that the gateway cuts the connection off, with all requests in flight.
+    pub(super) fn cut(&self) {
+        self.0.is_cut.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the gateway has cut the connection off, and not the peer.
+    pub(super) fn is_cut(&self) -> bool {
+        self.0.is_cut.load(Ordering::Relaxed)
     }
 
     /// Whether `by` has accepted this `Host` from this peer before, as is almost always the case.

@@ -10,8 +10,8 @@ use tower::Service;
 
 use crate::response::{Ended, Outcome};
 use crate::scan::Target;
-use crate::server::access_log::CLIENT_CLOSED_REQUEST;
-use crate::server::{InboundRequest, RequestMeta};
+use crate::server::access_log::unanswered;
+use crate::server::{InboundRequest, Peer, RequestMeta};
 use crate::telemetry::trace::{self, Span, SpanKind, Trace, Tracer};
 
 /// Reads `traceparent`, and gives every request a span while tracing is on. While it is off, a
@@ -82,6 +82,7 @@ where
         }
         let mut open = Open {
             span,
+            peer: request.meta().peer.clone(),
             trace,
             answered: false,
         };
@@ -138,9 +139,10 @@ fn describe(span: &mut Span, meta: &RequestMeta) {
     span.set("defender_gateway.request_id", meta.id.as_str().to_owned());
 }
 
-/// A request in flight. Dropped without a response, its caller went away.
+/// A request in flight. Dropped without a response, it ended as [`unanswered`] says.
 struct Open {
     span: Span,
+    peer: Peer,
     trace: Trace,
     answered: bool,
 }
@@ -180,10 +182,13 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         if !self.answered {
-            self.span
-                .set("http.response.status_code", i64::from(CLIENT_CLOSED_REQUEST));
-            self.span.set("defender_gateway.outcome", Outcome::Gone.as_str());
-            self.span.fail("caller_gone");
+            let (outcome, status) = unanswered(&self.peer);
+            self.span.set("http.response.status_code", i64::from(status));
+            self.span.set("defender_gateway.outcome", outcome.as_str());
+            self.span.fail(match outcome {
+                Outcome::Gone => "caller_gone",
+                _ => "cut_off",
+            });
         }
     }
 }

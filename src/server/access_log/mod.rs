@@ -13,7 +13,8 @@ mod subject;
 
 pub use layer::{Config, Layer};
 pub use metrics::Metrics;
+pub(super) use open_request::unanswered;
 pub use recent_errors::{ErrorRecord, RecentErrors};
 
 /// The status that is counted when the caller went away before its response. It is never sent.
-pub const CLIENT_CLOSED_REQUEST: u16 = 499;
+const CLIENT_CLOSED_REQUEST: u16 = 499;

@@ -12,9 +12,10 @@ use super::layer::Shared;
 use super::subject::Subject;
 use crate::caller::RequestId;
 use crate::response::{Answered, Ended, Outcome};
+use crate::server::Peer;
 use crate::telemetry::trace::Trace;
 
-/// A request in flight. Dropped without a response, it is counted as one whose caller went away.
+/// A request in flight. Dropped without a response, it is counted as [`unanswered`] says.
 #[derive(Debug)]
 pub(super) struct OpenRequest {
     pub(super) shared: Arc<Shared>,
@@ -40,28 +41,26 @@ impl OpenRequest {
     pub(super) fn finish<T: Body>(&mut self, answered: &Answered<T>) {
         self.answered = true;
         let (status, seconds) = (
-            answered.response.status(),
+            answered.response.status().as_u16(),
             answered.at.saturating_duration_since(self.at).as_secs_f64(),
         );
         let bytes = answered.response.body().size_hint().exact();
         // `OPTIONS` is not counted.
         let Some(ended) = &answered.ended else {
-            self.log_access(None, status.as_u16(), seconds, bytes);
+            self.log_access(None, status, seconds, bytes);
             return;
         };
         let metrics = &self.shared.metrics;
-        metrics.count(self.subject.asked(), ended.outcome, status.as_u16(), seconds);
+        metrics.count(self.subject.asked(), ended.outcome, status, seconds);
         metrics.forwarded(ended.outcome, ended.forward);
         if !matches!(ended.outcome, Outcome::Served(_)) {
             let id = answered.id.as_str();
-            metrics
-                .recent_errors()
-                .record(ended, status.as_u16(), id, &self.subject);
+            metrics.recent_errors().record(ended, status, id, &self.subject);
             self.span
                 .get_or_insert_with(|| Box::new(span(&answered.id, &self.trace)));
         }
         self.within(|| log(ended, status, seconds, &self.subject));
-        self.log_access(Some(ended.outcome), status.as_u16(), seconds, bytes);
+        self.log_access(Some(ended.outcome), status, seconds, bytes);
     }
 
     /// Writes the line of the access log. `OPTIONS` has no outcome.
@@ -92,31 +91,37 @@ impl OpenRequest {
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        if !self.answered {
-            let (seconds, subject) = (self.at.elapsed().as_secs_f64(), &self.subject);
-            let outcome = Outcome::Gone;
-            self.shared
-                .metrics
-                .count(subject.asked(), outcome, CLIENT_CLOSED_REQUEST, seconds);
-            self.within(|| {
-                let (caller, outcome) = (subject.origin.caller.name().as_str(), outcome.as_str());
-                tracing::debug!(
-                    outcome,
-                    status = CLIENT_CLOSED_REQUEST,
-                    seconds,
-                    caller,
-                    "the caller went away"
-                );
-            });
-            self.log_access(Some(outcome), CLIENT_CLOSED_REQUEST, seconds, None);
+        if self.answered {
+            return;
         }
+        let (seconds, subject) = (self.at.elapsed().as_secs_f64(), &self.subject);
+        let (outcome, status) = unanswered(&subject.origin.peer);
+        let metrics = &self.shared.metrics;
+        metrics.count(subject.asked(), outcome, status, seconds);
+        let ended = Ended {
+            outcome,
+            forward: None,
+            cause: (outcome == Outcome::Failed).then(|| "the gateway cut the connection off".into()),
+        };
+        self.within(|| log(&ended, status, seconds, subject));
+        self.log_access(Some(outcome), status, seconds, None);
+    }
+}
+
+/// The outcome of a request that is dropped without a response, and the status that stands for it:
+/// its caller went away, unless the gateway cut the connection off.
+pub(in crate::server) fn unanswered(peer: &Peer) -> (Outcome, u16) {
+    if peer.is_cut() {
+        (Outcome::Failed, StatusCode::SERVICE_UNAVAILABLE.as_u16())
+    } else {
+        (Outcome::Gone, CLIENT_CLOSED_REQUEST)
     }
 }
 
 /// Writes one line: a failure of the gateway or the upstream is a warning, a refusal is
 /// information, the rest is for debugging.
-fn log(ended: &Ended, status: StatusCode, seconds: f64, subject: &Subject) {
-    let (outcome, status) = (ended.outcome.as_str(), status.as_u16());
+fn log(ended: &Ended, status: u16, seconds: f64, subject: &Subject) {
+    let outcome = ended.outcome.as_str();
     let error = ended.cause.as_deref();
     let (caller, peer) = (subject.origin.caller.name().as_str(), subject.origin.peer.name());
     let (peer, method) = (peer.as_str(), subject.method.as_str());
@@ -132,7 +137,8 @@ fn log(ended: &Ended, status: StatusCode, seconds: f64, subject: &Subject) {
     match ended.outcome {
         Outcome::Failed => line!(warn, "request failed"),
         Outcome::Refused | Outcome::Invalid => line!(info, "request refused"),
-        Outcome::Served(_) | Outcome::Gone => tracing::debug!(outcome, status, seconds, caller, "request answered"),
+        Outcome::Gone => tracing::debug!(outcome, status, seconds, caller, "the caller went away"),
+        Outcome::Served(_) => tracing::debug!(outcome, status, seconds, caller, "request answered"),
     }
 }
 

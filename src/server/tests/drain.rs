@@ -70,7 +70,7 @@ async fn requests_that_do_not_end_in_time_are_cut_off() {
     let text = server.exposition();
     assert_eq!(ended(server).await, (Drained { cut: 1 }, 0));
     assert!(
-        text.contains("requests_total{operation=\"history_by_definition\",outcome=\"gone\",status=\"499\"} 1"),
+        text.contains("requests_total{operation=\"history_by_definition\",outcome=\"failed\",status=\"503\"} 1"),
         "{text}"
     );
 }

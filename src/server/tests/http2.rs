@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Request, Version as HttpVersion};
 use http_body_util::{BodyExt as _, Full};
@@ -8,8 +10,8 @@ use tokio::net::TcpStream;
 
 use super::support::{PATIENCE, Server, history_body};
 use crate::scan::Endpoint;
-use crate::server::Config;
 use crate::server::serve::Drained;
+use crate::server::{Config, read};
 
 async fn connect(server: &Server) -> SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(server.address).await.unwrap();
@@ -62,8 +64,6 @@ async fn prior_knowledge_is_enough_and_the_authority_is_checked() {
     );
 }
 
-#[tokio::test]
-async fn streams_in_flight_survive_the_drain() {
 /// RFC 9110 §9.3.2: a client resets a stream that brings a body in answer to `HEAD`.
 #[tokio::test]
 async fn a_response_to_head_has_no_body() {
@@ -78,6 +78,8 @@ async fn a_response_to_head_has_no_body() {
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "");
 }
 
+#[tokio::test]
+async fn streams_in_flight_survive_the_drain() {
     let server = Server::start().await;
     let mut caller = connect(&server).await;
     let slow: Vec<_> = (0..20)
@@ -94,6 +96,27 @@ async fn a_response_to_head_has_no_body() {
     assert_eq!(drained, Drained { cut: 0 });
     drop(caller);
     assert_eq!(server.tasks.finish(PATIENCE).await, 0);
+}
+
+#[tokio::test]
+async fn streams_that_do_not_end_in_time_are_cut_off_by_the_gateway_and_not_their_caller() {
+    let config = Config {
+        drain: Duration::from_millis(100),
+        ..Config::default()
+    };
+    let server = Server::with(config, read::Config::default()).await;
+    let mut caller = connect(&server).await;
+    let slow = caller.send_request(request("localhost").body(body("slow")).unwrap());
+    let slow = server.tasks.spawn("caller", slow);
+    server.wait_for_calls(1).await;
+    server.stop.cancel();
+    assert!(slow.await.unwrap().is_err());
+    assert_eq!(server.tasks.finish(PATIENCE).await, 0);
+    let text = server.exposition();
+    assert!(
+        text.contains("requests_total{operation=\"history_by_definition\",outcome=\"failed\",status=\"503\"} 1"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
