@@ -201,10 +201,14 @@ impl Components {
             next.regions.part.measured().await;
             next.calls = self.calls.of_regions(next.regions.part.labels());
         }
-        if !self.has_identity_of(config) || changes.any(&["merge.known_rows"]) {
+        let other_profile = !self.has_identity_of(config) || changes.any(&["merge.known_rows"]);
+        if other_profile {
             next.upstream_profile = Arc::new(scan::UpstreamProfile::new(config.merge.known_rows));
         }
-        next.merge_memory = context.remember_merging(config, &next.upstream_profile);
+        // A new one would have to wait until the lease of the one before has ended.
+        if other_profile || changes.any(&["merge.enabled", "quota.state_file", "store.prefix"]) {
+            next.merge_memory = context.remember_merging(config, &next.upstream_profile);
+        }
         next.share_answers(self, plan.attempt);
         if changes.any(&["callers.limit"]) {
             next.fair_use = context.fair_use(config);

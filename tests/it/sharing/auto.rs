@@ -247,13 +247,6 @@ async fn what_one_replica_has_found_out_the_others_learn_from_the_store() {
         .set("store.url", &store.url())
         .set("quota.state_file", state.to_str().unwrap());
     let one = one.start().await;
-    let key = |what| {
-        format!(
-            "{{defender-gateway:{}:{}}}:merge:{what}",
-            sim::TENANT_ID,
-            sim::CLIENT_ID
-        )
-    };
     let (records, lease) = (key("records"), key("lease"));
     until("the store to have it", async || {
         let stored: Option<String> = store.ask(&["GET", &records]).await.ok()?;
@@ -275,6 +268,32 @@ async fn what_one_replica_has_found_out_the_others_learn_from_the_store() {
     .await;
     one.finish().await;
     other.finish().await;
+}
+
+/// The name of a key in the store.
+fn key(what: &str) -> String {
+    format!(
+        "{{defender-gateway:{}:{}}}:merge:{what}",
+        sim::TENANT_ID,
+        sim::CLIENT_ID
+    )
+}
+
+#[tokio::test]
+async fn whoever_may_compare_may_go_on_after_the_configuration_has_changed() {
+    let store = Redis::start().await;
+    let running = replica(&store).start().await;
+    let lease = key("lease");
+    let is_held = async || {
+        let left: i64 = store.ask(&["PTTL", &lease]).await.unwrap();
+        (left > 150_000).then_some(())
+    };
+    until("the lease", is_held).await;
+    running.reload(&[("cache.ttl", "\"40s\"")]).await.unwrap();
+    // Whoever does not know that it has it would wait for its end.
+    let _: i64 = store.ask(&["PERSIST", &lease]).await.unwrap();
+    until("the lease to be renewed", is_held).await;
+    running.finish().await;
 }
 
 /// A replica that looks at the store more often than once a minute.
