@@ -27,11 +27,12 @@ use crate::scan::{Call, Endpoint, ForwardReason, Outcome, Payer, ResponseKind, S
 use crate::task::Tasks;
 use crate::telemetry::log;
 
-/// Whether a payer has quota to spare. Only then are stale entries refreshed in the background.
+/// Whether a payer has quota to spare. Only then are stale entries refreshed in the background,
+/// except after a failure.
 pub type HasSpareQuota = Arc<dyn Fn(Payer) -> bool + Send + Sync>;
 
-/// How long a background refresh may wait for its slot. It is made from spare quota, so it should
-/// not have to wait at all.
+/// How long a background refresh from spare quota may wait for its slot. It should not have to wait
+/// at all.
 const REFRESH_WAIT: Duration = Duration::from_secs(1);
 
 /// Puts a [`Cache`] in front of a service.
@@ -146,7 +147,7 @@ impl Service<Call> for CacheService {
             (Some(entry), Some(Evaluation::Stale(reason))) => {
                 cache.count(Lookup::Stale);
                 let served = serve(&entry, now, Outcome::Stale, reason.detail());
-                self.refresh(&call, &entry, now);
+                self.refresh(&call, &entry, reason, now);
                 Either::Left(ready(Ok(served)))
             }
             (Some(entry), Some(Evaluation::StaleIfError(forward))) => {
@@ -209,12 +210,11 @@ impl CacheService {
             }
         }
         .boxed();
-        Either::Right(if let Some(entry) = fallback {
-            self.with_fallback(endpoint, asked, entry, lookup).boxed()
-        } else {
+        let Some(entry) = fallback else {
             self.shared.cache.count(lookup);
-            asked
-        })
+            return Either::Right(asked);
+        };
+        Either::Right(self.with_fallback(endpoint, asked, entry, lookup).boxed())
     }
 
     /// Serves a stale entry when no better answer can be fetched.
@@ -249,8 +249,9 @@ impl CacheService {
     }
 
     /// If there is spare quota, fetches a new answer in the background: for this request, or for
-    /// one whose answer has been stale for longer.
-    fn refresh(&self, call: &Call, entry: &Arc<Entry>, now: Instant) {
+    /// one whose answer has been stale for longer. Without it, after a failure, the request's own
+    /// call finds out whether there are answers again; nobody waits for it.
+    fn refresh(&self, call: &Call, entry: &Arc<Entry>, reason: StaleReason, now: Instant) {
         let Shared {
             refresh_queue,
             has_spare_quota,
@@ -261,6 +262,11 @@ impl CacheService {
         }
         let payer = call.request.payer();
         if !has_spare_quota(payer) {
+            if reason == StaleReason::IfError
+                && let Some(guard) = RefreshGuard::begin(entry, now)
+            {
+                self.refresh_in_background(call, Caller::clone(&call.caller), guard);
+            }
             return;
         }
         while let Some(call) = refresh_queue.pop_stalest(payer) {
@@ -273,21 +279,24 @@ impl CacheService {
                     .is_some_and(|partial_hit| partial_hit.is_whole())
                 && let Some(guard) = RefreshGuard::begin(&entry, now)
             {
-                self.refresh_in_background(&call, guard, now);
+                let caller = Caller {
+                    urgency: Urgency::LAST,
+                    deadline: now + REFRESH_WAIT,
+                    wait: None,
+                    ..Caller::clone(&call.caller)
+                };
+                self.refresh_in_background(&call, caller, guard);
                 return;
             }
         }
     }
 
-    fn refresh_in_background(&self, call: &Call, guard: RefreshGuard, now: Instant) {
+    fn refresh_in_background(&self, call: &Call, caller: Caller, guard: RefreshGuard) {
         let call = Call {
             request: Arc::clone(&call.request),
             caller: Arc::new(Caller {
-                urgency: Urgency::LAST,
-                deadline: now + REFRESH_WAIT,
-                wait: None,
                 cache_directives: CacheDirectives::default(),
-                ..Caller::clone(&call.caller)
+                ..caller
             }),
         };
         let endpoint = call.request.endpoint();

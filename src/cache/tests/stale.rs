@@ -291,30 +291,42 @@ async fn a_refusal_of_one_request_leaves_the_others_their_call() {
     assert_eq!(asked.await.unwrap().unwrap().answer.body, NEW);
 }
 
-/// While quota is short nothing is refreshed in the background: after each pause a request finds
-/// out whether Defender is well again, and the others do not wait for it.
+/// While quota is short nothing is refreshed from spare quota. After each pause a request's own
+/// call finds out whether Defender is well again, and nobody waits for it.
 #[tokio::test(start_paused = true)]
-async fn without_spare_quota_one_request_after_each_pause_finds_out_whether_the_outage_is_over() {
+async fn without_spare_quota_one_call_after_each_pause_finds_out_whether_the_outage_is_over() {
     let mut fixture = Fixture::new(Config::default());
     fixture.fill("a", OLD).await;
     fixture.surplus.store(false, Ordering::Relaxed);
     pass(95).await;
-    for pause in [10, 20] {
-        let asked = fixture.ask("a", CacheDirectives::default());
-        let (_, respond) = fixture.next().await;
-        respond.send_error(failed(Delivery::NotSent));
-        asked.await.unwrap().unwrap();
+    let asked = fixture.ask("a", CacheDirectives::default());
+    let (_, respond) = fixture.next().await;
+    respond.send_error(failed(Delivery::NotSent));
+    asked.await.unwrap().unwrap();
+    for pause in [10, 20, 40] {
         let served = fixture.ask("a", CacheDirectives::default()).await.unwrap().unwrap();
         assert_eq!(served.status.detail, Some("stale-if-error"));
         fixture.nothing_is_asked().await;
         pass(pause).await;
+        for _ in 0..2 {
+            let served = fixture.ask("a", CacheDirectives::default()).await.unwrap().unwrap();
+            assert_eq!(served.status.detail, Some("stale-if-error"));
+        }
+        let (call, respond) = fixture.next().await;
+        assert_eq!(
+            call.caller.urgency,
+            Urgency::default(),
+            "no more and no less than its own call"
+        );
+        fixture.nothing_is_asked().await;
+        if pause < 40 {
+            respond.send_error(failed(Delivery::Unknown));
+        } else {
+            fixture.respond(&call, respond, answer(200, NEW));
+        }
+        tokio::task::yield_now().await;
     }
-    let asked = fixture.ask("a", CacheDirectives::default());
-    let (call, respond) = fixture.next().await;
-    let served = fixture.ask("a", CacheDirectives::default()).await.unwrap().unwrap();
-    assert_eq!(served.status.detail, Some("stale-if-error"));
-    fixture.respond(&call, respond, answer(200, NEW));
-    assert_eq!(asked.await.unwrap().unwrap().answer.body, NEW);
+    assert_eq!(fixture.stored("a").await.answer.body, NEW);
 }
 
 #[tokio::test(start_paused = true)]
