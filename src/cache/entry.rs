@@ -173,8 +173,8 @@ impl RefreshState {
         }
     }
 
-    /// Whether the last refresh failed. Then a stale answer is the best there is until the next
-    /// one.
+    /// Whether the last refresh failed. Then a stale answer is the best there is, and no request
+    /// has to wait for the next refresh.
     pub(super) fn is_failing(&self) -> bool {
         self.failures.load(Ordering::Relaxed) > 0
     }

@@ -123,7 +123,11 @@ impl Service<Call> for CacheService {
         cache.record_popularity(&call.request, now);
         let found = cache.find(call.request.key(), now);
         let evaluation = found.as_ref().map(|entry| {
-            let health = self.refresh_health(entry, call.request.payer(), now);
+            let health = if entry.refresh_state().is_failing() {
+                RefreshHealth::Failing
+            } else {
+                RefreshHealth::Good
+            };
             evaluate(cache.config(), directives, entry.age(now), health)
         });
         if let (Some(entry), Some(Evaluation::Fresh)) = (&found, evaluation) {
@@ -160,17 +164,6 @@ impl Service<Call> for CacheService {
 }
 
 impl CacheService {
-    /// After a failure no request has to wait for the next refresh, as long as one is under way,
-    /// must not start yet, or will be made in the background. Otherwise the request makes it.
-    fn refresh_health(&self, entry: &Entry, payer: Payer, now: Instant) -> RefreshHealth {
-        let refresh_state = entry.refresh_state();
-        if refresh_state.is_failing() && (!refresh_state.is_due(now) || (self.shared.has_spare_quota)(payer)) {
-            RefreshHealth::Failing
-        } else {
-            RefreshHealth::Good
-        }
-    }
-
     fn forward(
         &self,
         call: Call,

@@ -11,8 +11,8 @@ use crate::BoxError;
 use crate::cache::{Config, NotCached};
 use crate::caller::CacheDirectives;
 use crate::scan::{
-    CacheSink as _, Call, Endpoint, ForwardReason, MergeRecord, Outcome, Request, Rows, ServedResponse, SplitError,
-    UpstreamProfile, UpstreamResponse,
+    CacheSink as _, Call, Endpoint, ForwardReason, Outcome, Request, Rows, ServedResponse, UpstreamProfile,
+    UpstreamResponse,
 };
 
 /// A cache that stores rows by id, over an upstream that lists rows newest first.
@@ -247,48 +247,6 @@ async fn an_answer_that_may_be_cut_off_is_not_cut_up() {
     };
     cache.keep(&["a", "b"]);
     assert!(cache.ask(&["a"], only_if_cached()).await.unwrap().is_err());
-}
-
-#[tokio::test(start_paused = true)]
-async fn where_ids_are_answered_otherwise_together_nothing_is_taken_apart_or_joined() {
-    let mut cache = ById::with_known_order();
-    cache.keep(&["a", "b"]);
-    cache.hit(&["a"]).await;
-    let contradicted = MergeRecord {
-        revision: 1,
-        contradictions: 1,
-        contradiction: Some(SplitError::Different),
-        ..MergeRecord::default()
-    };
-    cache
-        .upstream_profile
-        .adopt_merge_record(Endpoint::HISTORY, contradicted);
-    cache.keep(&["c", "d"]);
-    for ids in [&["b"][..], &["c"], &["b", "c"]] {
-        assert!(cache.ask(ids, only_if_cached()).await.unwrap().is_err(), "{ids:?}");
-    }
-    cache.ask(&["c", "d"], only_if_cached()).await.unwrap().unwrap();
-    let proven_since = MergeRecord {
-        revision: 2,
-        confirmed_calls: 2,
-        answers: 10,
-        pairs: 16,
-        ..contradicted
-    };
-    cache
-        .upstream_profile
-        .adopt_merge_record(Endpoint::HISTORY, proven_since);
-    cache.keep(&["e", "f"]);
-    cache.hit(&["e"]).await;
-    // Other contradictions say why answers cannot be taken apart, not that their parts are wrong.
-    let long = MergeRecord {
-        revision: 3,
-        contradictions: 2,
-        contradiction: Some(SplitError::Longest),
-        ..MergeRecord::default()
-    };
-    cache.upstream_profile.adopt_merge_record(Endpoint::HISTORY, long);
-    cache.hit(&["f"]).await;
 }
 
 #[tokio::test(start_paused = true)]
