@@ -464,7 +464,7 @@ def policies(p, direction):
     for d in p.world.documents:
         spec, namespace = d.get("spec") or {}, (d.get("metadata") or {}).get("namespace")
         if d.get("kind") == "NetworkPolicy" and namespace == p.namespace and selects(spec.get("podSelector"), p.labels):
-            if direction in (spec.get("policyTypes") or ["Ingress"]):
+            if direction in (spec.get("policyTypes") or ["Ingress", *(["Egress"] if "egress" in spec else [])]):
                 yield spec
 
 
@@ -510,7 +510,7 @@ def _(p, g):
     for policy in policies(p, "Egress"):
         for r in policy.get("egress") or []:
             wanted = [q.get("port") for q in r.get("ports") or []]
-            if not r.get("to") and (not wanted or {None, 80, 443} & {*wanted}):
+            if not r.get("to") and {None, 80, 443} & {*wanted}:
                 yield "the NetworkPolicy lets calls out to every address, the node's metadata service included"
             for block in filter(None, ((peer.get("ipBlock") or {}) for peer in r.get("to") or [])):
                 if block.get("cidr") == "0.0.0.0/0" and "169.254.169.254/32" not in (block.get("except") or []):
@@ -547,11 +547,7 @@ def _(p, g):
 @gateway_rule("egress-store")
 def _(p, g):
     """A policy for the way out lets the store's port through. Those of Sentinel's servers are Sentinel's to say."""
-    rules = [r for d in p.world.documents if d.get("kind") == "NetworkPolicy"
-             and (d.get("metadata") or {}).get("namespace") == p.namespace
-             and selects((d.get("spec") or {}).get("podSelector"), p.labels)
-             and "Egress" in (d["spec"].get("policyTypes") or ["Egress"] * ("egress" in d["spec"]))
-             for r in [{"ports": []}, *(d["spec"].get("egress") or [])]]
+    rules = [r for policy in policies(p, "Egress") for r in [{"ports": []}, *(policy.get("egress") or [])]]
     store = p.settings()["store"]
     if store and rules:
         through = {q.get("port") for r in rules for q in r.get("ports") or []}
