@@ -10,7 +10,7 @@ use crate::support::{Answer, Caller, Setup, id, ids};
 #[tokio::test]
 async fn a_thousand_callers_with_the_same_ids_cost_one_call() {
     // Far enough away that all of them are there before the answer.
-    let running = Setup::new().region("eu", 4_000).start().await;
+    let running = Setup::new().region("eu", 2_000).start().await;
     // A connection carries 100 at a time.
     let callers = [(); 10].map(|()| Caller::http2(running.caller.base()));
     let orders = [[1, 2, 3], [3, 2, 1], [2, 3, 1], [1, 3, 2]].map(ids);

@@ -55,8 +55,6 @@ async fn work_as_the_pages_user(servers: &[Redis], scheme: &str, more: &[&str]) 
             (status["quota"]["windows"][0]["used"] == gateways.arrivals().len()).then_some(())
         };
         until("every gateway to know of every call", counted).await;
-        let status = gateway.status().await;
-        assert_eq!(status["mode"], "normal", "{}", status["problems"]);
     }
     for server in servers {
         let denied: Vec<Value> = server.ask(&["ACL", "LOG"]).await.unwrap();
