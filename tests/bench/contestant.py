@@ -273,7 +273,16 @@ max_size = "{cache_size}"
 def simulator(name, folder, program):
     """The simulated upstream, whose answers hold the rows of the ids that are asked for; as many calls as anybody makes."""
     server = Process(name, folder, LOAD_CORE)
-    server.start([program, "simulate", "--listen", f"127.0.0.1:{server.port}", "--limit", "1000000/1s"])
+    command = [program, "simulate", "--limit", "1000000/1s", "--listen"]
+    for attempt in range(5):
+        try:
+            server.start([*command, f"127.0.0.1:{server.port}"])
+            break
+        except SystemExit:
+            # Its regions have the ports after its own, of which one may be taken.
+            if attempt == 4:
+                raise
+            server.port = free_port()
     text = (server.folder / "log").read_text()
     server.config = tomllib.loads(text)
     server.region = urllib.parse.urlsplit(server.config["defender"]["regions"][0]["url"]).port
