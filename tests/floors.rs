@@ -118,8 +118,8 @@ fn imports(text: &str) -> Vec<(usize, &str)> {
 
 #[test]
 fn every_way_to_import_is_seen_and_tests_are_not() {
-    let text = "use crate::{\n    a, b::{c, d},\n    e,\n};\n#[cfg(test)]\nmod tests;\n// crate::f\nfn g() { crate::h::i() }\n\
-                #[cfg(test)]\nmod tests {\n    use crate::{j, k};\n}\nuse crate::l;\n";
+    let text = "use crate::{\n    a, b::{c, d},\n    e,\n};\n#[cfg(test)]\nmod tests;\n// crate::f\n\
+                fn g() { crate::h::i() }\n#[cfg(test)]\nmod tests {\n    use crate::{j, k};\n}\nuse crate::l;\n";
     let text = production(text);
     assert_eq!(imports(&text), [(1, "a"), (1, "b"), (1, "e"), (8, "h"), (13, "l")]);
 }

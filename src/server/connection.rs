@@ -278,8 +278,9 @@ where
 /// HTTP/1 would hyper leave the body out by itself (RFC 9110 §9.3.2).
 fn leave_body_out(response: &mut Response<Body>) {
     let body = std::mem::take(response.body_mut());
-    let length = body.size_hint().exact().unwrap_or_default();
-    response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    if let Some(length) = body.size_hint().exact() {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
 }
 
 /// Whether a response with this status may have been made before the body was read.

@@ -74,7 +74,8 @@ def run(binary, folder):
             assert lifecycle.ask() == 200, "no answer"
             assert pathlib.Path(env["DEFENDER_GATEWAY_QUOTA_STATE_FILE"]).exists(), "no state file"
             config.write_text(text + '[quota]\nlimits = ["50/1m"]\n')
-            # It looks at the file by itself as well, so what the signal does is tested with the program's own tests (reload::file).
+            # It looks at the file by itself as well: what the signal does is shown by the program's own
+            # tests (reload::file).
             subprocess.run([word.replace("$MAINPID", str(gateway.pid)) for word in words("ExecReload")], check=True)
             lifecycle.until("the change is taken over", lambda: lifecycle.state()["quota"]["windows"][0]["limit"] == 50)
             gateway.send_signal(signal.SIGTERM)

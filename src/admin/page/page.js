@@ -36,7 +36,8 @@ function fill(place, parts) {
     const old = place.childNodes[which];
     if (!old) place.append(node);
     else if (old.isEqualNode(node)) return;
-    else if (node.childNodes.length && old.cloneNode(false).isEqualNode(node.cloneNode(false))) fill(old, [...node.childNodes]);
+    else if (node.childNodes.length && old.cloneNode(false).isEqualNode(node.cloneNode(false)))
+      fill(old, [...node.childNodes]);
     else old.replaceWith(node);
   });
   while (place.childNodes.length > parts.length) place.lastChild.remove();
@@ -171,7 +172,8 @@ function token(state) {
 function problems(list) {
   at("banner").hidden = !list.length;
   at("banner").className = "wide" + (list.some((one) => one.severity === "critical") ? " critical" : "");
-  // Heard by those who do not see the page, and only when it changes: counts and times would be read out again and again.
+  // Heard by those who do not see the page, and only when it changes: counts and times would be read
+  // out again and again.
   say("announced", list.length ? "Problems: " + list.map((one) => one.code).sort().join(", ") : "No problems");
   fill(at("problems"), list.map((one) => {
     const item = make("li");

@@ -194,8 +194,8 @@ fn configuration(configuration: &Configuration) -> Vec<Problem> {
             if refusal.is_fatal {
                 "correct it, with `defender-gateway check`; a restart now would fail"
             } else {
-                "do what sign-in wants, or put the credentials before back; the gateway tries again by itself, and a restart would leave \
-                 the gateway without a token"
+                "do what sign-in wants, or put the credentials before back; the gateway tries again by itself, \
+                 and a restart would leave the gateway without a token"
             },
         )
     });

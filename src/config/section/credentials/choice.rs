@@ -31,7 +31,8 @@ const NOTHING: &str = "nothing to sign in with; the easiest ways: \
     (3) on an Azure machine with a managed identity, set credentials.kind = \"managed_identity\"";
 
 const SHARED_NAMES: &str = "store.url: the identity is the system-assigned one, which has no id here, so gateways with \
-    other such identities would share its quota and answers in this store; give store.prefix a value of its own for each";
+    other such identities would share its quota and answers in this store; give store.prefix a value of its own for \
+    each";
 
 /// The credential, whose it is, and why it was chosen.
 pub(super) struct Chosen {

@@ -8,7 +8,8 @@ local function begin_epoch(before)
     epoch = step.nonce, run = run, doubted = step.doubt ~= nil and step.doubt == before.epoch or nil,
     shift = before.shift, seq = before.seq, keep = before.keep, most = before.most,
     merging = now + step.window, copies = 0, gen = 0, known = 0, offered = 0,
-    level = 0, rate = 0, at = now, plan = 0, gate = gate, foreign = before.foreign, told = before.told, trimmed = before.seq + 1,
+    level = 0, rate = 0, at = now, plan = 0, gate = gate, foreign = before.foreign, told = before.told,
+    trimmed = before.seq + 1,
     clock = 0, keys = {}, clocks = {}, flows = {}, sums = {},
   }
   for class = 1, 8 do
@@ -112,7 +113,8 @@ local function merge(copy)
     if kind == 2 then
       count_at(id, now - offset)
     else
-      -- A clock that jumped has ended calls before their time. Whose call it is knows better, and so do all who noticed the jump.
+      -- A clock that jumped has ended calls before their time. Whose call it is knows better, and so
+      -- do all who noticed the jump.
       if state.doubted or string.sub(id, 1, #step.me + 1) == step.me .. ':' then redis.call('ZREM', PAST, id) end
       if not redis.call('ZSCORE', PAST, id) then
         redis.call('ZADD', FLYING, 'GT', now + offset, id)
