@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use arc_swap::ArcSwap;
 use http::Response;
@@ -25,11 +25,19 @@ use crate::server::InboundRequest;
 #[derive(Debug)]
 pub(super) struct Swap<S> {
     latest: Arc<Latest<S>>,
-    /// This clone's own copy of the service: requests pay for a copy only after a change.
-    own: S,
-    /// The generation that it is of. Not held: what goes on in the background for it ends with the
-    /// last request, not with the last idle connection.
-    of: (u64, Weak<Generation<S>>),
+    /// Made by the first request: a clone that never answers one, as the listeners' are, must not
+    /// keep the first configuration's cache for as long as the gateway runs.
+    own: Option<Own<S>>,
+}
+
+/// A clone's own copy of the service: requests pay for a copy only after a change.
+#[derive(Debug)]
+struct Own<S> {
+    service: S,
+    number: u64,
+    /// Not held: what goes on in the background for it ends with the last request, not with the
+    /// last idle connection.
+    generation: Weak<Generation<S>>,
 }
 
 #[derive(Debug)]
@@ -49,17 +57,15 @@ struct Generation<S> {
 
 impl<S: Clone> Swap<S> {
     pub(super) fn new(service: S, upkeep: BackgroundTasks) -> Self {
-        let own = service.clone();
-        let first = Arc::new(Generation {
+        let first = Generation {
             number: 0,
             service,
             _upkeep: upkeep,
-        });
+        };
         Self {
-            own,
-            of: (0, Arc::downgrade(&first)),
+            own: None,
             latest: Arc::new(Latest {
-                generation: ArcSwap::new(first),
+                generation: ArcSwap::from_pointee(first),
                 number: AtomicU64::new(0),
             }),
         }
@@ -76,29 +82,30 @@ impl<S: Clone> Swap<S> {
         self.latest.number.store(number, Ordering::Release);
     }
 
-    /// The latest generation, which is then that of this clone's own copy.
-    fn current(&mut self) -> Arc<Generation<S>> {
-        let (number, generation) = &self.of;
-        if self.latest.number.load(Ordering::Acquire) == *number
-            && let Some(generation) = generation.upgrade()
-        {
-            return generation;
-        }
-        let generation = self.latest.generation.load_full();
-        if generation.number != *number {
-            self.own = generation.service.clone();
-            self.of = (generation.number, Arc::downgrade(&generation));
-        }
-        generation
+    /// The latest generation, and this clone's own copy of its service.
+    fn current(&mut self) -> (Arc<Generation<S>>, &mut S) {
+        let number = self.latest.number.load(Ordering::Acquire);
+        let held = (self.own.as_ref())
+            .filter(|own| own.number == number)
+            .and_then(|own| own.generation.upgrade());
+        let generation = held.unwrap_or_else(|| self.latest.generation.load_full());
+        let own = match self.own.take() {
+            Some(own) if own.number == generation.number => own,
+            _ => Own {
+                service: generation.service.clone(),
+                number: generation.number,
+                generation: Arc::downgrade(&generation),
+            },
+        };
+        (generation, &mut self.own.insert(own).service)
     }
 }
 
-impl<S: Clone> Clone for Swap<S> {
+impl<S> Clone for Swap<S> {
     fn clone(&self) -> Self {
         Self {
             latest: Arc::clone(&self.latest),
-            own: self.own.clone(),
-            of: self.of.clone(),
+            own: None,
         }
     }
 }
@@ -111,16 +118,18 @@ where
     type Error = Infallible;
     type Future = Answering<S>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // Which service it will be is found out when the request is there. All of them are always
         // ready.
-        self.own.poll_ready(context)
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: InboundRequest<Incoming>) -> Self::Future {
-        let generation = self.current();
+        let (generation, service) = self.current();
+        let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
+        debug_assert!(ready.is_ready(), "the stack is always ready");
         Answering {
-            answer: self.own.call(request),
+            answer: service.call(request),
             _generation: generation,
         }
     }
@@ -143,5 +152,27 @@ impl<S: Service<InboundRequest<Incoming>>> Future for Answering<S> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.project().answer.poll(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clone_without_requests_does_not_keep_the_configuration_before() {
+        let first = Arc::new(());
+        let before = Arc::downgrade(&first);
+        let swap = Swap::new(first, BackgroundTasks::default());
+        let (listener, mut connection) = (swap.clone(), swap.clone());
+        assert!(Weak::ptr_eq(&Arc::downgrade(connection.current().1), &before));
+
+        let second = Arc::new(());
+        swap.exchange(Arc::clone(&second), BackgroundTasks::default());
+        let (generation, own) = connection.current();
+
+        assert_eq!(generation.number, 1);
+        assert!(Arc::ptr_eq(own, &second));
+        assert!(before.upgrade().is_none(), "the first is kept by {listener:?}");
     }
 }
