@@ -1,6 +1,6 @@
 //! The layer in which an attempt waits for its slot.
 
-use super::fair_queue::{PermitSource, Queue};
+use super::{PermitSource, Queue};
 use super::refused::Refused;
 use super::untold::Untold;
 use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint};

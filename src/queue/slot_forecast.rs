@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::fair_queue::PermitSource;
+use super::PermitSource;
 
 /// A slot handed out this much later than forecast came on time.
 const PUNCTUAL: Duration = Duration::from_millis(5);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::fair_queue::PermitSource;
+use super::PermitSource;
 use super::state::State;
 use crate::caller::Name;
 

@@ -7,15 +7,14 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::config::Config;
 use super::expectation::Expectations;
-use super::fair_queue::PermitSource;
 use super::fair_scheduler::{Ahead, FairScheduler, InTime, Late, ServicePosition, Ticket};
 use super::recent_callers::RecentCallers;
 use super::refuse::Request;
 use super::refused::{Reason, Refused};
 use super::slot_forecast::SlotForecast;
 use super::take_back::{Check, Delay, STEPS_PER_ARRIVAL};
+use super::{Config, PermitSource};
 use crate::attempt::{Attempt, FlowDemand, SharedOrder};
 use crate::caller::{Caller, Name, Urgency};
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::fair_queue::PermitSource;
+use super::PermitSource;
 use super::fair_scheduler::{Ahead, Claims, Competitors, Look, ServicePosition};
 use super::state::{BESIDES, State};
 use super::take_back::SLIGHTLY;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::fair_queue::{PermitSource, Queue};
+use super::{PermitSource, Queue};
 use super::refused::{Reason, Refused};
 use crate::attempt::Refusal;
 use crate::caller::Caller;

@@ -9,7 +9,7 @@ use super::Ticket;
 use super::claims::Expected;
 use crate::attempt::{FlowDemand, SharedOrder};
 use crate::caller::Name;
-use crate::queue::config::Weights;
+use crate::queue::Weights;
 
 /// One service, in units of tags, for weight 1. Divisible by every weight up to 1000 to within a
 /// ten-thousandth, and 2^40 services of one caller fit: at a thousand a second, 35 years.

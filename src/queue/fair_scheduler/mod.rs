@@ -34,7 +34,7 @@ pub use play::{InTime, Late};
 pub use position::ServicePosition;
 
 use self::class::{Class, STRIDE};
-use super::config::Weights;
+use super::Weights;
 use crate::attempt::{FlowDemand, FlowOrder, SharedOrder};
 use crate::caller::{Name, Urgency};
 
