@@ -27,7 +27,6 @@ mod fair_scheduler;
 mod layer;
 mod metrics;
 mod recent_callers;
-mod refuse;
 mod refused;
 mod slot_forecast;
 mod snapshot;
