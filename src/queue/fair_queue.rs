@@ -7,9 +7,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::metrics::Metrics;
 use super::refused::{Reason, Refused};
-use super::snapshot::Snapshot;
+use super::snapshot::{Metrics, Snapshot};
 use super::state::{Entered, Grant, State, TOLERANCE};
 use super::{Config, PermitSource};
 use crate::attempt::Attempt;

@@ -25,8 +25,6 @@ mod expectation;
 mod fair_queue;
 mod fair_scheduler;
 mod layer;
-mod metrics;
-mod recent_callers;
 mod refused;
 mod slot_forecast;
 mod snapshot;
@@ -48,8 +46,8 @@ use tokio::time::Instant;
 pub use caller_limit::{CallerLimit, CallerLimitLayer, CallerLimiter};
 pub use fair_queue::Queue;
 pub use fair_scheduler::{FairScheduler, Ticket};
-pub use metrics::Metrics;
 pub use refused::{Reason, Refused, Wait};
+pub use snapshot::Metrics;
 
 use crate::attempt::{FlowOrder, SharedOrder};
 use crate::caller::{Name, Urgency};

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use super::expectation::Expectations;
 use super::fair_scheduler::{Ahead, FairScheduler, InTime, Late, ServicePosition, Ticket};
-use super::recent_callers::RecentCallers;
 use super::refused::{Reason, Refused, Request};
 use super::slot_forecast::SlotForecast;
+use super::snapshot::RecentCallers;
 use super::take_back::{Check, Delay, STEPS_PER_ARRIVAL};
 use super::{Config, PermitSource};
 use crate::attempt::{Attempt, FlowDemand, SharedOrder};
