@@ -26,14 +26,12 @@ mod fair_queue;
 mod fair_scheduler;
 mod layer;
 mod refused;
-mod slot_forecast;
 mod snapshot;
 mod state;
 mod take_back;
 #[cfg(test)]
 mod tests;
 mod turn_forecast;
-mod untold;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
