@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::config::{Config, Limit};
 use super::handle::{self, Permit, Watched};
 use super::ledger::Charge;
-use super::metrics::Metrics;
+use super::snapshot::Metrics;
 use super::state::QuotaState;
 use super::state_file::StateFile;
 use super::throttle_hint::ThrottleHint;

@@ -24,9 +24,7 @@ mod layer;
 mod ledger;
 mod local;
 mod long_window;
-mod metrics;
 mod pacer;
-mod scarcity;
 pub mod shared;
 mod slow_start;
 mod snapshot;
@@ -35,7 +33,6 @@ mod state_file;
 mod state_lines;
 #[cfg(test)]
 mod tests;
-mod throttle;
 mod throttle_hint;
 mod trial;
 
@@ -44,9 +41,8 @@ pub use forecast::Forecast;
 pub use handle::{Permit, Quota};
 pub use layer::Charging;
 pub use ledger::{Availability, Ledger};
-pub use metrics::Metrics;
 pub use pacer::Pacer;
-pub use snapshot::{PaceState, Snapshot, Window};
+pub use snapshot::{Metrics, PaceState, Snapshot, Window};
 pub use state::QuotaState;
 pub use state_file::StateFile;
 pub use throttle_hint::ThrottleHint;
