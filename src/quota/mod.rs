@@ -19,7 +19,6 @@ mod config;
 mod forecast;
 mod foreign;
 mod handle;
-mod latency_estimator;
 mod layer;
 mod ledger;
 mod local;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::config::{Config, Limit, Pacing, UnknownPast};
+use super::forecast::Latency;
 use super::foreign::{Change, Foreign};
-use super::latency_estimator::Latency;
 use super::ledger::{Availability, Charge, Ledger};
 use super::long_window::{OwnCalls, unpaced_from};
 use super::pacer::{BucketState, Pacer};
