@@ -78,10 +78,8 @@ mod config;
 mod ledger_replica;
 mod messages;
 mod metrics;
-mod pending_reports;
 mod protocol;
 mod replica;
-mod slot_forecast;
 mod sync_task;
 #[cfg(test)]
 mod tests;
