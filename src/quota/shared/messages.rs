@@ -109,8 +109,8 @@ impl SyncParams {
         };
         let longest = config.limits().last().map_or(Duration::ZERO, quota::Limit::hold);
         Self {
-            format: super::config::FORMAT,
-            before: super::config::BEFORE,
+            format: super::FORMAT,
+            before: super::BEFORE,
             quiet: micros(longest + kept) / 1000 + 1,
             me,
             limits: config.limits().iter().map(limit).collect(),
