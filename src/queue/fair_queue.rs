@@ -129,7 +129,10 @@ impl<S: PermitSource> Queue<S> {
     /// The call that `attempt` was granted a slot for has been answered: its caller may ask again.
     pub fn answered(&self, attempt: &Attempt) {
         let (name, urgency) = (&attempt.caller.name, attempt.caller.urgency);
-        self.0.lock().answered(name, urgency, Instant::now());
+        let state = &mut *self.0.lock();
+        state
+            .expectations
+            .answered(name, urgency, Instant::now(), &mut state.order);
     }
 
     /// The state for people.

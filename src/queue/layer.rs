@@ -59,8 +59,8 @@ impl<S: PermitSource> Middleware<Attempt, Next<Admitted<S::Permit>>> for Queue<S
     }
 }
 
-/// A refusal of which it is not decided yet whether its caller is told. Counts it on drop, unless it
-/// was withdrawn.
+/// A refusal of which it is not decided yet whether its caller is told. Counts it on drop, unless
+/// it was withdrawn.
 #[derive(Debug)]
 struct Untold<S: PermitSource> {
     queue: Queue<S>,
@@ -85,8 +85,9 @@ impl<S: PermitSource> Refusal for Untold<S> {
     fn withdraw(mut self: Box<Self>) {
         self.reason = None;
         if let Some(due) = self.due {
-            let mut state = self.queue.0.lock();
-            state.withdraw(&self.caller.name, self.caller.urgency, due, Instant::now());
+            let state = &mut *self.queue.0.lock();
+            let (name, urgency, order) = (&self.caller.name, self.caller.urgency, &mut state.order);
+            state.expectations.withdraw(name, urgency, due, Instant::now(), order);
         }
     }
 }

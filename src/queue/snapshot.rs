@@ -155,7 +155,7 @@ impl RecentCallers {
     }
 
     /// Everybody remembered, with how often each was served since it was first seen.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Name, u64)> {
+    fn iter(&self) -> impl Iterator<Item = (&Name, u64)> {
         self.seen.iter().map(|(name, seen)| (name, seen.served))
     }
 }

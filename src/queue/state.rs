@@ -269,16 +269,6 @@ impl<P> State<P> {
         self.forecast.on_granted(now);
     }
 
-    /// A request of this caller that was refused was not told to come at `due` after all.
-    pub(super) fn withdraw(&mut self, caller: &Name, urgency: Urgency, due: Instant, now: Instant) {
-        self.expectations.withdraw(caller, urgency, due, now, &mut self.order);
-    }
-
-    /// The call of this caller has been answered: it may ask again.
-    pub(super) fn answered(&mut self, caller: &Name, urgency: Urgency, now: Instant) {
-        self.expectations.answered(caller, urgency, now, &mut self.order);
-    }
-
     /// No slot is of use after `closes`: whoever would have to wait longer is told now.
     pub(super) fn close<S: PermitSource<Permit = P>>(&mut self, now: Instant, closes: Instant, source: &S) {
         self.closes = Some(closes);

@@ -130,15 +130,18 @@ impl QuotaState {
         self.unpaced_from.is_some_and(|from| from <= now) && self.is_room_beside_others(now)
     }
 
-    /// Without pacing, the next moment at which there may be room beside others.
-    pub(super) fn next_room(&self, now: Instant) -> Option<Instant> {
-        self.unpaced_from.filter(|from| *from <= now)?;
-        self.ledger.next_return(self.ledger.limits().last()?, now)
-    }
-
-    /// The end of the present plan, when the bucket would otherwise stay empty past it.
-    pub(super) fn next_plan(&self, now: Instant) -> Option<Instant> {
-        self.pace.plan_end().filter(|end| *end > now)
+    /// When the bucket holds a call, or may hold one because more is known then.
+    pub(super) fn bucket_opens_at(&mut self, now: Instant) -> Option<Instant> {
+        if self.pace.is_due(now) {
+            self.replan(now);
+        }
+        // The end of the present plan, when the bucket would otherwise stay empty past it.
+        let plan_end = self.pace.plan_end().filter(|end| *end > now);
+        // Without pacing, the next moment at which there may be room beside others.
+        let is_spread = self.unpaced_from.is_none_or(|from| from > now);
+        let longest = self.ledger.limits().last().filter(|_| !is_spread);
+        let room = longest.and_then(|longest| self.ledger.usage(longest, now).1);
+        self.pace.opens_at(now).into_iter().chain(plan_end).chain(room).min()
     }
 
     /// Makes the plans that were due while nobody looked, each for its own moment: whoever was told
@@ -152,7 +155,7 @@ impl QuotaState {
         }
     }
 
-    pub(super) fn replan(&mut self, now: Instant) {
+    fn replan(&mut self, now: Instant) {
         let Some((longest, span)) = self.span() else {
             return;
         };

@@ -163,7 +163,7 @@ impl QuotaState {
             .limits()
             .iter()
             .zip(windows)
-            .filter(|(limit, _)| paused || self.ledger.remembers(limit, now))
+            .filter(|(limit, _)| paused || self.ledger.usage(limit, now).1.is_some())
             .map(|(_, window)| window.reset)
             .chain(pace.map(|pace| pace.next_token))
             .map(|left| match left.subsec_nanos() {

@@ -148,12 +148,7 @@ impl QuotaState {
         if self.is_unpaced(now) {
             return Some(at.max(opens));
         }
-        if self.pace.is_due(now) {
-            self.replan(now);
-        }
-        let bucket = self.pace.opens_at(now).into_iter().chain(self.next_plan(now));
-        let bucket = bucket.chain(self.next_room(now)).min()?;
-        Some(at.max(opens).max(bucket))
+        Some(at.max(opens).max(self.bucket_opens_at(now)?))
     }
 
     /// The call was answered at `now`, and not with a 429. Returns whether slots may come later or

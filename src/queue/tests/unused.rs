@@ -1,5 +1,5 @@
-//! What was not used has cost nobody anything: a slot that goes back, and a refusal that another layer
-//! keeps to itself.
+//! What was not used has cost nobody anything: a slot that goes back, and a refusal that another
+//! layer keeps to itself.
 
 use std::num::NonZeroU32;
 

@@ -235,7 +235,7 @@ impl Metrics {
     }
 
     /// Shows the quota as it is at this moment, and whether the store answers.
-    pub(in crate::quota) fn show(&self, snapshot: &quota::Snapshot, is_up: bool) {
+    pub(super) fn show(&self, snapshot: &quota::Snapshot, is_up: bool) {
         self.quota.show(snapshot);
         self.store.up.set(i64::from(is_up));
     }

@@ -43,7 +43,10 @@ impl Replica {
             wake_steps: Notify::new(),
             metrics,
         });
-        tasks.spawn_upkeep("store wakes", listen(Arc::clone(&replica), sharing.store.clone(), channels));
+        tasks.spawn_upkeep(
+            "store wakes",
+            listen(Arc::clone(&replica), sharing.store.clone(), channels),
+        );
         let sync_task = SyncTask {
             replica: Arc::clone(&replica),
             store: sharing.store.clone(),

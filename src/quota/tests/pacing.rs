@@ -1,5 +1,5 @@
-//! The bucket: as it is shown, its absence, when it leaves a surplus for calls that nobody waits for, and
-//! how it uses small limits up.
+//! The bucket: as it is shown, its absence, when it leaves a surplus for calls that nobody waits
+//! for, and how it uses small limits up.
 
 use tokio::time::Instant;
 

@@ -1,5 +1,5 @@
-//! What happens here between two steps: slots are taken, calls end, other requests wait, and it becomes
-//! time for the next step.
+//! What happens here between two steps: slots are taken, calls end, other requests wait, and it
+//! becomes time for the next step.
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};

@@ -1,5 +1,5 @@
-//! Who the members are, as each replica knows it, what a new epoch makes of it, and members of different
-//! versions, as during a rolling upgrade.
+//! Who the members are, as each replica knows it, what a new epoch makes of it, and members of
+//! different versions, as during a rolling upgrade.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
