@@ -17,8 +17,8 @@ use governor::{Quota, RateLimiter};
 use tokio::time::Instant;
 use tower::filter::{FilterLayer, Predicate};
 
-use super::metrics::Metrics;
 use super::refused::{Reason, Refused};
+use super::snapshot::Metrics;
 use crate::BoxError;
 use crate::caller::Name;
 use crate::scan::Call;

@@ -1,8 +1,5 @@
 //! The shared queue: waiting for a turn, and the clock that hands slots out.
 
-use std::collections::VecDeque;
-use std::fmt;
-use std::future::Future;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,70 +7,13 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::config::Config;
-use super::metrics::Metrics;
 use super::refused::{Reason, Refused};
-use super::snapshot::Snapshot;
+use super::snapshot::{Metrics, Snapshot};
 use super::state::{Entered, Grant, State, TOLERANCE};
-use crate::attempt::{Attempt, FlowOrder, SharedOrder};
-use crate::caller::{Caller, Name, Urgency};
+use super::{Config, PermitSource};
+use crate::attempt::Attempt;
+use crate::caller::{Caller, Name};
 use crate::task::Tasks;
-
-/// Where slots come from.
-pub trait PermitSource: fmt::Debug + Send + Sync + 'static {
-    /// A slot. Dropped unused, it goes back, and [`PermitSource::changed`] tells.
-    type Permit: fmt::Debug + Send + 'static;
-
-    /// Takes the slot that is free now. What is left of an earlier forecast, without its first
-    /// slot, still holds.
-    ///
-    /// # Errors
-    /// When there is none: the moment to ask again, or `None` when only [`PermitSource::changed`]
-    /// can tell.
-    fn take(&self, now: Instant) -> Result<Self::Permit, Option<Instant>>;
-
-    /// Appends the starts of the next `count` slots, ascending; with
-    /// [`PermitSource::shared_order`], the slots of all.
-    fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>);
-
-    /// Changes when an earlier forecast may no longer hold.
-    fn version(&self) -> u64;
-
-    /// Resolves when a slot may be free earlier than last said; a change while nobody waits is not
-    /// lost.
-    fn changed(&self) -> impl Future<Output = ()> + Send;
-
-    /// Says what is wanted, whenever that may have changed.
-    fn demand(&self, flows: &dyn FlowOrder) {
-        let _ = flows;
-    }
-
-    /// The order of all queues that draw on the same slots, when it is kept elsewhere: another one
-    /// whenever more is known.
-    fn shared_order(&self) -> Option<Arc<SharedOrder>> {
-        None
-    }
-
-    /// For whom this slot is, when that was decided elsewhere. If that caller has left, the next
-    /// one in the queue's own order gets it.
-    fn granted_to(&self, permit: &Self::Permit) -> Option<(Urgency, Name)> {
-        let _ = permit;
-        None
-    }
-
-    /// How many others, who are not in this queue, may want slots too.
-    fn other_replicas(&self) -> usize {
-        0
-    }
-
-    /// When nobody can tell whether there are slots: how long callers should stay away.
-    fn unavailable_for(&self) -> Option<Duration> {
-        None
-    }
-
-    /// When a slot may come free by itself, besides what [`PermitSource::take`] said.
-    fn next_timeout(&self) -> Option<Instant>;
-}
 
 /// A fair, bounded queue in front of `S`. Clones share it.
 #[derive(Debug)]
@@ -189,7 +129,10 @@ impl<S: PermitSource> Queue<S> {
     /// The call that `attempt` was granted a slot for has been answered: its caller may ask again.
     pub fn answered(&self, attempt: &Attempt) {
         let (name, urgency) = (&attempt.caller.name, attempt.caller.urgency);
-        self.0.lock().answered(name, urgency, Instant::now());
+        let state = &mut *self.0.lock();
+        state
+            .expectations
+            .answered(name, urgency, Instant::now(), &mut state.order);
     }
 
     /// The state for people.

@@ -1,9 +1,13 @@
 //! The layer in which an attempt waits for its slot.
 
-use super::fair_queue::{PermitSource, Queue};
-use super::refused::Refused;
-use super::untold::Untold;
-use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::refused::{Reason, Refused};
+use super::{PermitSource, Queue};
+use crate::attempt::{Admitted, Attempt, Delivery, Failure, Refusal, RetryHint};
+use crate::caller::Caller;
 use crate::middleware::{Middleware, Next};
 use crate::scan::UpstreamResponse;
 
@@ -52,5 +56,46 @@ impl<S: PermitSource> Middleware<Attempt, Next<Admitted<S::Permit>>> for Queue<S
         }
         self.answered(&attempt);
         answer
+    }
+}
+
+/// A refusal of which it is not decided yet whether its caller is told. Counts it on drop, unless
+/// it was withdrawn.
+#[derive(Debug)]
+struct Untold<S: PermitSource> {
+    queue: Queue<S>,
+    caller: Arc<Caller>,
+    due: Option<Instant>,
+    /// `None` once it is withdrawn.
+    reason: Option<Reason>,
+}
+
+impl<S: PermitSource> Untold<S> {
+    fn new(queue: Queue<S>, caller: &Arc<Caller>, refused: &Refused) -> Self {
+        Self {
+            queue,
+            caller: Arc::clone(caller),
+            due: refused.due,
+            reason: Some(refused.reason),
+        }
+    }
+}
+
+impl<S: PermitSource> Refusal for Untold<S> {
+    fn withdraw(mut self: Box<Self>) {
+        self.reason = None;
+        if let Some(due) = self.due {
+            let state = &mut *self.queue.0.lock();
+            let (name, urgency, order) = (&self.caller.name, self.caller.urgency, &mut state.order);
+            state.expectations.withdraw(name, urgency, due, Instant::now(), order);
+        }
+    }
+}
+
+impl<S: PermitSource> Drop for Untold<S> {
+    fn drop(&mut self) {
+        if let Some(reason) = self.reason {
+            self.queue.0.count_told(reason);
+        }
     }
 }

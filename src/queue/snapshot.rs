@@ -1,13 +1,22 @@
 //! The queue as people and monitors see it.
 
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
 
-use super::fair_queue::PermitSource;
+use super::PermitSource;
+use super::refused::Reason;
 use super::state::State;
 use crate::caller::Name;
+use crate::telemetry::{Counters, metrics};
 
 /// What `/status` shows.
 #[derive(Clone, Debug)]
@@ -91,5 +100,179 @@ impl<P> State<P> {
             next: one.next.min(other.next),
             last: one.last.max(other.last),
         })
+    }
+}
+
+/// Callers remembered; beyond it the one not seen for longest is forgotten.
+const REMEMBERED: usize = 1024;
+
+/// The callers seen, in order of their last visit. Every step takes logarithmic time, whatever
+/// names a flood makes up.
+#[derive(Debug, Default)]
+pub(super) struct RecentCallers {
+    seen: HashMap<Name, Seen, RandomState>,
+    /// By number of the last visit.
+    order: BTreeMap<u64, Name>,
+    visits: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    visit: u64,
+    served: u64,
+}
+
+impl RecentCallers {
+    /// Notes a visit.
+    pub(super) fn visit(&mut self, name: &Name) {
+        let latest = self.visits;
+        self.visits += 1;
+        let visit = self.visits;
+        if let Some(seen) = self.seen.get_mut(name) {
+            // The same as last time: nobody is passed.
+            if seen.visit == latest {
+                self.visits = latest;
+                return;
+            }
+            let before = std::mem::replace(&mut seen.visit, visit);
+            self.order.remove(&before);
+        } else {
+            if self.seen.len() >= REMEMBERED
+                && let Some((_, oldest)) = self.order.pop_first()
+            {
+                self.seen.remove(&oldest);
+            }
+            self.seen.insert(name.clone(), Seen { visit, served: 0 });
+        }
+        self.order.insert(visit, name.clone());
+    }
+
+    /// Notes that a caller was served.
+    pub(super) fn served(&mut self, name: &Name) {
+        if let Some(seen) = self.seen.get_mut(name) {
+            seen.served += 1;
+        }
+    }
+
+    /// Everybody remembered, with how often each was served since it was first seen.
+    fn iter(&self) -> impl Iterator<Item = (&Name, u64)> {
+        self.seen.iter().map(|(name, seen)| (name, seen.served))
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CallerLabel {
+    caller: String,
+}
+
+/// Callers with series of their own: names are not authenticated, and a monitor keeps what it has
+/// seen.
+const CALLERS: usize = 20;
+
+metrics! {
+    /// The queue's metrics.
+    #[derive(Clone, Debug)]
+    pub struct Metrics {
+        /// Requests that wait for a slot of the quota
+        pub(super) waiting: Gauge = "queue_waiting",
+        /// How long requests waited for a slot
+        wait: Histogram = "queue_wait_seconds" => new(WAIT_BUCKETS),
+        /// Requests refused because of the quota
+        refused: Counters<Reason> = "queue_refused" => by("reason"),
+        /// Callers who have a request waiting
+        callers: Gauge = "queue_callers",
+        /// How long a caller who is new here would wait for a slot
+        predicted_wait: Gauge<f64, AtomicU64> = "queue_predicted_wait_seconds",
+        /// Requests that wait, for the 20 callers with the most
+        caller_waiting: Family<CallerLabel, Gauge> = "queue_caller_waiting",
+        /// How long until the next turn of each of these callers
+        caller_wait: Family<CallerLabel, Gauge<f64, AtomicU64>> = "queue_caller_predicted_wait_seconds",
+        /// Slots that each of these callers has had since it was first seen
+        caller_served: Family<CallerLabel, Gauge> = "queue_caller_served",
+    }
+}
+
+/// Waits are either nothing, a few slots of 2.4 s, or up to the longest wait of ten minutes.
+const WAIT_BUCKETS: [f64; 10] = [0.001, 0.01, 0.1, 1.0, 2.5, 5.0, 15.0, 30.0, 120.0, 600.0];
+
+impl Metrics {
+    /// Brings the gauges up to date.
+    pub(super) fn show(&self, snapshot: &Snapshot) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.callers.set(gauge(snapshot.callers));
+        self.predicted_wait.set(snapshot.predicted_wait.as_secs_f64());
+        // Other callers than last time, perhaps.
+        self.caller_waiting.clear();
+        self.caller_wait.clear();
+        self.caller_served.clear();
+        for share in snapshot.shares.iter().take(CALLERS) {
+            let label = CallerLabel {
+                caller: share.name.to_string(),
+            };
+            let wait = share.outlook.map_or(Duration::ZERO, |outlook| outlook.next);
+            self.caller_waiting.get_or_create(&label).set(gauge(share.waiting));
+            self.caller_wait.get_or_create(&label).set(wait.as_secs_f64());
+            let served = i64::try_from(share.served).unwrap_or(i64::MAX);
+            self.caller_served.get_or_create(&label).set(served);
+        }
+    }
+
+    pub(super) fn waited(&self, wait: Duration) {
+        self.wait.observe(wait.as_secs_f64());
+    }
+
+    /// Counts a refusal.
+    pub fn refused(&self, reason: Reason) {
+        self.refused.of(reason).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    #[test]
+    fn made_up_names_push_out_the_oldest_only() {
+        let mut callers = RecentCallers::default();
+        let steady = Name::new("steady");
+        for n in 0..10 * REMEMBERED {
+            callers.visit(&Name::new(&n.to_string()));
+            callers.visit(&steady);
+            callers.served(&steady);
+            assert!(callers.seen.len() <= REMEMBERED && callers.order.len() == callers.seen.len());
+        }
+        let served = callers.iter().find(|(name, _)| **name == steady).unwrap().1;
+        assert_eq!(served, 10 * REMEMBERED as u64);
+    }
+
+    #[test]
+    fn so_many_callers_have_series_of_their_own_and_those_who_left_have_none() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let series = |prefix: &str| {
+            let share = |n: usize| CallerShare {
+                name: Name::new(&format!("{prefix}{n:02}")),
+                waiting: 1,
+                served: 0,
+                outlook: None,
+            };
+            metrics.show(&Snapshot {
+                waiting: 50,
+                callers: 50,
+                predicted_wait: Duration::ZERO,
+                shares: (0..50).map(share).collect(),
+            });
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            let of = |prefix: &str| {
+                text.matches(&format!("queue_caller_waiting{{caller=\"{prefix}"))
+                    .count()
+            };
+            [of("old"), of("new")]
+        };
+        assert_eq!(series("old"), [20, 0]);
+        assert_eq!(series("new"), [0, 20]);
     }
 }

@@ -7,15 +7,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::config::Config;
 use super::expectation::Expectations;
-use super::fair_queue::PermitSource;
 use super::fair_scheduler::{Ahead, FairScheduler, InTime, Late, ServicePosition, Ticket};
-use super::recent_callers::RecentCallers;
-use super::refuse::Request;
-use super::refused::{Reason, Refused};
-use super::slot_forecast::SlotForecast;
+use super::refused::{Reason, Refused, Request};
+use super::snapshot::RecentCallers;
 use super::take_back::{Check, Delay, STEPS_PER_ARRIVAL};
+use super::turn_forecast::SlotForecast;
+use super::{Config, PermitSource};
 use crate::attempt::{Attempt, FlowDemand, SharedOrder};
 use crate::caller::{Caller, Name, Urgency};
 
@@ -269,16 +267,6 @@ impl<P> State<P> {
         self.recent.served(caller);
         self.expectations.granted(caller, urgency, now, &mut self.order);
         self.forecast.on_granted(now);
-    }
-
-    /// A request of this caller that was refused was not told to come at `due` after all.
-    pub(super) fn withdraw(&mut self, caller: &Name, urgency: Urgency, due: Instant, now: Instant) {
-        self.expectations.withdraw(caller, urgency, due, now, &mut self.order);
-    }
-
-    /// The call of this caller has been answered: it may ask again.
-    pub(super) fn answered(&mut self, caller: &Name, urgency: Urgency, now: Instant) {
-        self.expectations.answered(caller, urgency, now, &mut self.order);
     }
 
     /// No slot is of use after `closes`: whoever would have to wait longer is told now.

@@ -6,8 +6,7 @@ use tokio::time::Instant;
 
 use super::expectation::Arrival;
 use super::fair_scheduler::{InTime, Late};
-use super::refuse::Request;
-use super::refused::Reason;
+use super::refused::{Reason, Request};
 use super::state::{State, TOLERANCE};
 
 /// A place is not taken back for the sake of less than this.

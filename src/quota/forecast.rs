@@ -1,9 +1,11 @@
-//! The state of the quota, run ahead: when does each of the next slots come?
+//! The state of the quota, run ahead by how long calls take: when does each of the next slots come?
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::config::Limit;
+use super::pacer::WindowBudget;
 use super::state::{QuotaState, ThrottleState};
 
 /// The starts of the next slots, computed from a copy of the state by the very code that will
@@ -66,5 +68,38 @@ impl Forecast {
                 Err(None) => return horizon,
             }
         }
+    }
+}
+
+/// How long calls take, as a bound that most keep: a smoothed mean and four mean deviations, as TCP
+/// estimates its round trip.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Latency {
+    mean: f64,
+    deviation: f64,
+}
+
+impl Latency {
+    pub(super) const START: Self = Self {
+        mean: 0.2,
+        deviation: 0.05,
+    };
+
+    pub(super) fn observe(&mut self, seconds: f64) {
+        self.deviation += 0.25 * ((seconds - self.mean).abs() - self.deviation);
+        self.mean += 0.125 * (seconds - self.mean);
+    }
+
+    /// When a call in flight is planned to count, after it was issued. In a small window each
+    /// moment by which most calls are faster would be lost again and again.
+    pub(super) fn landing(self, longest: &Limit) -> Duration {
+        if longest.calls() > WindowBudget::SMALL {
+            return self.bound();
+        }
+        Duration::from_secs_f64(self.mean.max(0.0))
+    }
+
+    pub(super) fn bound(self) -> Duration {
+        Duration::from_secs_f64((self.mean + 4.0 * self.deviation).max(0.0))
     }
 }

@@ -1,21 +1,23 @@
-//! The quota as the rest of the gateway knows it: of this process alone, or shared with other
-//! replicas.
+//! The quota as the rest of the gateway knows it, of this process alone or shared with other
+//! replicas, and its permits, which cannot be forgotten.
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::config::Config;
 use super::forecast::Forecast;
-use super::local::Local;
-use super::metrics::Metrics;
-use super::permit::Permit;
-use super::shared::{self, Replica};
-use super::snapshot::Snapshot;
+use super::local::{Local, LocalCharge};
+use super::shared::{self, Replica, SharedCharge};
+use super::snapshot::{Metrics, Snapshot};
+use super::throttle_hint::ThrottleHint;
 use crate::attempt::{FlowOrder, Scarcity, SharedOrder};
+use crate::caller::{Name, Urgency};
 use crate::clock::Wall;
 use crate::task::Tasks;
 
@@ -40,8 +42,6 @@ macro_rules! either {
         }
     };
 }
-
-pub(super) use either;
 
 /// How long callers should stay away while the store is lost.
 const COME_BACK: Duration = Duration::from_secs(2);
@@ -214,5 +214,141 @@ impl Quota {
             Kind::Local(local) => local.metrics.show(&snapshot),
             Kind::Shared(replica) => replica.metrics.show(&snapshot, self.unavailable_for().is_none()),
         }
+    }
+}
+
+/// The right to make one call, charged when it was issued. Dropped before [`Permit::leave`], the
+/// slot goes back; dropped after it, the charge stays until the call's timeout, because the call
+/// may have arrived.
+#[derive(Debug)]
+pub struct Permit {
+    /// `None` when its end has been told.
+    charge: Option<Charge>,
+    has_left: bool,
+    latest: Instant,
+}
+
+/// What a permit is charged as, which is told of the call's end.
+#[derive(Debug)]
+pub(super) enum Charge {
+    /// In this process's ledger.
+    Local(LocalCharge),
+    /// In the store.
+    Shared(SharedCharge),
+}
+
+impl Permit {
+    /// A permit for a call that must have ended at `latest`.
+    pub(super) fn new(charge: Charge, latest: Instant) -> Self {
+        Self {
+            charge: Some(charge),
+            has_left: false,
+            latest,
+        }
+    }
+
+    /// For whom the slot is, when a store decided it.
+    pub fn granted_to(&self) -> Option<(Urgency, Name)> {
+        match &self.charge {
+            Some(Charge::Shared(charge)) => charge.granted_to(),
+            Some(Charge::Local(_)) | None => None,
+        }
+    }
+
+    /// When the call must have ended: the ledger keeps the charge a little longer, and no longer.
+    pub fn latest(&self) -> Instant {
+        self.latest
+    }
+
+    /// The call is about to leave.
+    pub fn leave(&mut self) {
+        self.has_left = true;
+    }
+
+    /// The call was answered, and not with a 429.
+    pub fn settle(mut self) {
+        if let Some(charge) = self.charge.take() {
+            either!(Charge, charge, charge => charge.settle());
+        }
+    }
+
+    /// Provably no byte of the call was written.
+    pub fn refund(mut self) {
+        self.has_left = false;
+    }
+
+    /// The call was answered with a 429: everybody pauses. Returns for how long, as far as this
+    /// process knows.
+    pub fn throttled(mut self, answer: ThrottleHint) -> Duration {
+        let charge = self.charge.take();
+        charge.map_or(
+            Duration::ZERO,
+            |charge| either!(Charge, charge, charge => charge.throttled(answer)),
+        )
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        match self.charge.take() {
+            Some(charge) if self.has_left => either!(Charge, charge, charge => charge.lose()),
+            Some(charge) => either!(Charge, charge, charge => charge.refund()),
+            None => {}
+        }
+    }
+}
+
+/// The state of either kind of quota, behind a lock that tells of its changes.
+#[derive(Debug)]
+pub(super) struct Watched<T> {
+    state: Mutex<T>,
+    /// Counts changes that make an earlier forecast wrong.
+    version: AtomicU64,
+    /// Counts the moments at which the state may have changed.
+    revision: AtomicU64,
+    /// A slot may be free earlier than last said.
+    pub(super) changed: Notify,
+}
+
+impl<T> Watched<T> {
+    pub(super) fn new(state: T) -> Self {
+        Self {
+            state: Mutex::new(state),
+            version: AtomicU64::new(0),
+            revision: AtomicU64::new(0),
+            changed: Notify::new(),
+        }
+    }
+
+    /// The state, to change it.
+    pub(super) fn lock(&self) -> MutexGuard<'_, T> {
+        let state = self.look();
+        self.revision.fetch_add(1, Ordering::Relaxed);
+        state
+    }
+
+    /// The state, to look at it; also to let it do what is due.
+    pub(super) fn look(&self) -> MutexGuard<'_, T> {
+        // A panic inside leaves a state that is at worst too careful: a charge that ends by itself.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    /// Earlier forecasts are wrong.
+    pub(super) fn forecast_changed(&self) {
+        self.version.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Earlier forecasts are wrong, and slots may come earlier.
+    pub(super) fn slots_changed(&self) {
+        self.forecast_changed();
+        self.changed.notify_one();
     }
 }

@@ -233,18 +233,6 @@ impl Ledger {
         (self.pending_calls.len() + self.past.len() - first, back)
     }
 
-    /// Whether an ended call is inside `limit`'s window now.
-    pub fn remembers(&self, limit: &Limit, now: Instant) -> bool {
-        self.past.back().is_some_and(|&at| at + limit.hold() > now)
-    }
-
-    /// When the count in `limit`'s window next falls; `None` when no ended call is inside.
-    pub fn next_return(&self, limit: &Limit, now: Instant) -> Option<Instant> {
-        self.past
-            .get(self.first_inside(limit, now))
-            .map(|&at| at + limit.hold())
-    }
-
     /// When a call was issued that is still in flight.
     pub fn issued_at(&self, charge: Charge) -> Option<Instant> {
         self.pending_calls.get(&charge).copied()

@@ -8,13 +8,12 @@ use jiff::SignedDuration;
 use tokio::time::Instant;
 
 use super::config::{Config, Limit};
+use super::handle::{self, Permit, Watched};
 use super::ledger::Charge;
-use super::metrics::Metrics;
-use super::permit::{self, Permit};
+use super::snapshot::Metrics;
 use super::state::QuotaState;
 use super::state_file::StateFile;
 use super::throttle_hint::ThrottleHint;
-use super::watched::Watched;
 use crate::clock::{Reading, Wall};
 
 /// The quota, kept in this process.
@@ -123,7 +122,7 @@ impl Local {
         let note = noted.and_then(|noted| report(noted, "write"));
         let local = Arc::clone(this);
         let charge = LocalCharge { local, charge, note };
-        Ok(Permit::new(permit::Charge::Local(charge), latest))
+        Ok(Permit::new(handle::Charge::Local(charge), latest))
     }
 }
 

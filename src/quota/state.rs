@@ -1,16 +1,20 @@
 //! Ledger, bucket and pause as one state: may a call go now, and if not, when?
+//!
+//! After a 429 everybody pauses, and one call finds out whether the pause is over
+//! ([`ThrottleState`]); [`super::foreign`] estimates the others who use the same quota.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::config::{Config, Limit, Pacing, UnknownPast};
-use super::foreign::{Foreign, LAST_PROBE};
-use super::latency_estimator::Latency;
+use super::forecast::Latency;
+use super::foreign::{Change, Foreign};
 use super::ledger::{Availability, Charge, Ledger};
-use super::long_window::Span;
-use super::pacer::{BucketState, Others, Pacer, WindowBudget};
+use super::long_window::{OwnCalls, unpaced_from};
+use super::pacer::{BucketState, Pacer};
 use super::slow_start::SlowStart;
+use super::throttle_hint::{Named, ThrottleHint, Which};
 
 /// The state of the quota. Driven by explicit moments, never by a clock of its own; moments must
 /// not go backwards.
@@ -39,14 +43,6 @@ pub(super) enum ThrottleState {
     /// answer.
     Probing { probe: Charge },
 }
-
-/// The calls of so long tell how many to expect: callers that poll come back at least that often,
-/// and those who wait show in them.
-const DEMAND: Duration = Duration::from_secs(10);
-
-/// Most plans that are made up for at one look. A plan mostly lasts for many returns; the bound
-/// keeps the look short.
-const MISSED_PLANS: usize = 64;
 
 impl QuotaState {
     /// How long after its end a cut call's bytes may still reach the upstream.
@@ -152,12 +148,7 @@ impl QuotaState {
         if self.is_unpaced(now) {
             return Some(at.max(opens));
         }
-        if self.pace.is_due(now) {
-            self.replan(now);
-        }
-        let bucket = self.pace.opens_at(now).into_iter().chain(self.next_plan(now));
-        let bucket = bucket.chain(self.next_room(now)).min()?;
-        Some(at.max(opens).max(bucket))
+        Some(at.max(opens).max(self.bucket_opens_at(now)?))
     }
 
     /// The call was answered at `now`, and not with a 429. Returns whether slots may come later or
@@ -205,6 +196,70 @@ impl QuotaState {
         self.pace.invalidate();
     }
 
+    /// The upstream answered 429: everybody pauses, for as long as it says; when it does not say,
+    /// until a probe, the next ones ever later. Returns until when. The ledger holds our own calls
+    /// only: what others use is an estimate that slows the pace.
+    ///
+    /// A call that had left before the pause was ordered tells nothing new, but a wait that it
+    /// names is kept.
+    pub fn throttled(&mut self, charge: Charge, answer: ThrottleHint, now: Instant) -> Instant {
+        let is_news =
+            self.throttle == ThrottleState::Open || self.throttle == (ThrottleState::Probing { probe: charge });
+        self.ledger.settle(charge, now);
+        let named = self.read(answer, now);
+        let until = match self.span() {
+            Some((longest, span)) if is_news => {
+                let own = OwnCalls::of(&self.ledger, &longest, now);
+                now + self.foreign.refused(&span, named, own, now)
+            }
+            _ => {
+                self.foreign.refused_late();
+                now + answer.wait.unwrap_or_default().min(ThrottleHint::LONGEST_WAIT)
+            }
+        };
+        self.pace.invalidate();
+        self.slow_start = None;
+        match self.throttle {
+            // The probe that is under way finds out.
+            ThrottleState::Probing { .. } if !is_news && answer.wait.is_none() => return now,
+            // A later 429 may extend the pause, never shorten it.
+            ThrottleState::Paused { until: before } => {
+                self.throttle = ThrottleState::Paused {
+                    until: before.max(until),
+                };
+            }
+            ThrottleState::Probing { .. } | ThrottleState::Open => self.throttle = ThrottleState::Paused { until },
+        }
+        self.paused_until().unwrap_or(until)
+    }
+
+    /// The upstream accepts calls. Returns whether the pace has to be planned anew.
+    pub(super) fn accepted(&mut self, now: Instant) -> bool {
+        if self.foreign.is_quiet() {
+            return false;
+        }
+        let Some((longest, span)) = self.span() else {
+            return false;
+        };
+        let own = OwnCalls::of(&self.ledger, &longest, now);
+        match self.foreign.accepted(&span, own, now) {
+            Change::None => return false,
+            Change::Estimate => {}
+            Change::Trial => {
+                self.pace.have_one(now);
+                return true;
+            }
+            Change::Resumed { gently } => {
+                self.slow_start = Some(SlowStart::new(self.pace.burst(), now));
+                if gently {
+                    self.pace.keep_a_tenth(now);
+                }
+            }
+        }
+        self.pace.invalidate();
+        true
+    }
+
     /// A state that knows the calls of earlier processes, `past` in ascending order, and goes on
     /// as they would have: with the bucket as it was last written down. What an hour of calls
     /// leaves in the bucket depends on the hour before, so it cannot be computed from `past`.
@@ -241,22 +296,21 @@ impl QuotaState {
             .max(self.ledger.empty_at(now))
     }
 
+    /// Calls of others in a longest window, as estimated from 429s.
+    pub fn foreign(&self) -> u64 {
+        let calls = self.span().map_or(0.0, |(_, span)| self.foreign.calls(&span));
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "from 0 to a limit, which is a u32"
+        )]
+        let calls = calls.round() as u64;
+        calls
+    }
+
     /// Calls of this process that were not refunded.
     pub fn calls(&self) -> u64 {
         self.calls
-    }
-
-    /// Whether calls that nobody waits for may be made: half of every window is unused, and the
-    /// bucket holds half of what it can hold, or more than what was called for lately. A bucket
-    /// that starts low after a restart fills slowly; as long as few callers come, that is no reason
-    /// to leave the windows unused.
-    pub fn has_surplus(&mut self, now: Instant) -> bool {
-        let is_open = self.opens_at(now).is_some_and(|at| at <= now);
-        let limits = self.ledger.limits();
-        let unused = |limit: &Limit| self.ledger.used(limit, now) * 2 <= limit.calls();
-        let lately = now.checked_sub(DEMAND).map_or(0, |from| self.ledger.since(from)) as f64;
-        let has_more = self.pace.is_half_full(now) || self.pace.level_at(now) >= lately + 1.0;
-        is_open && has_more && limits.iter().all(unused)
     }
 
     /// Calls in flight end by themselves at that moment; whoever waits for a slot should look again
@@ -265,65 +319,18 @@ impl QuotaState {
         self.ledger.next_timeout()
     }
 
-    /// Whether calls leave as long as the windows have room, however little the bucket holds. What
-    /// others are estimated to use is no room: without what is left beside them, the bucket finds
-    /// out whether they still do.
-    pub fn is_unpaced(&self, now: Instant) -> bool {
-        self.unpaced_from.is_some_and(|from| from <= now) && self.is_room_beside_others(now)
-    }
-
-    /// Without pacing, the next moment at which there may be room beside others.
-    fn next_room(&self, now: Instant) -> Option<Instant> {
-        self.unpaced_from.filter(|from| *from <= now)?;
-        self.ledger.next_return(self.ledger.limits().last()?, now)
-    }
-
-    /// The end of the present plan, when the bucket would otherwise stay empty past it.
-    fn next_plan(&self, now: Instant) -> Option<Instant> {
-        self.pace.plan_end().filter(|end| *end > now)
-    }
-
-    /// Makes the plans that were due while nobody looked, each for its own moment: whoever was told
-    /// to come back finds what was forecast, whether or not others asked in between.
-    fn catch_up(&mut self, now: Instant) {
-        for _ in 0..MISSED_PLANS {
-            match self.pace.plan_end() {
-                Some(end) if end < now => self.replan(end),
-                _ => return,
+    /// What a 429 says. One that names neither a window nor a long wait is taken for that of the
+    /// window which our own calls fill most.
+    fn read(&self, answer: ThrottleHint, now: Instant) -> Named {
+        let mut named = Named::read(answer, self.ledger.limits());
+        let filled = |limit: &Limit| self.ledger.used(limit, now) as f64 / limit.calls() as f64;
+        if let (Which::Unnamed, [shorter @ .., longest]) = (named.window, self.ledger.limits()) {
+            let fits = |limit: &&Limit| answer.wait.is_none_or(|wait| wait <= limit.window());
+            if shorter.iter().filter(fits).any(|limit| filled(limit) > filled(longest)) {
+                named.window = Which::Other;
             }
         }
-    }
-
-    fn replan(&mut self, now: Instant) {
-        let Some(longest) = self.ledger.limits().last().cloned() else {
-            return;
-        };
-        let landing = self.latency.landing(&longest);
-        let past = self.ledger.past().filter(|at| *at + longest.hold() > now);
-        let landed = self.ledger.pending_calls().map(|issued| (issued + landing).max(now));
-        let returns: Vec<Instant> = past.chain(landed).map(|at| at + longest.hold()).collect();
-        let free = longest.calls().saturating_sub(returns.len()) as f64;
-        let span = Span::of(self.ledger.limits());
-        let others = span.filter(|span| self.foreign.respected(span) > 0.0);
-        if let Some(span) = &others {
-            self.foreign.planned(span);
-        }
-        let room = others.map_or(free, |span| self.foreign.room(&span, returns.len(), now));
-        let supply = WindowBudget {
-            free: room.clamp(0.0, free),
-            returns: &returns,
-            window: longest.hold(),
-            others: others.map(|span| Others {
-                calls: self.foreign.calls(&span),
-                most: longest.calls() as f64,
-                // What is not spread leaves in bursts, and then nothing returns for long.
-                least: self
-                    .unpaced_from
-                    .map_or(f64::INFINITY, |_| 1.0 / LAST_PROBE.as_secs_f64()),
-                holes: self.foreign.holes(),
-            }),
-        };
-        self.pace.plan(now, supply);
+        named
     }
 
     /// Probing → Paused, but for no longer: the probe brought no answer, so another call has to
@@ -339,16 +346,5 @@ impl QuotaState {
         if self.throttle == (ThrottleState::Probing { probe: charge }) {
             self.throttle = ThrottleState::Open;
         }
-    }
-}
-
-/// From when on the bucket does not hold calls back. A slow start, whose bucket stands in for calls
-/// that nobody remembers, lasts for as long as one of them may count.
-fn unpaced_from(config: &Config, now: Instant) -> Option<Instant> {
-    let longest = config.limits.last().map_or(Duration::ZERO, Limit::hold);
-    match (config.pacing, config.unknown_past) {
-        (Pacing::Spread, _) => None,
-        (Pacing::None, UnknownPast::Paced) => Some(now + config.attempt + longest),
-        (Pacing::None, UnknownPast::Empty | UnknownPast::Full) => Some(now),
     }
 }

@@ -6,10 +6,11 @@ use foldhash::quality::RandomState;
 use tokio::time::Instant;
 
 use super::Ticket;
-use super::claims::Expected;
+use super::competitors::Expected;
+use super::position::Standing;
 use crate::attempt::{FlowDemand, SharedOrder};
 use crate::caller::Name;
-use crate::queue::config::Weights;
+use crate::queue::Weights;
 
 /// One service, in units of tags, for weight 1. Divisible by every weight up to 1000 to within a
 /// ten-thousandth, and 2^40 services of one caller fit: at a thousand a second, 35 years.
@@ -52,38 +53,6 @@ pub(super) struct Idle {
     pub(super) dues: VecDeque<Instant>,
 }
 
-/// Where a request stands in its class.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Standing {
-    pub(super) tag: u64,
-    pub(super) turn: u64,
-    pub(super) stride: u64,
-}
-
-impl Standing {
-    /// Whether this caller is served first if both come to stand at `tag`: whoever comes to it
-    /// first, that is, was served longer ago.
-    pub(super) fn is_first(self, other: Self, tag: u64) -> bool {
-        let is_there = (self.tag == tag, other.tag == tag);
-        if is_there == (false, false) && self.stride != other.stride {
-            return self.stride > other.stride;
-        }
-        // With equal strides both come there from where they are, in the same order; the one on a
-        // higher tag is there for longer.
-        (other.tag, self.turn) < (self.tag, other.turn)
-    }
-}
-
-impl Flow {
-    pub(super) fn standing(&self) -> Standing {
-        Standing {
-            tag: self.tag,
-            turn: self.turn,
-            stride: self.stride,
-        }
-    }
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Class {
     /// Where its next service starts.
@@ -107,6 +76,11 @@ pub(super) struct Class {
 }
 
 impl Class {
+    /// Where the next service of this class starts, when the clock stands there.
+    pub(super) fn start(&self, now: u64) -> u64 {
+        if self.waiting == 0 { self.tag.max(now) } else { self.tag }
+    }
+
     pub(super) fn add(&mut self, ticket: &Ticket, stride: u64) {
         self.waiting += 1;
         let key = (ticket.deadline, ticket.id);
@@ -347,6 +321,35 @@ impl Class {
         }
     }
 
+    /// A refused request of this caller, of which something is expected, claims a slot from `due`
+    /// on.
+    pub(super) fn claim(&mut self, caller: &Name, due: Instant) {
+        if let Some(dues) = self.dues_of_mut(caller) {
+            insert(dues, due);
+            insert(&mut self.dues, due);
+        }
+    }
+
+    /// It does not any more.
+    pub(super) fn withdraw(&mut self, caller: &Name, due: Instant) {
+        if self.dues_of_mut(caller).is_some_and(|dues| remove(dues, due)) {
+            remove(&mut self.dues, due);
+        }
+    }
+
+    /// When the refused requests of this caller are due that claim slots.
+    pub(super) fn dues_of(&self, caller: &Name) -> Option<&VecDeque<Instant>> {
+        let flow = self.flows.get(caller).map(|flow| &flow.dues);
+        flow.or_else(|| self.idle.get(caller).map(|idle| &idle.dues))
+    }
+
+    fn dues_of_mut(&mut self, caller: &Name) -> Option<&mut VecDeque<Instant>> {
+        if let Some(flow) = self.flows.get_mut(caller) {
+            return Some(&mut flow.dues);
+        }
+        self.idle.get_mut(caller).map(|idle| &mut idle.dues)
+    }
+
     /// Remembers where the last service of a caller ended that does not wait.
     fn owe(&mut self, caller: &Name, last: u64) {
         if last <= self.now {
@@ -361,4 +364,14 @@ impl Class {
         }
         self.idle_flows.insert(caller.clone(), last);
     }
+}
+
+fn insert(dues: &mut VecDeque<Instant>, due: Instant) {
+    let at = dues.partition_point(|other| *other <= due);
+    dues.insert(at, due);
+}
+
+fn remove(dues: &mut VecDeque<Instant>, due: Instant) -> bool {
+    let at = dues.partition_point(|other| *other < due);
+    dues.get(at) == Some(&due) && dues.remove(at).is_some()
 }

@@ -1,14 +1,57 @@
 //! What comes before a request: the order played forward, in one look at each caller of its class.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::claims::Expected;
-use super::class::Standing;
-use super::position::ServicePosition;
+use super::position::{ServicePosition, Standing};
 use super::{ALL_RETURN, FairScheduler, class_stride};
 use crate::attempt::FlowDemand;
+
+/// Requests that do not wait but are expected. They claim slots in a forecast, and nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// Requests that were refused and told when to come back.
+    pub returning: usize,
+    /// Callers that ask again whenever they are answered.
+    pub loops: usize,
+    /// How many requests these have answered in a thousand seconds, if there are slots.
+    pub rate: u64,
+}
+
+impl Expected {
+    pub(super) fn is_none(self) -> bool {
+        self.returning == 0 && self.loops == 0
+    }
+
+    /// How many more requests the loops can make within that time.
+    pub(super) fn asks_within(self, time: Duration) -> usize {
+        if self.loops == 0 {
+            return 0;
+        }
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let asks = millis.saturating_mul(self.rate) / 1_000_000;
+        usize::try_from(asks).unwrap_or(usize::MAX).saturating_add(self.loops)
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            returning: self.returning + other.returning,
+            loops: self.loops + other.loops,
+            rate: self.rate.saturating_add(other.rate),
+        }
+    }
+
+    pub(super) fn of(other: &FlowDemand) -> Self {
+        Self {
+            returning: other.returning,
+            loops: usize::from(other.asks_again),
+            // Nothing says how quickly: for as much as it can get.
+            rate: if other.asks_again { 1_000_000 } else { 0 },
+        }
+    }
+}
 
 /// How far a forecast looks at those who are about to ask.
 #[derive(Clone, Copy, Debug)]
@@ -290,24 +333,5 @@ impl Theirs {
             theirs.expected = theirs.expected.and(Expected::of(other));
         }
         theirs
-    }
-}
-
-impl Expected {
-    fn and(self, other: Self) -> Self {
-        Self {
-            returning: self.returning + other.returning,
-            loops: self.loops + other.loops,
-            rate: self.rate.saturating_add(other.rate),
-        }
-    }
-
-    pub(super) fn of(other: &FlowDemand) -> Self {
-        Self {
-            returning: other.returning,
-            loops: usize::from(other.asks_again),
-            // Nothing says how quickly: for as much as it can get.
-            rate: if other.asks_again { 1_000_000 } else { 0 },
-        }
     }
 }

@@ -18,7 +18,6 @@
 //! The tag of a refused request is kept until it returns, so that it stands where it would have
 //! stood.
 
-mod claims;
 mod class;
 mod competitors;
 mod play;
@@ -28,13 +27,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio::time::Instant;
 
-pub use claims::Expected;
-pub use competitors::{Ahead, Claims, Competitors, Look};
+pub use competitors::{Ahead, Claims, Competitors, Expected, Look};
 pub use play::{InTime, Late};
 pub use position::ServicePosition;
 
 use self::class::{Class, STRIDE};
-use super::config::Weights;
+use super::Weights;
 use crate::attempt::{FlowDemand, FlowOrder, SharedOrder};
 use crate::caller::{Name, Urgency};
 

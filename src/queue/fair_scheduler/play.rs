@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::claims::Expected;
-use super::class::{Class, Standing};
-use super::competitors::of_class;
+use super::class::Class;
+use super::competitors::{Expected, of_class};
+use super::position::Standing;
 use super::{FairScheduler, class_stride};
 use crate::attempt::FlowDemand;
 use crate::caller::Urgency;

@@ -1,4 +1,4 @@
-//! Places in the order: where a request that waits, or might, stands.
+//! Places in the order: where a request stands that waits, or might.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -6,9 +6,41 @@ use std::ops::Range;
 use tokio::time::Instant;
 
 use super::FairScheduler;
-use super::class::{Class, Standing};
+use super::class::Flow;
 use super::competitors::{Claims, Look};
 use crate::caller::{Name, Urgency};
+
+/// Where a request stands in its class.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    pub(super) tag: u64,
+    pub(super) turn: u64,
+    pub(super) stride: u64,
+}
+
+impl Standing {
+    /// Whether this caller is served first if both come to stand at `tag`: whoever comes to it
+    /// first, that is, was served longer ago.
+    pub(super) fn is_first(self, other: Self, tag: u64) -> bool {
+        let is_there = (self.tag == tag, other.tag == tag);
+        if is_there == (false, false) && self.stride != other.stride {
+            return self.stride > other.stride;
+        }
+        // With equal strides both come there from where they are, in the same order; the one on a
+        // higher tag is there for longer.
+        (other.tag, self.turn) < (self.tag, other.turn)
+    }
+}
+
+impl Flow {
+    pub(super) fn standing(&self) -> Standing {
+        Standing {
+            tag: self.tag,
+            turn: self.turn,
+            stride: self.stride,
+        }
+    }
+}
 
 /// A request that waits or might, and where it stands.
 #[derive(Clone, Debug)]
@@ -122,12 +154,5 @@ impl FairScheduler {
             others: &[],
         };
         Some(self.competitors(&place, 0, look).ahead(now, 0).waiting)
-    }
-}
-
-impl Class {
-    /// Where the next service of this class starts, when the clock stands there.
-    pub(super) fn start(&self, now: u64) -> u64 {
-        if self.waiting == 0 { self.tag.max(now) } else { self.tag }
     }
 }

@@ -6,7 +6,6 @@ mod handover;
 mod overload;
 mod reference;
 mod retry;
-mod untold;
 mod unused;
 
 use std::collections::VecDeque;

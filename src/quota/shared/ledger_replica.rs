@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::messages::{self, LedgerSnapshot, SyncReply};
+use crate::quota::forecast::Latency;
 use crate::quota::foreign::Foreign;
-use crate::quota::latency_estimator::Latency;
 use crate::quota::state::{QuotaState, ThrottleState};
 use crate::quota::{self, Ledger, Pacer};
 

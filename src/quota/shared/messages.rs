@@ -1,12 +1,11 @@
-//! What goes to the script and comes back. Times are microseconds, before or after the moment of
-//! the step.
+//! What goes to the script and comes back, and what has yet to go: what became of calls. Times are
+//! microseconds, before or after the moment of the step.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::pending_reports::Reports;
 use crate::quota::{self, Pacing, UnknownPast};
 
 /// What the store runs: one script, in parts.
@@ -110,8 +109,8 @@ impl SyncParams {
         };
         let longest = config.limits().last().map_or(Duration::ZERO, quota::Limit::hold);
         Self {
-            format: super::config::FORMAT,
-            before: super::config::BEFORE,
+            format: super::FORMAT,
+            before: super::BEFORE,
             quiet: micros(longest + kept) / 1000 + 1,
             me,
             limits: config.limits().iter().map(limit).collect(),
@@ -135,13 +134,13 @@ impl SyncParams {
 
 /// A 429, as the script needs to know it.
 #[derive(Debug, Serialize)]
-pub(super) struct ThrottleHint {
-    pub(super) id: String,
-    pub(super) age: i64,
+struct ThrottleHint {
+    id: String,
+    age: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) wait: Option<i64>,
+    wait: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) window: Option<i64>,
+    window: Option<i64>,
 }
 
 /// A replica's copy of the ledger.
@@ -214,6 +213,79 @@ pub struct SyncReply {
     pub(super) classes: Vec<(f64, f64, f64)>,
     /// The positions of the flows that this replica told of, in their order.
     pub(super) positions: Vec<f64>,
+}
+
+/// What has become of a call.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Report {
+    /// It counts as made at that moment.
+    Settled(Instant),
+    /// It was not made.
+    Refunded,
+    /// It was refused with 429 at that moment.
+    Throttled(quota::ThrottleHint, Instant),
+    /// Nobody will hear of it again.
+    Lost,
+}
+
+/// Calls whose end the store does not know of yet. They are kept until a step that names them was
+/// taken.
+#[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
+pub(super) struct PendingReports {
+    /// By the names of the charges, in the order in which the calls ended.
+    reports: Vec<(String, Report)>,
+    /// How many the step under way names.
+    saying: usize,
+}
+
+/// The same as a step says it.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Reports {
+    /// Charges that count as made, and for how long in microseconds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    settled: Vec<(String, i64)>,
+    /// Charges of calls that were not made.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) refunded: Vec<String>,
+    /// What 429s said.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    throttled: Vec<ThrottleHint>,
+    /// Charges of calls that nobody will hear of again. They stay, because the calls may have
+    /// arrived; but a probe among them finds nothing out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lost: Vec<String>,
+}
+
+impl PendingReports {
+    pub(super) fn add(&mut self, id: String, report: Report) {
+        self.reports.push((id, report));
+    }
+
+    /// All of it, for the next step.
+    pub(super) fn say(&mut self, now: Instant) -> Reports {
+        self.saying = self.reports.len();
+        let mut said = Reports::default();
+        for (id, report) in self.reports.iter().cloned() {
+            match report {
+                Report::Settled(at) => said.settled.push((id, age(at, now))),
+                Report::Refunded => said.refunded.push(id),
+                Report::Throttled(hint, at) => said.throttled.push(ThrottleHint {
+                    id,
+                    age: age(at, now),
+                    wait: hint.wait.map(micros),
+                    window: hint.window.map(micros),
+                }),
+                Report::Lost => said.lost.push(id),
+            }
+        }
+        said
+    }
+
+    /// The store has heard the latest step.
+    pub(super) fn on_reply(&mut self) {
+        self.reports.drain(..std::mem::take(&mut self.saying));
+    }
 }
 
 /// Whole microseconds.

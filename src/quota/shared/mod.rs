@@ -74,21 +74,169 @@
 //! and grant nothing more. A ledger that may have lost calls is left to those who have the copies.
 
 mod clock_guard;
-mod config;
 mod ledger_replica;
 mod messages;
-mod metrics;
-mod pending_reports;
 mod protocol;
 mod replica;
-mod slot_forecast;
-mod sync_task;
 #[cfg(test)]
 mod tests;
 mod wants;
 
-pub use config::{Config, Timing};
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
 pub use messages::SyncReply;
-pub use metrics::Metrics;
 pub use protocol::Protocol;
 pub(super) use replica::{Replica, SharedCharge};
+
+use crate::telemetry::metrics;
+use crate::{quota, store};
+
+/// How replicas share.
+#[derive(Clone, Debug)]
+pub struct Config {
+    store: store::Client,
+    /// What all keys begin with.
+    key: String,
+    timing: Timing,
+}
+
+/// The version of what is stored and said. Fields may be added without a new one, because nobody
+/// minds those it does not know. While replicas with another one have calls in a window, nothing is
+/// granted to those with this one.
+const FORMAT: &str = "v2";
+
+/// The one before it, whose ledger is taken over.
+const BEFORE: &str = "v1";
+
+/// How many keys the script works on.
+const KEYS: usize = 20;
+
+impl Config {
+    /// `prefix` as configured; the quota counts per tenant and application, so their names are part
+    /// of the keys.
+    pub fn new(store: impl Into<store::Client>, timing: Timing, prefix: &str, tenant: &str, application: &str) -> Self {
+        // The braces put all keys into one slot of a cluster, where one script may touch them.
+        let key = format!("{{{}}}", store::scope(prefix, tenant, application));
+        Self {
+            store: store.into(),
+            key,
+            timing,
+        }
+    }
+
+    /// The name of one key of the ledger; all are on the same server.
+    pub fn ledger_key(&self) -> String {
+        let [state, ..] = self.keys();
+        state
+    }
+
+    /// The keys, in the order in which the script expects them.
+    fn keys(&self) -> [String; KEYS] {
+        let now = |part: &str| format!("{}:{FORMAT}:{part}", self.key);
+        let before = |part: &str| format!("{}:{BEFORE}:{part}", self.key);
+        [
+            now("state"),
+            now("past"),
+            now("flying"),
+            now("log"),
+            // The one that all versions look at.
+            format!("{}:format", self.key),
+            now("members"),
+            now("leases"),
+            now("seen"),
+            now("joined"),
+            now("gone"),
+            now("awaited"),
+            now("waits"),
+            now("flows"),
+            now("infos"),
+            now("idle"),
+            now("offers"),
+            before("state"),
+            before("past"),
+            before("flying"),
+            before("log"),
+        ]
+    }
+
+    /// The channels on which a replica of this name is woken: its own, and that of all.
+    fn channels(&self, name: &str) -> [String; 2] {
+        let [state, ..] = self.keys();
+        [format!("{state}:{name}"), format!("{state}:*")]
+    }
+}
+
+/// How long things take.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// The longest time between two steps of a replica where nobody waits.
+    pub idle: Duration,
+    /// The same of one where somebody waits, among few replicas; among many it is up to
+    /// [`Timing::idle`].
+    pub heartbeat: Duration,
+    /// A replica not heard of for so long is gone.
+    pub lease: Duration,
+    /// How long replicas have to merge their copies.
+    pub merge: Duration,
+    /// How long a slot is kept for the replica whose turn it is.
+    pub claim: Duration,
+}
+
+impl Timing {
+    /// Times that fit a store which answers within `timeout`.
+    pub fn new(timeout: Duration) -> Self {
+        let (idle, heartbeat) = (Duration::from_secs(4), Duration::from_millis(500));
+        // A replica that hears no call listens again and looks, may lose one answer, and has to
+        // connect.
+        let merge = heartbeat * 2 + timeout * 2;
+        Self {
+            idle,
+            heartbeat,
+            merge,
+            // Its heartbeat may be lost, too; then it tries again at once.
+            lease: idle + merge,
+            claim: Duration::from_millis(150),
+        }
+    }
+}
+
+/// The shared quota's metrics, those of every quota included.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    quota: quota::Metrics,
+    store: StoreMetrics,
+}
+
+metrics! {
+    #[derive(Clone, Debug)]
+    struct StoreMetrics {
+        /// Whether the shared store answered last time
+        up: Gauge = "store_up",
+        /// Steps that the shared store took
+        steps: Counter = "store_steps",
+        /// Steps without an answer from the shared store
+        failures: Counter = "store_failures",
+        /// How often the shared store had lost what it knew
+        epochs: Counter = "store_epochs",
+    }
+}
+
+impl Metrics {
+    /// Registers the metrics; `quota` is registered already.
+    pub fn register(registry: &mut Registry, quota: quota::Metrics) -> Self {
+        Self {
+            quota,
+            store: StoreMetrics::register(registry),
+        }
+    }
+
+    /// Shows the quota as it is at this moment, and whether the store answers.
+    pub(super) fn show(&self, snapshot: &quota::Snapshot, is_up: bool) {
+        self.quota.show(snapshot);
+        self.store.up.set(i64::from(is_up));
+    }
+}

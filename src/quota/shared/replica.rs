@@ -1,4 +1,4 @@
-//! A replica's part in the shared quota.
+//! A replica's part in the shared quota: its state, the task that takes its steps, and its charges.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,22 +6,20 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::messages::SyncReply;
+use super::messages::{self, SyncReply};
 use super::protocol::{Protocol, Slot};
-use super::{Config, Metrics, sync_task};
+use super::{Config, FORMAT, KEYS, Metrics};
 use crate::BoxError;
 use crate::attempt::FlowOrder;
 use crate::caller::{Name, Urgency};
-use crate::quota::permit::{Charge, Permit};
-use crate::quota::watched::Watched;
+use crate::quota::handle::{Charge, Permit, Watched};
 use crate::quota::{self, ThrottleHint};
-use crate::store::Eviction;
+use crate::store::{self, Event, Eviction, Script};
 use crate::task::Tasks;
 
 /// A replica's part in the shared quota.
 #[derive(Debug)]
 pub(in crate::quota) struct Replica {
-    name: String,
     attempt: Duration,
     pub(in crate::quota) state: Watched<Protocol>,
     /// The time of the next step may be earlier than the task knows.
@@ -38,14 +36,26 @@ impl Replica {
         metrics: Metrics,
     ) -> Arc<Self> {
         let name = random();
+        let channels = sharing.channels(&name);
         let replica = Arc::new(Self {
-            state: Watched::new(Protocol::new(name.clone(), config, sharing, Instant::now())),
-            name,
+            state: Watched::new(Protocol::new(name, config, sharing, Instant::now())),
             attempt: config.attempt,
             wake_steps: Notify::new(),
             metrics,
         });
-        sync_task::start(&replica, sharing, tasks);
+        tasks.spawn_upkeep(
+            "store wakes",
+            listen(Arc::clone(&replica), sharing.store.clone(), channels),
+        );
+        let sync_task = SyncTask {
+            replica: Arc::clone(&replica),
+            store: sharing.store.clone(),
+            script: Script::new(messages::SCRIPT),
+            keys: sharing.keys(),
+            has_asked: false,
+        };
+        let stopping = tasks.clone();
+        tasks.spawn("store steps", async move { sync_task.run(&stopping).await });
         replica
     }
 
@@ -72,12 +82,8 @@ impl Replica {
         }
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Resolves when a step has to be taken.
-    pub(super) async fn is_time(&self) {
+    async fn is_time(&self) {
         loop {
             let now = Instant::now();
             let at = self.state.look().next_look(now);
@@ -93,27 +99,18 @@ impl Replica {
 
     /// The store says that this replica's turn comes in so many microseconds, or that it has to
     /// look at once.
-    pub(super) fn wake(&self, in_micros: Option<f64>) {
+    fn wake(&self, in_micros: Option<f64>) {
         self.state.lock().wake(in_micros, Instant::now());
         self.wake_steps.notify_one();
     }
 
     /// The store says that all replicas have to look, each at its own moment.
-    pub(super) fn wake_all(&self) {
+    fn wake_all(&self) {
         self.state.lock().wake_all(Instant::now());
         self.wake_steps.notify_one();
     }
 
-    /// How long the store may be busy with the other replicas when all ask at once.
-    pub(super) fn steps_of_others(&self) -> Duration {
-        self.state.look().steps_of_others()
-    }
-
-    pub(super) fn step(&self, now: Instant, leave: bool) -> serde_json::Result<String> {
-        self.state.lock().step(random(), leave, now)
-    }
-
-    pub(super) fn on_reply(&self, reply: &SyncReply, asked: Instant) {
+    fn on_reply(&self, reply: &SyncReply, asked: Instant) {
         let mut state = self.state.lock();
         let is_first = state.is_new();
         let change = state.on_reply(reply, asked, Instant::now());
@@ -140,7 +137,7 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_error(&self, error: &BoxError) {
+    fn on_error(&self, error: &BoxError) {
         self.metrics.store.failures.inc();
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -158,7 +155,7 @@ impl Replica {
     }
 
     /// Takes in what the store does when its memory is full.
-    pub(super) fn evicts(&self, eviction: Eviction) {
+    fn evicts(&self, eviction: Eviction) {
         let mut state = self.state.lock();
         let is_news = state.eviction.as_ref() != Some(&eviction);
         let eviction = state.eviction.insert(eviction).clone();
@@ -171,6 +168,93 @@ impl Replica {
             );
         }
     }
+}
+
+/// A rolling upgrade to or from a version that stores something else.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "gateways of another version share this quota in the format {0}, ours is {FORMAT}: no call leaves until the calls of one side are out \
+     of every window"
+)]
+struct OtherFormat(String);
+
+struct SyncTask {
+    replica: Arc<Replica>,
+    store: store::Client,
+    script: Script,
+    keys: [String; KEYS],
+    /// Whether this store was asked what it evicts.
+    has_asked: bool,
+}
+
+impl SyncTask {
+    async fn run(mut self, tasks: &Tasks) {
+        loop {
+            // Not interrupted: the answer to a step that was asked for is awaited.
+            let has_answered = self.take_step(false).await;
+            if has_answered && !self.has_asked {
+                self.ask_eviction().await;
+            }
+            tokio::select! {
+                () = self.replica.is_time() => {}
+                () = tasks.stopping() => break,
+            }
+        }
+        // What became of the last calls, and that nobody has to wait for us.
+        self.take_step(true).await;
+    }
+
+    /// Says whether the store answered.
+    async fn take_step(&mut self, leave: bool) -> bool {
+        let asked = Instant::now();
+        let answer = self.try_step(asked, leave).await;
+        match &answer {
+            Ok(reply) => self.replica.on_reply(reply, asked),
+            Err(error) => self.replica.on_error(error),
+        }
+        self.has_asked &= answer.is_ok();
+        answer.is_ok()
+    }
+
+    /// Asked once after the start and after each outage, since another server may answer then.
+    async fn ask_eviction(&mut self) {
+        let [state, ..] = &self.keys;
+        match Eviction::ask(&self.store, state).await {
+            Ok(eviction) => self.replica.evicts(eviction),
+            // It may be forbidden to us, and nothing depends on it.
+            Err(error) => tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "cannot ask what the store evicts"
+            ),
+        }
+        self.has_asked = true;
+    }
+
+    async fn try_step(&mut self, asked: Instant, leave: bool) -> Result<SyncReply, BoxError> {
+        let step = self.replica.state.lock().step(random(), leave, asked)?;
+        let others = self.replica.state.look().steps_of_others();
+        let text = self.store.step_among(&self.script, &self.keys, &step, others).await?;
+        let reply: SyncReply = serde_json::from_str(&text)?;
+        match reply.other {
+            Some(other) => Err(OtherFormat(other).into()),
+            None => Ok(reply),
+        }
+    }
+}
+
+/// Wakes the steps when the store says that this replica's turn is earlier than it was told.
+async fn listen(replica: Arc<Replica>, store: store::Client, [own, all]: [String; 2]) {
+    let to_wake = Arc::clone(&replica);
+    let on_event = move |event: Event<'_>| match event {
+        Event::Message(message) => {
+            to_wake.wake(std::str::from_utf8(message).ok().and_then(|text| text.parse().ok()));
+        }
+        // Something may have been said meanwhile, and another server may know less than the one
+        // before. Others have missed it as well.
+        Event::Missed => to_wake.wake_all(),
+    };
+    store.subscribe(own, on_event).await;
+    store.subscribe(all, move |_: Event<'_>| replica.wake_all()).await;
 }
 
 /// A charge in the store, made when the slot was granted.

@@ -2,13 +2,10 @@
 
 mod day;
 mod forecast;
-mod idle;
 mod ledger;
 mod pacing;
 mod retune;
-mod small;
 mod state_file;
-mod surplus;
 mod throttled;
 
 use std::num::NonZeroU32;

@@ -1,15 +1,36 @@
-//! What happens here between two steps: slots are taken, calls end, and other requests wait.
+//! What happens here between two steps: slots are taken, calls end, other requests wait, and it
+//! becomes time for the next step.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Protocol, Slot};
+use super::{Protocol, SHORTEST, Slot};
 use crate::attempt::{FlowOrder, SharedOrder};
-use crate::quota::shared::pending_reports::Report;
-use crate::quota::shared::slot_forecast::SlotForecast;
-use crate::quota::{self, QuotaState, Snapshot};
+use crate::quota::shared::messages::{self, Report};
+use crate::quota::{self, Forecast, QuotaState, Snapshot};
+
+/// Most slots that one forecast computes; further ones come as the longest window gives them.
+const LOOK_AHEAD: usize = 2000;
+
+/// What has become of calls is collected for so long before it is said.
+const COLLECT: Duration = Duration::from_millis(5);
+
+/// How often one of many replicas looks while somebody waits there, and tells what waits, for each
+/// of them.
+const BEAT_OF_EACH: Duration = Duration::from_millis(4);
+const TELL_OF_EACH: Duration = Duration::from_millis(1);
+
+/// So many replicas may look at the same moment. More come one after another, within this time for
+/// each further one: together they ask as much of the store as it can answer in time.
+const MOST_AT_ONCE: u32 = 16;
+const COME_OF_EACH: Duration = Duration::from_millis(1);
+
+/// A first retry comes after this, each further one after twice the time, up to the heartbeat.
+const FIRST_RETRY: Duration = Duration::from_millis(25);
 
 impl Protocol {
     /// The slot in hand.
@@ -62,10 +83,25 @@ impl Protocol {
 
     /// Appends when the next `count` slots of all replicas come, those in hand first.
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
-        let mut coming = SlotForecast::of(&self.copy.quota_state(now), now);
+        let quota_state = self.copy.quota_state(now);
+        let longest = quota_state.ledger.limits().last();
+        let apart = longest.map_or(Duration::ZERO, |limit| {
+            limit.hold() / u32::try_from(limit.calls().max(1)).unwrap_or(u32::MAX)
+        });
+        let mut forecast = Forecast::new(&quota_state, now);
+        let (mut last, mut computed) = (now, 0);
+        let next_slot = || {
+            last = if computed < LOOK_AHEAD {
+                forecast.next_slot()
+            } else {
+                last + apart
+            };
+            computed += 1;
+            last
+        };
         let in_hand = self.granted.len().min(count);
         slots.extend(std::iter::repeat_n(now, in_hand));
-        slots.extend(std::iter::repeat_with(|| coming.next_slot()).take(count - in_hand));
+        slots.extend(std::iter::repeat_with(next_slot).take(count - in_hand));
     }
 
     /// The replicas that share the quota, this one included.
@@ -107,6 +143,76 @@ impl Protocol {
     /// The quota as this replica knows it.
     pub fn quota_state(&self, now: Instant) -> QuotaState {
         self.copy.quota_state(now)
+    }
+
+    /// When the next step has to be taken.
+    pub fn next_look(&self, now: Instant) -> Instant {
+        if let Some((since, failures)) = self.lost {
+            let pause = FIRST_RETRY * 2_u32.saturating_pow(failures.min(8));
+            return since + pause.min(self.timing.heartbeat);
+        }
+        // While the store merges copies it grants nothing; it knows by then what we want.
+        let untold = self.want > self.granted.len() && self.wants.declared() == 0 && !self.merging;
+        if self.woken || untold {
+            return now;
+        }
+        let beat = if self.want > 0 {
+            self.busy_beat()
+        } else {
+            self.timing.idle
+        };
+        let mut next = self.last.map_or(now, |last| last + beat);
+        let mut at_latest = |at: Option<Instant>| next = at.map_or(next, |at| next.min(at));
+        at_latest(self.called);
+        at_latest(self.collecting.map(|since| since + COLLECT));
+        at_latest(self.granted.front().map(|(_, until)| *until));
+        at_latest(self.due.filter(|_| self.want > 0 || self.merging));
+        at_latest(
+            self.unsettled
+                .filter(|_| !self.merging)
+                .map(|since| since + self.tell_within()),
+        );
+        next
+    }
+
+    fn members(&self) -> u32 {
+        u32::try_from(self.copy.members.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The longest time between two steps while somebody waits here: many replicas look often
+    /// enough together.
+    fn busy_beat(&self) -> Duration {
+        let (least, most) = (self.timing.heartbeat, self.timing.idle.max(self.timing.heartbeat));
+        (BEAT_OF_EACH * self.members()).clamp(least, most)
+    }
+
+    /// How soon the store hears that something else waits here than it was told: many replicas must
+    /// not tell it more often than it can hear.
+    fn tell_within(&self) -> Duration {
+        (TELL_OF_EACH * self.members()).clamp(COLLECT, self.timing.heartbeat)
+    }
+
+    /// The store says when this replica's turn comes, or that it has to look at once.
+    pub(in crate::quota::shared) fn wake(&mut self, in_micros: Option<f64>, now: Instant) {
+        match in_micros {
+            Some(micros) => self.due = Some(now + messages::span(micros).max(SHORTEST)),
+            None => self.woken = true,
+        }
+    }
+
+    /// How long the store may be busy with the others when all ask at once; nothing worth speaking
+    /// of among few.
+    pub(in crate::quota::shared) fn steps_of_others(&self) -> Duration {
+        COME_OF_EACH * self.members().saturating_sub(MOST_AT_ONCE)
+    }
+
+    /// All replicas have to look: of many, each at its own moment, soon.
+    pub(in crate::quota::shared) fn wake_all(&mut self, now: Instant) {
+        let mut hasher = DefaultHasher::new();
+        self.terms.me.hash(&mut hasher);
+        let within = self.steps_of_others().min(self.timing.merge / 3);
+        let at = now + within * u32::from(hasher.finish().to_le_bytes()[0]) / u32::from(u8::MAX);
+        self.called = Some(self.called.map_or(at, |called| called.min(at)));
     }
 
     pub(super) fn drop_old(&mut self, now: Instant) {

@@ -1,7 +1,6 @@
 //! What a replica knows and has yet to say, between two steps.
 
 mod local;
-mod schedule;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,8 +10,7 @@ use tokio::time::Instant;
 
 use super::clock_guard::ClockGuard;
 use super::ledger_replica::LedgerReplica;
-use super::messages::{self, SyncParams, SyncReply, SyncRequest};
-use super::pending_reports::{PendingReports, Report};
+use super::messages::{self, PendingReports, Report, SyncParams, SyncReply, SyncRequest};
 use super::wants::{self, Flow, Wants};
 use super::{Config, Timing};
 use crate::attempt::SharedOrder;

@@ -1,4 +1,5 @@
-//! Who the members are, as each replica knows it, and what a new epoch makes of it.
+//! Who the members are, as each replica knows it, what a new epoch makes of it, and members of
+//! different versions, as during a rolling upgrade.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -178,4 +179,151 @@ fn of_many_replicas_whose_steps_are_lost_few_bring_their_whole_copies() {
     }
     assert!((1..=4).contains(&whole), "{whole} of {count} brought the whole ledger");
     assert!(few.is_granted(0));
+}
+
+/// A member, and its store.
+struct Bench {
+    store: Store,
+    sharing: Config,
+    member: Protocol,
+    now: Instant,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let limit = Limit::try_new(NonZeroU32::new(2).unwrap(), SECOND * 10).unwrap();
+        let config = quota::Config::try_new(vec![limit], NonZeroU32::new(2).unwrap(), SECOND).unwrap();
+        let store = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
+        let sharing = Config::new(store, Timing::new(SECOND), "test", "t", "a");
+        let now = Instant::now();
+        let mut member = Protocol::new("r1".into(), &config, &sharing, now);
+        member.demand(&waiting(&member.terms.me, 1), now);
+        let mut store = Store::start(sharing.keys(), None);
+        store.set(Duration::ZERO, 1);
+        Self {
+            store,
+            sharing,
+            member,
+            now,
+        }
+    }
+
+    /// One step, changed on its way by `change`.
+    fn step(&mut self, change: impl FnOnce(&mut serde_json::Value)) -> SyncReply {
+        let step = self.member.step("nonce".into(), false, self.now).unwrap();
+        let mut json = serde_json::from_str(&step).unwrap();
+        change(&mut json);
+        self.store.run(&json.to_string())
+    }
+
+    /// Takes steps until it is a member: the first two begin an epoch and join it. The name of the
+    /// ledger's key.
+    fn joined(&mut self) -> String {
+        let now = self.now;
+        for _ in 0..3 {
+            let reply = self.step(|_| {});
+            self.member.on_reply(&reply, now, now);
+        }
+        self.sharing.keys()[0].clone()
+    }
+
+    fn format(&self) -> String {
+        self.sharing.keys()[4].clone()
+    }
+}
+
+#[test]
+fn a_member_of_another_format_is_granted_nothing_and_changes_nothing() {
+    let mut bench = Bench::new();
+    let format = bench.format();
+    bench.store.command(&["SET", &format, "v0"]);
+    let reply = bench.step(|_| {});
+    assert_eq!((reply.other.as_deref(), reply.granted.len()), (Some("v0"), 0));
+    let state = bench.sharing.keys()[0].clone();
+    assert_eq!(bench.store.ask::<i64>(&["EXISTS", &state]), 0);
+
+    bench.store.command(&["DEL", &format]);
+    assert_eq!(bench.step(|_| {}).other, None);
+    // The other version waits until no call of ours can be in a window any more.
+    let left: u64 = bench.store.ask(&["PTTL", &format]);
+    assert!((11_000..60_000).contains(&left), "{left}");
+}
+
+#[test]
+fn members_of_one_format_share_whatever_more_they_know() {
+    let mut bench = Bench::new();
+    let key = bench.joined();
+    let newer = "local state = cmsgpack.unpack(redis.call('GET', KEYS[1])) state.novel = 'kept' \
+                 redis.call('SET', KEYS[1], cmsgpack.pack(state)) return state.epoch";
+    let epoch: String = bench.store.ask(&["EVAL", newer, "1", &key]);
+    let reply = bench.step(|step| step["novel"] = 1.into());
+    assert_eq!(
+        (reply.epoch, reply.stale),
+        (epoch, false),
+        "neither is taken for damage"
+    );
+    let read = "return cmsgpack.unpack(redis.call('GET', KEYS[1])).novel";
+    assert_eq!(bench.store.ask::<String>(&["EVAL", read, "1", &key]), "kept");
+}
+
+/// The script of the format before this one, for a replica named `old` that wants so many slots;
+/// how many it gets.
+fn old_step(bench: &mut Bench, call: u64, want: usize, epoch: &str) -> serde_json::Value {
+    let step = serde_json::json!({
+        "format": "v1", "quiet": 13_000, "me": "old", "limits": [{"calls": 2, "window": 10_000_000, "hold": 10_100_000}], "burst": 2,
+        "attempt": 2_000_000, "keep": 10_100_000, "most": 2, "ttl": 60_000, "lease": 3_000_000, "window": 1_500_000, "claim": 150_000,
+        "past": "empty", "longest_pause": 3_600_000_000_u64, "epoch": epoch, "nonce": format!("n{call}"), "call": call, "next": call * 10,
+        "want": want, "weight": 1, "promised": [], "gen": 1, "seq": 0, "landing": 100_000,
+    });
+    let keys = bench.sharing.keys();
+    let keys = [&keys[16], &keys[17], &keys[18], &keys[19], &keys[4]];
+    let script = Store::moved(include_str!("v1.lua")).replace("'PUBLISH', STATE", "'SADD', 'wakes'");
+    let step = step.to_string();
+    let mut words = vec!["EVAL", &script, "5"];
+    words.extend(keys.map(String::as_str));
+    words.push(&step);
+    serde_json::from_str(&bench.store.ask::<String>(&words)).unwrap()
+}
+
+/// A replica of the format before this one makes so many calls.
+fn old_calls(bench: &mut Bench, calls: usize) {
+    let epoch = old_step(bench, 1, 0, "")["epoch"].as_str().unwrap().to_owned();
+    bench.store.set(SECOND * 3, 1);
+    old_step(bench, 2, 0, &epoch);
+    let granted = old_step(bench, 3, calls, &epoch);
+    assert_eq!(granted["granted"].as_u64(), Some(calls as u64), "{granted}");
+}
+
+#[test]
+fn the_ledger_of_the_format_before_is_taken_over_and_its_replicas_grant_nothing_more() {
+    let mut bench = Bench::new();
+    old_calls(&mut bench, 1);
+    bench.now += SECOND * 3;
+    let now = bench.now;
+    let mut granted = 0;
+    bench.member.demand(&waiting(&bench.member.terms.me, 2), now);
+    for _ in 0..6 {
+        let reply = bench.step(|_| {});
+        bench.member.on_reply(&reply, now, now);
+        granted += std::iter::from_fn(|| bench.member.take(now)).count();
+    }
+    assert_eq!(granted, 1, "of the two calls one was made before");
+    let reply = old_step(&mut bench, 4, 1, "");
+    assert_eq!(
+        (reply["other"].as_str(), reply["granted"].as_u64()),
+        (Some("v2"), None),
+        "{reply}"
+    );
+    let before = bench.sharing.keys()[17].clone();
+    assert_eq!(bench.store.ask::<i64>(&["EXISTS", &before]), 0);
+}
+
+#[test]
+fn a_ledger_of_the_format_before_that_may_have_lost_calls_is_not_taken_over() {
+    let mut bench = Bench::new();
+    old_calls(&mut bench, 2);
+    let pending_calls = bench.sharing.keys()[18].clone();
+    bench.store.command(&["DEL", &pending_calls]);
+    let reply = bench.step(|_| {});
+    assert_eq!((reply.other.as_deref(), reply.granted.len()), (Some("v1"), 0));
 }

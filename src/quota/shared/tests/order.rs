@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::repeated::Pair;
+use super::answers::Pair;
 use super::replicas::{Asking, Replicas, SECOND};
 use super::store::waiting;
 use crate::caller::Name;

@@ -9,8 +9,9 @@ use tempfile::TempDir;
 
 use crate::attempt::FlowDemand;
 use crate::caller::{Name, Urgency};
-use crate::quota::shared::config::KEYS;
 use crate::quota::shared::messages::{self, SyncReply};
+use crate::quota::shared::{Config, KEYS, Timing};
+use crate::store::{self, Address};
 
 /// A server that can be saved and loaded as a whole. Killed on drop.
 pub(super) struct Store {
@@ -245,4 +246,12 @@ impl Store {
         copy.arg(ALL).arg(self.keys.len()).arg(&self.keys).arg(from).arg(to);
         copy.query::<redis::Value>(&mut self.connection).unwrap();
     }
+}
+
+#[test]
+fn keys_are_of_one_tenant_and_application_and_in_one_slot() {
+    let store = store::Config::new(Address::parse("redis://h").unwrap(), Duration::from_millis(250));
+    let config = |application| Config::new(store.clone(), Timing::new(Duration::ZERO), "p", "T-1", application);
+    assert_eq!(config("A}x").keys()[0], "{p:t-1:a_x}:v2:state");
+    assert_ne!(config("a").keys(), config("b").keys());
 }
