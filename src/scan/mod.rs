@@ -7,7 +7,6 @@
 mod call;
 mod caller_token;
 mod entity;
-mod envelope;
 mod finished;
 mod id_class;
 mod ids;
