@@ -1,19 +1,21 @@
-//! The shared cache as a layer.
+//! The shared cache as a layer: it looks up an answer, which includes the wait for a call of
+//! another replica.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::backend::{Backend, Found, LookupMode, LookupReply};
-use super::lease::LeaseEvent;
-use super::lookup::{LookupOutcome, Via, lookup};
-use super::metrics::LookupResult;
-use super::registry::{LookupRole, Registry};
+use super::config::Name;
+use super::lease::{Lease, LeaseEvent, LookupRole, Registry, RegistryEntry};
+use super::metrics::{LookupResult, Snapshot};
 use super::write_queue::{WriteQueue, run_writer};
 use super::{Config, Metrics};
 use crate::BoxError;
+use crate::caller::CacheDirectives;
 use crate::middleware::{Middleware, Next};
 use crate::scan::{self, Call, Request, ResponseKind, ServedResponse, Status};
 use crate::store::Event;
@@ -56,16 +58,7 @@ impl SharedCache {
 
     /// The state for `/status`.
     pub fn snapshot(&self) -> Snapshot {
-        let metrics = &self.0.metrics;
-        Snapshot {
-            up: self.0.backend.is_up(),
-            hits: metrics.looked_up(LookupResult::Hit),
-            followed: metrics.looked_up(LookupResult::Followed),
-            led: metrics.looked_up(LookupResult::Led),
-            alone: metrics.looked_up(LookupResult::Alone),
-            written: metrics.written(),
-            unreadable: metrics.unreadable.get(),
-        }
+        self.0.metrics.snapshot(self.0.backend.is_up())
     }
 
     /// Looks up one call, for no longer than its caller would wait for a slot.
@@ -125,25 +118,6 @@ async fn listen(inner: Arc<Inner>) {
         }
     };
     store.subscribe(channel, heard).await;
-}
-
-/// The counts for `/status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Snapshot {
-    /// Whether answers are shared; `false` while the circuit breaker is open.
-    pub up: bool,
-    /// Requests answered from the store.
-    pub hits: u64,
-    /// Requests answered by a call of another replica.
-    pub followed: u64,
-    /// Requests for which this replica had the lease.
-    pub led: u64,
-    /// Requests that this replica asked for itself only.
-    pub alone: u64,
-    /// Answers written to the store.
-    pub written: u64,
-    /// Values in the store that could not be used.
-    pub unreadable: u64,
 }
 
 /// Answers from the store, waits for another replica's call, or calls the service below. `None`
@@ -216,5 +190,110 @@ impl fmt::Debug for Inner {
         f.debug_struct("SharedCache")
             .field("config", &self.config)
             .finish_non_exhaustive()
+    }
+}
+
+/// The outcome of a lookup, for all equal requests in this process.
+#[derive(Clone, Debug)]
+pub(super) enum LookupOutcome {
+    /// An answer.
+    Found(Arc<Found>, Via),
+    /// This replica has the lease and asks for all replicas.
+    Led(Arc<Lease>),
+    /// This replica asks for itself only.
+    Alone,
+}
+
+/// How an answer was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Via {
+    /// It was stored already.
+    Look,
+    /// By waiting for a call of another replica.
+    Wait,
+}
+
+/// After this many failed calls of other replicas, each replica asks for itself: one more call
+/// would hardly help, and waiting for one after the other takes long.
+const FAILURES: u32 = 2;
+
+/// Added to a lease's remaining time, so that it has expired at the store as well.
+const MARGIN: Duration = Duration::from_millis(5);
+
+/// Looks up an answer, and waits while another replica has the lease, until there is an outcome.
+/// The caller bounds the wait.
+async fn lookup(inner: Arc<Inner>, request: Arc<Request>, name: Name, mut entry: RegistryEntry) -> LookupOutcome {
+    let outcome = follow(&inner, &request, &name, &mut entry).await;
+    // Removed from the registry only now, when the lease is already in it.
+    drop(entry);
+    outcome
+}
+
+async fn follow(inner: &Arc<Inner>, request: &Request, name: &Name, entry: &mut RegistryEntry) -> LookupOutcome {
+    let mut via = Via::Look;
+    let mut mode = LookupMode::Answers;
+    let mut failures = 0;
+    loop {
+        let lease = Lease::new(inner, name);
+        match inner
+            .backend
+            .get_or_lease(request.endpoint(), name, Some(lease.token()), mode)
+            .await
+        {
+            LookupReply::Led => return LookupOutcome::Led(lease.granted()),
+            LookupReply::Found(found) => {
+                lease.not_granted();
+                if found.ttl > found.stored.elapsed() {
+                    (inner.insert_local)(request, &found);
+                    return LookupOutcome::Found(Arc::new(found), via);
+                }
+                // The answer expired on its way, or is too old by this replica's settings.
+                mode = LookupMode::LeasesOnly;
+            }
+            LookupReply::Undecodable => {
+                lease.not_granted();
+                // A lookup in this mode returns no value, so the reply makes no sense.
+                if mode == LookupMode::LeasesOnly {
+                    return LookupOutcome::Alone;
+                }
+                mode = LookupMode::LeasesOnly;
+            }
+            LookupReply::Held(left) => {
+                lease.not_granted();
+                via = Via::Wait;
+                mode = LookupMode::Answers;
+                let event = tokio::select! {
+                    event = entry.event() => event,
+                    // The leader is gone, or has renewed its lease, or its event was lost.
+                    () = sleep(left + MARGIN) => LeaseEvent::Look,
+                };
+                failures += u32::from(event == LeaseEvent::Failed);
+                if event == LeaseEvent::Alone || failures >= FAILURES {
+                    return LookupOutcome::Alone;
+                }
+            }
+            LookupReply::Unavailable => {
+                lease.not_granted();
+                return LookupOutcome::Alone;
+            }
+            // The lease may have been granted; dropping it gives it back.
+            LookupReply::NoReply | LookupReply::Nothing => return LookupOutcome::Alone,
+        }
+    }
+}
+
+impl Found {
+    /// Whether a caller accepts an answer. It is fresh, but the caller may have stricter limits
+    /// (RFC 9111 §5.2.1).
+    fn suits(&self, wanted: &CacheDirectives, now: Instant) -> bool {
+        let age = self.age(now);
+        let Some(left) = self.ttl.checked_sub(age).filter(|left| !left.is_zero()) else {
+            return false;
+        };
+        wanted.max_age.is_none_or(|limit| age <= limit) && wanted.min_fresh.is_none_or(|least| left >= least)
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.stored)
     }
 }

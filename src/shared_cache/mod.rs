@@ -38,20 +38,15 @@
 //! store, or a fresh one that another replica got to an equal request.
 
 mod backend;
-mod clock;
 mod codec;
 mod config;
 mod layer;
 mod lease;
-mod lookup;
 mod metrics;
-mod publisher;
-mod registry;
 mod write_queue;
 
-pub use clock::StoreTime;
-pub use codec::{DecodeError, StoredResponse};
+pub use codec::{DecodeError, StoreTime, StoredResponse};
 pub use config::{Config, Name};
-pub use layer::{InsertLocal, SharedCache, Snapshot};
-pub use metrics::Metrics;
-pub use publisher::Publisher;
+pub use layer::{InsertLocal, SharedCache};
+pub use metrics::{Metrics, Snapshot};
+pub use write_queue::Publisher;
