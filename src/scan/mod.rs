@@ -7,7 +7,6 @@
 mod call;
 mod caller_token;
 mod entity;
-mod finished;
 mod id_class;
 mod ids;
 mod key;
@@ -28,7 +27,6 @@ pub use crate::operation::{Endpoint, EntityId, Operation, Target, route};
 pub use call::{CacheSink, Call, ForwardReason, Outcome, ServedResponse, Status, StoredRows};
 pub use caller_token::{CallerToken, Payer, TokenId, TokenOwner};
 pub use entity::EntityForm;
-pub use finished::finished;
 pub use id_class::SharedIds;
 pub use key::{Ids, Key, Namespace, hex};
 pub use merge_evidence::{Comparison, MergeEvidence, MergeFinding, MergeRecord, Merging};
