@@ -11,6 +11,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::cache::assembly::Assembled;
+use crate::cache::entity::EntityForm;
 use crate::cache::entry::Entry;
 use crate::cache::fragment::Fragment;
 use crate::cache::metrics::Lookup;
@@ -18,7 +19,7 @@ use crate::cache::popularity::Popularity;
 use crate::cache::{Config, Metrics};
 use crate::memory::{MemoryBudget, Reservation};
 use crate::scan::{
-    CacheSink, Endpoint, EntityForm, Key, Request, ResponseKind, StoredRows, UpstreamProfile, UpstreamResponse,
+    CacheSink, Endpoint, Key, Request, ResponseKind, StoredRows, UpstreamProfile, UpstreamResponse,
 };
 
 /// Bodies up to this size are not counted after they leave the cache.

@@ -6,7 +6,6 @@
 
 mod call;
 mod caller_token;
-mod entity;
 mod id_class;
 mod ids;
 mod key;
@@ -26,8 +25,8 @@ mod upstream_response;
 pub use crate::operation::{Endpoint, EntityId, Operation, Target, route};
 pub use call::{CacheSink, Call, ForwardReason, Outcome, ServedResponse, Status, StoredRows};
 pub use caller_token::{CallerToken, Payer, TokenId, TokenOwner};
-pub use entity::EntityForm;
 pub use id_class::SharedIds;
+pub use ids::canonical;
 pub use key::{Ids, Key, Namespace, hex};
 pub use merge_evidence::{Comparison, MergeEvidence, MergeFinding, MergeRecord, Merging};
 pub use options::Options;
