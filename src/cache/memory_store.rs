@@ -10,17 +10,14 @@ use foldhash::quality::RandomState;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use crate::cache::assembly::Assembled;
 use crate::cache::entity::EntityForm;
 use crate::cache::entry::Entry;
-use crate::cache::fragment::Fragment;
-use crate::cache::metrics::Lookup;
+use crate::cache::fragment::{Assembled, Fragment};
+use crate::cache::metrics::{Lookup, Snapshot};
 use crate::cache::popularity::Popularity;
 use crate::cache::{Config, Metrics};
 use crate::memory::{MemoryBudget, Reservation};
-use crate::scan::{
-    CacheSink, Endpoint, Key, Request, ResponseKind, StoredRows, UpstreamProfile, UpstreamResponse,
-};
+use crate::scan::{CacheSink, Endpoint, Key, Request, ResponseKind, StoredRows, UpstreamProfile, UpstreamResponse};
 
 /// Bodies up to this size are not counted after they leave the cache.
 const SMALL: usize = 4 * 1024;
@@ -110,22 +107,7 @@ impl Cache {
 
     /// The state for `/status`.
     pub fn snapshot(&self) -> Snapshot {
-        self.entries.run_pending_tasks();
-        let counted = |lookups: &[Lookup]| lookups.iter().map(|lookup| self.metrics.counted(*lookup)).sum();
-        Snapshot {
-            entries: self.entries.entry_count(),
-            bytes: self.entries.weighted_size(),
-            hits: counted(&[Lookup::Hit]),
-            stale: counted(&[Lookup::Stale]),
-            misses: counted(&[
-                Lookup::Miss,
-                Lookup::Expired,
-                Lookup::Request,
-                Lookup::Partial,
-                Lookup::Bypass,
-                Lookup::NotCached,
-            ]),
-        }
+        self.metrics.snapshot(&self.entries)
     }
 
     pub(super) fn is_off(&self) -> bool {
@@ -369,19 +351,4 @@ impl fmt::Debug for Cache {
             .field("config", &self.config)
             .finish_non_exhaustive()
     }
-}
-
-/// The cache's state, for `/status`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Snapshot {
-    /// Entries in memory.
-    pub entries: u64,
-    /// Memory they take, in bytes.
-    pub bytes: u64,
-    /// Requests answered by a fresh entry.
-    pub hits: u64,
-    /// Requests that were forwarded, or refused because of `only-if-cached`.
-    pub misses: u64,
-    /// Requests answered by a stale entry.
-    pub stale: u64,
 }
