@@ -26,7 +26,6 @@ mod flight_table;
 mod layer;
 mod metrics;
 mod pending;
-mod rejected_ids;
 #[cfg(test)]
 mod tests;
 mod waiter;
