@@ -13,7 +13,6 @@
 //! no waiter gets an error that concerns another waiter only, as long as it does not concern all of
 //! them.
 
-mod batch_members;
 mod batch_role;
 mod batch_size;
 mod batch_split;
