@@ -1,10 +1,13 @@
-//! Single flight as a layer.
+//! Single flight as a layer, with its settings, the errors that its waiters get, and its metrics.
 
+use std::error::Error;
 use std::fmt;
 use std::panic::resume_unwind;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
@@ -12,13 +15,14 @@ use crate::BoxError;
 use crate::attempt::Scarcity;
 use crate::caller::Caller;
 use crate::middleware::Middleware;
-use crate::scan::{CacheSink, Call, Outcome, Payer, ServedResponse, Status, UpstreamProfile};
+use crate::scan::{CacheSink, Call, Outcome, Payer, ServedResponse, SplitError, Status, UpstreamProfile};
+use crate::single_flight::batcher::BatchConfig;
 use crate::single_flight::driver::{Below, FlightDriver};
 use crate::single_flight::flight::Stage;
 use crate::single_flight::flight_table::{FlightTable, Joined, WaiterGuard};
 use crate::single_flight::waiter::{BatchKind, FlightResponse, ResultReceiver, WaiterRole};
-use crate::single_flight::{BatchConfig, DeadlineExceeded, FlightDropped, Metrics};
 use crate::task::Tasks;
+use crate::telemetry::{Counters, log, metrics};
 
 /// Forecasts of the queue and the quota, for calls charged to a payer.
 #[derive(Clone)]
@@ -173,6 +177,117 @@ impl SingleFlight {
             }
         }
         Ok(receiver.await.map_err(|_| FlightDropped)??)
+    }
+}
+
+/// An error that several waiters get. Its `source` is the original error.
+#[derive(Clone, Debug)]
+pub struct Shared(Arc<dyn Error + Send + Sync>);
+
+impl Shared {
+    /// Makes `error` cloneable.
+    pub fn new(error: BoxError) -> Self {
+        Self(error.into())
+    }
+
+    /// The first error of type `E` in the chain.
+    pub fn find<E: Error + 'static>(&self) -> Option<&E> {
+        log::causes(self.0.as_ref()).find_map(|cause| cause.downcast_ref())
+    }
+}
+
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the call for this request failed")
+    }
+}
+
+impl Error for Shared {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.0.as_ref())
+    }
+}
+
+/// The request had joined a call that was still waiting for its slot when the request's own
+/// deadline passed. The call goes on for the other waiters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the call that would have answered this request did not leave in time")]
+pub struct DeadlineExceeded {
+    /// By then the call will have left: it is ahead in the queue of any request that comes now.
+    pub retry_after: Duration,
+}
+
+/// The flight ended without a result: because of a panic, or because the runtime is shutting down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the call for this request was lost")]
+pub(super) struct FlightDropped;
+
+metrics! {
+    /// The counters of batches. Clones count together.
+    #[derive(Clone, Debug)]
+    pub struct Metrics {
+        /// Upstream calls that asked for several requests at once.
+        merged_calls: Counter = "merged_calls",
+        /// Requests answered by such calls.
+        merged_requests: Counter = "merged_requests",
+        /// Upstream calls for ids that requests lacked.
+        calls_by_id: Counter = "calls_by_id",
+        /// Ids that upstream calls asked for because requests lacked them.
+        asked_ids: Counter = "asked_ids",
+        /// Such calls whose answer could not be taken apart with certainty.
+        split_errors: Counters<SplitError> = "merge_doubts" => by("reason"),
+        /// 1 from the doubt that switched merging off until a merged call goes well again.
+        paused: Gauge = "merge_resting",
+        pause: Arc<Mutex<Option<(Instant, SplitError)>>>,
+    }
+}
+
+impl Metrics {
+    /// Upstream calls that asked for several requests at once.
+    pub fn merged_calls(&self) -> u64 {
+        self.merged_calls.get()
+    }
+
+    /// Requests answered by such calls.
+    pub fn merged_requests(&self) -> u64 {
+        self.merged_requests.get()
+    }
+
+    /// How much longer batching is paused, and the failed split that paused it; `None` when it is
+    /// not paused.
+    pub fn resting(&self) -> Option<(Duration, SplitError)> {
+        let (until, split_error) = (*self.pause.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let left = until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some((left, split_error))
+    }
+
+    pub(super) fn pause(&self, until: Instant, split_error: SplitError) {
+        self.paused.set(1);
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some((until, split_error));
+    }
+
+    pub(super) fn resume(&self) {
+        self.paused.set(0);
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Upstream calls for ids that requests lacked, and how many ids these were.
+    pub fn asked_ids(&self) -> (u64, u64) {
+        (self.calls_by_id.get(), self.asked_ids.get())
+    }
+
+    pub(super) fn record_ids(&self, ids: usize) {
+        self.calls_by_id.inc();
+        self.asked_ids.inc_by(ids as u64);
+    }
+
+    pub(super) fn record_batch(&self, requests: usize) {
+        self.merged_calls.inc();
+        self.merged_requests.inc_by(requests as u64);
+    }
+
+    pub(super) fn record_split_error(&self, reason: SplitError) {
+        self.split_errors.of(reason).inc();
     }
 }
 

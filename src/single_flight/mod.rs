@@ -19,17 +19,13 @@ mod batch_split;
 mod batcher;
 mod comparison;
 mod driver;
-mod error;
 mod flight;
 mod flight_table;
 mod layer;
-mod metrics;
 mod pending;
 #[cfg(test)]
 mod tests;
 mod waiter;
 
 pub use batcher::BatchConfig;
-pub use error::{DeadlineExceeded, FlightDropped, Shared};
-pub use layer::{Config, PredictedWait, SingleFlight};
-pub use metrics::Metrics;
+pub use layer::{Config, DeadlineExceeded, Metrics, PredictedWait, Shared, SingleFlight};
