@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::config::Name;
-use super::layer::{Inner, LookupOutcome};
 use super::write_queue::WriteJob;
+use super::{Inner, LookupOutcome};
 
 /// How a lease ended, as published on the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use super::codec::{StoreTime, StoredResponse};
 use super::config::Name;
-use super::layer::{Inner, SharedCache};
 use super::lease::LeaseEvent;
 use super::metrics::{Metrics, Write};
+use super::{Inner, SharedCache};
 use crate::scan::{CacheSink, Request, StoredRows, UpstreamResponse};
 
 /// Stores answers in memory and writes those that were stored to the store as well.
