@@ -38,6 +38,7 @@ pub(super) enum Stored {
 pub struct Cache {
     pub(super) config: Config,
     entries: Entries,
+    /// What has been learned about answers, if rows are stored by id.
     pub(super) upstream_profile: Option<Arc<UpstreamProfile>>,
     pub(super) metrics: Metrics,
     pub(super) popularity: Arc<Popularity>,
@@ -130,11 +131,6 @@ impl Cache {
         (entry.age(now).remaining().is_some() || !limit.is_zero() && staleness <= limit).then_some(entry)
     }
 
-    /// What has been learned about answers, if rows are stored by id.
-    pub(super) fn upstream_profile(&self) -> Option<&Arc<UpstreamProfile>> {
-        self.upstream_profile.as_ref()
-    }
-
     /// The rows of one id.
     pub(super) fn fragment(&self, endpoint: Endpoint, id: &str) -> Option<Arc<Fragment>> {
         match self.entries.get(&Key::of_rows(endpoint, id))? {
@@ -164,7 +160,7 @@ impl Cache {
         // The replica that wrote it may have other settings.
         let lifetimes = self.lifetimes(request, rows.as_ref()).at_most(ttl);
         let ttl = lifetimes.whole;
-        if let (Some(upstream_profile), Some(rows)) = (self.upstream_profile(), &rows) {
+        if let (Some(upstream_profile), Some(rows)) = (&self.upstream_profile, &rows) {
             // This process has not learned from it yet. Otherwise a replica that mostly follows
             // others could not join any fragments.
             upstream_profile.learn(request, rows);

@@ -79,7 +79,8 @@ impl PartialHit {
         let endpoint = request.endpoint();
         // The upstream might reject a request with more ids than any that it has answered.
         let upstream_profile = cache
-            .upstream_profile()
+            .upstream_profile
+            .as_ref()
             .filter(|profile| profile.merge_evidence().allows_parts(endpoint))
             .filter(|profile| profile.takes(endpoint, request.ids().len()))?;
         let fragments: Vec<_> = request
