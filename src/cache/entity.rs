@@ -1,11 +1,14 @@
 //! Answers requests for one entity from the list of all of them: a stored one, or one that is under
 //! way, for whose answer they wait instead of making calls of their own.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::StatusCode;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::cache::entry::Entry;
@@ -13,7 +16,7 @@ use crate::cache::freshness::{Evaluation, RefreshHealth, evaluate};
 use crate::cache::memory_store::Cache;
 use crate::caller::{CacheDirectives, Urgency};
 use crate::operation::{Kept, Shape};
-use crate::scan::{Call, Endpoint, EntityForm, Request, Target, UpstreamResponse};
+use crate::scan::{Call, Endpoint, Request, Target, UpstreamResponse, canonical};
 
 impl Cache {
     /// The answer to a request for one entity, taken from a fresh list that contains it, and the
@@ -128,5 +131,125 @@ impl Drop for ListUnderWay {
     fn drop(&mut self) {
         let by_urgency = &self.lists.0[self.endpoint.index()];
         by_urgency[usize::from(self.urgency.level())].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The form in which the upstream answers a request for one entity. It is not documented, so it is
+/// taken from earlier answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EntityForm {
+    /// The entity's members beside the context, as in `OData` (`OData` JSON Format 4.01 §6).
+    Bare,
+    /// In a `value` with one element, as in some of the documentation's examples.
+    Wrapped,
+}
+
+#[derive(Deserialize)]
+struct List<'a> {
+    #[serde(borrow, rename = "@odata.context")]
+    context: &'a RawValue,
+    #[serde(borrow)]
+    value: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Entity<'a> {
+    #[serde(borrow, alias = "Id")]
+    id: Cow<'a, str>,
+}
+
+/// The beginning of a list that is written without space; entities are then written without space,
+/// too.
+const COMPACT: &[u8] = b"{\"@odata.context\":\"";
+
+impl EntityForm {
+    /// The form of a successful answer to a request for one entity; `None` when it shows none.
+    fn of(body: &[u8]) -> Option<Self> {
+        if serde_json::from_slice::<Entity<'_>>(body).is_ok() {
+            return Some(Self::Bare);
+        }
+        let list: List<'_> = serde_json::from_slice(body).ok()?;
+        (list.value.len() == 1).then_some(Self::Wrapped)
+    }
+
+    /// The answer that the upstream would give to `request` for one entity, made from the body of a
+    /// `list`; `None` when the list does not contain the entity exactly once, or that is not
+    /// certain.
+    fn entity_in(self, request: &Request, list: &[u8]) -> Option<Bytes> {
+        let id = request.ids().next()?;
+        if !list.starts_with(COMPACT) || list.contains(&b'\n') {
+            return None;
+        }
+        let List { context, value } = serde_json::from_slice(list).ok()?;
+        let is_asked = |entity: &&&RawValue| {
+            let named = serde_json::from_str::<Entity<'_>>(entity.get());
+            named.is_ok_and(|named| canonical(&named.id) == id)
+        };
+        let mut found = value.iter().filter(is_asked);
+        let (entity, None) = (found.next()?.get(), found.next()) else {
+            return None;
+        };
+        let context = context.get().strip_suffix('"')?;
+        let body = match self {
+            Self::Bare => format!("{{\"@odata.context\":{context}/$entity\",{}", entity.strip_prefix('{')?),
+            Self::Wrapped => format!("{{\"@odata.context\":{context}/$entity\",\"value\":[{entity}]}}"),
+        };
+        Some(body.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::route;
+
+    fn request(id: &str) -> Request {
+        let path = format!("/api/DeviceAuthenticatedScanAgents/{id}");
+        Request::get(&route(&path).unwrap(), None).unwrap()
+    }
+
+    #[test]
+    fn an_entity_keeps_its_bytes() {
+        let list = br#"{"@odata.context":"https://x/$metadata#Agents","value":[{"a":1.50,"id":"a1"},{"id":"b2","n":"\u00e9"}]}"#;
+        let bare = EntityForm::Bare.entity_in(&request("a1"), list).unwrap();
+        assert_eq!(
+            bare,
+            r#"{"@odata.context":"https://x/$metadata#Agents/$entity","a":1.50,"id":"a1"}"#
+        );
+        let wrapped = EntityForm::Wrapped.entity_in(&request("b2"), list).unwrap();
+        assert_eq!(
+            wrapped,
+            r#"{"@odata.context":"https://x/$metadata#Agents/$entity","value":[{"id":"b2","n":"\u00e9"}]}"#
+        );
+        assert_eq!(EntityForm::of(&bare), Some(EntityForm::Bare));
+        assert_eq!(EntityForm::of(&wrapped), Some(EntityForm::Wrapped));
+    }
+
+    #[test]
+    fn nothing_is_guessed() {
+        for body in [
+            r#"{"@odata.context":"c","value":[]}"#,
+            r#"{"@odata.context":"c","value":[{"id":"a"},{"id":"b"}]}"#,
+            r#"{"@odata.context":"c","scanName":"a"}"#,
+            r#"{"@odata.context":"c","id":"#,
+        ] {
+            assert_eq!(EntityForm::of(body.as_bytes()), None, "{body}");
+        }
+        for list in [
+            r#"{"@odata.context":"c","value":[{"id":"b2"}]}"#,
+            r#"{"@odata.context":"c","value":[{"id":"a1"},{"id":"a1"}]}"#,
+            r#"{"@odata.context":"c","value":[{"machineId":"a1"}]}"#,
+            r#"{"@odata.context": "c", "value": [{"id": "a1"}]}"#,
+            "{\"@odata.context\":\"c\",\"value\":[\n{\"id\":\"a1\"}]}",
+            r#"{"value":[{"id":"a1"}]}"#,
+            r#"{"@odata.context":"c","value":[{"id":"a1"}]"#,
+            r#"{"@odata.context":"c","value":{}}"#,
+        ] {
+            assert_eq!(
+                EntityForm::Bare.entity_in(&request("a1"), list.as_bytes()),
+                None,
+                "{list}"
+            );
+        }
     }
 }

@@ -1,16 +1,19 @@
-//! Fragments: the rows of one id, stored apart from the answer that they came with.
+//! Fragments: the rows of one id, stored apart from the answer that they came with; and how an
+//! answer is joined from them.
 
+use std::cmp;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{self, AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{StatusCode, header};
 use tokio::time::Instant;
 
-use crate::cache::entry::Age;
 use crate::cache::entry::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
+use crate::cache::freshness::Age;
 use crate::cache::metrics::Prefetched;
-use crate::scan::{Headers, Key, Layout, Request, Rows, UpstreamResponse};
+use crate::scan::{Headers, Key, Layout, Ordering, Request, Rows, SplitError, UpstreamProfile, UpstreamResponse};
 
 /// The rows of one id in one answer. An id without rows has a fragment too, because the upstream
 /// said that there are none.
@@ -46,22 +49,22 @@ pub(super) struct Origin {
     number: u64,
     pub(super) asked: Instant,
     pub(super) stored: Instant,
-    pub(super) headers: Headers,
+    headers: Headers,
     /// The text before the rows, with the opening bracket, and the one after them.
-    pub(super) before: Bytes,
-    pub(super) after: Bytes,
+    before: Bytes,
+    after: Bytes,
     /// The text between rows. `None` when it is a comma without space, or is unknown because the
     /// answer has at most one row without space around it.
-    pub(super) spacing: Option<Box<Spacing>>,
+    spacing: Option<Box<Spacing>>,
 }
 
 /// The white space around and between the rows of an answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Spacing {
-    pub(super) before: Box<[u8]>,
+struct Spacing {
+    before: Box<[u8]>,
     /// `None` when there is only one row.
-    pub(super) between: Option<Box<[u8]>>,
-    pub(super) after: Box<[u8]>,
+    between: Option<Box<[u8]>>,
+    after: Box<[u8]>,
 }
 
 impl Spacing {
@@ -96,11 +99,11 @@ struct Row {
 
 /// A row that is being joined with others.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct RowRef<'a> {
+struct RowRef<'a> {
     /// Its answer, and its position there.
-    pub(super) at: (u64, usize),
-    pub(super) time: Option<&'a [u8]>,
-    pub(super) text: &'a [u8],
+    at: (u64, usize),
+    time: Option<&'a [u8]>,
+    text: &'a [u8],
 }
 
 impl Fragment {
@@ -116,7 +119,7 @@ impl Fragment {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (before, after) = rows.envelope();
         let source = Arc::new(Origin {
-            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            number: NEXT.fetch_add(1, atomic::Ordering::Relaxed),
             asked,
             stored,
             headers: answer.without_passing_fields().headers,
@@ -157,7 +160,7 @@ impl Fragment {
     /// Records that an answer used the fragment.
     pub(super) fn is_used(&self) {
         if let Some(unused) = &self.prefetched
-            && !unused.used.swap(true, Ordering::Relaxed)
+            && !unused.used.swap(true, atomic::Ordering::Relaxed)
         {
             unused.counters.used.inc();
         }
@@ -167,11 +170,6 @@ impl Fragment {
         &self.source
     }
 
-    /// When it becomes stale.
-    pub(super) fn fresh_until(&self) -> Instant {
-        self.source.stored + self.ttl
-    }
-
     pub(super) fn age(&self, now: Instant) -> Age {
         Age {
             age: now.saturating_duration_since(self.source.stored),
@@ -179,11 +177,7 @@ impl Fragment {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    pub(super) fn rows(&self) -> impl Iterator<Item = RowRef<'_>> {
+    fn rows(&self) -> impl Iterator<Item = RowRef<'_>> {
         let mut start = 0;
         self.rows.iter().map(move |row| {
             let end = row.end as usize;
@@ -211,4 +205,135 @@ impl Fragment {
         let rounding = 3 * ALLOCATION_BYTES + 5 * BUFFER_BYTES;
         u32::try_from(slot_bytes(key) + source + own + rounding).unwrap_or(u32::MAX)
     }
+}
+
+/// An answer joined from fragments. It is as old as its oldest fragment, and fresh until the first
+/// fragment is stale.
+#[derive(Debug)]
+pub(super) struct Assembled {
+    pub(super) answer: UpstreamResponse,
+    pub(super) asked: Instant,
+    pub(super) stored: Instant,
+    pub(super) ttl: Duration,
+}
+
+impl Assembled {
+    /// Joins the fragments of all ids of a request, in the order of the ids.
+    ///
+    /// # Errors
+    ///
+    /// The reason why it is not certain that the upstream would give the same answer.
+    pub(super) fn new(
+        request: &Request,
+        fragments: &[Arc<Fragment>],
+        upstream_profile: &UpstreamProfile,
+    ) -> Result<Self, SplitError> {
+        let newest = fragments
+            .iter()
+            .map(|fragment| &fragment.source)
+            .max_by_key(|source| source.asked)
+            .ok_or(SplitError::Shape)?;
+        if fragments.iter().any(|fragment| !alike(&fragment.source, newest)) {
+            return Err(SplitError::Shape);
+        }
+        let endpoint = request.endpoint();
+        if !upstream_profile.fits(request, fragments.iter().map(|fragment| fragment.rows.len()).sum()) {
+            // An answer with as many rows might be cut off.
+            return Err(SplitError::Longest);
+        }
+        let mut rows: Vec<(usize, RowRef<'_>)> = Vec::new();
+        for (id, fragment) in fragments.iter().enumerate() {
+            rows.extend(fragment.rows().map(|row| (id, row)));
+        }
+        sort(&mut rows, || upstream_profile.ordering(endpoint))?;
+        let sources = || fragments.iter().map(|fragment| &fragment.source);
+        // The layout of the newest answer in which it can be seen.
+        let spaced = sources().filter(|source| source.spacing.is_some());
+        let spacing = spaced.max_by_key(|source| source.asked);
+        let spacing = spacing.and_then(|source| source.spacing.as_deref());
+        // Where none of them shows what separates two rows, an earlier answer has shown it:
+        // otherwise the order of rows would not be known.
+        let shown = spacing.and_then(|spacing| spacing.between.clone());
+        let between = shown
+            .or_else(|| upstream_profile.between(endpoint))
+            .unwrap_or_else(|| b",".as_slice().into());
+        let stored = sources().map(|source| source.stored).min().unwrap_or(newest.stored);
+        let fresh_until = fragments
+            .iter()
+            .map(|fragment| fragment.source.stored + fragment.ttl)
+            .min();
+        Ok(Self {
+            answer: UpstreamResponse {
+                status: StatusCode::OK,
+                headers: newest.headers.clone(),
+                body: body(newest, spacing, &between, &rows),
+            },
+            asked: sources().map(|source| source.asked).min().unwrap_or(newest.asked),
+            stored,
+            ttl: fresh_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(stored)),
+        })
+    }
+}
+
+/// Whether two answers have the same envelope and content type. Other header fields, such as
+/// `Date`, belong to the time of an answer and not to its content.
+fn alike(one: &Origin, other: &Origin) -> bool {
+    one.before == other.before
+        && one.after == other.after
+        && one.headers.get(header::CONTENT_TYPE) == other.headers.get(header::CONTENT_TYPE)
+}
+
+fn body(envelope: &Origin, spacing: Option<&Spacing>, between: &[u8], rows: &[(usize, RowRef<'_>)]) -> Bytes {
+    // Without rows there is no space between the brackets either.
+    let spacing = spacing.filter(|_| !rows.is_empty());
+    let (before, after): (&[u8], &[u8]) = spacing.map_or((b"", b""), |spacing| (&spacing.before, &spacing.after));
+    let text: usize = rows.iter().map(|(_, row)| row.text.len() + between.len()).sum();
+    let around = envelope.before.len() + before.len() + after.len() + envelope.after.len();
+    let mut body = Vec::with_capacity(around + text);
+    body.extend_from_slice(&envelope.before);
+    body.extend_from_slice(before);
+    for (nth, (_, row)) in rows.iter().enumerate() {
+        if nth > 0 {
+            body.extend_from_slice(between);
+        }
+        body.extend_from_slice(row.text);
+    }
+    body.extend_from_slice(after);
+    body.extend_from_slice(&envelope.after);
+    body.into()
+}
+
+/// Sorts rows as the upstream would: rows of one answer as they were there, rows of several answers
+/// in the learned order.
+fn sort(
+    rows: &mut [(usize, RowRef<'_>)],
+    learned: impl FnOnce() -> Result<Ordering, SplitError>,
+) -> Result<(), SplitError> {
+    rows.sort_unstable_by_key(|(_, row)| row.at);
+    if rows.windows(2).all(|pair| pair[0].1.at.0 == pair[1].1.at.0) {
+        return Ok(());
+    }
+    let ordering = learned()?;
+    let compare = |one: &(usize, RowRef<'_>), other: &(usize, RowRef<'_>)| {
+        ordering.compare((one.0, one.1.time), (other.0, other.1.time))
+    };
+    // Every row must be comparable, and no answer's own order may contradict the learned order.
+    for pair in rows.windows(2) {
+        let same_answer = pair[0].1.at.0 == pair[1].1.at.0;
+        match compare(&pair[0], &pair[1]) {
+            None => return Err(SplitError::Order),
+            Some(cmp::Ordering::Greater) if same_answer => return Err(SplitError::Order),
+            Some(_) => {}
+        }
+    }
+    rows.sort_by(|one, other| {
+        compare(one, other)
+            .unwrap_or(cmp::Ordering::Equal)
+            .then(one.1.at.cmp(&other.1.at))
+    });
+    // The order of two equal rows from different answers is unknown.
+    let tied = rows
+        .windows(2)
+        .any(|pair| pair[0].1.at.0 != pair[1].1.at.0 && compare(&pair[0], &pair[1]) == Some(cmp::Ordering::Equal));
+    if tied { Err(SplitError::Order) } else { Ok(()) }
 }

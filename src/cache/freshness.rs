@@ -1,10 +1,97 @@
-//! Decides whether an entry may answer a request: RFC 9111's freshness, and RFC 5861's
-//! stale-while-revalidate and stale-if-error. All functions are pure.
+//! The settings of the cache, and whether an entry may answer a request by them: RFC 9111's
+//! freshness, and RFC 5861's stale-while-revalidate and stale-if-error. All functions are pure.
 
-use crate::cache::Config;
-use crate::cache::entry::Age;
+use std::time::Duration;
+
 use crate::caller::CacheDirectives;
-use crate::scan::ForwardReason;
+use crate::scan::{ForwardReason, Merging};
+
+/// The cache's settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How long an answer is fresh. Without prefetching each entry's own time is up to a tenth
+    /// shorter, so that answers fetched together do not all have to be refreshed together. Zero
+    /// switches the cache off.
+    pub ttl: Duration,
+    /// How long the history of a finished session is fresh; no shorter than `ttl`.
+    pub finished_ttl: Duration,
+    /// How long after that a stale answer is served at once, while a new one is fetched from spare
+    /// quota, if there is any.
+    pub stale_while_revalidate: Duration,
+    /// How long after its freshness a stale answer is served when no new one can be fetched.
+    pub stale_if_error: Duration,
+    /// When requests are merged: then calls with spare room refresh ids that are often asked for,
+    /// so the cache counts how often they are.
+    pub prefetch: Merging,
+    /// Memory for entries, their keys and bookkeeping included, in bytes.
+    pub max_size: u64,
+    /// Memory for the bodies of entries, and of former entries that callers are still reading, in
+    /// bytes; more than `max_size`.
+    pub max_held: usize,
+}
+
+impl Config {
+    /// How long an error about the request (400, 404) is stored, at most: long enough that a tool
+    /// in a loop costs some six calls a minute, and short enough that a new definition is found
+    /// soon.
+    pub const NEGATIVE_TTL: Duration = Duration::from_secs(10);
+
+    /// After this long no stored answer can be served any more.
+    pub(super) fn kept(&self) -> Duration {
+        self.ttl
+            .max(self.finished_ttl)
+            .saturating_add(self.longest_staleness())
+            .min(Duration::from_hours(24 * 365))
+    }
+
+    /// This long after its freshness no entry can be served any more.
+    pub(super) fn longest_staleness(&self) -> Duration {
+        self.stale_while_revalidate.max(self.stale_if_error)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(30),
+            finished_ttl: Duration::from_hours(6),
+            stale_while_revalidate: Duration::from_mins(1),
+            stale_if_error: Duration::from_mins(10),
+            prefetch: Merging::Off,
+            max_size: 64 << 20,
+            max_held: 80 << 20,
+        }
+    }
+}
+
+/// How old an entry is, and how long it is fresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Age {
+    pub(super) age: Duration,
+    pub(super) ttl: Duration,
+}
+
+impl Age {
+    /// How much longer the entry is fresh; `None` once it is stale.
+    pub(super) fn remaining(self) -> Option<Duration> {
+        self.ttl.checked_sub(self.age).filter(|left| !left.is_zero())
+    }
+
+    /// How long the entry has been stale.
+    pub(super) fn staleness(self) -> Duration {
+        self.age.saturating_sub(self.ttl)
+    }
+
+    /// The `ttl` of `Cache-Status`: whole seconds, rounded down, so that a stale entry never shows
+    /// 0.
+    pub(super) fn ttl_seconds(self) -> i64 {
+        let whole = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        match self.remaining() {
+            Some(left) => whole(left),
+            None => -whole(self.staleness()).saturating_add(1),
+        }
+    }
+}
 
 /// What a stored answer may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,15 +171,16 @@ pub(super) fn evaluate(config: &Config, directives: &CacheDirectives, age: Age, 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::time::Duration;
+
+    use super::*;
 
     const CONFIG: Config = Config {
         ttl: Duration::from_secs(30),
         finished_ttl: Duration::from_hours(6),
         stale_while_revalidate: Duration::from_mins(1),
         stale_if_error: Duration::from_mins(10),
-        prefetch: crate::scan::Merging::Off,
+        prefetch: Merging::Off,
         max_size: 1 << 20,
         max_held: 2 << 20,
     };
@@ -157,5 +245,21 @@ mod tests {
         };
         assert_eq!(at(40, max_stale(10)), Evaluation::Stale(StaleReason::Requested));
         assert_eq!(at(41, max_stale(10)), Evaluation::Unusable(ForwardReason::Stale));
+    }
+
+    #[test]
+    fn the_ttl_shown_is_never_zero_for_a_stale_entry() {
+        let age = |age_ms, ttl_ms| {
+            Age {
+                age: Duration::from_millis(age_ms),
+                ttl: Duration::from_millis(ttl_ms),
+            }
+            .ttl_seconds()
+        };
+        assert_eq!(age(0, 30_000), 30);
+        assert_eq!(age(8_200, 29_900), 21);
+        assert_eq!(age(29_999, 30_000), 0);
+        assert_eq!(age(30_000, 30_000), -1);
+        assert_eq!(age(37_500, 30_000), -8);
     }
 }

@@ -1,39 +1,44 @@
-//! The tower layer and service of the cache.
+//! The tower layer and service of the cache: it answers from what is stored, and asks the service
+//! below for the rest.
 
 use std::fmt;
 use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Either};
+use http::StatusCode;
 use tokio::time::Instant;
 use tower::Service;
 
 use crate::BoxError;
-use crate::attempt::{Delivery, Failure};
 use crate::cache::Cache;
-use crate::cache::assembly::Assembled;
 use crate::cache::entity::ListsUnderWay;
-use crate::cache::entry::{Age, Entry, RefreshGuard, RefreshOutcome};
-use crate::cache::fetch::{Below, ask, ask_for_list, ask_for_missing};
-use crate::cache::freshness::{Evaluation, RefreshHealth, StaleReason, evaluate};
+use crate::cache::entry::Entry;
+use crate::cache::fragment::Assembled;
+use crate::cache::freshness::{Age, Evaluation, RefreshHealth, StaleReason, evaluate};
 use crate::cache::metrics::Lookup;
 use crate::cache::partial_hit::PartialHit;
-use crate::cache::refresh_queue::RefreshQueue;
-use crate::caller::{CacheDirectives, Caller, Urgency};
-use crate::scan::{Call, Endpoint, ForwardReason, Outcome, Payer, ResponseKind, ServedResponse, Status};
+use crate::cache::refresh::{RefreshGuard, RefreshOutcome, Refresher};
+use crate::middleware::Next;
+use crate::scan::{
+    Call, Endpoint, ForwardReason, Outcome, Payer, Request, ResponseKind, ServedResponse, Status, UpstreamResponse,
+};
 use crate::task::Tasks;
-use crate::telemetry::log;
 
 /// Whether a payer has quota to spare. Only then are stale entries refreshed in the background,
 /// except after a failure.
 pub type HasSpareQuota = Arc<dyn Fn(Payer) -> bool + Send + Sync>;
 
-/// How long a background refresh from spare quota may wait for its slot. It should not have to wait
-/// at all.
-const REFRESH_WAIT: Duration = Duration::from_secs(1);
+/// The caller wanted a stored answer or none (`only-if-cached`), and no stored answer may be
+/// served. RFC 9111 §5.2.1.7 asks for status 504.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no stored answer may be served, and only a stored one was wanted")]
+pub struct NotCached;
+
+/// The service below.
+pub(super) type Below = Next<Call, ServedResponse, BoxError>;
 
 /// Puts a [`Cache`] in front of a service.
 #[derive(Clone)]
@@ -43,9 +48,7 @@ pub struct Layer {
 
 struct Shared {
     cache: Arc<Cache>,
-    tasks: Tasks,
-    has_spare_quota: HasSpareQuota,
-    refresh_queue: RefreshQueue,
+    refresher: Refresher,
     lists: Arc<ListsUnderWay>,
 }
 
@@ -59,9 +62,7 @@ impl Layer {
         Self {
             shared: Arc::new(Shared {
                 cache,
-                tasks,
-                has_spare_quota,
-                refresh_queue: RefreshQueue::default(),
+                refresher: Refresher::new(tasks, has_spare_quota),
                 lists: Arc::default(),
             }),
         }
@@ -151,7 +152,8 @@ impl Service<Call> for CacheService {
             (Some(entry), Some(Evaluation::Stale(reason))) => {
                 cache.count(Lookup::Stale);
                 let served = serve(&entry, now, Outcome::Stale, reason.detail());
-                self.refresh(&call, &entry, reason, now);
+                let refresher = &self.shared.refresher;
+                refresher.refresh(cache, &self.inner, &call, (&entry, reason), now);
                 Either::Left(ready(Ok(served)))
             }
             (Some(entry), Some(Evaluation::StaleIfError(forward))) => {
@@ -225,7 +227,7 @@ impl CacheService {
         async move {
             let result = asked.await;
             let now = Instant::now();
-            let outcome = refresh_outcome(endpoint, &result);
+            let outcome = RefreshOutcome::of(endpoint, &result);
             if let Some(guard) = guard {
                 guard.finish(outcome, now);
             }
@@ -240,67 +242,88 @@ impl CacheService {
             result
         }
     }
+}
 
-    /// If there is spare quota, fetches a new answer in the background: for this request, or for
-    /// one whose answer has been stale for longer. Without it, after a failure, the request's own
-    /// call finds out whether there are answers again; nobody waits for it.
-    fn refresh(&self, call: &Call, entry: &Arc<Entry>, reason: StaleReason, now: Instant) {
-        let Shared {
-            refresh_queue,
-            has_spare_quota,
-            ..
-        } = &*self.shared;
-        if entry.refresh_state().is_due(now) {
-            refresh_queue.push(call, entry.fresh_until());
+async fn ask(inner: Below, call: Call, forward: ForwardReason) -> Result<ServedResponse, BoxError> {
+    let mut served = inner.call(call).await?;
+    // An answer from the shared cache counts as a hit there.
+    if served.outcome != Outcome::Hit {
+        served.status.forward = Some(forward);
+    }
+    Ok(served)
+}
+
+/// Fetches the missing ids and joins the answer; fetches all of them when the joined answer would
+/// not be certain to be right, or when stored rows have become too old for the caller meanwhile.
+async fn ask_for_missing(
+    inner: Below,
+    call: Call,
+    forward: ForwardReason,
+    partial_hit: PartialHit,
+    missing: Request,
+    cache: Arc<Cache>,
+) -> Result<ServedResponse, BoxError> {
+    let missing = Arc::new(missing);
+    let part = Call {
+        request: Arc::clone(&missing),
+        caller: Arc::clone(&call.caller),
+    };
+    let rest = ask(inner.clone(), part, ForwardReason::Partial).await?;
+    if !is_answer(missing.endpoint(), &rest) {
+        // An error or a refusal would be the same for more ids.
+        return Ok(rest);
+    }
+    let now = Instant::now();
+    let usable = partial_hit.usable_at(&cache, &call.caller.cache_directives, now);
+    let Some(partial_hit) = usable.filter(|usable| usable.missing_count() == missing.ids().len()) else {
+        tracing::debug!("stored rows became too old while the others were fetched");
+        return ask(inner, call, forward).await;
+    };
+    match partial_hit.with(&missing, &rest, &cache) {
+        Ok(assembly) => {
+            let whole = assembled(assembly, now);
+            Ok(ServedResponse {
+                may_link: whole.may_link,
+                answer: whole.answer,
+                age: whole.age,
+                outcome: rest.outcome,
+                status: Status {
+                    ttl: rest.status.ttl.and(whole.status.ttl),
+                    ..rest.status
+                },
+            })
         }
-        let payer = call.request.payer();
-        if !has_spare_quota(payer) {
-            if reason == StaleReason::IfError
-                && let Some(guard) = RefreshGuard::begin(entry, now)
-            {
-                self.refresh_in_background(call, Caller::clone(&call.caller), guard);
-            }
-            return;
-        }
-        while let Some(call) = refresh_queue.pop_stalest(payer) {
-            let cache = &self.shared.cache;
-            // The entry may have been refreshed or removed since it was queued, or the rows of its
-            // ids may have come with another call.
-            let stale = |entry: &Arc<Entry>| entry.age(now).remaining().is_none();
-            if let Some(entry) = cache.find(call.request.key(), now).filter(stale)
-                && !PartialHit::find(cache, &call.request, &CacheDirectives::default(), now)
-                    .is_some_and(|partial_hit| partial_hit.is_whole())
-                && let Some(guard) = RefreshGuard::begin(&entry, now)
-            {
-                let caller = Caller {
-                    urgency: Urgency::LAST,
-                    deadline: now + REFRESH_WAIT,
-                    wait: None,
-                    ..Caller::clone(&call.caller)
-                };
-                self.refresh_in_background(&call, caller, guard);
-                return;
-            }
+        Err(split_error) => {
+            tracing::debug!(reason = split_error.as_str(), "a partial answer could not be completed");
+            ask(inner, call, forward).await
         }
     }
+}
 
-    fn refresh_in_background(&self, call: &Call, caller: Caller, guard: RefreshGuard) {
-        let call = Call {
-            request: Arc::clone(&call.request),
-            caller: Arc::new(Caller {
-                cache_directives: CacheDirectives::default(),
-                ..caller
-            }),
-        };
-        let endpoint = call.request.endpoint();
-        let asked = self.inner.call(call);
-        self.shared.tasks.spawn("cache renewal", async move {
-            let result = asked.await;
-            if let Err(error) = &result {
-                tracing::debug!(%error, "a stale entry could not be renewed");
-            }
-            guard.finish(refresh_outcome(endpoint, &result), Instant::now());
-        });
+/// Waits for the `list` that other requests have asked for, and answers from it; asks for the
+/// entity when it is not in the list, or that is not certain.
+async fn ask_for_list(
+    inner: Below,
+    call: Call,
+    forward: ForwardReason,
+    list: Request,
+    cache: Arc<Cache>,
+) -> Result<ServedResponse, BoxError> {
+    let for_list = Call {
+        request: Arc::new(list),
+        caller: Arc::clone(&call.caller),
+    };
+    // An error may concern the list only.
+    let listed = ask(inner.clone(), for_list, forward).await.ok();
+    let listed = listed.filter(|served| served.answer.status == StatusCode::OK);
+    let entity = listed.and_then(|served| {
+        let body = cache.entity_in(&call.request, &served.answer.body)?;
+        let answer = UpstreamResponse { body, ..served.answer };
+        Some(ServedResponse { answer, ..served })
+    });
+    match entity {
+        Some(served) => Ok(served),
+        None => ask(inner, call, forward).await,
     }
 }
 
@@ -322,46 +345,31 @@ impl Drop for CountedOnDrop {
     }
 }
 
-fn refresh_outcome(endpoint: Endpoint, result: &Result<ServedResponse, BoxError>) -> RefreshOutcome {
-    match result {
-        Ok(served) if is_answer(endpoint, served) => RefreshOutcome::Answered,
-        Ok(_) => RefreshOutcome::Failed,
-        Err(error) => match log::causes(error.as_ref()).find_map(|cause| cause.downcast_ref::<Failure>()) {
-            Some(failure) if failure.delivery != Delivery::NoSlot => RefreshOutcome::Failed,
-            _ => RefreshOutcome::NotTried,
-        },
-    }
-}
-
 /// Whether a response is Defender's answer to the request. Stored responses are known to be
 /// answers.
 pub(super) fn is_answer(endpoint: Endpoint, served: &ServedResponse) -> bool {
     served.status.stored || served.outcome == Outcome::Hit || ResponseKind::of(endpoint, &served.answer).is_answer()
 }
 
-pub(super) fn assembled(assembly: Assembled, now: Instant) -> ServedResponse {
+fn assembled(assembly: Assembled, now: Instant) -> ServedResponse {
     let age = Age {
         age: now.saturating_duration_since(assembly.stored),
         ttl: assembly.ttl,
     };
-    ServedResponse {
-        may_link: true,
-        answer: assembly.answer,
-        outcome: Outcome::Hit,
-        status: Status {
-            ttl: Some(age.ttl_seconds()),
-            detail: Some("assembled"),
-            ..Status::default()
-        },
-        age: Some(age.age),
-    }
+    stored(assembly.answer, age, Outcome::Hit, Some("assembled"))
 }
 
 fn serve(entry: &Entry, now: Instant, outcome: Outcome, detail: Option<&'static str>) -> ServedResponse {
-    let age = entry.age(now);
     ServedResponse {
         may_link: entry.may_link(),
-        answer: entry.answer().clone(),
+        ..stored(entry.answer().clone(), entry.age(now), outcome, detail)
+    }
+}
+
+fn stored(answer: UpstreamResponse, age: Age, outcome: Outcome, detail: Option<&'static str>) -> ServedResponse {
+    ServedResponse {
+        may_link: true,
+        answer,
         outcome,
         status: Status {
             ttl: Some(age.ttl_seconds()),
@@ -371,9 +379,3 @@ fn serve(entry: &Entry, now: Instant, outcome: Outcome, detail: Option<&'static 
         age: Some(age.age),
     }
 }
-
-/// The caller wanted a stored answer or none (`only-if-cached`), and no stored answer may be
-/// served. RFC 9111 §5.2.1.7 asks for status 504.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no stored answer may be served, and only a stored one was wanted")]
-pub struct NotCached;

@@ -10,16 +10,14 @@ use foldhash::quality::RandomState;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use crate::cache::assembly::Assembled;
+use crate::cache::entity::EntityForm;
 use crate::cache::entry::Entry;
-use crate::cache::fragment::Fragment;
-use crate::cache::metrics::Lookup;
+use crate::cache::fragment::{Assembled, Fragment};
+use crate::cache::metrics::{Lookup, Snapshot};
 use crate::cache::popularity::Popularity;
 use crate::cache::{Config, Metrics};
 use crate::memory::{MemoryBudget, Reservation};
-use crate::scan::{
-    CacheSink, Endpoint, EntityForm, Key, Request, ResponseKind, StoredRows, UpstreamProfile, UpstreamResponse,
-};
+use crate::scan::{CacheSink, Endpoint, Key, Request, ResponseKind, StoredRows, UpstreamProfile, UpstreamResponse};
 
 /// Bodies up to this size are not counted after they leave the cache.
 const SMALL: usize = 4 * 1024;
@@ -40,6 +38,7 @@ pub(super) enum Stored {
 pub struct Cache {
     pub(super) config: Config,
     entries: Entries,
+    /// What has been learned about answers, if rows are stored by id.
     pub(super) upstream_profile: Option<Arc<UpstreamProfile>>,
     pub(super) metrics: Metrics,
     pub(super) popularity: Arc<Popularity>,
@@ -109,22 +108,7 @@ impl Cache {
 
     /// The state for `/status`.
     pub fn snapshot(&self) -> Snapshot {
-        self.entries.run_pending_tasks();
-        let counted = |lookups: &[Lookup]| lookups.iter().map(|lookup| self.metrics.counted(*lookup)).sum();
-        Snapshot {
-            entries: self.entries.entry_count(),
-            bytes: self.entries.weighted_size(),
-            hits: counted(&[Lookup::Hit]),
-            stale: counted(&[Lookup::Stale]),
-            misses: counted(&[
-                Lookup::Miss,
-                Lookup::Expired,
-                Lookup::Request,
-                Lookup::Partial,
-                Lookup::Bypass,
-                Lookup::NotCached,
-            ]),
-        }
+        self.metrics.snapshot(&self.entries)
     }
 
     pub(super) fn is_off(&self) -> bool {
@@ -145,11 +129,6 @@ impl Cache {
             self.config.longest_staleness()
         };
         (entry.age(now).remaining().is_some() || !limit.is_zero() && staleness <= limit).then_some(entry)
-    }
-
-    /// What has been learned about answers, if rows are stored by id.
-    pub(super) fn upstream_profile(&self) -> Option<&Arc<UpstreamProfile>> {
-        self.upstream_profile.as_ref()
     }
 
     /// The rows of one id.
@@ -181,7 +160,7 @@ impl Cache {
         // The replica that wrote it may have other settings.
         let lifetimes = self.lifetimes(request, rows.as_ref()).at_most(ttl);
         let ttl = lifetimes.whole;
-        if let (Some(upstream_profile), Some(rows)) = (self.upstream_profile(), &rows) {
+        if let (Some(upstream_profile), Some(rows)) = (&self.upstream_profile, &rows) {
             // This process has not learned from it yet. Otherwise a replica that mostly follows
             // others could not join any fragments.
             upstream_profile.learn(request, rows);
@@ -368,19 +347,4 @@ impl fmt::Debug for Cache {
             .field("config", &self.config)
             .finish_non_exhaustive()
     }
-}
-
-/// The cache's state, for `/status`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Snapshot {
-    /// Entries in memory.
-    pub entries: u64,
-    /// Memory they take, in bytes.
-    pub bytes: u64,
-    /// Requests answered by a fresh entry.
-    pub hits: u64,
-    /// Requests that were forwarded, or refused because of `only-if-cached`.
-    pub misses: u64,
-    /// Requests answered by a stale entry.
-    pub stale: u64,
 }

@@ -1,4 +1,4 @@
-//! The metrics of the cache.
+//! What the cache counts: its metrics, and its state for `/status`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -47,8 +47,23 @@ impl Metrics {
         self.requests.of(handling).inc();
     }
 
-    pub(super) fn counted(&self, handling: Lookup) -> u64 {
-        self.requests.of(handling).get()
+    pub(super) fn snapshot(&self, entries: &Entries) -> Snapshot {
+        entries.run_pending_tasks();
+        let counted = |lookups: &[Lookup]| lookups.iter().map(|lookup| self.requests.of(*lookup).get()).sum();
+        Snapshot {
+            entries: entries.entry_count(),
+            bytes: entries.weighted_size(),
+            hits: counted(&[Lookup::Hit]),
+            stale: counted(&[Lookup::Stale]),
+            misses: counted(&[
+                Lookup::Miss,
+                Lookup::Expired,
+                Lookup::Request,
+                Lookup::Partial,
+                Lookup::Bypass,
+                Lookup::NotCached,
+            ]),
+        }
     }
 
     /// Exports the size of the cache. If there are several caches, that of the latest.
@@ -116,4 +131,19 @@ impl fmt::Debug for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Size").finish_non_exhaustive()
     }
+}
+
+/// The cache's state, for `/status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Snapshot {
+    /// Entries in memory.
+    pub entries: u64,
+    /// Memory they take, in bytes.
+    pub bytes: u64,
+    /// Requests answered by a fresh entry.
+    pub hits: u64,
+    /// Requests that were forwarded, or refused because of `only-if-cached`.
+    pub misses: u64,
+    /// Requests answered by a stale entry.
+    pub stale: u64,
 }

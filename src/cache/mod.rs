@@ -12,12 +12,8 @@
 //! [`Cache`] holds the entries and receives the answers of the flights below, through
 //! [`scan::CacheSink`](crate::scan::CacheSink); [`Layer`] puts it in front of a service.
 
-mod assembly;
-mod by_id;
-mod config;
 mod entity;
 mod entry;
-mod fetch;
 mod fragment;
 mod freshness;
 mod layer;
@@ -26,11 +22,11 @@ mod memory_store;
 mod metrics;
 mod partial_hit;
 mod popularity;
-mod refresh_queue;
+mod refresh;
 #[cfg(test)]
 mod tests;
 
-pub use config::Config;
+pub use freshness::Config;
 pub use layer::{Layer, NotCached};
 pub use memory_store::Cache;
 pub use metrics::Metrics;

@@ -269,7 +269,7 @@ const IS_DIGIT: [u8; Guid::BYTES] = {
 };
 
 /// The canonical form of one id: trimmed, and in lower case if it is a GUID.
-pub(super) fn canonical(raw: &str) -> Cow<'_, str> {
+pub fn canonical(raw: &str) -> Cow<'_, str> {
     let id = raw.trim();
     match Guid::read(id.as_bytes()) {
         Some(guid) if guid.as_str() != id => Cow::Owned(guid.as_str().to_owned()),

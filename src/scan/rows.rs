@@ -2,15 +2,18 @@
 //!
 //! However the upstream lays out its rows, on one line or on many, an answer made from them has the
 //! same layout: each row keeps its bytes and the space before it.
+//!
+//! Of the envelope, which is everything around the rows, `@odata.context` and `value` are
+//! documented. Other members stay where they are when an answer is split or joined, unless they
+//! could be about certain rows or their number: then they would be wrong beside other rows.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 
 use crate::scan::Request;
-use crate::scan::envelope::Envelope;
 use crate::scan::id_class::Asked;
-use crate::scan::members::{each_element, each_member, range_in, string, text_of};
+use crate::scan::members::{Member, each_element, each_member, range_in, string, text_of};
 use crate::telemetry::named_enum;
 
 /// The rows of an answer to a plain request, each with its id.
@@ -237,4 +240,145 @@ fn timestamp(value: &str) -> Option<&str> {
         }
     };
     (text.len() == FORM.len() && text.bytes().zip(FORM).all(fits)).then_some(text)
+}
+
+/// The members of an answer.
+#[derive(Debug)]
+struct Envelope<'a> {
+    /// The text of `value`.
+    value: &'a str,
+    /// The members that are not documented.
+    others: Vec<Member<'a>>,
+}
+
+/// Parts of names that are about other pages, or about the number of rows.
+const ABOUT_ROWS: [&str; 7] = ["link", "count", "total", "skip", "page", "delta", "error"];
+
+impl<'a> Envelope<'a> {
+    /// The most bytes of unknown members, because all of them are searched.
+    const LARGEST: usize = 4096;
+    /// The most unknown members.
+    const MOST: usize = 100;
+
+    /// Parses an answer.
+    ///
+    /// # Errors
+    ///
+    /// [`SplitError::NextLink`] when there is a link to more rows, [`SplitError::Shape`] when it is
+    /// not one object with one `value`.
+    fn read(text: &'a str) -> Result<Self, SplitError> {
+        let (mut list, mut context, mut others) = (None, None, Vec::new());
+        let mut links = false;
+        let each = each_member(text, |(name, value)| {
+            match &*name {
+                "value" if list.is_none() => list = Some(value),
+                "value" => return None,
+                "@odata.context" if context.is_none() => context = Some(string(value)?),
+                other if other.to_ascii_lowercase().ends_with("nextlink") => links = true,
+                _ if others.len() == Self::MOST => return None,
+                _ => others.push((name, value)),
+            }
+            (!links).then_some(())
+        });
+        if links {
+            return Err(SplitError::NextLink);
+        }
+        let value = each.and(list).ok_or(SplitError::Shape)?;
+        Ok(Self { value, others })
+    }
+
+    /// Checks that no member is about some of the rows only, or their number.
+    ///
+    /// # Errors
+    ///
+    /// [`SplitError::Shape`] when one may be.
+    fn check(&self, asked: &Asked<'_>, rows: usize) -> Result<(), SplitError> {
+        let bytes: usize = self.others.iter().map(|(_, value)| value.len()).sum();
+        let is_about_rows = |(name, value): &Member<'_>| {
+            let name = name.to_ascii_lowercase();
+            ABOUT_ROWS.iter().any(|part| name.contains(part)) || value.parse() == Ok(rows) || names_an_id(asked, value)
+        };
+        if bytes > Self::LARGEST || self.others.iter().any(is_about_rows) {
+            return Err(SplitError::Shape);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a text contains one of the requested ids as a word, or between quotes.
+fn names_an_id(asked: &Asked<'_>, text: &str) -> bool {
+    let words = text.split(|c: char| !c.is_alphanumeric() && c != '-');
+    let quoted = text.split('"');
+    words
+        .chain(quoted)
+        .any(|word| !word.is_empty() && asked.find(word).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::Endpoint;
+
+    fn check(members: &str) -> Result<(), SplitError> {
+        let text = format!(r#"{{"value":[1,2,3]{members}}}"#);
+        let envelope = Envelope::read(&text)?;
+        assert_eq!(envelope.value, "[1,2,3]");
+        let guid = "7e8da3a5-90e9-4e22-ac1a-9b3d9a3b1d0f";
+        let asked = Request::plain(Endpoint::HISTORY, [guid, "nightly"]).unwrap();
+        envelope.check(&Asked::new(&asked), 3)
+    }
+
+    #[test]
+    fn members_that_are_not_about_rows_can_be_split() {
+        for members in [
+            "",
+            r#","@odata.type":"x""#,
+            r#","x":null,"y":true,"z":{"a":[1.5e3,"b"]},"took_ms":17"#,
+            r#","@odata.context":"c""#,
+        ] {
+            assert_eq!(check(members), Ok(()), "{members}");
+        }
+    }
+
+    #[test]
+    fn members_that_may_be_about_rows_cannot_be_split() {
+        for members in [
+            r#","@odata.count":7"#,
+            r#","Total":9"#,
+            r#","seen":3"#,
+            r#","@odata.deltaLink":"x""#,
+            r#","warnings":[{"id":"{7E8DA3A5-90E9-4E22-AC1A-9B3D9A3B1D0F}"}]"#,
+            r#","warnings":"7e8da3a590e94e22ac1a9b3d9a3b1d0f was slow""#,
+            r#","of":["nightly"]"#,
+            r#","value":[]"#,
+            r#","@odata.context":1"#,
+            r#","@odata.context":"c","@odata.context":"c","nightly":"NIGHTLY""#,
+            r#","error":null"#,
+        ] {
+            assert_eq!(check(members), Err(SplitError::Shape), "{members}");
+        }
+        let long = format!(r#","x":"{}""#, "-".repeat(5000));
+        assert_eq!(check(&long), Err(SplitError::Shape));
+        let many = |count: usize| r#","x":0"#.repeat(count);
+        assert_eq!(check(&many(100)), Ok(()));
+        assert_eq!(check(&many(101)), Err(SplitError::Shape));
+    }
+
+    #[test]
+    fn a_link_to_more_is_one_in_every_casing() {
+        for name in [
+            "@odata.nextLink",
+            "@odata.nextlink",
+            "odata.nextLink",
+            "@nextLink",
+            "NEXTLINK",
+            "nextLin\\u006b",
+        ] {
+            assert_eq!(
+                check(&format!(r#","{name}":"https://x""#)),
+                Err(SplitError::NextLink),
+                "{name}"
+            );
+        }
+    }
 }

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::clock::{Clock, StoreTime};
-use super::codec::StoredResponse;
+use super::codec::{Clock, StoreTime, StoredResponse};
 use super::config::{Config, Name};
 use super::lease::LeaseEvent;
 use super::metrics::Metrics;

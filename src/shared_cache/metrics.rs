@@ -1,4 +1,4 @@
-//! The metrics of the shared cache.
+//! What the shared cache counts: its metrics, and its state for `/status`.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -25,16 +25,22 @@ impl Metrics {
         self.lookups.of(result).inc();
     }
 
-    pub(super) fn looked_up(&self, result: LookupResult) -> u64 {
-        self.lookups.of(result).get()
-    }
-
     pub(super) fn record_write(&self, result: Write) {
         self.writes.of(result).inc();
     }
 
-    pub(super) fn written(&self) -> u64 {
-        self.writes.of(Write::Written).get()
+    /// The counts, while answers are shared or not.
+    pub(super) fn snapshot(&self, up: bool) -> Snapshot {
+        let looked_up = |result| self.lookups.of(result).get();
+        Snapshot {
+            up,
+            hits: looked_up(LookupResult::Hit),
+            followed: looked_up(LookupResult::Followed),
+            led: looked_up(LookupResult::Led),
+            alone: looked_up(LookupResult::Alone),
+            written: self.writes.of(Write::Written).get(),
+            unreadable: self.unreadable.get(),
+        }
     }
 }
 
@@ -66,4 +72,23 @@ named_enum! {
         /// The store failed.
         Failed = "failed",
     }
+}
+
+/// The counts for `/status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Snapshot {
+    /// Whether answers are shared; `false` while the circuit breaker is open.
+    pub up: bool,
+    /// Requests answered from the store.
+    pub hits: u64,
+    /// Requests answered by a call of another replica.
+    pub followed: u64,
+    /// Requests for which this replica had the lease.
+    pub led: u64,
+    /// Requests that this replica asked for itself only.
+    pub alone: u64,
+    /// Answers written to the store.
+    pub written: u64,
+    /// Values in the store that could not be used.
+    pub unreadable: u64,
 }

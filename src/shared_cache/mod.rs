@@ -38,20 +38,309 @@
 //! store, or a fresh one that another replica got to an equal request.
 
 mod backend;
-mod clock;
 mod codec;
 mod config;
-mod layer;
 mod lease;
-mod lookup;
 mod metrics;
-mod publisher;
-mod registry;
 mod write_queue;
 
-pub use clock::StoreTime;
-pub use codec::{DecodeError, StoredResponse};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::BoxError;
+use crate::caller::CacheDirectives;
+use crate::middleware::{Middleware, Next};
+use crate::scan::{self, Call, Request, ResponseKind, ServedResponse, Status};
+use crate::store::Event;
+use crate::task::Tasks;
+
+pub use codec::{DecodeError, StoreTime, StoredResponse};
 pub use config::{Config, Name};
-pub use layer::{InsertLocal, SharedCache, Snapshot};
-pub use metrics::Metrics;
-pub use publisher::Publisher;
+pub use metrics::{Metrics, Snapshot};
+pub use write_queue::Publisher;
+
+use backend::{Backend, Found, LookupMode, LookupReply};
+use lease::{Lease, LeaseEvent, LookupRole, Registry, RegistryEntry};
+use metrics::LookupResult;
+use write_queue::{WriteQueue, run_writer};
+
+/// Inserts another replica's answer into this replica's memory.
+pub type InsertLocal = Arc<dyn Fn(&Request, &Found) + Send + Sync>;
+
+/// This replica's part of the shared cache. Clones are the same part.
+#[derive(Clone, Debug)]
+pub struct SharedCache(Arc<Inner>);
+
+struct Inner {
+    config: Config,
+    backend: Backend,
+    registry: Arc<Registry>,
+    write_queue: WriteQueue,
+    insert_local: InsertLocal,
+    metrics: Metrics,
+    tasks: Tasks,
+}
+
+impl SharedCache {
+    /// Starts the background work, as `tasks`. Nothing waits for connections.
+    pub fn join(config: Config, insert_local: InsertLocal, tasks: &Tasks, metrics: Metrics) -> Self {
+        let (write_queue, jobs) = WriteQueue::new(metrics.clone());
+        let inner = Arc::new(Inner {
+            backend: Backend::new(config.clone(), tasks, metrics.clone()),
+            config,
+            registry: Arc::default(),
+            write_queue,
+            insert_local,
+            metrics,
+            tasks: tasks.clone(),
+        });
+        tasks.spawn_upkeep("shared answers: listening", listen(Arc::clone(&inner)));
+        tasks.spawn("shared answers: writing", run_writer(Arc::clone(&inner), jobs));
+        Self(inner)
+    }
+
+    /// The state for `/status`.
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.metrics.snapshot(self.0.backend.is_up())
+    }
+
+    /// Looks up one call, for no longer than its caller would wait for a slot.
+    async fn lookup(&self, call: &Call) -> LookupOutcome {
+        let inner = &self.0;
+        let name = inner.config.name(call.request.key());
+        if call.caller.cache_directives.no_store {
+            // It may use a stored answer. It takes no lease, because its own answer must not be
+            // stored for the followers.
+            return match inner
+                .backend
+                .get_or_lease(call.request.endpoint(), &name, None, LookupMode::Answers)
+                .await
+            {
+                LookupReply::Found(found) => LookupOutcome::Found(Arc::new(found), Via::Look),
+                _ => LookupOutcome::Alone,
+            };
+        }
+        let role = inner.registry.join_lookup(&name, |entry| {
+            Box::pin(lookup(
+                Arc::clone(inner),
+                Arc::clone(&call.request),
+                name.clone(),
+                entry,
+            ))
+        });
+        let lookup = match role {
+            LookupRole::Led(lease) => return LookupOutcome::Led(lease),
+            LookupRole::Pending(lookup) => lookup,
+        };
+        // A caller that does not wait for a slot still waits for the store's reply.
+        let until = call.caller.deadline.max(Instant::now() + inner.config.look);
+        tokio::select! {
+            biased;
+            outcome = lookup => outcome,
+            () = sleep_until(until) => LookupOutcome::Alone,
+        }
+    }
+}
+
+/// Listens until the shared cache is dropped.
+async fn listen(inner: Arc<Inner>) {
+    let (store, channel) = (inner.config.store.clone(), inner.config.channel());
+    let listener = Arc::downgrade(&inner);
+    let heard = move |event: Event<'_>| {
+        let Some(inner) = listener.upgrade() else { return };
+        match event {
+            Event::Message(message) => inner.registry.notify(&String::from_utf8_lossy(message)),
+            Event::Missed => {
+                inner.registry.notify_all();
+                // Connects again if necessary, and learns the store's time.
+                let asks = Arc::clone(&inner);
+                inner
+                    .tasks
+                    .spawn_upkeep("shared answers: greeting", async move { asks.backend.warm_up().await });
+            }
+        }
+    };
+    store.subscribe(channel, heard).await;
+}
+
+/// Answers from the store, waits for another replica's call, or calls the service below. `None`
+/// shares nothing.
+///
+/// # Cancel safety
+///
+/// Dropping the future leaves the lookup to the other requests, and gives the lease back if there
+/// are none.
+impl Middleware<Call, Next<Call, ServedResponse, BoxError>, ServedResponse, BoxError> for Option<SharedCache> {
+    async fn call(&self, call: Call, next: &Next<Call, ServedResponse, BoxError>) -> Result<ServedResponse, BoxError> {
+        // Otherwise the caller wants a fresher answer, or one that no other caller may see.
+        let may_share = !call.caller.cache_directives.no_cache && call.request.token_id().is_none();
+        let Some(shared_cache) = self.as_ref().filter(|_| may_share) else {
+            return next.call(call).await;
+        };
+        let metrics = &shared_cache.0.metrics;
+        match shared_cache.lookup(&call).await {
+            LookupOutcome::Found(found, via) if found.suits(&call.caller.cache_directives, Instant::now()) => {
+                metrics.record_lookup(match via {
+                    Via::Look => LookupResult::Hit,
+                    Via::Wait => LookupResult::Followed,
+                });
+                Ok(served(&found, via, Instant::now()))
+            }
+            LookupOutcome::Led(lease) => {
+                metrics.record_lookup(LookupResult::Led);
+                let endpoint = call.request.endpoint();
+                let result = next.call(call).await;
+                // If the answer was stored, writing it ends the lease. An error may concern this
+                // caller only, while the call goes on for the other waiters.
+                if let Ok(served) = &result {
+                    let is_rows = served.answer.status == StatusCode::OK
+                        && (served.status.stored || ResponseKind::of(endpoint, &served.answer).is_answer());
+                    lease.end(if is_rows { LeaseEvent::Alone } else { LeaseEvent::Failed });
+                }
+                result
+            }
+            LookupOutcome::Found(..) | LookupOutcome::Alone => {
+                metrics.record_lookup(LookupResult::Alone);
+                next.call(call).await
+            }
+        }
+    }
+}
+
+fn served(found: &Found, via: Via, now: Instant) -> ServedResponse {
+    let age = found.age(now);
+    let left = found.ttl.saturating_sub(age).as_secs();
+    ServedResponse {
+        may_link: true,
+        answer: found.answer.clone(),
+        outcome: match via {
+            Via::Look => scan::Outcome::Hit,
+            Via::Wait => scan::Outcome::Collapsed,
+        },
+        status: Status {
+            ttl: Some(i64::try_from(left).unwrap_or(i64::MAX)),
+            collapsed: via == Via::Wait,
+            stored: via == Via::Wait,
+            detail: Some("shared"),
+            ..Status::default()
+        },
+        age: Some(age),
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedCache")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The outcome of a lookup, for all equal requests in this process.
+#[derive(Clone, Debug)]
+enum LookupOutcome {
+    /// An answer.
+    Found(Arc<Found>, Via),
+    /// This replica has the lease and asks for all replicas.
+    Led(Arc<Lease>),
+    /// This replica asks for itself only.
+    Alone,
+}
+
+/// How an answer was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Via {
+    /// It was stored already.
+    Look,
+    /// By waiting for a call of another replica.
+    Wait,
+}
+
+/// After this many failed calls of other replicas, each replica asks for itself: one more call
+/// would hardly help, and waiting for one after the other takes long.
+const FAILURES: u32 = 2;
+
+/// Added to a lease's remaining time, so that it has expired at the store as well.
+const MARGIN: Duration = Duration::from_millis(5);
+
+/// Looks up an answer, and waits while another replica has the lease, until there is an outcome.
+/// The caller bounds the wait.
+async fn lookup(inner: Arc<Inner>, request: Arc<Request>, name: Name, mut entry: RegistryEntry) -> LookupOutcome {
+    let outcome = follow(&inner, &request, &name, &mut entry).await;
+    // Removed from the registry only now, when the lease is already in it.
+    drop(entry);
+    outcome
+}
+
+async fn follow(inner: &Arc<Inner>, request: &Request, name: &Name, entry: &mut RegistryEntry) -> LookupOutcome {
+    let mut via = Via::Look;
+    let mut mode = LookupMode::Answers;
+    let mut failures = 0;
+    loop {
+        let lease = Lease::new(inner, name);
+        match inner
+            .backend
+            .get_or_lease(request.endpoint(), name, Some(lease.token()), mode)
+            .await
+        {
+            LookupReply::Led => return LookupOutcome::Led(lease.granted()),
+            LookupReply::Found(found) => {
+                lease.not_granted();
+                if found.ttl > found.stored.elapsed() {
+                    (inner.insert_local)(request, &found);
+                    return LookupOutcome::Found(Arc::new(found), via);
+                }
+                // The answer expired on its way, or is too old by this replica's settings.
+                mode = LookupMode::LeasesOnly;
+            }
+            LookupReply::Undecodable => {
+                lease.not_granted();
+                // A lookup in this mode returns no value, so the reply makes no sense.
+                if mode == LookupMode::LeasesOnly {
+                    return LookupOutcome::Alone;
+                }
+                mode = LookupMode::LeasesOnly;
+            }
+            LookupReply::Held(left) => {
+                lease.not_granted();
+                via = Via::Wait;
+                mode = LookupMode::Answers;
+                let event = tokio::select! {
+                    event = entry.event() => event,
+                    // The leader is gone, or has renewed its lease, or its event was lost.
+                    () = sleep(left + MARGIN) => LeaseEvent::Look,
+                };
+                failures += u32::from(event == LeaseEvent::Failed);
+                if event == LeaseEvent::Alone || failures >= FAILURES {
+                    return LookupOutcome::Alone;
+                }
+            }
+            LookupReply::Unavailable => {
+                lease.not_granted();
+                return LookupOutcome::Alone;
+            }
+            // The lease may have been granted; dropping it gives it back.
+            LookupReply::NoReply | LookupReply::Nothing => return LookupOutcome::Alone,
+        }
+    }
+}
+
+impl Found {
+    /// Whether a caller accepts an answer. It is fresh, but the caller may have stricter limits
+    /// (RFC 9111 §5.2.1).
+    fn suits(&self, wanted: &CacheDirectives, now: Instant) -> bool {
+        let age = self.age(now);
+        let Some(left) = self.ttl.checked_sub(age).filter(|left| !left.is_zero()) else {
+            return false;
+        };
+        wanted.max_age.is_none_or(|limit| age <= limit) && wanted.min_fresh.is_none_or(|least| left >= least)
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.stored)
+    }
+}

@@ -127,14 +127,6 @@ pub(super) fn count_rows(whole: &Request, part: &Request, rows: &Rows) -> usize 
     rows.iter().filter(|(id, ..)| is_wanted(*id)).count()
 }
 
-/// The part of the answer to `whole` that answers `part`, whose ids are all among those of `whole`.
-pub(super) fn split_for(whole: &Request, part: &Request, rows: &Rows, answer: &UpstreamResponse) -> UpstreamResponse {
-    UpstreamResponse {
-        body: rows.only(is_of(whole, part)),
-        ..answer.clone()
-    }
-}
-
 /// An answer to a batch, split into rows.
 struct BatchAnswer<'a> {
     whole: &'a Request,
@@ -152,7 +144,10 @@ impl BatchAnswer<'_> {
     /// The answer to a request whose ids are all among those of the batch.
     fn part(&self, request: &Request) -> MemberResponse {
         MemberResponse {
-            answer: split_for(self.whole, request, self.rows, self.answer),
+            answer: UpstreamResponse {
+                body: self.rows.only(is_of(self.whole, request)),
+                ..self.answer.clone()
+            },
             asked: self.asked,
         }
     }

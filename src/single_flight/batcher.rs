@@ -13,6 +13,7 @@
 //! A flight for which the queue has no slot in time may still become a member: it stays pending as
 //! long as calls that will leave in time have room for all pending ids.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,7 +26,6 @@ use crate::scan::{Endpoint, Merging, Request, SharedIds, StoredRows, UpstreamPro
 use crate::single_flight::batch_size::BatchSizer;
 use crate::single_flight::flight::{Departure, Flight};
 use crate::single_flight::pending::PendingFlights;
-use crate::single_flight::rejected_ids::RejectedIds;
 use crate::single_flight::{Metrics, PredictedWait};
 
 /// The settings of batching.
@@ -322,5 +322,63 @@ impl Drop for PendingGuard {
         if missed {
             self.batcher.slot_released.notify_waiters();
         }
+    }
+}
+
+/// Ids that the upstream rejected when they were asked for alone, and that would make a batch fail,
+/// each for some minutes.
+#[derive(Debug, Default)]
+struct RejectedIds {
+    until: HashMap<Box<str>, Instant>,
+}
+
+impl RejectedIds {
+    /// How long an id is kept out of batches. As when batching is paused, this only costs some
+    /// calls.
+    const TIME: Duration = Duration::from_mins(10);
+    /// The most ids remembered. If there are more, batching is paused now and then.
+    const MOST: usize = 1024;
+
+    /// Records that a request was rejected. Any of its ids may have been the reason.
+    fn note(&mut self, request: &Request, now: Instant) {
+        for id in request.ids() {
+            if self.until.len() >= Self::MOST {
+                self.until.retain(|_, until| *until > now);
+            }
+            if self.until.len() < Self::MOST {
+                self.until.insert(id.into(), now + Self::TIME);
+            }
+        }
+    }
+
+    /// Whether a request names one of them.
+    fn include(&self, request: &Request, now: Instant) -> bool {
+        !self.until.is_empty()
+            && request
+                .ids()
+                .any(|id| self.until.get(id).is_some_and(|until| *until > now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::Endpoint;
+
+    #[tokio::test(start_paused = true)]
+    async fn rejected_ids_expire_and_are_bounded() {
+        let request = |id: &str| Request::plain(Endpoint::HISTORY, [id]).unwrap();
+        let mut rejected_ids = RejectedIds::default();
+        let now = Instant::now();
+        for n in 0..2000 {
+            rejected_ids.note(&request(&n.to_string()), now);
+        }
+        assert_eq!(rejected_ids.until.len(), RejectedIds::MOST);
+        assert!(rejected_ids.include(&request("7"), now));
+        assert!(!rejected_ids.include(&request("x"), now));
+        let later = now + RejectedIds::TIME;
+        assert!(!rejected_ids.include(&request("7"), later));
+        rejected_ids.note(&request("x"), later);
+        assert_eq!(rejected_ids.until.len(), 1);
     }
 }

@@ -79,7 +79,7 @@ impl FlightDriver {
             };
         }
         // All waiters have their results; what follows is for later requests.
-        if let Some(batcher) = self.flight_table.batcher()
+        if let Some(batcher) = &self.flight_table.batcher
             && let Some(comparison) = batcher.begin_comparison(self.flight.request())
         {
             batcher.compare(comparison, inner).await;
@@ -241,7 +241,7 @@ impl FlightDriver {
             && let Ok(rows) = Rows::split(request, &answer.body)
         {
             self.flight_table.upstream_profile.learn(request, &rows);
-            if let Some((batcher, asked)) = self.flight_table.batcher().zip(asked) {
+            if let Some((batcher, asked)) = self.flight_table.batcher.as_ref().zip(asked) {
                 batcher.observe(request, &rows, &answer.body, asked);
             }
             if let Some(batcher) = self.flight.batcher() {

@@ -316,7 +316,7 @@ impl Flight {
         }
     }
 
-    /// Drops all waiters that are left; they get [`FlightDropped`](crate::single_flight::FlightDropped).
+    /// Drops all waiters that are left; they get `FlightDropped`.
     pub(super) fn close(&self) {
         let waiters = {
             let mut state = self.state();

@@ -21,7 +21,8 @@ type Flights = HashMap<Key, Vec<Arc<Flight>>, foldhash::quality::RandomState>;
 /// of the server.
 #[derive(Debug)]
 pub(super) struct FlightTable {
-    batcher: Option<Arc<Batcher>>,
+    /// The batcher, if requests may be batched.
+    pub(super) batcher: Option<Arc<Batcher>>,
     pub(super) upstream_profile: Arc<UpstreamProfile>,
     pub(super) metrics: Metrics,
     flights: Mutex<Flights>,
@@ -70,11 +71,6 @@ impl FlightTable {
             receiver,
             start: Some(flight),
         }
-    }
-
-    /// The batcher, if requests may be batched.
-    pub(super) fn batcher(&self) -> Option<&Arc<Batcher>> {
-        self.batcher.as_ref()
     }
 
     /// The other flights for the same request.

@@ -13,25 +13,347 @@
 //! no waiter gets an error that concerns another waiter only, as long as it does not concern all of
 //! them.
 
-mod batch_members;
 mod batch_role;
 mod batch_size;
 mod batch_split;
 mod batcher;
 mod comparison;
 mod driver;
-mod error;
 mod flight;
 mod flight_table;
-mod layer;
-mod metrics;
 mod pending;
-mod rejected_ids;
 #[cfg(test)]
 mod tests;
 mod waiter;
 
+use std::error::Error;
+use std::fmt;
+use std::panic::resume_unwind;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use crate::BoxError;
+use crate::attempt::Scarcity;
+use crate::caller::Caller;
+use crate::middleware::Middleware;
+use crate::scan::{CacheSink, Call, Outcome, Payer, ServedResponse, SplitError, Status, UpstreamProfile};
+use crate::task::Tasks;
+use crate::telemetry::{Counters, log, metrics};
+
 pub use batcher::BatchConfig;
-pub use error::{DeadlineExceeded, FlightDropped, Shared};
-pub use layer::{Config, PredictedWait, SingleFlight};
-pub use metrics::Metrics;
+
+use driver::{Below, FlightDriver};
+use flight::Stage;
+use flight_table::{FlightTable, Joined, WaiterGuard};
+use waiter::{BatchKind, FlightResponse, ResultReceiver, WaiterRole};
+
+/// Forecasts of the queue and the quota, for calls charged to a payer.
+#[derive(Clone)]
+pub struct PredictedWait {
+    /// How long a request that comes now would wait for its slot.
+    pub wait: Arc<dyn Fn(Payer) -> Duration + Send + Sync>,
+    /// How scarce slots are.
+    pub scarcity: Arc<dyn Fn(Payer) -> Scarcity + Send + Sync>,
+    /// How many slots there will be until a moment, whichever request gets them; counting stops at
+    /// the given number.
+    pub slots: Arc<dyn Fn(Payer, Instant, usize) -> usize + Send + Sync>,
+    /// Whether there is quota to spare.
+    pub has_surplus: Arc<dyn Fn(Payer) -> bool + Send + Sync>,
+}
+
+impl fmt::Debug for PredictedWait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PredictedWait").finish_non_exhaustive()
+    }
+}
+
+/// The settings of single flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The settings of batching.
+    pub merge: BatchConfig,
+    /// The longest that one attempt can take once it has left. The deadline of a request is about
+    /// when its call leaves, so a request that has joined waits this much longer for the answer.
+    pub attempt: Duration,
+}
+
+/// Makes one call for all equal requests at the same time. Clones share the flights.
+#[derive(Clone)]
+pub struct SingleFlight {
+    config: Config,
+    tasks: Tasks,
+    cache_sink: Arc<dyn CacheSink>,
+    predicted_wait: PredictedWait,
+    flight_table: Arc<FlightTable>,
+}
+
+impl SingleFlight {
+    /// Flights run as `tasks`. Their answers go to `cache_sink`, and `upstream_profile` learns from
+    /// them; `predicted_wait` says when a request that leaves early should come back.
+    pub fn new(
+        config: Config,
+        tasks: Tasks,
+        cache_sink: Arc<dyn CacheSink>,
+        upstream_profile: Arc<UpstreamProfile>,
+        predicted_wait: PredictedWait,
+        metrics: Metrics,
+    ) -> Self {
+        let flight_table = FlightTable::new(config.merge, upstream_profile, predicted_wait.clone(), metrics);
+        Self {
+            config,
+            tasks,
+            cache_sink,
+            predicted_wait,
+            flight_table: Arc::new(flight_table),
+        }
+    }
+
+    /// The metrics of batching.
+    pub fn metrics(&self) -> Metrics {
+        self.flight_table.metrics.clone()
+    }
+
+    /// The same with other settings, whose answers go to `cache_sink` and `upstream_profile`. Calls
+    /// under way can still be joined, unless other requests may now share calls.
+    pub fn reconfigured(
+        &self,
+        config: Config,
+        cache_sink: Arc<dyn CacheSink>,
+        upstream_profile: Arc<UpstreamProfile>,
+    ) -> Self {
+        let (before, table) = (self.clone(), &self.flight_table);
+        if config.merge.is_equivalent(&before.config.merge) && Arc::ptr_eq(&upstream_profile, &table.upstream_profile) {
+            return Self {
+                config,
+                cache_sink,
+                ..before
+            };
+        }
+        // A new batcher starts without a pause.
+        table.metrics.resume();
+        let (tasks, predicted_wait) = (before.tasks, before.predicted_wait);
+        Self::new(
+            config,
+            tasks,
+            cache_sink,
+            upstream_profile,
+            predicted_wait,
+            self.metrics(),
+        )
+    }
+}
+
+impl fmt::Debug for SingleFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SingleFlight")
+            .field("config", &self.config)
+            .field("flight_table", &self.flight_table)
+            .finish_non_exhaustive()
+    }
+}
+
+/// # Cancel safety
+///
+/// Dropping the future leaves the flight to the other waiters. If there are none and the call has
+/// not left yet, the call is given up.
+impl Middleware<Call, Below, ServedResponse, BoxError> for SingleFlight {
+    async fn call(&self, call: Call, next: &Below) -> Result<ServedResponse, BoxError> {
+        let Joined { guard, receiver, start } = self.flight_table.join(&call, &self.cache_sink);
+        let task = start.map(|flight| {
+            let flight_table = Arc::clone(&self.flight_table);
+            let driver = FlightDriver { flight_table, flight };
+            self.tasks.spawn("flight", driver.run(next.clone()))
+        });
+        match self.wait(&guard, receiver, &call.caller).await {
+            Ok(response) => Ok(served(&response, guard.role())),
+            Err(error) if error.is::<FlightDropped>() => Err(lost(task, error).await),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl SingleFlight {
+    /// Waits for a flight, for as long as its caller would wait for a call of its own.
+    async fn wait(
+        &self,
+        guard: &WaiterGuard,
+        mut receiver: ResultReceiver,
+        caller: &Caller,
+    ) -> Result<Arc<FlightResponse>, BoxError> {
+        let mut until = caller.deadline;
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut receiver => return Ok(result.map_err(|_| FlightDropped)??),
+                () = sleep_until(until) => {}
+            }
+            match guard.flight.stage() {
+                // The queue itself rejects the leader's call, and says exactly when to come back.
+                _ if guard.flight.is_leader(guard.id) => break,
+                Stage::Departed(at) if at + self.config.attempt > until => until = at + self.config.attempt,
+                // The result is just being sent.
+                Stage::Over => break,
+                Stage::Waiting | Stage::Departed(_) => {
+                    let retry_after = (self.predicted_wait.wait)(guard.flight.request().payer());
+                    return Err(DeadlineExceeded { retry_after }.into());
+                }
+            }
+        }
+        Ok(receiver.await.map_err(|_| FlightDropped)??)
+    }
+}
+
+/// An error that several waiters get. Its `source` is the original error.
+#[derive(Clone, Debug)]
+pub struct Shared(Arc<dyn Error + Send + Sync>);
+
+impl Shared {
+    /// Makes `error` cloneable.
+    pub fn new(error: BoxError) -> Self {
+        Self(error.into())
+    }
+
+    /// The first error of type `E` in the chain.
+    pub fn find<E: Error + 'static>(&self) -> Option<&E> {
+        log::causes(self.0.as_ref()).find_map(|cause| cause.downcast_ref())
+    }
+}
+
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the call for this request failed")
+    }
+}
+
+impl Error for Shared {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.0.as_ref())
+    }
+}
+
+/// The request had joined a call that was still waiting for its slot when the request's own
+/// deadline passed. The call goes on for the other waiters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the call that would have answered this request did not leave in time")]
+pub struct DeadlineExceeded {
+    /// By then the call will have left: it is ahead in the queue of any request that comes now.
+    pub retry_after: Duration,
+}
+
+/// The flight ended without a result: because of a panic, or because the runtime is shutting down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the call for this request was lost")]
+struct FlightDropped;
+
+metrics! {
+    /// The counters of batches. Clones count together.
+    #[derive(Clone, Debug)]
+    pub struct Metrics {
+        /// Upstream calls that asked for several requests at once.
+        merged_calls: Counter = "merged_calls",
+        /// Requests answered by such calls.
+        merged_requests: Counter = "merged_requests",
+        /// Upstream calls for ids that requests lacked.
+        calls_by_id: Counter = "calls_by_id",
+        /// Ids that upstream calls asked for because requests lacked them.
+        asked_ids: Counter = "asked_ids",
+        /// Such calls whose answer could not be taken apart with certainty.
+        split_errors: Counters<SplitError> = "merge_doubts" => by("reason"),
+        /// 1 from the doubt that switched merging off until a merged call goes well again.
+        paused: Gauge = "merge_resting",
+        pause: Arc<Mutex<Option<(Instant, SplitError)>>>,
+    }
+}
+
+impl Metrics {
+    /// Upstream calls that asked for several requests at once.
+    pub fn merged_calls(&self) -> u64 {
+        self.merged_calls.get()
+    }
+
+    /// Requests answered by such calls.
+    pub fn merged_requests(&self) -> u64 {
+        self.merged_requests.get()
+    }
+
+    /// How much longer batching is paused, and the failed split that paused it; `None` when it is
+    /// not paused.
+    pub fn resting(&self) -> Option<(Duration, SplitError)> {
+        let (until, split_error) = (*self.pause.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let left = until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some((left, split_error))
+    }
+
+    fn pause(&self, until: Instant, split_error: SplitError) {
+        self.paused.set(1);
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some((until, split_error));
+    }
+
+    fn resume(&self) {
+        self.paused.set(0);
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Upstream calls for ids that requests lacked, and how many ids these were.
+    pub fn asked_ids(&self) -> (u64, u64) {
+        (self.calls_by_id.get(), self.asked_ids.get())
+    }
+
+    fn record_ids(&self, ids: usize) {
+        self.calls_by_id.inc();
+        self.asked_ids.inc_by(ids as u64);
+    }
+
+    fn record_batch(&self, requests: usize) {
+        self.merged_calls.inc();
+        self.merged_requests.inc_by(requests as u64);
+    }
+
+    fn record_split_error(&self, reason: SplitError) {
+        self.split_errors.of(reason).inc();
+    }
+}
+
+/// The error of a waiter whose flight ended without a result. A panic of the flight goes on in the
+/// request that started it, so that the request is counted as one that panicked.
+async fn lost(task: Option<JoinHandle<()>>, error: BoxError) -> BoxError {
+    if let Some(task) = task
+        && let Err(ended) = task.await
+        && let Ok(panic) = ended.try_into_panic()
+    {
+        resume_unwind(panic);
+    }
+    error
+}
+
+fn served(response: &FlightResponse, role: WaiterRole) -> ServedResponse {
+    let FlightResponse {
+        answer,
+        kept,
+        batch_kind,
+    } = response;
+    let is_batch = matches!(batch_kind, BatchKind::Carrier | BatchKind::Member);
+    let is_others = matches!(batch_kind, BatchKind::Member | BatchKind::Equal);
+    ServedResponse {
+        may_link: true,
+        answer: answer.clone(),
+        outcome: match role {
+            _ if is_batch => Outcome::Merged,
+            WaiterRole::Leader if !is_others => Outcome::Forwarded,
+            WaiterRole::Leader | WaiterRole::Joined => Outcome::Collapsed,
+        },
+        status: Status {
+            stored: kept.is_some(),
+            ttl: kept.map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
+            collapsed: role == WaiterRole::Joined || is_others,
+            detail: is_batch.then_some("merged"),
+            ..Status::default()
+        },
+        age: Some(answer.age()).filter(|age| !age.is_zero()),
+    }
+}

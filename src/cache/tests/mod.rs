@@ -1,9 +1,7 @@
-mod age;
 mod by_id;
 mod differential;
 pub(super) mod fixture;
 mod lists;
-mod memory;
 mod partial_hit;
 mod stale;
 mod whole;

@@ -1,4 +1,5 @@
-//! Answers as a whole: stored, found again, replaced.
+//! Answers as a whole: stored, found again, replaced; of what age they are, and what memory they
+//! take.
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use tokio::time::Instant;
 use super::fixture::{Fixture, answer, long, no_cache, only_if_cached, pass};
 use crate::cache::{Config, NotCached};
 use crate::caller::CacheDirectives;
+use crate::memory::MemoryBudget;
 use crate::scan::{CacheSink as _, Endpoint, ForwardReason, Outcome, Request, UpstreamResponse};
 
 const ROWS: &str = r#"{"value":["rows"]}"#;
@@ -160,5 +162,169 @@ async fn refusals_are_remembered_briefly_and_never_served_stale() {
         let asked = fixture.ask("a", CacheDirectives::default());
         fixture.answer(200, ROWS).await;
         assert_eq!(asked.await.unwrap().unwrap().status.forward, Some(ForwardReason::Miss));
+    }
+}
+
+fn aged(body: &'static str, fields: &[(&'static str, &'static str)]) -> UpstreamResponse {
+    let json = ("content-type", "application/json");
+    let field = |&(name, value)| {
+        (
+            http::HeaderName::from_static(name),
+            http::HeaderValue::from_static(value),
+        )
+    };
+    let headers = [json].iter().chain(fields).map(field).collect();
+    UpstreamResponse {
+        headers,
+        ..answer(200, body)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_from_another_cache_keeps_its_age() {
+    tokio::time::advance(Duration::from_hours(1)).await;
+    let mut fixture = Fixture::new(Config::default());
+    let request = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
+    let left = fixture
+        .cache
+        .keep(&request, &aged(OLD, &[("age", "20")]), Instant::now())
+        .unwrap();
+    assert!(
+        left <= Duration::from_secs(10),
+        "fresh for as long as it would be there: {left:?}"
+    );
+    pass(3).await;
+    let served = fixture.stored("a").await;
+    assert_eq!(served.age, Some(Duration::from_secs(23)));
+    assert!((4..=7).contains(&served.status.ttl.unwrap()), "{served:?}");
+    assert!(served.answer.headers.get("age").is_none(), "the gateway says it");
+    let max_age = |seconds| CacheDirectives {
+        max_age: Some(Duration::from_secs(seconds)),
+        ..only_if_cached()
+    };
+    fixture.ask("a", max_age(23)).await.unwrap().unwrap();
+    assert!(
+        fixture
+            .ask("a", max_age(22))
+            .await
+            .unwrap()
+            .unwrap_err()
+            .is::<NotCached>()
+    );
+    pass(8).await;
+    assert_eq!(fixture.stored("a").await.outcome, Outcome::Stale);
+
+    // An answer that is stale when it arrives is still better than none.
+    let left = fixture
+        .cache
+        .keep(&request, &aged(NEW, &[("age", "45")]), Instant::now());
+    assert_eq!(left, Some(Duration::ZERO));
+    assert_eq!(fixture.stored("a").await.outcome, Outcome::Stale);
+    let endless = aged(NEW, &[("age", "99999999999999999999")]);
+    assert_eq!(
+        fixture
+            .cache
+            .keep(&request, &endless, Instant::now())
+            .unwrap_or_default(),
+        Duration::ZERO
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn header_fields_about_a_moment_are_not_stored() {
+    let mut fixture = Fixture::new(Config::default());
+    let passing = [
+        ("retry-after", "30"),
+        ("x-ms-ratelimit-remaining", "3"),
+        ("x-ms-request-id", "r"),
+    ];
+    let asked = fixture.ask("a", CacheDirectives::default());
+    let (call, respond) = fixture.next().await;
+    fixture.respond(&call, respond, aged(ROWS, &passing));
+    assert_eq!(
+        asked.await.unwrap().unwrap().answer.headers.iter().len(),
+        4,
+        "who asked is told"
+    );
+    let names: Vec<_> = fixture
+        .stored("a")
+        .await
+        .answer
+        .headers
+        .iter()
+        .map(|(name, _)| name.to_string())
+        .collect();
+    assert_eq!(names, ["content-type", "x-ms-request-id"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_that_callers_still_read_count_although_they_are_no_longer_stored() {
+    let fixture = Fixture::new(Config {
+        max_size: 100_000,
+        max_held: 125_000,
+        ..Config::default()
+    });
+    let request = |id: &str| Request::plain(Endpoint::HISTORY, [id]).unwrap();
+    let keep = |id: &str, answer: &UpstreamResponse| fixture.cache.keep(&request(id), answer, Instant::now()).is_some();
+    let large = |bytes| UpstreamResponse {
+        body: long(bytes),
+        ..answer(200, "")
+    };
+    let ids = ["a", "b", "c", "d"];
+    let readers = ids.map(|id| {
+        assert!(keep(id, &large(20_000)));
+        let entry = fixture.cache.find(request(id).key(), Instant::now()).unwrap();
+        // It leaves the cache, while its reader still holds it.
+        keep(id, &answer(404, "{}"));
+        entry.answer().body.clone()
+    });
+    assert!(keep("e", &large(40_000)), "120,000 of 125,000");
+    assert!(!keep("f", &large(20_000)), "there is no memory for it");
+    assert!(keep("f", &answer(200, ROWS)), "small ones do not matter");
+    drop(readers);
+    // The cache's map frees replaced values when no thread of this process can be reading them any
+    // more.
+    let is_kept = (0..100_000).any(|_| {
+        std::thread::yield_now();
+        keep("f", &large(20_000))
+    });
+    assert!(is_kept);
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_is_bounded_by_bytes() {
+    let fixture = Fixture::new(Config {
+        max_size: 100_000,
+        ..Config::default()
+    });
+    let mut answer = answer(200, "");
+    answer.body = long(1000);
+    for n in 0..1000 {
+        let request = Request::plain(Endpoint::HISTORY, [&*n.to_string()]).unwrap();
+        fixture.cache.keep(&request, &answer, Instant::now());
+    }
+    let snapshot = fixture.cache.snapshot();
+    assert!((50_000..=100_000).contains(&snapshot.bytes), "{snapshot:?}");
+    assert!((30..=100).contains(&snapshot.entries), "{snapshot:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_of_other_replicas_are_not_charged_to_the_budget_that_they_were_read_with() {
+    let fixture = Fixture::new(Config::default());
+    let budget = MemoryBudget::new(1 << 20);
+    for (id, bytes) in [("small", 300), ("large", 100_000)] {
+        let request = Request::plain(Endpoint::HISTORY, [id]).unwrap();
+        let read = UpstreamResponse {
+            body: budget.try_reserve(bytes).unwrap().hold(long(bytes)),
+            ..answer(200, "")
+        };
+        let now = Instant::now();
+        fixture
+            .cache
+            .insert_remote(&request, &read, (now, now), Duration::from_secs(30));
+        let entry = fixture.cache.find(request.key(), now).unwrap();
+        assert_eq!(entry.answer().body, read.body);
+        drop(read);
+        assert_eq!(budget.left(), 1 << 20, "its reader is gone");
     }
 }

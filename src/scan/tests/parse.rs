@@ -165,3 +165,28 @@ fn the_limits_are_the_documented_ones() {
         }
     );
 }
+
+#[test]
+fn excerpts_are_short_and_printable() {
+    assert_eq!(Excerpt::new("a\r\nb").as_str(), "a\u{fffd}\u{fffd}b");
+    assert_eq!(Excerpt::new(&"é".repeat(64)).as_str(), "é".repeat(64));
+    assert_eq!(Excerpt::new(&"é".repeat(65)).as_str(), "é".repeat(64) + "…");
+}
+
+#[test]
+fn messages_name_the_limits() {
+    assert_eq!(
+        ParseError::Top.to_string(),
+        "$top must be a whole number from 1 to 10000"
+    );
+    assert!(ParseError::Top.is_about_options());
+    assert_eq!(
+        ParseError::TooManyIds("ScanDefinitionIds").to_string(),
+        "ScanDefinitionIds names more than 10000 ids"
+    );
+    assert!(!ParseError::TooManyIds("ScanDefinitionIds").is_about_options());
+    assert_eq!(
+        ParseError::UnknownMember(Excerpt::new("scanDefinitionIds"), "ScanDefinitionIds").target(),
+        Some("scanDefinitionIds")
+    );
+}

@@ -1,10 +1,10 @@
-//! Batches that fail or cannot be split, and when batching is paused.
+//! Batches that fail, are cut off or cannot be split, and when batching is paused.
 
 use std::time::Duration;
 
-use super::fixture::{Fixture, answer, caller, pass, request, rows};
+use super::fixture::{Fixture, MERGE, answer, caller, pass, request, rows};
 use crate::attempt::QueuePosition;
-use crate::scan::{Outcome, SplitError, UpstreamResponse};
+use crate::scan::{Outcome, Request, SplitError, UpstreamProfile, UpstreamResponse};
 
 /// Batches `a` and `b`, answers with `united`, and checks that both ask alone at their old places.
 async fn fail_batch(fixture: &mut Fixture, united: Option<UpstreamResponse>) {
@@ -189,5 +189,38 @@ async fn a_member_without_waiters_is_not_sent_again() {
     assert_eq!(*request_alone.request.bind().unwrap(), request(&["a"]));
     reply.send(Ok(rows(&request(&["a"])))).unwrap();
     one.await.unwrap().unwrap();
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_may_be_cut_off_is_followed_by_a_smaller_call_for_all() {
+    let mut fixture = Fixture::with(MERGE, UpstreamProfile::new(0));
+    let asked = ["a", "b", "c", "d"].map(|id| fixture.ask_for(request(&[id]), caller(id, 300)));
+    let calls = fixture.answer_all(rows).await;
+    // No answer has been longer than the first, so the second call asks for fewer ids. Nor is it
+    // known yet that an answer to a single request holds two rows: one of them finds out, and that
+    // is enough for the others.
+    assert_eq!(calls[0], ["a", "b", "c", "d"]);
+    assert_eq!(calls[1], ["a", "b", "c"]);
+    assert!(calls.len() <= 5, "{calls:?}");
+    for (asked, id) in asked.into_iter().zip(["a", "b", "c", "d"]) {
+        assert_eq!(asked.await.unwrap().unwrap().answer.body, rows(&request(&[id])).body);
+    }
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_every_answer_is_cut_off_all_ask_alone_in_the_end() {
+    let mut fixture = Fixture::batching();
+    let cut = |request: &Request| match request.ids().len() {
+        1 => rows(request),
+        _ => answer(r#"{"value":[],"@odata.nextLink":"https://x"}"#),
+    };
+    let asked = ["a", "b", "c"].map(|id| fixture.ask_for(request(&[id]), caller(id, 300)));
+    let calls = fixture.answer_all(cut).await;
+    assert!(calls.len() <= 6, "{calls:?}");
+    for (asked, id) in asked.into_iter().zip(["a", "b", "c"]) {
+        assert_eq!(asked.await.unwrap().unwrap().answer.body, rows(&request(&[id])).body);
+    }
     fixture.nothing_is_left().await;
 }

@@ -1,4 +1,5 @@
-//! Requests for which the queue has no slot, and batches that they join.
+//! How long a call waits for others; and requests for which the queue has no slot, and batches that
+//! they join.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -7,9 +8,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::fixture::{Fixture, Reply, caller, pass, request, rows};
+use super::fixture::{Fixture, MERGE, Reply, caller, pass, request, rows};
 use crate::BoxError;
-use crate::attempt::{Attempt, Delivery, Failure, Refusal, RetryHint};
+use crate::attempt::{Attempt, Delivery, Failure, Refusal, RetryHint, Scarcity};
 use crate::caller::Name;
 use crate::scan::{Merging, Outcome, ServedResponse, UpstreamProfile};
 use crate::single_flight::BatchConfig;
@@ -252,6 +253,56 @@ async fn a_throttled_request_without_another_slot_joins_a_batch() {
     other.send(Ok(rows(&united))).unwrap();
     for asked in [throttled, owner] {
         assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Merged);
+    }
+    fixture.nothing_is_left().await;
+}
+
+/// How long a caller's request for `id` waits before it asks for a slot.
+async fn gather_delay(fixture: &mut Fixture, id: &str, name: &str, patience: u64) -> Duration {
+    let start = Instant::now();
+    let asked = fixture.ask_for(request(&[id]), caller(name, patience));
+    let (_, reply) = fixture.departed().await;
+    let waited = start.elapsed();
+    reply.send(Ok(rows(&request(&[id])))).unwrap();
+    asked.await.unwrap().unwrap();
+    waited
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_wait_for_others_as_long_as_slots_are_scarce_and_only_where_there_is_some() {
+    let merge = BatchConfig {
+        gather: Duration::from_millis(5),
+        ..MERGE
+    };
+    let scarcity = Scarcity {
+        gather: Some(Duration::from_secs(1)),
+        interval: Duration::from_secs(2),
+    };
+    let mut fixture = Fixture::with_slots(merge, UpstreamProfile::new(1000), scarcity);
+    assert_eq!(gather_delay(&mut fixture, "a", "x", 30).await, Duration::ZERO, "alone");
+    assert_eq!(
+        gather_delay(&mut fixture, "b", "x", 30).await,
+        Duration::ZERO,
+        "still alone"
+    );
+    assert_eq!(gather_delay(&mut fixture, "c", "y", 30).await, scarcity.gather.unwrap());
+    assert_eq!(
+        gather_delay(&mut fixture, "d", "x", 0).await,
+        Duration::ZERO,
+        "wait=0 means now"
+    );
+    pass(5).await;
+    assert_eq!(
+        gather_delay(&mut fixture, "e", "y", 30).await,
+        Duration::ZERO,
+        "the other one is gone"
+    );
+    fixture.nothing_is_left().await;
+
+    let mut fixture = Fixture::with(merge, UpstreamProfile::new(1000));
+    for name in ["x", "y", "x"] {
+        let waited = gather_delay(&mut fixture, "a", name, 30).await;
+        assert_eq!(waited, Duration::ZERO, "slots are plenty");
     }
     fixture.nothing_is_left().await;
 }
