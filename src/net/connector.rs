@@ -17,7 +17,8 @@ use tokio_rustls::TlsConnector;
 use url::Url;
 
 use crate::net::dial::dial;
-use crate::net::{Config, ConnectError, Proxy, Resolver, SetupError, Step, tls, tunnel};
+use crate::net::proxy::open_tunnel;
+use crate::net::{Config, ConnectError, Proxy, Resolver, SetupError, Step, tls};
 
 /// The beginning of cleartext HTTP/2 with prior knowledge (RFC 9113 §3.3): the preface and an empty
 /// SETTINGS frame.
@@ -248,7 +249,7 @@ impl Connector {
     ) -> Result<(Instant, Box<dyn Duplex>), ConnectError> {
         let (begun, tcp) = self.dial(target, proxy.host(), proxy.port(), deadline).await?;
         let mut io: Box<dyn Duplex> = Box::new(tcp);
-        let opening = tunnel::open(&mut io, &target.authority, proxy.authorization());
+        let opening = open_tunnel(&mut io, &target.authority, proxy.authorization());
         bounded(target, Step::Tunnel, deadline, opening).await?;
         Ok((begun, io))
     }

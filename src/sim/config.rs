@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::clock::Wall;
 use crate::secret::Secret;
 
-use super::action::Event;
+use super::control::Event;
 use super::entra::Certificate;
 use super::fault::{Fault, Plan, SignInFault};
 use super::history::History;

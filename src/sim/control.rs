@@ -1,14 +1,148 @@
-//! Changes while the simulator runs.
+//! The changes that a test or the schedule can make while the simulator runs, and their effect.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::action::Action;
-use super::config::{Assertions, Behaviour};
-use super::entra::Certificate;
-use super::fault::{Fault, Plan, SignInFault};
-use super::simulator::Simulator;
 use crate::secret::Secret;
+use crate::sim::config::{Assertions, Behaviour};
+use crate::sim::entra::Certificate;
+use crate::sim::fault::{Fault, Plan, SignInFault};
+use crate::sim::limit::{Limit, Shape};
+use crate::sim::sim_state::Neighbour;
+use crate::sim::sim_state::{SimState, limiters, unknown_region};
+use crate::sim::simulator::Simulator;
+use crate::sim::wire::Host;
+
+/// A change while the simulator runs.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// A region moves nearer or farther.
+    Latency {
+        region: String,
+        /// The new round-trip time.
+        latency: Duration,
+        /// The new jitter.
+        jitter: Duration,
+    },
+    /// A region's faults change.
+    Faults {
+        /// Which region; `None` for all.
+        region: Option<String>,
+        /// The faults from now on.
+        plan: Plan<Fault>,
+    },
+    /// A region's host stops, connections included: connecting to it is refused.
+    Shut { region: String },
+    /// A region's host starts again, on the same port.
+    Open { region: String },
+    /// All connections are reset.
+    CutConnections {
+        /// Of which region; `None` for all regions and sign-in.
+        region: Option<String>,
+    },
+    /// The limits change. Their counts start from zero.
+    Limits {
+        /// The new limits.
+        limits: Vec<Limit>,
+        /// How they are counted.
+        shape: Shape,
+    },
+    /// The faults of sign-in change.
+    SignIn(Plan<SignInFault>),
+    /// Every token issued so far gets 401 from now on.
+    RevokeTokens,
+    /// This many calls of another client with the same app registration arrive at once.
+    OtherCalls(u32),
+    /// Another client with the same app registration makes this many calls an hour from now on, at
+    /// random moments, without retries when refused; zero for none.
+    Neighbour(u32),
+    /// Every definition is scanned once more: one newer row each.
+    Scan,
+}
+
+impl Action {
+    /// The one region that the change is about, if there is one.
+    pub fn region(&self) -> Option<&str> {
+        match self {
+            Self::Latency { region, .. } | Self::Shut { region } | Self::Open { region } => Some(region),
+            Self::Faults { region, .. } | Self::CutConnections { region } => region.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// A change at a set time.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// When it happens, after the start.
+    pub at: Duration,
+    pub action: Action,
+}
+
+/// Sign-in's host, and the regions' hosts by name.
+pub(super) struct Hosts {
+    pub(super) sign_in: Arc<Host>,
+    pub(super) regions: BTreeMap<String, Arc<Host>>,
+}
+
+impl std::fmt::Debug for Hosts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.regions.keys()).finish()
+    }
+}
+
+impl Hosts {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Host>> {
+        self.regions.values().chain([&self.sign_in])
+    }
+
+    pub(super) fn region(&self, name: &str) -> io::Result<&Arc<Host>> {
+        self.regions.get(name).ok_or_else(|| unknown_region(name))
+    }
+
+    pub(super) fn abandon(&self) {
+        self.all().for_each(|host| host.abandon());
+    }
+
+    pub(super) async fn apply(&self, sim_state: &SimState, action: Action) -> io::Result<()> {
+        match action {
+            Action::Latency {
+                region,
+                latency,
+                jitter,
+            } => sim_state.state().change_regions(Some(&region), |behaviour| {
+                (behaviour.latency, behaviour.jitter) = (latency, jitter);
+            })?,
+            Action::Faults { region, plan } => {
+                let set = |behaviour: &mut Behaviour| behaviour.faults.clone_from(&plan);
+                sim_state.state().change_regions(region.as_deref(), set)?;
+            }
+            Action::Shut { region } => self.region(&region)?.shut().await?,
+            Action::Open { region } => self.region(&region)?.reopen().await?,
+            Action::CutConnections { region: Some(region) } => self.region(&region)?.cut_connections(),
+            Action::CutConnections { region: None } => self.all().for_each(|host| host.cut_connections()),
+            Action::Limits { limits, shape } => {
+                let mut state = sim_state.state();
+                (state.config.limits, state.config.shape) = (limits, shape);
+                state.limiters = limiters(&state.config);
+            }
+            Action::SignIn(plan) => sim_state.state().config.sign_in.faults = plan,
+            Action::RevokeTokens => sim_state.state().token_service.mint.revoke_all(),
+            Action::OtherCalls(n) => {
+                sim_state.other_calls(n);
+            }
+            Action::Neighbour(per_hour) => {
+                let now = sim_state.elapsed();
+                let mut state = sim_state.state();
+                state.neighbour = Neighbour::new(per_hour, state.config.seed, now);
+            }
+            Action::Scan => sim_state.state().scans += 1,
+        }
+        Ok(())
+    }
+}
 
 impl Simulator {
     /// Applies a change now. The named methods below are shorthands.

@@ -39,19 +39,15 @@
 //! # }
 //! ```
 
-mod action;
 mod config;
 mod control;
 mod defender;
 mod entra;
 mod fault;
 pub mod history;
-mod hosts;
 pub mod limit;
-mod neighbour;
 mod record;
 mod rng;
-mod run;
 pub mod scenario;
 mod sim_state;
 mod simulator;
@@ -68,6 +64,5 @@ pub use fault::{Fault, Often, Plan, SignInFault};
 pub use history::EntityForm;
 pub use limit::{Limit, Limiter, QuotaVerifier, Scope, Shape};
 pub use record::{CallRecord, Credential, Log, TokenRecord};
-pub use run::run;
-pub use simulator::Simulator;
+pub use simulator::{Simulator, run};
 pub use wire::Tls;

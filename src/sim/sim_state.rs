@@ -7,14 +7,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::config::{Behaviour, Config};
-use super::entra::TokenService;
-use super::limit::{Limiter, Rejection, Scope};
-use super::neighbour::Neighbour;
-use super::record::Journal;
-use super::rng::Rng;
 use crate::operation::Operation;
 use crate::secret::Secret;
+use crate::sim::config::{Behaviour, Config};
+use crate::sim::entra::TokenService;
+use crate::sim::limit::{Limiter, Rejection, Scope};
+use crate::sim::record::Journal;
+use crate::sim::rng::Rng;
 use crate::task::Tasks;
 
 /// The state of a simulator.
@@ -37,7 +36,7 @@ pub(super) struct State {
     /// each of them.
     pub(super) limiters: Vec<Limiter>,
     pub(super) neighbour: Option<Neighbour>,
-    /// How often [`Action::Scan`](super::action::Action::Scan) was applied.
+    /// How often [`Action::Scan`](super::control::Action::Scan) was applied.
     pub(super) scans: u32,
     pub(super) rng: Rng,
 }
@@ -164,4 +163,61 @@ pub(super) fn limiters(config: &Config) -> Vec<Limiter> {
 
 pub(super) fn unknown_region(name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("no region is named {name:?}"))
+}
+
+/// The future calls of the other client.
+#[derive(Clone, Debug)]
+pub(super) struct Neighbour {
+    rng: Rng,
+    mean: Duration,
+    /// The next call, after the start of the simulator.
+    next: Duration,
+}
+
+impl Neighbour {
+    /// A client that makes this many calls an hour on average from `now` on; `None` for none.
+    pub(super) fn new(per_hour: u32, seed: u64, now: Duration) -> Option<Self> {
+        let mean = Duration::from_hours(1).checked_div(per_hour)?;
+        let mut neighbour = Self {
+            rng: Rng::for_text(seed, "neighbour"),
+            mean,
+            next: now,
+        };
+        let gap = neighbour.gap();
+        neighbour.next += gap;
+        Some(neighbour)
+    }
+
+    /// The next call up to `now`, if there is one.
+    pub(super) fn call(&mut self, now: Duration) -> Option<Duration> {
+        let at = (self.next <= now).then_some(self.next)?;
+        let gap = self.gap();
+        self.next += gap;
+        Some(at)
+    }
+
+    /// The time to the next of events that are independent of each other.
+    fn gap(&mut self) -> Duration {
+        let share = (self.rng.below(1 << 53) as f64 + 1.0) / (1_u64 << 53) as f64;
+        self.mean.mul_f64(-share.ln())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_client_calls_at_its_rate_at_random_moments() {
+        let hours = Duration::from_hours(20);
+        let mut neighbour = Neighbour::new(750, 1, Duration::ZERO).unwrap();
+        let calls: Vec<_> = std::iter::from_fn(|| neighbour.call(hours)).collect();
+        assert!((14_500..15_500).contains(&calls.len()), "{}", calls.len());
+        assert!(calls.is_sorted());
+        let short = calls
+            .windows(2)
+            .filter(|pair| pair[1] < pair[0] + Duration::from_secs(1));
+        assert!(short.count() > 1_000, "not evenly spaced");
+        assert!(Neighbour::new(0, 1, Duration::ZERO).is_none());
+    }
 }

@@ -1,6 +1,7 @@
-//! A running simulator.
+//! A running simulator, in a test or as a program of its own.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -8,16 +9,15 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::action::Event;
-use super::config::{Config, Region};
-use super::defender;
-use super::entra::Endpoint;
-use super::hosts::Hosts;
-use super::limit::{QuotaVerifier, Scope};
-use super::record::{CallRecord, TimedOut, TokenRecord, Violation};
-use super::sim_state::SimState;
-use super::wire::Host;
 use crate::operation::Operation;
+use crate::sim::config::{CLIENT_SECRET, Config, Region};
+use crate::sim::control::{Event, Hosts};
+use crate::sim::defender;
+use crate::sim::entra::Endpoint;
+use crate::sim::limit::{QuotaVerifier, Scope};
+use crate::sim::record::{CallRecord, TimedOut, TokenRecord, Violation};
+use crate::sim::sim_state::SimState;
+use crate::sim::wire::Host;
 use crate::task::Tasks;
 
 /// How long the waiting helpers wait, which only a failing test does.
@@ -271,4 +271,40 @@ fn url(addr: SocketAddr) -> Url {
 /// A base address as people write it: without the slash at the end.
 fn base(url: &Url) -> &str {
     url.as_str().trim_end_matches('/')
+}
+
+/// Runs a simulator until `until` resolves. `print` gets whole lines of a gateway's configuration;
+/// the addresses, and the summary at the end, are comments in it.
+///
+/// # Errors
+///
+/// It could not be started.
+pub async fn run(config: Config, mut print: impl FnMut(&str), until: impl Future<Output = ()>) -> io::Result<()> {
+    let shows_secret = config.client_secret.expose() == CLIENT_SECRET;
+    let serves_tls = config.tls.is_some();
+    let simulator = Simulator::start(config)?;
+    print(&format!("# sign-in on {}", simulator.authority()));
+    if serves_tls {
+        print("# every address answers https, too");
+    }
+    for (name, url) in simulator.regions() {
+        print(&format!("# region {name} on {url}"));
+    }
+    print("");
+    for line in simulator.config_toml().lines() {
+        print(line);
+    }
+    if shows_secret {
+        print("");
+        print(&format!("# export AZURE_CLIENT_SECRET='{CLIENT_SECRET}'"));
+    }
+    until.await;
+    for finding in simulator.quota_verifiers().iter().flat_map(QuotaVerifier::findings) {
+        print(&format!("# {finding}"));
+    }
+    for violation in simulator.violations() {
+        print(&format!("# VIOLATION after {:?}: {}", violation.at, violation.what));
+    }
+    simulator.stop().await;
+    Ok(())
 }

@@ -9,10 +9,10 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
+use super::Error;
+use super::address::{Config, MOST_PATIENT};
 use super::breaker::Breaker;
-use super::config::{Config, MOST_PATIENT};
 use super::connection::{Connection, within};
-use super::error::Error;
 use super::script::Script;
 use super::subscription::{self, Event, Subscribers};
 

@@ -1,10 +1,13 @@
-//! Opening a connection, whatever kind of store it is.
+//! Opening a connection, whatever kind of store it is, and finding out which server is the master.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
@@ -15,14 +18,11 @@ use redis::{
 use rustls::ClientConfig;
 use tokio_util::sync::DropGuard;
 
-use super::address::Kind;
-use super::config::{Config, MOST_PATIENT};
-use super::error::Error;
-use super::limited_stream::{Allowance, Unheard, Wire};
-use super::sentinel;
-use super::subscription::Subscribers;
-use super::tls::{self, Pem};
 use crate::plain_text;
+use crate::store::Error;
+use crate::store::address::{Config, Kind, MOST_PATIENT};
+use crate::store::limited_stream::{Allowance, Pem, Unheard, Wire, tls_config};
+use crate::store::subscription::Subscribers;
 use crate::task::Tasks;
 
 /// Opening a connection takes several answers: TCP, TLS, AUTH, and who is the master.
@@ -188,7 +188,7 @@ impl Server {
 }
 
 /// What lets us in, as the files say now.
-pub(super) struct Access {
+struct Access {
     settings: RedisConnectionInfo,
     pem: Option<Pem>,
 }
@@ -220,7 +220,7 @@ impl Access {
         };
         let sentinels = config.address.servers.iter().map(|server| self.server(server.clone()));
         let sentinels = sentinels.collect::<Result<Vec<_>, _>>()?;
-        let (host, port) = sentinel::master(sentinels, group, config.timeout).await?;
+        let (host, port) = master_by_sentinels(sentinels, group, config.timeout).await?;
         let address = if config.address.is_tls {
             ConnectionAddr::TcpTls {
                 host,
@@ -236,7 +236,7 @@ impl Access {
     }
 
     fn server(&self, info: ConnectionInfo) -> Result<Server, Error> {
-        let tls = self.pem.as_ref().map(tls::config).transpose()?;
+        let tls = self.pem.as_ref().map(tls_config).transpose()?;
         Ok(Server { info, tls })
     }
 }
@@ -263,4 +263,44 @@ async fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
     tokio::fs::read(path)
         .await
         .map_err(|source| Error::File { key, source })
+}
+
+type Master = (String, u16);
+
+/// The master of `group`. Whether it really is one shows when it is asked: a replica refuses to
+/// write.
+async fn master_by_sentinels(sentinels: Vec<Server>, group: &str, timeout: Duration) -> Result<Master, Error> {
+    let asked = sentinels.len();
+    let mut answers: FuturesUnordered<_> = sentinels
+        .into_iter()
+        .map(|sentinel| within(timeout * 2, ask_sentinel(sentinel, group)))
+        .collect();
+    let mut votes: HashMap<Master, usize> = HashMap::new();
+    let mut failure = None;
+    while let Some(answer) = answers.next().await {
+        match answer {
+            Ok(Some(server)) => {
+                let named = votes.entry(server.clone()).or_default();
+                *named += 1;
+                if *named * 2 > asked {
+                    return Ok(server);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => failure = Some(error),
+        }
+    }
+    let named = votes.into_values().max().unwrap_or(0);
+    // With nobody reached, why is more useful than how many.
+    match failure {
+        Some(error) if named == 0 => Err(error),
+        _ => Err(Error::NoMaster { named, asked }),
+    }
+}
+
+async fn ask_sentinel(sentinel: Server, group: &str) -> Result<Option<Master>, Error> {
+    let mut connection = sentinel.connect(None).await?;
+    let mut command = redis::cmd("SENTINEL");
+    command.arg("GET-MASTER-ADDR-BY-NAME").arg(group);
+    Ok(connection.query(&command).await?)
 }

@@ -9,9 +9,9 @@ use futures_util::StreamExt as _;
 use redis::{FromRedisValue as _, PushInfo, PushKind};
 use tokio_util::sync::DropGuard;
 
-use super::config::Config;
+use super::Error;
+use super::address::Config;
 use super::connection::{listener, longest, within};
-use super::error::Error;
 use super::limited_stream::Unheard;
 use crate::task::Tasks;
 

@@ -8,11 +8,8 @@ mod declare;
 mod json_line;
 pub mod log;
 pub mod metrics;
-mod named_enum;
-mod process;
 pub mod trace;
 
 mod exposition;
 
-pub(crate) use declare::{Counters, Gauges, LabelValue, metrics};
-pub(crate) use named_enum::named_enum;
+pub(crate) use declare::{Counters, Gauges, LabelValue, metrics, named_enum};

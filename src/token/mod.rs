@@ -14,23 +14,19 @@
 
 mod aadsts;
 mod access_token;
-mod claims;
 mod config;
 mod credential;
 mod error;
 mod layer;
 mod metrics;
 mod sign_in;
-mod snapshot;
 #[cfg(test)]
 mod testing;
 mod token_source;
 
-pub use access_token::Bearer;
-pub use claims::Roles;
+pub use access_token::{Bearer, Roles};
 pub use config::{App, CertificateFiles, Config, Credential, Identity, IdentityHost, Kind, Scope, SecretSource};
 pub use error::{Code, Error, Problem, Reason};
 pub use layer::MAX_PERMIT_HOLD;
 pub use metrics::Metrics;
-pub use snapshot::{LastError, Snapshot, Warning};
-pub use token_source::{RejectionOutcome, TokenSource};
+pub use token_source::{RejectionOutcome, Snapshot, TokenSource, Warning};

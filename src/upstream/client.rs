@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, USER_AGENT};
-use http::{HeaderValue, Request, Response, StatusCode, Uri};
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderName, USER_AGENT};
+use http::{HeaderValue, Request, Response, Uri};
 use tokio::time::{Instant, timeout};
 use tower::Service;
 use url::Url;
@@ -19,8 +19,9 @@ use crate::net;
 use crate::operation::Input;
 use crate::scan::{self, Operation, TokenOwner, UpstreamResponse};
 use crate::telemetry::trace::{self, Span, SpanKind};
+use crate::upstream::answer::{checked, without_lost_body};
 use crate::upstream::metrics::Status;
-use crate::upstream::{Error, Metrics, Reason, response_headers};
+use crate::upstream::{Error, Metrics, Reason};
 
 /// The settings of calls.
 #[derive(Clone, Copy, Debug)]
@@ -166,47 +167,6 @@ fn kept(response: Response<Bytes>, mut memory: Reservation) -> Response<Bytes> {
         // A copy, because a slice of a read buffer would keep the whole buffer alive.
         memory.shrink_to(body.len());
         memory.hold(Bytes::copy_from_slice(&body))
-    })
-}
-
-/// Whether the status says what has to be done, whatever the body: the ledger has to see that calls
-/// are throttled, and the token source that its token was rejected.
-fn speaks_for_itself(status: StatusCode) -> bool {
-    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED)
-}
-
-/// The answer without its body, if only that was lost, and it is not needed.
-fn without_lost_body(error: net::Error) -> Result<Response<Bytes>, net::Error> {
-    let Some(head) = error.head().filter(|head| speaks_for_itself(head.status)) else {
-        return Err(error);
-    };
-    Ok(Response::from_parts(head.clone(), Bytes::new()))
-}
-
-/// The answer, if it may be passed on.
-fn checked(response: Response<Bytes>, owner: TokenOwner) -> Result<UpstreamResponse, Reason> {
-    let (head, mut body) = response.into_parts();
-    if head.status.is_redirection() {
-        return Err(Reason::Redirect { status: head.status });
-    }
-    if head.status.is_informational() || head.status.as_u16() > 599 {
-        return Err(Reason::Status { status: head.status });
-    }
-    if !head
-        .headers
-        .get_all(CONTENT_ENCODING)
-        .iter()
-        .all(response_headers::is_identity)
-    {
-        if !speaks_for_itself(head.status) {
-            return Err(Reason::Encoded);
-        }
-        body = Bytes::new();
-    }
-    Ok(UpstreamResponse {
-        status: head.status,
-        headers: response_headers::allowed(&head.headers, owner),
-        body,
     })
 }
 

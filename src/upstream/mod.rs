@@ -8,18 +8,15 @@
 //! takes the same body. A redirect is never followed, because it would send the token to another
 //! host.
 
+mod answer;
 mod client;
-mod error;
 mod metrics;
-mod recent;
-mod response_headers;
 mod retry;
 
 #[cfg(test)]
 mod tests;
 
+pub use answer::{Error, Reason};
 pub use client::{Client, Config, Secrets};
-pub use error::{Error, Reason};
-pub use metrics::Metrics;
-pub use recent::{RecentCalls, RecentSnapshot};
+pub use metrics::{Metrics, RecentSnapshot};
 pub use retry::Retry;

@@ -20,7 +20,7 @@ use crate::attempt::{Attempt, Charged, Delivery, Failure, QueuePosition, Retries
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::middleware::{self, Middleware as _, Next};
 use crate::net::testing::{no_answer, no_connection};
-use crate::region::config::ConfigError;
+use crate::region::ConfigError;
 use crate::region::{Candidate, Config, HostSelector, Metrics, Probe};
 use crate::scan::{Endpoint, Headers, Request, UpstreamResponse};
 use crate::task::Tasks;

@@ -7,7 +7,7 @@ use http::{HeaderMap, header};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::refusal::Refusal;
+use super::answer::Refusal;
 use crate::sim::history::By;
 
 /// The largest `$top` documented.

@@ -12,7 +12,7 @@ use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
 use x509_cert::der::Decode as _;
 
-use super::code::AadstsCode;
+use super::refusal::AadstsCode;
 use super::refusal::Refusal;
 use crate::plain_text;
 use crate::secret::Secret;

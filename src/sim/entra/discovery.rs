@@ -7,8 +7,8 @@ use http::uri::Scheme;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::code::AadstsCode;
-use super::form::Form;
+use super::Form;
+use super::refusal::AadstsCode;
 use super::refusal::Refusal;
 use crate::sim::wire::Reply;
 

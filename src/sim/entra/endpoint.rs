@@ -1,4 +1,5 @@
-//! Sign-in over HTTP.
+//! Sign-in over HTTP: the token endpoint, and managed identity as the metadata service of a virtual
+//! machine and App Service have it.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -10,13 +11,12 @@ use http::{Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::code::AadstsCode;
-use super::discovery;
-use super::form::Form;
-use super::managed;
-use super::refusal::Refusal;
-use super::token_service::{self, Issued};
 use crate::secret::Secret;
+use crate::sim::config::{Config, IDENTITY_HEADER};
+use crate::sim::entra::Form;
+use crate::sim::entra::discovery;
+use crate::sim::entra::refusal::{AadstsCode, Refusal};
+use crate::sim::entra::{Issued, credential};
 use crate::sim::fault::SignInFault;
 use crate::sim::record::{Credential, TokenRecord};
 use crate::sim::sim_state::SimState;
@@ -36,10 +36,10 @@ pub(in crate::sim) struct Endpoint {
 }
 
 /// A response, and what is recorded about it.
-pub(super) struct Outcome {
-    pub(super) reply: Reply,
-    pub(super) code: Option<u32>,
-    pub(super) issued: Option<Issued>,
+struct Outcome {
+    reply: Reply,
+    code: Option<u32>,
+    issued: Option<Issued>,
 }
 
 /// The form, or why it is invalid.
@@ -47,7 +47,7 @@ type Read = Result<Form, Refusal>;
 
 impl Outcome {
     /// A response without a token.
-    pub(super) fn refused(reply: Reply) -> Self {
+    fn refused(reply: Reply) -> Self {
         Self {
             reply,
             code: None,
@@ -140,8 +140,8 @@ impl Endpoint {
 
     fn route(&self, head: &Parts, form: Read) -> Outcome {
         let path = head.uri.path();
-        if path == managed::IMDS_PATH || path == managed::APP_SERVICE_PATH {
-            return managed::answer(&self.sim_state, head);
+        if path == IMDS_PATH || path == APP_SERVICE_PATH {
+            return managed_identity(&self.sim_state, head);
         }
         match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
             Some((tenant, "oauth2/v2.0/token")) => self.token(tenant, head, form),
@@ -210,9 +210,9 @@ impl Endpoint {
 /// The credential that the client presents, valid or not.
 fn presented(head: &Parts, form: &Read) -> Credential {
     match (head.uri.path(), form) {
-        (managed::IMDS_PATH, _) => Credential::Imds,
-        (managed::APP_SERVICE_PATH, _) => Credential::AppService,
-        (_, Ok(form)) => token_service::credential(form),
+        (IMDS_PATH, _) => Credential::Imds,
+        (APP_SERVICE_PATH, _) => Credential::AppService,
+        (_, Ok(form)) => credential(form),
         (_, Err(_)) => Credential::None,
     }
 }
@@ -239,4 +239,95 @@ fn document(issued: &Issued) -> Value {
         document["refresh_in"] = refresh_in.into();
     }
     document
+}
+
+/// The path of a virtual machine's metadata service.
+const IMDS_PATH: &str = "/metadata/identity/oauth2/token";
+
+/// The path of the simulated App Service; the real one is named in `IDENTITY_ENDPOINT`.
+const APP_SERVICE_PATH: &str = "/msi/token";
+
+/// Versions of the metadata service's interface that are in use.
+const IMDS_VERSIONS: [&str; 3] = ["2018-02-01", "2019-08-01", "2021-02-01"];
+
+/// The version of the App Service form.
+const APP_SERVICE_VERSION: &str = "2019-08-01";
+
+/// Handles a request for a token of the identity.
+fn managed_identity(sim_state: &SimState, head: &Parts) -> Outcome {
+    let credential = match head.uri.path() {
+        IMDS_PATH => Credential::Imds,
+        _ => Credential::AppService,
+    };
+    let mut state = sim_state.state();
+    let state = &mut *state;
+    if let Err((status, error, text)) = check_managed(&state.config, credential, head) {
+        let document = json!({"error": error, "error_description": text});
+        return Outcome::refused(Reply::new(status, JSON, document.to_string()));
+    }
+    let issued = state.token_service.issue(&state.config, &mut state.rng);
+    let claims = &issued.claims;
+    let document = json!({
+        "access_token": issued.token,
+        "client_id": claims.appid,
+        "expires_in": issued.expires_in.to_string(),
+        "expires_on": claims.exp.to_string(),
+        "ext_expires_in": issued.expires_in.to_string(),
+        "not_before": claims.nbf.to_string(),
+        "resource": claims.aud,
+        "token_type": "Bearer",
+    });
+    Outcome {
+        reply: Reply::new(StatusCode::OK, JSON, document.to_string()),
+        code: None,
+        issued: Some(issued),
+    }
+}
+
+type Refused = (StatusCode, &'static str, &'static str);
+
+fn check_managed(config: &Config, credential: Credential, head: &Parts) -> Result<(), Refused> {
+    let bad = |text| (StatusCode::BAD_REQUEST, "invalid_request", text);
+    if head.method != Method::GET {
+        return Err((StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "only GET is allowed"));
+    }
+    if head.headers.contains_key("x-forwarded-for") {
+        return Err(bad("a request that came through a proxy is refused"));
+    }
+    let query = Form::parse(head.uri.query().unwrap_or_default().as_bytes()).map_err(|_| bad("a field came twice"))?;
+    let version = query.get("api-version").unwrap_or_default();
+    let field = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
+    if credential == Credential::Imds {
+        if field("metadata") != Some(b"true") {
+            return Err(bad("the required field Metadata: true is missing"));
+        }
+        if !IMDS_VERSIONS.contains(&version) {
+            return Err(bad("the api-version is missing or not supported"));
+        }
+    } else {
+        if field("x-identity-header") != Some(IDENTITY_HEADER.as_bytes()) {
+            return Err((
+                StatusCode::UNAUTHORIZED,
+                "unauthorized_client",
+                "X-IDENTITY-HEADER is missing or wrong",
+            ));
+        }
+        if version != APP_SERVICE_VERSION {
+            return Err(bad("the api-version is missing or not supported"));
+        }
+    }
+    if query.get("resource") != Some(config.sign_in.resource()) {
+        return Err((
+            StatusCode::BAD_REQUEST,
+            "invalid_resource",
+            "the resource is missing or unknown",
+        ));
+    }
+    if query
+        .get("client_id")
+        .is_some_and(|id| !id.eq_ignore_ascii_case(&config.client_id))
+    {
+        return Err(bad("identity not found"));
+    }
+    Ok(())
 }

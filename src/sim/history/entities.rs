@@ -96,7 +96,7 @@ impl History {
 }
 
 /// A value that must never be found behind a gateway.
-pub(in crate::sim) const SECRET: &str = "simulated~scan.password";
+const SECRET: &str = "simulated~scan.password";
 
 fn org(seed: u64) -> String {
     Rng::for_text(seed, "organisation").guid()

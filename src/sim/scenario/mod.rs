@@ -94,4 +94,80 @@
 //! | `neighbour` | `per_hour`: the rate of another client, which calls at random moments from then on |
 
 pub mod resolve;
-mod written;
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::sim::history::History;
+use crate::sim::limit::{Rejected, Scope, Shape};
+use crate::sim::{Message, RetryAfter, span};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    seed: Option<u64>,
+    quota: Quota,
+    history: Option<History>,
+    sign_in: SignIn,
+    regions: Vec<Spanned<Region>>,
+    events: Vec<Spanned<Event>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Quota {
+    limits: Option<Vec<String>>,
+    scope: Option<Scope>,
+    shape: Option<Shape>,
+    rejected: Option<Rejected>,
+    retry_after: Option<RetryAfter>,
+    message: Option<Message>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct SignIn {
+    latency: Option<Span>,
+    token_lifetime: Option<Span>,
+    refresh_in: Option<Span>,
+    roles: Option<Vec<String>>,
+    faults: Vec<Fault>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Region {
+    name: String,
+    #[serde(default)]
+    latency: Span,
+    #[serde(default)]
+    jitter: Span,
+    #[serde(default)]
+    faults: Vec<Fault>,
+}
+
+/// A fault of any kind. Which further keys belong to which kind is checked later, where the message
+/// can name both.
+#[derive(Debug, Deserialize)]
+struct Fault {
+    kind: String,
+    share: Option<f64>,
+    times: Option<u32>,
+    #[serde(flatten)]
+    keys: toml::Table,
+}
+
+/// An event; its action takes further keys, in the same way.
+#[derive(Debug, Deserialize)]
+struct Event {
+    at: Span,
+    action: String,
+    #[serde(flatten)]
+    keys: toml::Table,
+}
+
+/// A duration with its unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+struct Span(#[serde(deserialize_with = "span::deserialize")] Duration);

@@ -6,9 +6,9 @@ use http::StatusCode;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 
-use super::written::{self, File, Span};
-use crate::sim::action::{Action, Event};
+use super::{File, Span};
 use crate::sim::config::{Behaviour, Config, Region};
+use crate::sim::control::{Action, Event};
 use crate::sim::entra::AadstsCode;
 use crate::sim::fault::{Fault, Often, Plan, SignInFault};
 use crate::sim::history::History;
@@ -78,7 +78,7 @@ impl Config {
         self.with_scenario(&text)
     }
 
-    fn apply_quota(&mut self, quota: &written::Quota) -> Result<(), ScenarioError> {
+    fn apply_quota(&mut self, quota: &super::Quota) -> Result<(), ScenarioError> {
         if let Some(texts) = &quota.limits {
             self.limits = limits(texts)?;
         }
@@ -90,7 +90,7 @@ impl Config {
         Ok(())
     }
 
-    fn apply_sign_in(&mut self, written: written::SignIn) -> Result<(), ScenarioError> {
+    fn apply_sign_in(&mut self, written: super::SignIn) -> Result<(), ScenarioError> {
         let rules = &mut self.sign_in;
         put(&mut rules.latency, written.latency.map(|span| span.0));
         put(&mut self.token_lifetime, written.token_lifetime.map(|span| span.0));
@@ -139,7 +139,7 @@ fn line<T>(written: &Spanned<T>, text: &str) -> String {
     format!("line {}", before.matches('\n').count() + 1)
 }
 
-fn region(written: Spanned<written::Region>, text: &str) -> Result<Region, ScenarioError> {
+fn region(written: Spanned<super::Region>, text: &str) -> Result<Region, ScenarioError> {
     let (line, written) = (line(&written, text), written.into_inner());
     let faults = plan(
         &format!("{line}, region {}", written.name),
@@ -156,7 +156,7 @@ fn region(written: Spanned<written::Region>, text: &str) -> Result<Region, Scena
     })
 }
 
-fn event(number: usize, written: Spanned<written::Event>, text: &str) -> Result<Event, ScenarioError> {
+fn event(number: usize, written: Spanned<super::Event>, text: &str) -> Result<Event, ScenarioError> {
     let (line, event) = (line(&written, text), written.into_inner());
     let mut keys = Keys {
         place: format!("{line}, event {number} ({})", event.action),
@@ -198,7 +198,7 @@ fn event(number: usize, written: Spanned<written::Event>, text: &str) -> Result<
 
 fn plan<F: Copy>(
     place: &str,
-    written: Vec<written::Fault>,
+    written: Vec<super::Fault>,
     read: fn(&str, &mut Keys) -> Result<F, ScenarioError>,
 ) -> Result<Plan<F>, ScenarioError> {
     written.into_iter().try_fold(Plan::none(), |plan, fault| {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::client::{Client, ID, body, call};
-use crate::sim::action::Action;
-use crate::sim::action::Event;
+use crate::sim::control::Action;
+use crate::sim::control::Event;
 use crate::sim::{Config, Log, Region, Shape, Simulator};
 
 fn start() -> (Simulator, Client) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::client::Client;
-use crate::sim::action::Action;
+use crate::sim::control::Action;
 use crate::sim::history::{Casing, History};
 use crate::sim::scenario::resolve::ScenarioError;
 use crate::sim::{Config, Fault, Often, Plan, RetryAfter, Shape, SignInFault, Simulator};

@@ -1,13 +1,334 @@
 //! Listeners and connections that misbehave on request.
 
-mod body;
 mod connection;
-mod host;
-mod read;
 mod reply;
 mod tls;
 
-pub(super) use host::{Handler, Host};
-pub(super) use read::{Unread, read};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use http::Request;
+use http::uri::Scheme;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::sim::wire::connection::{Connection, Socket};
+use crate::task::Tasks;
+
 pub(super) use reply::{Manner, Reply};
 pub use tls::Tls;
+
+/// How many connections a host serves at once; more wait in the backlog.
+const MOST_CONNECTIONS: usize = 4_096;
+
+/// How many wait to be accepted.
+const BACKLOG: i32 = 1_024;
+
+/// The first byte of a TLS connection: a handshake record (RFC 8446 §5.1). No HTTP method begins
+/// with it.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// How long a client may take to send a request's head.
+const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Handles the requests of one host.
+pub(super) trait Handler: Send + Sync + 'static {
+    /// It runs to its end even when the client is gone: what was sent arrives.
+    fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Reply>;
+
+    /// The time to set up a connection, as for a TLS handshake.
+    fn setup(&self) -> Duration;
+}
+
+/// One host: an address and its handler.
+pub(super) struct Host {
+    addr: SocketAddr,
+    handler: Arc<dyn Handler>,
+    /// Serves TLS beside clear text on the same port.
+    tls: Option<Tls>,
+    tasks: Tasks,
+    listener: tokio::sync::Mutex<ListenerState>,
+    /// Ends all existing connections; it is replaced for new ones.
+    connections: Mutex<CancellationToken>,
+    /// Lets connections end after their current requests.
+    drain: CancellationToken,
+}
+
+enum ListenerState {
+    Open {
+        stop: CancellationToken,
+        accepting: tokio::task::JoinHandle<()>,
+    },
+    /// The port is held, so that no other process gets it, but there is no listener: connecting is
+    /// refused.
+    Shut(RawSocket),
+    Gone,
+}
+
+impl Host {
+    /// Listens at `addr` and serves.
+    pub(super) fn open(
+        addr: SocketAddr,
+        handler: Arc<dyn Handler>,
+        tls: Option<Tls>,
+        tasks: &Tasks,
+    ) -> io::Result<Arc<Self>> {
+        let held = hold(addr)?;
+        let addr = held.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let host = Arc::new(Self {
+            addr,
+            handler,
+            tls,
+            tasks: tasks.clone(),
+            listener: tokio::sync::Mutex::new(ListenerState::Gone),
+            connections: Mutex::default(),
+            drain: CancellationToken::new(),
+        });
+        let open = host.listen(held)?;
+        if let Ok(mut state) = host.listener.try_lock() {
+            *state = open;
+        }
+        Ok(host)
+    }
+
+    pub(super) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Stops listening and resets every connection; connecting is refused when this returns. It
+    /// does nothing when the host is stopped already.
+    pub(super) async fn shut(&self) -> io::Result<()> {
+        let mut state = self.listener.lock().await;
+        if matches!(*state, ListenerState::Open { .. }) {
+            close(std::mem::replace(&mut *state, ListenerState::Gone)).await;
+            self.cut_connections();
+            *state = ListenerState::Shut(hold(self.addr)?);
+        }
+        Ok(())
+    }
+
+    /// Listens again. It does nothing when the host is listening already, or when the simulator has
+    /// ended.
+    pub(super) async fn reopen(self: &Arc<Self>) -> io::Result<()> {
+        let mut state = self.listener.lock().await;
+        *state = match std::mem::replace(&mut *state, ListenerState::Gone) {
+            ListenerState::Shut(held) => self.listen(held)?,
+            other => other,
+        };
+        Ok(())
+    }
+
+    /// Resets every connection.
+    pub(super) fn cut_connections(&self) {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *connections).cancel();
+    }
+
+    /// Stops listening for good and lets connections end after their current requests.
+    pub(super) async fn end(&self) {
+        self.drain.cancel();
+        close(std::mem::replace(&mut *self.listener.lock().await, ListenerState::Gone)).await;
+    }
+
+    /// Stops at once, without waiting, for a simulator that is dropped.
+    pub(super) fn abandon(&self) {
+        self.drain.cancel();
+        self.cut_connections();
+        if let Ok(mut state) = self.listener.try_lock()
+            && let ListenerState::Open { stop, .. } = std::mem::replace(&mut *state, ListenerState::Gone)
+        {
+            stop.cancel();
+        }
+    }
+
+    fn listen(self: &Arc<Self>, held: RawSocket) -> io::Result<ListenerState> {
+        held.listen(BACKLOG)?;
+        let listener = TcpListener::from_std(held.into())?;
+        let stop = CancellationToken::new();
+        let (host, until) = (Arc::clone(self), stop.clone());
+        let accepting = self.tasks.spawn("accept", async move {
+            tokio::select! {
+                () = until.cancelled() => {}
+                () = host.accept(listener) => {}
+            }
+        });
+        Ok(ListenerState::Open { stop, accepting })
+    }
+
+    async fn accept(self: Arc<Self>, listener: TcpListener) {
+        let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        loop {
+            let Ok(place) = Arc::clone(&room).acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let host = Arc::clone(&self);
+                    self.tasks.spawn("connection", async move {
+                        host.serve(stream).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    // Most likely there are no file descriptors left, and trying again at once
+                    // would only use CPU time.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(&self, stream: TcpStream) {
+        let connections = self
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .child_token();
+        let connection = Connection::new(connections);
+        // Nagle's algorithm would add its own delays to ours.
+        let _ = stream.set_nodelay(true);
+        let socket = Socket::new(stream, Arc::clone(&connection));
+        tokio::select! {
+            () = connection.until_cut() => {}
+            () = self.talk(socket, &connection) => {}
+        }
+    }
+
+    /// Finds out whether the client speaks TLS, and answers its requests.
+    async fn talk(&self, socket: Socket, connection: &Arc<Connection>) {
+        tokio::time::sleep(self.handler.setup()).await;
+        let Some(tls) = &self.tls else {
+            return self.exchange(socket, Scheme::HTTP, connection).await;
+        };
+        let mut first = [0];
+        let peeked = tokio::select! {
+            () = self.drain.cancelled() => return,
+            peeked = tokio::time::timeout(HEAD_DEADLINE, socket.peek(&mut first)) => peeked,
+        };
+        match peeked {
+            Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {}
+            Ok(Ok(1)) => return self.exchange(socket, Scheme::HTTP, connection).await,
+            _ => return,
+        }
+        let secured = tokio::select! {
+            () = self.drain.cancelled() => return,
+            secured = tokio::time::timeout(HEAD_DEADLINE, tls.acceptor().accept(socket)) => secured,
+        };
+        match secured {
+            Ok(Ok(stream)) => self.exchange(stream, Scheme::HTTPS, connection).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a client did not finish the TLS handshake"),
+            Err(_) => {}
+        }
+    }
+
+    /// Answers the requests of one connection, with this scheme.
+    async fn exchange<S>(&self, stream: S, scheme: Scheme, connection: &Arc<Connection>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(scheme.clone());
+            let answer = self.tasks.spawn("answer", Arc::clone(&self.handler).answer(request));
+            let connection = Arc::clone(connection);
+            async move {
+                // A test must notice that the handler panicked.
+                let failed = |_| Reply::front_end_page(http::StatusCode::INTERNAL_SERVER_ERROR);
+                answer.await.unwrap_or_else(failed).deliver(connection).await
+            }
+        });
+        let mut builder = auto::Builder::new(Streams(self.tasks.clone()));
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_DEADLINE);
+        builder.http2().timer(TokioTimer::new());
+        let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            _ = served.as_mut() => return,
+            () = self.drain.cancelled() => served.as_mut().graceful_shutdown(),
+        }
+        let _ = served.await;
+    }
+}
+
+/// Ends the accept loop; the listener is closed when this returns.
+async fn close(state: ListenerState) {
+    if let ListenerState::Open { stop, accepting } = state {
+        stop.cancel();
+        // It cannot fail: the task is not aborted and does not panic.
+        let _ = accepting.await;
+    }
+}
+
+/// Binds the port without listening.
+fn hold(addr: SocketAddr) -> io::Result<RawSocket> {
+    let socket = RawSocket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    // Earlier connections may linger in the kernel, and must not block the port.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+/// Runs the streams of HTTP/2 connections as tasks of the simulator.
+#[derive(Clone)]
+struct Streams(Tasks);
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        self.0.spawn("stream", stream);
+    }
+}
+
+/// How long a body may take.
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Why a body was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// It is too long. It was read to its end all the same, so that the client sees the error and
+    /// not a broken connection.
+    TooLong,
+    /// It was incomplete.
+    Broken,
+}
+
+/// Reads a body of at most `longest` bytes.
+pub(super) async fn read(body: Incoming, longest: usize) -> Result<Bytes, Unread> {
+    match tokio::time::timeout(BODY_DEADLINE, collect(body, longest)).await {
+        Ok(read) => read,
+        Err(_) => Err(Unread::Broken),
+    }
+}
+
+async fn collect(mut body: Incoming, longest: usize) -> Result<Bytes, Unread> {
+    let (mut kept, mut fits) = (BytesMut::new(), true);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| Unread::Broken)?.into_data() else {
+            continue;
+        };
+        fits = fits && kept.len() + data.len() <= longest;
+        if fits {
+            kept.extend_from_slice(&data);
+        }
+    }
+    if fits { Ok(kept.freeze()) } else { Err(Unread::TooLong) }
+}

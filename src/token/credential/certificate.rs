@@ -1,5 +1,9 @@
 //! A certificate with its private key.
 
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use ring::signature::{KeyPair as _, RSA_PSS_SHA256, RsaKeyPair};
 use rustls_pki_types::pem::{PemObject as _, SectionKind};
@@ -7,8 +11,9 @@ use secrecy::zeroize::Zeroizing;
 use x509_cert::Certificate as X509;
 use x509_cert::der::Decode as _;
 
-use super::file::Content;
-use crate::token::{CertificateFiles, Error, Problem};
+use crate::secret::Secret;
+use crate::token::credential::file::Content;
+use crate::token::{App, CertificateFiles, Error, Problem};
 
 /// An RSA certificate that can sign.
 pub(super) struct Certificate {
@@ -126,4 +131,37 @@ fn without_key(files: &[Content]) -> Problem {
     } else {
         Problem::NoPrivateKey
     }
+}
+
+/// Entra recommends 5 to 10 minutes. The longer it is, the more a wrong clock is tolerated.
+const LIFE: Duration = Duration::from_mins(10);
+
+/// Signs an assertion that is valid from `now` on. `None` if the operating system yields no
+/// randomness.
+pub(super) fn signed_assertion(certificate: &Certificate, app: &App, now: Timestamp) -> Option<Secret> {
+    let header = serde_json::json!({
+        "alg": "PS256",
+        "typ": "JWT",
+        "x5t#S256": URL_SAFE_NO_PAD.encode(certificate.thumbprint),
+    });
+    let seconds = now.as_second();
+    let claims = serde_json::json!({
+        "aud": app.endpoint().as_str(),
+        "iss": app.client_id(),
+        "sub": app.client_id(),
+        // Unique, so that an assertion cannot be replayed.
+        "jti": URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>()),
+        "iat": seconds,
+        "nbf": seconds,
+        "exp": seconds.saturating_add_unsigned(LIFE.as_secs()),
+    });
+    let mut token = format!("{}.{}", encoded(&header), encoded(&claims));
+    let signature = certificate.sign(token.as_bytes())?;
+    token.push('.');
+    URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+    Some(Secret::new(token))
+}
+
+fn encoded(value: &serde_json::Value) -> String {
+    URL_SAFE_NO_PAD.encode(value.to_string())
 }

@@ -10,7 +10,7 @@ use crate::plain_text;
 use crate::token::{Error, Problem};
 
 /// Far above any chain of certificates or token.
-pub(in crate::token) const MAX_BYTES: u64 = 256 * 1024;
+const MAX_BYTES: u64 = 256 * 1024;
 
 /// A file's content, or why it could not be read.
 #[derive(Debug)]

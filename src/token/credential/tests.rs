@@ -1,6 +1,8 @@
 //! Certificates, keys and the assertions that they sign.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -8,6 +10,7 @@ use jiff::Timestamp;
 use ring::signature::{RSA_PSS_2048_8192_SHA256, UnparsedPublicKey};
 use rustls_pki_types::pem::{PemObject as _, SectionKind};
 use serde_json::Value;
+use tokio::time::timeout;
 use x509_cert::der::Decode as _;
 
 use super::{ClientAuth, CredentialProvider};
@@ -233,4 +236,23 @@ async fn only_the_file_with_the_key_has_to_be_private() {
     mode(&paths[1], 0o644);
     provider.proof(Timestamp::UNIX_EPOCH).await.unwrap();
     assert_eq!(provider.open_file.as_deref(), Some(paths[1].as_path()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reading_that_hangs_is_waited_for_and_not_begun_again() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "value").unwrap();
+    let mut provider = CredentialProvider::new(Credential::ClientSecret {
+        app: testing::app(),
+        secret: SecretSource::File(file.path().to_owned()),
+    });
+    let hanging = Arc::clone(&provider.reading).lock_owned().await;
+    let limit = Duration::from_secs(5);
+    for _ in 0..3 {
+        let given_up = timeout(limit, provider.proof(Timestamp::UNIX_EPOCH)).await;
+        assert!(given_up.is_err());
+    }
+    drop(hanging);
+    let proof = provider.proof(Timestamp::UNIX_EPOCH).await.unwrap();
+    assert_eq!(proof.secret().expose(), "value");
 }

@@ -1,17 +1,18 @@
-//! Turns a response into a token or an error.
+//! Turns a response into a token or an error: what is wrong with it, and how long it asks to wait
+//! (`Retry-After`, RFC 9110 §10.2.3).
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::header::{self, DATE, RETRY_AFTER};
+use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
 
-use super::issued::Issued;
-use super::response::{ErrorMembers, TokenResponse, decoded};
-use super::unusable::Unusable;
-use super::wait;
 use crate::secret::Secret;
+use crate::token::sign_in::response::Issued;
+use crate::token::sign_in::response::{self, ErrorMembers, TokenResponse, decoded};
 use crate::token::{Code, Error, Reason, aadsts};
 
 /// The longest part of sign-in's message that is kept.
@@ -60,7 +61,7 @@ impl Received<'_> {
         }
         let response = response.map_err(|problem| self.error(&ErrorMembers::default(), Some(problem)))?;
         // Times in the response are relative to the server's clock, if it sends its time.
-        let server_now = wait::date(self.answer.headers()).unwrap_or(self.now);
+        let server_now = server_time(self.answer.headers()).unwrap_or(self.now);
         let issued = response.issued(server_now);
         issued.map_err(|problem| self.error(&response.error, Some(problem)))
     }
@@ -68,7 +69,7 @@ impl Received<'_> {
     fn error(&self, members: &ErrorMembers, problem: Option<Unusable>) -> Error {
         let (status, headers) = (self.answer.status(), self.answer.headers());
         let code = code(status, members, self.proof);
-        let asked = wait::asked(headers, self.now);
+        let asked = wait_asked(headers, self.now);
         let mut message = message(members, self.proof);
         if self.passes(&code) {
             let unreadable = status.is_success() || status.is_redirection();
@@ -146,4 +147,162 @@ fn message(members: &ErrorMembers, proof: &Secret) -> Arc<str> {
 
 fn repeats(text: &str, proof: &Secret) -> bool {
     !proof.expose().is_empty() && text.contains(proof.expose())
+}
+
+/// What is wrong with a response. Its text never quotes the response, which may contain a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unusable {
+    #[error("its body is empty")]
+    Empty,
+    #[error("its body is a web page, as login pages and proxies send it")]
+    WebPage,
+    #[error("its body is not JSON")]
+    NotJson,
+    #[error("its body is JSON, but not an object")]
+    NotObject,
+    #[error("its JSON has no access_token")]
+    NoToken,
+    #[error("its access_token is not a text")]
+    TokenNotText,
+    #[error("its access_token is empty")]
+    TokenEmpty,
+    #[error("its access_token holds characters that no header field can carry")]
+    TokenNotSendable,
+    #[error("its token has expired already, by expires_in or expires_on")]
+    TokenExpired,
+    #[error("it redirects, which is not followed")]
+    Redirect,
+}
+
+impl Unusable {
+    /// What a text is that is no JSON object.
+    pub(super) fn of_text(text: &str) -> Self {
+        match text.trim_start().as_bytes().first() {
+            None => Self::Empty,
+            Some(b'<') => Self::WebPage,
+            Some(b'{') => Self::NotJson,
+            Some(_) if response::is_json(text) => Self::NotObject,
+            Some(_) => Self::NotJson,
+        }
+    }
+
+    /// The problem together with the response's status and type:
+    /// `HTTP 200, text/html: its body is empty`.
+    pub(super) fn explained(self, status: StatusCode, headers: &HeaderMap) -> String {
+        format!("HTTP {}, {}: {self}", status.as_u16(), ContentType(headers))
+    }
+}
+
+/// The media type of a response, in a bounded form that can be logged.
+struct ContentType<'h>(&'h HeaderMap);
+
+impl fmt::Display for ContentType<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.0.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let media = value.and_then(|value| value.split(';').next()).map(str::trim);
+        let is_token = |c: char| c.is_ascii_alphanumeric() || "/.+-".contains(c);
+        match media {
+            Some(media) if (1..=64).contains(&media.len()) && media.chars().all(is_token) => f.write_str(media),
+            Some(_) => f.write_str("an odd content type"),
+            None => f.write_str("no content type"),
+        }
+    }
+}
+
+/// The longest wait that is obeyed; a server that asks for more is asked again after this.
+const MAX_WAIT: Duration = Duration::from_hours(1);
+
+/// How long a response asks to wait: seconds, or a date, which is compared with the server's own
+/// clock if it sends its time.
+fn wait_asked(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = if value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty() {
+        // More digits than fit mean a very long time.
+        Duration::from_secs(value.parse().unwrap_or(u64::MAX))
+    } else {
+        let now = server_time(headers).unwrap_or(now);
+        Duration::try_from(http_date(value)?.duration_since(now)).unwrap_or(Duration::ZERO)
+    };
+    Some(wait.min(MAX_WAIT))
+}
+
+/// The server's clock, from its `Date` field.
+pub(super) fn server_time(headers: &HeaderMap) -> Option<Timestamp> {
+    http_date(headers.get(DATE)?.to_str().ok()?)
+}
+
+fn http_date(text: &str) -> Option<Timestamp> {
+    let date = jiff::fmt::rfc2822::parse(text).ok()?;
+    Some(date.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_told_apart() {
+        for (text, expected) in [
+            ("", Unusable::Empty),
+            (" \r\n", Unusable::Empty),
+            ("\n<!DOCTYPE html>", Unusable::WebPage),
+            ("{\"access_token\":", Unusable::NotJson),
+            ("Too Many Requests", Unusable::NotJson),
+            ("[1]", Unusable::NotObject),
+            ("\"token\"", Unusable::NotObject),
+            ("null", Unusable::NotObject),
+        ] {
+            assert_eq!(Unusable::of_text(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_content_type_is_shown_in_a_bounded_form() {
+        let explained = |value: &[u8]| {
+            let value = http::HeaderValue::from_bytes(value).unwrap();
+            Unusable::Empty.explained(StatusCode::OK, &HeaderMap::from_iter([(header::CONTENT_TYPE, value)]))
+        };
+        assert_eq!(
+            explained(b"text/html; charset=utf-8"),
+            "HTTP 200, text/html: its body is empty"
+        );
+        for odd in [&b"x\xff"[..], b"a b", &[b'a'; 100]] {
+            let text = explained(odd);
+            assert!(text.ends_with("content type: its body is empty"), "{text}");
+        }
+    }
+
+    fn asked_by(fields: &[(http::HeaderName, &str)]) -> Option<Duration> {
+        let now = "2026-11-05T12:00:00Z".parse().unwrap();
+        let fields = fields
+            .iter()
+            .map(|(name, value)| (name.clone(), value.parse().unwrap()));
+        wait_asked(&fields.collect(), now)
+    }
+
+    #[test]
+    fn seconds_are_clamped_to_an_hour() {
+        assert_eq!(asked_by(&[(RETRY_AFTER, "60")]), Some(Duration::from_mins(1)));
+        assert_eq!(asked_by(&[(RETRY_AFTER, "0")]), Some(Duration::ZERO));
+        assert_eq!(asked_by(&[(RETRY_AFTER, "99999999999999999999999")]), Some(MAX_WAIT));
+    }
+
+    #[test]
+    fn dates_are_read_against_the_servers_clock() {
+        let date = "Thu, 05 Nov 2026 12:00:30 GMT";
+        assert_eq!(asked_by(&[(RETRY_AFTER, date)]), Some(Duration::from_secs(30)));
+        let fields = [(RETRY_AFTER, date), (DATE, "Thu, 05 Nov 2026 12:00:20 GMT")];
+        assert_eq!(asked_by(&fields), Some(Duration::from_secs(10)));
+        assert_eq!(
+            asked_by(&[(RETRY_AFTER, "Thu, 05 Nov 2026 11:00:00 GMT")]),
+            Some(Duration::ZERO)
+        );
+    }
+
+    #[test]
+    fn nonsense_is_ignored() {
+        for text in ["", "soon", "-5", "1.5", "Thu, 99 Nov 2026 12:00:30 GMT"] {
+            assert_eq!(asked_by(&[(RETRY_AFTER, text)]), None, "{text:?}");
+        }
+    }
 }

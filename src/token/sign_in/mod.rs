@@ -1,16 +1,305 @@
 //! One token request, from the credential to a token or an error.
 
 mod answer;
-mod entra;
-mod identity;
-mod issued;
 mod response;
-mod service;
-mod unusable;
-mod wait;
-
-pub(super) use issued::Issued;
-pub(super) use service::SignIn;
 
 #[cfg(test)]
 mod tests;
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use jiff::{SignedDuration, Timestamp};
+use oauth2::basic::BasicClient;
+use oauth2::{AuthType, ClientId, ClientSecret, HttpRequest, HttpResponse, TokenUrl};
+use secrecy::zeroize::Zeroizing;
+use tokio::time::{Instant, timeout};
+use tower::ServiceExt as _;
+use url::Url;
+
+use crate::clock::Wall;
+use crate::net::Exchange;
+use crate::secret::Secret;
+use crate::token::credential::{ClientAuth, CredentialProvider};
+use crate::token::sign_in::answer::{Endpoint, Received, server_time, unreachable_because};
+use crate::token::{App, Config, Credential, Error, Identity, IdentityHost, Problem, Reason, Scope, Warning, aadsts};
+
+pub(super) use response::Issued;
+
+/// How long one exchange may take, from the first byte sent to the last one received.
+const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long reading the credential files may take.
+const READING_LIMIT: Duration = Duration::from_secs(5);
+
+/// A smaller difference between the clocks does not explain a rejection.
+const SKEW_WORTH_TRYING: SignedDuration = SignedDuration::from_secs(60);
+
+/// How early the expiry of a certificate is announced.
+const CERTIFICATE_WARNING: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// Asks for tokens, one at a time.
+#[derive(Debug)]
+pub(super) struct SignIn {
+    provider: CredentialProvider,
+    scope: Scope,
+    exchange: Exchange,
+    wall: Wall,
+    /// The difference between sign-in's clock and this machine's, learnt when an assertion is
+    /// rejected.
+    skew: SignedDuration,
+}
+
+impl SignIn {
+    /// `imds` reaches link-local addresses directly; the metadata service does not work through
+    /// proxies.
+    pub(super) fn new(config: Config, exchange: Exchange, imds: Exchange, wall: Wall) -> Self {
+        let is_managed = matches!(config.credential, Credential::ManagedIdentity(_));
+        Self {
+            exchange: if is_managed { imds } else { exchange },
+            provider: CredentialProvider::new(config.credential),
+            scope: config.scope,
+            wall,
+            skew: SignedDuration::ZERO,
+        }
+    }
+
+    /// Makes one token request, and a second one only if the first may have been rejected because
+    /// of this machine's clock.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future abandons the request.
+    pub(super) async fn ask(&mut self) -> Result<Issued, Error> {
+        if let Credential::ManagedIdentity(identity) = &self.provider.credential {
+            let asked = Instant::now();
+            let answer = ask_host(identity, &self.scope, self.exchange.clone(), self.wall.now());
+            return Ok(within_limit(answer).await??.since(asked));
+        }
+        match self.ask_entra().await? {
+            Ok(issued) => Ok(issued),
+            Err(failed) if self.learn_clock_skew(&failed) => self.ask_entra().await?.map_err(|failed| failed.error),
+            Err(failed) => Err(failed.error),
+        }
+    }
+
+    /// Whether the credential files have contents worth trying: any change if `failing`, else only
+    /// changes made by people.
+    pub(super) async fn has_changed(&self, failing: bool) -> bool {
+        // A file system that hangs counts as unchanged.
+        (failing || self.provider.is_rotated_by_hand())
+            && timeout(READING_LIMIT, self.provider.has_changed())
+                .await
+                .unwrap_or(false)
+    }
+
+    /// Whether there are files to watch.
+    pub(super) fn has_files(&self) -> bool {
+        self.provider.is_on_disk()
+    }
+
+    /// When the credential in use was first read, and for how many seconds its certificate is still
+    /// valid (negative if it has expired).
+    pub(super) fn credential_age(&self) -> (Option<Timestamp>, Option<f64>) {
+        let (now, provider) = (self.wall.now(), &self.provider);
+        let left = provider.expires.map(|at| at.duration_since(now).as_secs_f64());
+        (provider.loaded, left)
+    }
+
+    /// What was noticed and needs attention.
+    pub(super) fn warnings(&self) -> Vec<Warning> {
+        let (now, provider) = (self.wall.now(), &self.provider);
+        let open = provider.open_file.clone().map(|path| Warning::FileTooOpen { path });
+        let soon = |at: &Timestamp| at.duration_since(now) < CERTIFICATE_WARNING;
+        let expiry = provider
+            .expires
+            .filter(soon)
+            .map(|at| Warning::CertificateExpiry { at });
+        let mut warnings: Vec<_> = open.into_iter().chain(expiry).collect();
+        if !self.skew.is_zero() {
+            warnings.push(Warning::ClockSkew {
+                seconds: self.skew.as_secs(),
+            });
+        }
+        warnings
+    }
+
+    /// The inner result is sign-in's; the outer one fails when no request could be made.
+    async fn ask_entra(&mut self) -> Result<Result<Issued, Failed>, Error> {
+        let now = self.wall.now().checked_add(self.skew).unwrap_or(Timestamp::MAX);
+        let Ok(proof) = timeout(READING_LIMIT, self.provider.proof(now)).await else {
+            return Err(Error::unusable(Problem::FileUnreadable, "reading takes too long"));
+        };
+        let proof = proof?;
+        let Some(app) = self.provider.credential.app() else {
+            return Err(Error::unavailable(Reason::Stopped));
+        };
+        let asked = Instant::now();
+        let answer = ask_entra(app, &self.scope, &proof, self.exchange.clone(), self.wall.now());
+        let answer = within_limit(answer).await?;
+        Ok(answer.map(|issued| issued.since(asked)))
+    }
+
+    /// Whether the clocks differ so much that an assertion signed with sign-in's clock may be
+    /// accepted.
+    fn learn_clock_skew(&mut self, failed: &Failed) -> bool {
+        let signed_here = matches!(self.provider.credential, Credential::Certificate { .. });
+        let Error::Refused { code, .. } = &failed.error else {
+            return false;
+        };
+        let Some(theirs) = failed.server_time.filter(|_| signed_here && aadsts::may_be_clock(code)) else {
+            return false;
+        };
+        let skew = theirs.duration_since(self.wall.now());
+        let worth_it = (skew - self.skew).abs() > SKEW_WORTH_TRYING;
+        if worth_it {
+            self.skew = if skew.abs() > SKEW_WORTH_TRYING {
+                skew
+            } else {
+                SignedDuration::ZERO
+            };
+        }
+        worth_it
+    }
+}
+
+async fn within_limit<T>(exchange: impl Future<Output = T>) -> Result<T, Error> {
+    timeout(EXCHANGE_LIMIT, exchange)
+        .await
+        .map_err(|_| Error::unavailable(Reason::TimedOut))
+}
+
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// The failure of a token request, with the server's clock, if the response says what it shows.
+#[derive(Debug)]
+struct Failed {
+    error: Error,
+    server_time: Option<Timestamp>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            server_time: None,
+        }
+    }
+}
+
+/// Asks Entra for a token.
+async fn ask_entra(
+    app: &App,
+    scope: &Scope,
+    proof: &ClientAuth,
+    exchange: Exchange,
+    now: Timestamp,
+) -> Result<Issued, Failed> {
+    let request = request(app, scope, proof).ok_or(Error::unavailable(Reason::Unreachable))?;
+    let answer = exchange.oneshot(request).await.map_err(unreachable_because)?;
+    let received = Received {
+        endpoint: Endpoint::Entra,
+        answer: &answer,
+        now,
+        proof: proof.secret(),
+    };
+    received.issued().map_err(|error| Failed {
+        error,
+        server_time: server_time(answer.headers()),
+    })
+}
+
+/// The request as the oauth2 crate writes it. The response is not the crate's to read: its errors
+/// hide the status and the header fields, and may quote the body.
+fn request(app: &App, scope: &Scope, proof: &ClientAuth) -> Option<Request<Bytes>> {
+    let client = BasicClient::new(ClientId::new(app.client_id().to_owned()))
+        .set_token_uri(TokenUrl::from_url(app.sent_to().clone()))
+        .set_auth_type(AuthType::RequestBody);
+    let client = match proof {
+        ClientAuth::Secret(secret) => client.set_client_secret(ClientSecret::new(secret.expose().to_owned())),
+        ClientAuth::Assertion(_) => client,
+    };
+    let mut request = client
+        .exchange_client_credentials()
+        .add_scope(oauth2::Scope::new(scope.as_str().to_owned()));
+    if let ClientAuth::Assertion(assertion) = proof {
+        request = request
+            .add_extra_param("client_assertion_type", ASSERTION_TYPE)
+            .add_extra_param("client_assertion", assertion.expose().to_owned());
+    }
+    let written = RefCell::new(None);
+    let keep = |request: HttpRequest| -> Result<HttpResponse, NotSent> {
+        written.replace(Some(request));
+        Err(NotSent)
+    };
+    let _ = request.request(&keep);
+    // The body contains the secret, and is wiped when its last reader drops it.
+    let wiped = |request: HttpRequest| request.map(|body| Bytes::from_owner(Zeroizing::new(body)));
+    written.into_inner().map(wiped)
+}
+
+/// Tells the oauth2 crate that it gets no response.
+#[derive(Debug, thiserror::Error)]
+#[error("the request is sent by the gateway's own exchange")]
+struct NotSent;
+
+/// Asks the host of `identity` for a token.
+async fn ask_host(identity: &Identity, scope: &Scope, exchange: Exchange, now: Timestamp) -> Result<Issued, Error> {
+    let (endpoint, request) = match &identity.host {
+        IdentityHost::Imds { address } => (Endpoint::Imds, imds(address, identity, scope)),
+        IdentityHost::AppService { endpoint, header } => {
+            (Endpoint::Entra, app_service(endpoint, header, identity, scope))
+        }
+    };
+    let Some(request) = request else {
+        return Err(Error::unavailable(Reason::Unreachable));
+    };
+    let answer = exchange.oneshot(request).await.map_err(unreachable_because)?;
+    let none = Secret::new(String::new());
+    let received = Received {
+        endpoint,
+        answer: &answer,
+        now,
+        proof: match &identity.host {
+            IdentityHost::AppService { header, .. } => header,
+            IdentityHost::Imds { .. } => &none,
+        },
+    };
+    received.issued()
+}
+
+fn imds(address: &Url, identity: &Identity, scope: &Scope) -> Option<Request<Bytes>> {
+    let mut url = address.clone();
+    url.set_path("/metadata/identity/oauth2/token");
+    let url = with_query(url, "2018-02-01", identity, scope);
+    // The header proves that no browser or redirect was tricked into making the request.
+    Request::get(url.as_str())
+        .header("Metadata", "true")
+        .body(Bytes::new())
+        .ok()
+}
+
+fn app_service(endpoint: &Url, header: &Secret, identity: &Identity, scope: &Scope) -> Option<Request<Bytes>> {
+    let url = with_query(endpoint.clone(), "2019-08-01", identity, scope);
+    let mut header = http::HeaderValue::from_str(header.expose()).ok()?;
+    header.set_sensitive(true);
+    Request::get(url.as_str())
+        .header("X-IDENTITY-HEADER", header)
+        .body(Bytes::new())
+        .ok()
+}
+
+fn with_query(mut url: Url, api_version: &str, identity: &Identity, scope: &Scope) -> Url {
+    let mut query = url.query_pairs_mut();
+    query
+        .append_pair("api-version", api_version)
+        .append_pair("resource", scope.resource());
+    if let Some(client_id) = &identity.client_id {
+        query.append_pair("client_id", client_id);
+    }
+    drop(query);
+    url
+}

@@ -1,9 +1,4 @@
 //! The response of a token endpoint: a token (RFC 6749 §5.1) or an error (§5.2).
-//!
-//! Entra's two versions, the metadata service, App Service and the proxies in between write the
-//! same members in different forms. Only the members that are used are parsed, each separately: a
-//! number may be a text, and a value of another type counts as absent. So only a missing token
-//! makes a response unusable.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,10 +8,10 @@ use jiff::Timestamp;
 use serde::Deserialize as _;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
-use super::issued::Issued;
-use super::unusable::Unusable;
 use crate::secret::Secret;
+use crate::token::sign_in::answer::Unusable;
 
 /// The members of a response that are used. Everything else is skipped unread.
 #[derive(Debug)]
@@ -188,6 +183,49 @@ fn whole(value: &RawValue) -> Option<u32> {
 /// Whether a text is one JSON value of any kind.
 pub(super) fn is_json(text: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
+/// A token fresh from sign-in.
+#[derive(Debug)]
+pub(in crate::token) struct Issued {
+    pub(in crate::token) secret: Secret,
+    /// Counted from the request; never zero.
+    pub(in crate::token) life: Duration,
+    /// When sign-in wants it to be renewed; shorter than `life`.
+    pub(in crate::token) refresh_in: Option<Duration>,
+    /// When the request left. The token's life is counted from here, which errs on the safe side.
+    pub(in crate::token) asked: Instant,
+}
+
+impl Issued {
+    /// The assumed life if the response has none.
+    const DEFAULT_LIFE: Duration = Duration::from_mins(5);
+    /// Longer lives are cut; Entra's longest is 28 hours.
+    const MAX_LIFE: Duration = Duration::from_hours(7 * 24);
+
+    /// A token that can be sent, for its life according to sign-in.
+    ///
+    /// # Errors
+    ///
+    /// When the token has no life left.
+    fn try_new(secret: Secret, life: Option<Duration>, refresh_in: Option<Duration>) -> Result<Self, Unusable> {
+        let life = life.unwrap_or(Self::DEFAULT_LIFE).min(Self::MAX_LIFE);
+        if life.is_zero() {
+            return Err(Unusable::TokenExpired);
+        }
+        Ok(Self {
+            secret,
+            life,
+            refresh_in: refresh_in.filter(|at| !at.is_zero() && *at < life),
+            asked: Instant::now(),
+        })
+    }
+
+    /// Sets when the request left.
+    pub(super) fn since(mut self, asked: Instant) -> Self {
+        self.asked = asked;
+        self
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,300 @@
+//! The records of what the simulator received, kept up to a bound, and the log of calls.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::HeaderMap;
+use serde::{Serialize, Serializer};
+use tokio::sync::watch;
+
+use crate::operation::Operation;
+use crate::secret::Secret;
+use crate::telemetry::named_enum;
+
+/// A request that reached a region's host. In the log, members may be added, but never renamed.
+#[derive(Clone, Debug, Serialize)]
+pub struct CallRecord {
+    /// When it arrived and was counted, after the start, exact to the microsecond.
+    #[serde(rename = "at_us", serialize_with = "micros")]
+    pub at: Duration,
+    /// The region whose host it reached.
+    pub region: String,
+    /// The method.
+    pub method: String,
+    /// The path, without the query.
+    pub path: String,
+    /// The query as it came, if any.
+    #[serde(skip)]
+    pub query: Option<String>,
+    /// 1.1 or 2, as `HTTP/1.1` and `HTTP/2.0`.
+    #[serde(skip)]
+    pub version: String,
+    /// The operation, if it was for one: only such calls are limited.
+    #[serde(serialize_with = "is_some")]
+    pub operation: Option<Operation>,
+    /// The requested ids, as they came; empty when the body was rejected, or for a list.
+    pub ids: Vec<String>,
+    /// `$top`, if it was valid.
+    pub top: Option<u32>,
+    /// `$skip`, if it was valid.
+    pub skip: Option<u32>,
+    /// The token's id (`uti`), when the token was valid.
+    pub token_id: Option<String>,
+    /// The caller's `x-request-id`.
+    pub request_id: Option<String>,
+    /// All fields but `Authorization`.
+    #[serde(skip)]
+    pub headers: HeaderMap,
+    /// The status of the response; `None` while there is none, or when there never will be one.
+    pub status: Option<u16>,
+    /// The name of its fault.
+    pub fault: Option<&'static str>,
+    /// How long the answer took, from the first byte of the request.
+    #[serde(rename = "latency_us", serialize_with = "optional_micros")]
+    pub latency: Option<Duration>,
+    /// The order of arrival, from 0, over all regions.
+    pub number: u64,
+}
+
+named_enum! {
+    /// The kinds of credential that a client can present.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Credential, as_str {
+        /// None.
+        None = "none",
+        /// A secret.
+        Secret = "secret",
+        /// An assertion signed with a certificate's key.
+        Certificate = "certificate",
+        /// Another issuer's token.
+        Federated = "federated",
+        /// The virtual machine's form of managed identity.
+        Imds = "imds",
+        /// The App Service form of managed identity.
+        AppService = "app-service",
+    }
+}
+
+/// A request for a token.
+#[derive(Clone, Debug)]
+pub struct TokenRecord {
+    /// When it arrived, after the start.
+    pub at: Duration,
+    /// The kind of credential.
+    pub credential: Credential,
+    /// The status of the response; `None` when there was none.
+    pub status: Option<u16>,
+    /// The AADSTS number of an error.
+    pub code: Option<u32>,
+    /// The id (`uti`) of the issued token.
+    pub token_id: Option<String>,
+    /// The token itself, for tests that look for it where it must not be.
+    pub token: Option<Secret>,
+    /// The client's `User-Agent`.
+    pub user_agent: Option<String>,
+}
+
+fn micros<S: Serializer>(span: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    u64::try_from(span.as_micros())
+        .unwrap_or(u64::MAX)
+        .serialize(serializer)
+}
+
+#[expect(clippy::ref_option, reason = "serde calls it with the field")]
+fn optional_micros<S: Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    span.map(|span| u64::try_from(span.as_micros()).unwrap_or(u64::MAX))
+        .serialize(serializer)
+}
+
+#[expect(clippy::ref_option, reason = "serde calls it with the field")]
+fn is_some<S: Serializer, T>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.is_some().serialize(serializer)
+}
+
+/// Something that a gateway must never do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// When it happened, after the start.
+    pub at: Duration,
+    /// A description.
+    pub what: String,
+}
+
+/// The awaited records did not come in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("waited {within:?} for {wanted} {what}, saw {seen}")]
+pub struct TimedOut {
+    what: &'static str,
+    wanted: u64,
+    seen: u64,
+    within: Duration,
+}
+
+/// The number of records of each kind since the start, whether kept or not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) calls: u64,
+    pub(super) answered: u64,
+    pub(super) token_requests: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Journal {
+    pages: Mutex<Pages>,
+    seen: watch::Sender<Seen>,
+    capacity: usize,
+}
+
+#[derive(Debug, Default)]
+struct Pages {
+    calls: VecDeque<CallRecord>,
+    tokens: VecDeque<TokenRecord>,
+    violations: VecDeque<Violation>,
+    log: Option<Log>,
+}
+
+impl Journal {
+    pub(super) fn new(capacity: usize, log: Option<Log>) -> Self {
+        let pages = Pages {
+            log,
+            ..Pages::default()
+        };
+        Self {
+            pages: Mutex::new(pages),
+            seen: watch::Sender::new(Seen::default()),
+            capacity: capacity.max(1),
+        }
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a call. Returns its number, which is also set in the record.
+    pub(super) fn arrived(&self, mut call: CallRecord) -> u64 {
+        let mut pages = self.pages();
+        let number = self.seen.borrow().calls;
+        call.number = number;
+        push(&mut pages.calls, call, self.capacity);
+        self.seen.send_modify(|seen| seen.calls += 1);
+        number
+    }
+
+    /// Changes the record of a call, if it is still kept.
+    pub(super) fn amend(&self, number: u64, change: impl FnOnce(&mut CallRecord)) {
+        if let Some(call) = self.pages().find(number) {
+            change(call);
+        }
+    }
+
+    /// Changes the record of a call that has ended, and writes its log line, which is in the file
+    /// when this returns.
+    pub(super) fn settled(&self, number: u64, change: impl FnOnce(&mut CallRecord)) {
+        let mut pages = self.pages();
+        let log = pages.log.clone();
+        if let Some(call) = pages.find(number) {
+            change(call);
+            let written = log.as_ref().map_or(Ok(()), |log| log.write(call));
+            if let Err(error) = written {
+                tracing::error!(%error, "the call log cannot be written, and is given up");
+                pages.log = None;
+            }
+        }
+        self.seen.send_modify(|seen| seen.answered += 1);
+    }
+
+    pub(super) fn signed_in(&self, record: TokenRecord) {
+        push(&mut self.pages().tokens, record, self.capacity);
+        self.seen.send_modify(|seen| seen.token_requests += 1);
+    }
+
+    pub(super) fn violated(&self, violation: Violation) {
+        tracing::error!(what = violation.what, "a client did what a gateway must never do");
+        push(&mut self.pages().violations, violation, self.capacity);
+    }
+
+    pub(super) fn calls(&self) -> Vec<CallRecord> {
+        self.pages().calls.iter().cloned().collect()
+    }
+
+    pub(super) fn token_requests(&self) -> Vec<TokenRecord> {
+        self.pages().tokens.iter().cloned().collect()
+    }
+
+    pub(super) fn violations(&self) -> Vec<Violation> {
+        self.pages().violations.iter().cloned().collect()
+    }
+
+    /// Waits until the number of records is `wanted` or more.
+    pub(super) async fn wait(
+        &self,
+        what: &'static str,
+        wanted: u64,
+        within: Duration,
+        count: impl Fn(&Seen) -> u64,
+    ) -> Result<(), TimedOut> {
+        let mut seen = self.seen.subscribe();
+        let reached = tokio::time::timeout(within, seen.wait_for(|seen| count(seen) >= wanted)).await;
+        match reached {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(TimedOut {
+                what,
+                wanted,
+                seen: count(&self.seen.borrow()),
+                within,
+            }),
+        }
+    }
+}
+
+impl Pages {
+    fn find(&mut self, number: u64) -> Option<&mut CallRecord> {
+        let first = self.calls.front()?.number;
+        let at = usize::try_from(number.checked_sub(first)?).ok()?;
+        self.calls.get_mut(at)
+    }
+}
+
+fn push<T>(queue: &mut VecDeque<T>, item: T, capacity: usize) {
+    if queue.len() == capacity {
+        queue.pop_front();
+    }
+    queue.push_back(item);
+}
+
+/// The destination of log lines. Clones write to the same one.
+#[derive(Clone)]
+pub struct Log(Arc<Mutex<dyn Write + Send>>);
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Log")
+    }
+}
+
+impl Log {
+    /// Writes to a file, whose earlier content is lost.
+    pub fn to_file(path: &Path) -> io::Result<Self> {
+        Ok(Self::to_writer(File::create(path)?))
+    }
+
+    /// Writes to `writer`, whole lines, each followed by a flush.
+    pub fn to_writer(writer: impl Write + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(writer)))
+    }
+
+    /// Writes the line of `call`. It is in the file when this returns.
+    fn write(&self, call: &CallRecord) -> io::Result<()> {
+        let mut line = serde_json::to_vec(call)?;
+        line.push(b'\n');
+        let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One write, so that a reader of the growing file sees whole lines.
+        writer.write_all(&line)?;
+        writer.flush()
+    }
+}
