@@ -1,5 +1,5 @@
-//! Answers requests to the admin listener: which paths there are, who may ask, and in which format a
-//! scraper wants its metrics.
+//! Answers requests to the admin listener: which paths there are, who may ask, and in which format
+//! a scraper wants its metrics.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -248,7 +248,9 @@ fn target(method: &Method, path: &str) -> Result<Target, RouteError> {
     }
 }
 
-/// Whether a request for `host`, which is none of the gateway's names, may come from such a page.
+/// Whether a request for `host`, which is none of the gateway's names, may come from a web page
+/// that has had the name pointed here, so that a browser takes this address for the page's own (DNS
+/// rebinding).
 ///
 /// A rebound page needs a name: addresses are good. Probes and scrapers of other machines use
 /// whatever name the cluster or their list of targets gives this one, and are no browsers. On this

@@ -249,7 +249,8 @@ pub(super) fn open_quotas(
     Ok((quotas.collect::<Result<_, _>>()?, quota::Metrics::default()))
 }
 
-/// Lets requests by that find memory in a budget.
+/// Memory for requests that the cache could not answer: as many may wait as there is memory for,
+/// and the others are told so at once.
 #[derive(Clone, Debug)]
 pub struct RequestMemory(pub(super) Arc<MemoryBudget>);
 

@@ -1,6 +1,6 @@
-//! `healthcheck`: is the gateway alive? For probes that run a command, in an image that has no shell
-//! and no curl. And `wait`: returns once the gateway has started. For start scripts where nothing
-//! else orders containers.
+//! `healthcheck`: is the gateway alive? For probes that run a command, in an image that has no
+//! shell and no curl. And `wait`: returns once the gateway has started. For start scripts where
+//! nothing else orders containers.
 
 use std::time::Duration;
 

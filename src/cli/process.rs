@@ -1,6 +1,6 @@
-//! The process of a command: its tokio runtime, the signals that end it, and what it keeps to itself:
-//! its memory, set before anything secret is read; and in what is said of a panic, what it was
-//! working on.
+//! The process of a command: its tokio runtime, the signals that end it, and what it keeps to
+//! itself: its memory, set before anything secret is read; and in what is said of a panic, what it
+//! was working on.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::future::Future;

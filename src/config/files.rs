@@ -1,6 +1,6 @@
 //! The files that a configuration names: the part of the file system that resolving it needs, which
-//! tests replace; and the checks of files with secrets and certificates, so that `check` reports what
-//! would otherwise show only when they are used.
+//! tests replace; and the checks of files with secrets and certificates, so that `check` reports
+//! what would otherwise show only when they are used.
 
 use std::fmt::{self, Display};
 use std::fs::{self, File};

@@ -8,8 +8,8 @@
 //!                                         Resolved (plain values)   or   all errors at once
 //! ```
 //!
-//! Each section's file declares its keys once (name, type, default, range, meaning) and has the
-//! rules between them. The struct of the values, the names of variables, the suggestions for
+//! Each section declares its keys once (name, type, default, range, meaning) and has the rules
+//! between them. The struct of the values, the names of variables, the suggestions for
 //! misspelt keys, the [`reference()`] in `config/README.md` and the [`schema()`] are all derived
 //! from the keys. They also say what a running gateway can apply ([`Reload`]).
 //!

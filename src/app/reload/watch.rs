@@ -116,8 +116,8 @@ impl Reloader {
         }
     }
 
-    /// Whether what was found is as wrong as when it was refused, or was not refused. Off the threads
-    /// that serve, too.
+    /// Whether what was found is as wrong as when it was refused, or was not refused. Off the
+    /// threads that serve, too.
     async fn stays_wrong(&self, source: &ConfigSource, found: &Found, refused: Option<&Mistakes>) -> bool {
         let (Ok(document), Some(refused)) = (&found.document, refused) else {
             return true;
@@ -153,8 +153,8 @@ impl ConfigSource {
         Document::find(self.file.as_deref(), &self.env, &Disk)
     }
 
-    /// Looks nowhere else from now on than where `document` was read, if that was a file: one that is
-    /// gone for a moment is no configuration without a file.
+    /// Looks nowhere else from now on than where `document` was read, if that was a file: one that
+    /// is gone for a moment is no configuration without a file.
     fn stay_at(&mut self, document: &Document) {
         if let Some(path) = document.path() {
             self.file = Some(path.to_owned());

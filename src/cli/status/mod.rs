@@ -67,7 +67,8 @@ async fn fetch(admin: &AdminAddress, path: &str) -> Result<Value, Error> {
     serde_json::from_str(&text).map_err(|error| unreachable(format!("its answer is no JSON: {error}")))
 }
 
-/// Without a terminal, nothing is cut and no key is read.
+/// The terminal that `--watch` draws in: how large it is, and the key that ends it. Without one,
+/// nothing is cut and no key is read.
 #[derive(Debug)]
 struct Terminal {
     /// How it was, to be restored.

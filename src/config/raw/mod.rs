@@ -155,7 +155,9 @@ impl From<DefaultValue> for Node {
     }
 }
 
-/// Section and name of each, and what there is instead.
+/// Keys of the previous version, which are not an error for one version: an update should lead to a
+/// warning, not to a gateway that does not start. Section and name of each, and what there is
+/// instead.
 const DEPRECATED: [(&str, &str, &str); 1] = [(
     "defender",
     "hedge",
@@ -165,17 +167,17 @@ const DEPRECATED: [(&str, &str, &str); 1] = [(
 /// The warning about `section.name` in a file; `None` when it was no key.
 fn deprecated_key(section: &str, name: &str) -> Option<String> {
     let what = format!("{section}.{name}");
-    warning(&what, |section, name| format!("{section}.{name}") == what)
+    deprecation(&what, |section, name| format!("{section}.{name}") == what)
 }
 
 /// The warning about an environment variable; `None` when it belonged to no key.
 fn deprecated_variable(variable: &str) -> Option<String> {
-    warning(variable, |section, name| {
+    deprecation(variable, |section, name| {
         format!("{}{section}_{name}", Key::PREFIX).to_uppercase() == variable
     })
 }
 
-fn warning(what: &str, is_meant: impl Fn(&str, &str) -> bool) -> Option<String> {
+fn deprecation(what: &str, is_meant: impl Fn(&str, &str) -> bool) -> Option<String> {
     let (.., now) = DEPRECATED.iter().find(|(section, name, _)| is_meant(section, name))?;
     Some(format!(
         "{what} is gone, means nothing any more and will be a mistake in the next version: {now}; remove it"

@@ -1,5 +1,5 @@
-//! The sections: each declares its keys, with everything about them, its values, and the rules between
-//! them, in a file of its own, or, where it has few, here.
+//! The sections: each declares its keys with everything about them, its values, and the rules
+//! between them, in a file of its own, or, where it has few, here.
 //!
 //! A new key is one entry in its section, a new section a file and a line in [`Resolved`].
 
@@ -134,16 +134,16 @@ mod admin {
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Admin: "admin", "health, metrics and status";
 
-        /// Where health, metrics and status are served. It reveals no secret and lets other machines
-        /// change nothing, so they may reach it: in Kubernetes use `[::]:9901`, because the kubelet and
-        /// Prometheus connect to the pod's address.
+        /// Where health, metrics and status are served. It reveals no secret and lets other
+        /// machines change nothing, so they may reach it: in Kubernetes use `[::]:9901`, because
+        /// the kubelet and Prometheus connect to the pod's address.
         listen: Address = Key::text(
             "one of \"127.0.0.1:9901\", \"[::]:9901\", \"unix:/run/defender-gateway/admin.sock\"",
             "127.0.0.1:9901",
         ) => listen;
 
-        /// Whether `POST /quitquitquit` from loopback drains and ends the program; for Jobs on clusters
-        /// without native sidecars.
+        /// Whether `POST /quitquitquit` from loopback drains and ends the program; for Jobs on
+        /// clusters without native sidecars.
         quit: bool = Key::flag(false) => Reader::flag;
     }
 
@@ -178,25 +178,25 @@ mod cache {
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Cache: "cache", "answers kept in memory";
 
-        /// How long an answer is fresh; `0s` turns the cache off. History changes when a scan session
-        /// ends, every few hours, so minutes lose little.
+        /// How long an answer is fresh; `0s` turns the cache off. History changes when a scan
+        /// session ends, every few hours, so minutes lose little.
         ttl: Duration = Key::duration(Duration::ZERO, Duration::from_hours(24), "30s").live() => Reader::duration;
 
-        /// How long the history of a finished session is fresh, which does not change any more; never
-        /// shorter than `ttl`. A session that may still run is fresh for `ttl`.
+        /// How long the history of a finished session is fresh, which does not change any more;
+        /// never shorter than `ttl`. A session that may still run is fresh for `ttl`.
         finished_ttl: Duration = Key::duration(Duration::ZERO, WEEK, "6h").live() => Reader::duration;
 
         /// How long past its freshness an answer is still given while a new one is fetched in the
         /// background.
         stale_while_revalidate: Duration = Key::duration(Duration::ZERO, WEEK, "60s").live() => Reader::duration;
 
-        /// How long past its freshness an answer is given when no new one can be had: upstream down,
-        /// quota spent.
+        /// How long past its freshness an answer is given when no new one can be had: upstream
+        /// down, quota spent.
         stale_if_error: Duration = Key::duration(Duration::ZERO, WEEK, "10m").live() => Reader::duration;
 
-        /// The memory that answers may take; the least used leave first. No more than the cache's share
-        /// of the memory (`server.memory`): a quarter of what is divided, or up to half where this is
-        /// written.
+        /// The memory that answers may take; the least used leave first. No more than the cache's
+        /// share of the memory (`server.memory`): a quarter of what is divided, or up to half where
+        /// this is written.
         max_size: u64 = Key::size(64 << 10, 1 << 40, "64MiB").live() => Reader::size;
     }
 }
@@ -211,8 +211,8 @@ mod definitions {
         pub struct Definitions: "definitions", "what passes of scan definitions";
 
         /// Whether callers get `scanAuthenticationParams` of definitions, which may hold the
-        /// credentials of scanners, as the upstream gives it. `false`: it is replaced by null. `true`:
-        /// an answer in which it is not null is kept nowhere.
+        /// credentials of scanners, as the upstream gives it. `false`: it is replaced by null.
+        /// `true`: an answer in which it is not null is kept nowhere.
         pass_authentication_params: bool = Key::flag(false).live() => Reader::flag;
     }
 }
@@ -230,10 +230,11 @@ mod merge {
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Merge: "merge", "one upstream call for the ids of several callers";
 
-        /// Whether waiting requests for different ids share one upstream call. `auto`: once it has been
-        /// found out that this changes no answer, by comparing answers to several ids with those to
-        /// each, with ten calls of surplus quota at most. Stored rows answer requests for other lists
-        /// of ids whatever is set here, unless that comparison has shown that answers differ.
+        /// Whether waiting requests for different ids share one upstream call. `auto`: once it has
+        /// been found out that this changes no answer, by comparing answers to several ids with
+        /// those to each, with ten calls of surplus quota at most. Stored rows answer requests for
+        /// other lists of ids whatever is set here, unless that comparison has shown that answers
+        /// differ.
         enabled: Merging = Key::flag_or("auto", "auto").live()
             => |reader, key| reader.flag_or(key, [Merging::On, Merging::Off, Merging::Auto]);
 
@@ -243,12 +244,13 @@ mod merge {
 
         /// How long a call that could leave at once waits for others at least, while others ask and
         /// slots are scarce. The emptier the bucket, the longer it waits, up to the distance of two
-        /// slots; while it is full, and for a lone caller, not at all. In the queue it always gathers.
+        /// slots; while it is full, and for a lone caller, not at all. In the queue it always
+        /// gathers.
         gather: Duration = Key::duration(Duration::ZERO, Duration::from_secs(1), "5ms").live() => Reader::duration;
 
         /// How many rows one answer is known to hold, as `defender-gateway probe` reports it; 0:
-        /// nothing is known. Until a longer answer has been seen, a shared one may have been cut off,
-        /// and its requests share another, smaller call.
+        /// nothing is known. Until a longer answer has been seen, a shared one may have been cut
+        /// off, and its requests share another, smaller call.
         known_rows: usize = Key::count(0, 1_000_000, 0).live() => Reader::count;
     }
 }

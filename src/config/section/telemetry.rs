@@ -1,5 +1,5 @@
-//! `[telemetry]`: logs and traces; and how traces are sent: OpenTelemetry's own variables, which have
-//! no keys.
+//! `[telemetry]`: logs and traces; and how traces are sent: OpenTelemetry's own variables, which
+//! have no keys.
 //!
 //! Those are often injected for a whole namespace. As their specification requires, an invalid one
 //! leads to a warning and is ignored, so that the gateway starts.

@@ -1,5 +1,5 @@
-//! Addresses: of other services, which are `https`, or on this machine, because a token or secret is
-//! sent to them; and to accept connections on, an IP address and port, or a Unix socket.
+//! Addresses: of other services, which are `https`, or on this machine, because a token or secret
+//! is sent to them; and to accept connections on, an IP address and port, or a Unix socket.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Tests of the table row by row, and of whole responses; and of the scheme in the links to next pages.
+//! Tests of the table row by row, and of whole responses; and of the scheme in the links to next
+//! pages.
 
 mod layer;
 pub(crate) mod openapi;

@@ -154,8 +154,8 @@ impl Metrics {
     }
 }
 
-/// The number of records: a screen full. With their texts shortened at [`LONGEST`] they take less than 20
-/// kB.
+/// The number of records: a screen full. With their texts shortened at [`LONGEST`] they take less
+/// than 20 kB.
 const KEPT: usize = 32;
 
 /// Longer reasons are shortened; the log has them in full.

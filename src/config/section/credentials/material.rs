@@ -1,5 +1,5 @@
-//! What each kind of credential is made of: where it was written, and whether it can be used, so that
-//! `check` finds errors that sign-in would only find later.
+//! What each kind of credential is made of: where it was written, and whether it can be used, so
+//! that `check` finds errors that sign-in would only find later.
 
 use std::path::{Path, PathBuf};
 
@@ -106,7 +106,8 @@ pub(super) fn is_borrowed(origin: &Origin) -> bool {
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 const KEY: &str = "PRIVATE KEY-----";
 
-/// The certificate's file, and the key's if it has one of its own.
+/// The certificate's file, and the key's if it has one of its own. Only the headers are checked;
+/// whether the key belongs to the certificate shows at sign-in.
 pub(super) fn certificate_files(reader: &mut Reader<'_>) -> Read<CertificateFiles> {
     let certificate = reader.file(&key::certificate_file);
     let key = reader.file(&key::private_key_file);
@@ -176,6 +177,7 @@ pub(super) fn app_service_origin(reader: &Reader<'_>) -> Option<Origin> {
     Some(Origin::Variable(variable::IDENTITY_ENDPOINT.into()))
 }
 
+/// The endpoint of a managed identity's tokens. It is never reached through a proxy.
 pub(super) fn identity_host(reader: &mut Reader<'_>) -> Read<IdentityHost> {
     let header = reader.env.value(variable::IDENTITY_HEADER).cloned();
     let endpoint = reader.env.value(variable::IDENTITY_ENDPOINT).cloned();

@@ -45,9 +45,9 @@ section! {
     /// measured otherwise.
     h2c: bool = Key::flag(false).live() => Reader::flag;
 
-    /// The proxy for Defender, sign-in and traces: empty takes `HTTPS_PROXY` and `NO_PROXY` from the
-    /// environment, `none` never uses one. Metadata services and loopback are never reached through
-    /// it.
+    /// The proxy for Defender, sign-in and traces: empty takes `HTTPS_PROXY` and `NO_PROXY` from
+    /// the environment, `none` never uses one. Metadata services and loopback are never reached
+    /// through it.
     via_proxy: Option<Proxy> = Key::text("\"\", \"none\" or http://[USER:PASSWORD@]HOST:PORT", "").hidden().live()
         => proxy::read;
 
