@@ -84,7 +84,7 @@ pub trait RequestInfo {
 
 /// Answers every request: no error, panic or missing answer leaves this layer.
 ///
-/// It reports how every request [`Ended`](super::Ended), except `OPTIONS`.
+/// It reports how every request [`Ended`], except `OPTIONS`.
 #[derive(Clone, Debug)]
 pub struct Layer {
     /// One for all operations, or one for each: they differ in the quota whose windows are shown.

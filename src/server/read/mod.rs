@@ -1,5 +1,5 @@
-//! Turns an HTTP request into a [`Call`](crate::scan::Call): reads the body within its limits and
-//! the preferences in the header fields.
+//! Turns an HTTP request into a [`Call`]: reads the body within its limits and the preferences in
+//! the header fields.
 //!
 //! Not here: what a valid body looks like (`scan`). Invariants: no body is read beyond its limit or
 //! its deadline; incomplete bodies share one budget of memory; a field that cannot be parsed counts
