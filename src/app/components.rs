@@ -7,10 +7,9 @@ use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
-use super::context::{Memory, SharedContext, SharedMetrics, keep};
-use super::environment::HostEnvironment;
-use super::quotas::open_quotas;
-use super::supervised::{BackgroundTasks, Supervised};
+use super::context::{
+    BackgroundTasks, HostEnvironment, Memory, SharedContext, SharedMetrics, Supervised, keep, open_quotas,
+};
 use super::token_limiters::{self, TokenLimiters};
 use super::{Error, ReloadError, settings};
 use crate::clock::Wall;
@@ -93,32 +92,7 @@ impl Components {
     ) -> Result<(Self, Exporter), Error> {
         let plan = Plan::of(config, &environment)?;
         let net = connections(&plan.net, &environment)?;
-        let wall = Wall::system();
-        let store = settings::store(config).map(store::Client::from);
-        let (own, quota_metrics) = open_quotas(config, plan.attempt, &wall, tasks, store.as_ref(), root)?;
-        let limiter_metrics = token_limiters::SharedMetrics {
-            quota: quota_metrics,
-            queue: queue::Metrics::register(root),
-        };
-        let metrics = SharedMetrics {
-            queue: limiter_metrics.queue.clone(),
-            count: server::access_log::Metrics::register(root),
-            token: token::Metrics::register(root),
-            shared_cache: store.as_ref().map(|_| shared_cache::Metrics::register(root)),
-        };
-        let way_out = Arc::new(ArcSwap::from_pointee(net.clone()));
-        let (tracer, exporter) = traces(config, &way_out, &wall, root);
-        let context = SharedContext {
-            tracer,
-            way_out,
-            store,
-            token_limiters: TokenLimiters::open(plan.limiter.clone(), own, wall.clone(), tasks, limiter_metrics),
-            tasks: tasks.clone(),
-            wall,
-            memory: Memory::new(settings::shares(config, environment.machine)),
-            environment,
-            metrics,
-        };
+        let (context, exporter) = shared_context(config, &plan, &net, environment, tasks, root)?;
         let token_source = context.token_source(config, plan.token, &net, context.metrics.token.clone());
         let region_client = region_client(&net, config);
         let regions = context.regions(plan.regions, region::Metrics::register(root), &region_client);
@@ -319,6 +293,44 @@ impl Components {
         let fair_use = self.fair_use.as_ref().map(|made| &made.upkeep);
         BackgroundTasks::together(always.into_iter().chain(shared_cache).chain(fair_use))
     }
+}
+
+/// What outlives `config`, the first configuration, and what sends its traces.
+fn shared_context(
+    config: &Resolved,
+    plan: &Plan,
+    net: &net::Client,
+    environment: HostEnvironment,
+    tasks: &Tasks,
+    root: &mut Registry,
+) -> Result<(SharedContext, Exporter), Error> {
+    let wall = Wall::system();
+    let store = settings::store(config).map(store::Client::from);
+    let (own, quota_metrics) = open_quotas(config, plan.attempt, &wall, tasks, store.as_ref(), root)?;
+    let limiter_metrics = token_limiters::SharedMetrics {
+        quota: quota_metrics,
+        queue: queue::Metrics::register(root),
+    };
+    let metrics = SharedMetrics {
+        queue: limiter_metrics.queue.clone(),
+        count: server::access_log::Metrics::register(root),
+        token: token::Metrics::register(root),
+        shared_cache: store.as_ref().map(|_| shared_cache::Metrics::register(root)),
+    };
+    let way_out = Arc::new(ArcSwap::from_pointee(net.clone()));
+    let (tracer, exporter) = traces(config, &way_out, &wall, root);
+    let context = SharedContext {
+        tracer,
+        way_out,
+        store,
+        token_limiters: TokenLimiters::open(plan.limiter.clone(), own, wall.clone(), tasks, limiter_metrics),
+        tasks: tasks.clone(),
+        wall,
+        memory: Memory::new(settings::shares(config, environment.machine)),
+        environment,
+        metrics,
+    };
+    Ok((context, exporter))
 }
 
 /// The way to the regions over `net`.

@@ -1,20 +1,24 @@
-//! What outlives every configuration, and how parts are made on it.
+//! What outlives every configuration, and how parts are made on it, with their work in the
+//! background.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use prometheus_client::registry::Registry;
+use tokio_util::sync::DropGuard;
 
-use super::environment::HostEnvironment;
-use super::supervised::Supervised;
 use super::token_limiters::TokenLimiters;
-use super::{settings, token_proxy};
+use super::{Error, settings};
 use crate::clock::Wall;
-use crate::config::Resolved;
-use crate::memory::{AnswerMemory, MemoryBudget, Shares};
+use crate::config::{self, Resolved};
+use crate::memory::{ALLOCATED_PER_BYTE, AnswerMemory, Exhausted, MemoryBudget, REQUEST, Shares};
+use crate::middleware::{Middleware, Next};
+use crate::resources::Machine;
+use crate::scan::{self, Call, Operation, ServedResponse};
 use crate::task::Tasks;
 use crate::telemetry::trace::{self, Tracer};
-use crate::{cache, net, queue, region, scan, server, shared_cache, single_flight, store, token};
+use crate::{BoxError, cache, net, queue, quota, region, server, shared_cache, single_flight, store, token};
 
 /// What outlives every configuration.
 #[derive(Clone, Debug)]
@@ -69,7 +73,7 @@ impl SharedContext {
         net: &net::Client,
         metrics: token::Metrics,
     ) -> Supervised<token::TokenSource> {
-        let exchanges = token_proxy::exchanges(net, &config.credentials);
+        let exchanges = settings::exchanges(net, &config.credentials);
         let [exchange, imds] = exchanges.map(|exchange| trace::traced(exchange, &self.tracer, "sign in"));
         let wall = self.wall.clone();
         Supervised::make(&self.tasks, |tasks| {
@@ -153,5 +157,108 @@ pub(super) fn keep(
     match shared_cache {
         Some(supervised) => Arc::new(shared_cache::Publisher::new(supervised.part.clone(), memory)),
         None => memory,
+    }
+}
+
+/// How names are looked up, and the times of connections and probes. Tests of faults shorten the
+/// times and make names fail.
+#[derive(Clone, Debug)]
+pub struct HostEnvironment {
+    /// Finds addresses.
+    pub resolver: net::Resolver,
+    /// Times of connections; the proxy and the CA file in it are replaced by the configuration's.
+    pub net: net::Config,
+    /// Changes the times of probes and backoffs.
+    pub regions: fn(&mut region::Config),
+    /// How often a replica asks the store what others have found out about merging.
+    pub merge_interval: Duration,
+    /// What the machine lets this process use.
+    pub machine: Machine,
+}
+
+impl Default for HostEnvironment {
+    fn default() -> Self {
+        Self {
+            resolver: net::Resolver::system(),
+            net: net::Config::default(),
+            regions: |_| {},
+            merge_interval: Duration::from_mins(1),
+            machine: Machine::detect(),
+        }
+    }
+}
+
+/// Background work goes on while a clone of this is kept. The empty one keeps nothing up.
+#[derive(Clone, Debug, Default)]
+pub(super) struct BackgroundTasks(Vec<Arc<DropGuard>>);
+
+impl BackgroundTasks {
+    pub(super) fn together<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
+        Self(all.into_iter().flat_map(|one| one.0.iter().cloned()).collect())
+    }
+}
+
+/// A part and its upkeep.
+#[derive(Clone, Debug)]
+pub(super) struct Supervised<T> {
+    pub(super) part: T,
+    pub(super) upkeep: BackgroundTasks,
+}
+
+impl<T> Supervised<T> {
+    /// Makes a part, whose background work runs as the tasks it is given.
+    pub(super) fn make(tasks: &Tasks, make: impl FnOnce(&Tasks) -> T) -> Self {
+        let (branch, guard) = tasks.branch();
+        Self {
+            part: make(&branch),
+            upkeep: BackgroundTasks(vec![Arc::new(guard)]),
+        }
+    }
+}
+
+/// One quota for all operations, or one for each, with an `operation` in their metrics. The quotas
+/// of callers' own tokens report to the metrics returned.
+pub(super) fn open_quotas(
+    config: &Resolved,
+    attempt: Duration,
+    wall: &Wall,
+    tasks: &Tasks,
+    store: Option<&store::Client>,
+    root: &mut Registry,
+) -> Result<(Vec<quota::Quota>, quota::Metrics), Error> {
+    let open = |operation: Option<Operation>, registry: &mut Registry, metrics: quota::Metrics| {
+        let quota_config = settings::quota_of(operation, config, attempt)?;
+        let Some(store) = store else {
+            let opened = quota::Quota::open(&quota_config, wall.clone(), metrics);
+            return opened.map_err(Error::of("the quota's state file"));
+        };
+        let sharing = settings::sharing_of(operation, config, store.clone());
+        let metrics = quota::shared::Metrics::register(registry, metrics);
+        Ok(quota::Quota::join(&quota_config, &sharing, tasks, metrics))
+    };
+    if config.quota.scope == config::Scope::All {
+        let metrics = quota::Metrics::register(root);
+        return Ok((vec![open(None, root, metrics.clone())?], metrics));
+    }
+    let quotas = Operation::ALL.into_iter().map(|operation| {
+        let label = ("operation".into(), operation.declaration().name.into());
+        let registry = root.sub_registry_with_label(label);
+        let metrics = quota::Metrics::register(registry);
+        open(Some(operation), registry, metrics)
+    });
+    Ok((quotas.collect::<Result<_, _>>()?, quota::Metrics::default()))
+}
+
+/// Memory for requests that the cache could not answer: as many may wait as there is memory for,
+/// and the others are told so at once.
+#[derive(Clone, Debug)]
+pub struct RequestMemory(pub(super) Arc<MemoryBudget>);
+
+impl Middleware<Call, Next<Call, ServedResponse, BoxError>, ServedResponse, BoxError> for RequestMemory {
+    async fn call(&self, call: Call, next: &Next<Call, ServedResponse, BoxError>) -> Result<ServedResponse, BoxError> {
+        // The ids as they came in, and once more as they go out.
+        let bytes = REQUEST + call.request.key().len() * ALLOCATED_PER_BYTE;
+        let _reservation = self.0.try_reserve(bytes).ok_or(Exhausted { of: "requests" })?;
+        next.call(call).await
     }
 }

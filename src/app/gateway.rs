@@ -1,29 +1,29 @@
-//! The running gateway.
+//! The running gateway, with the admin listener on a thread of its own: a probe is answered while
+//! the data side is saturated.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
-use super::admin_thread::AdminThread;
 use super::components::Components;
-use super::environment::HostEnvironment;
+use super::context::HostEnvironment;
 use super::history::{History, PerCallGauges};
 use super::hot_swap::Swap;
 use super::problems::Problems;
 use super::reload::{ConfigSource, Next, Reloader};
 use super::settings;
-use super::sources::Sources;
-use super::status::Status;
-use crate::BoxError;
+use super::status::{Sources, Status};
 use crate::config::{Document, Resolved};
 use crate::resources::{self, Machine};
 use crate::task::Tasks;
 use crate::telemetry::metrics::{Mode, ModeGauge, Registry};
 use crate::telemetry::trace::Exporter;
-use crate::{admin, queue, quota, server, stack};
+use crate::{BoxError, admin, queue, quota, server, stack};
 
 /// A gateway whose listeners are bound and whose upkeep runs; [`Gateway::serve`] lets callers in.
 #[derive(Debug)]
@@ -262,5 +262,62 @@ fn view(
         openapi: server::OPENAPI.into(),
         named: Arc::new(move |host, peer| current.load().guard.hosts().accept(host, peer)),
         quit: config.admin.quit.then_some(quit),
+    }
+}
+
+/// The running thread. Dropped, it stops serving and ends by itself.
+#[derive(Debug)]
+struct AdminThread {
+    address: server::Address,
+    stop: tokio_util::sync::DropGuard,
+    ended: oneshot::Receiver<()>,
+}
+
+impl AdminThread {
+    /// Takes the address and serves from now on.
+    fn start(config: server::Config, service: admin::Admin) -> Result<Self, Error> {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let (bound, binding) = std::sync::mpsc::sync_channel(1);
+        let (end, ended) = oneshot::channel();
+        let body = move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                // The receiver waits for exactly one message; it cannot be gone.
+                Err(error) => return drop(bound.send(Err(error.into()))),
+            };
+            runtime.block_on(async {
+                let listener = match server::Bound::bind(config).await {
+                    Ok(listener) => listener,
+                    Err(error) => return drop(bound.send(Err(error.into()))),
+                };
+                drop(bound.send(Ok(listener.addresses().first().cloned())));
+                let service = service.map_request(server::InboundRequest::into_request);
+                listener.serve(service, &Tasks::new(), stopped).await;
+            });
+            // Nobody may be waiting any more.
+            let _ = end.send(());
+        };
+        let spawned = thread::Builder::new().name("admin".into()).spawn(body);
+        spawned.map_err(Error::of("the admin thread"))?;
+        let bound: Result<_, BoxError> = binding.recv().unwrap_or_else(|gone| Err(gone.into()));
+        let address = bound.map_err(Error::of("the admin listener"))?;
+        let address = address.ok_or_else(|| Error::of("the admin listener")("it has no address"))?;
+        Ok(Self {
+            address,
+            stop: stop.drop_guard(),
+            ended,
+        })
+    }
+
+    fn address(&self) -> &server::Address {
+        &self.address
+    }
+
+    /// Stops serving and waits for the thread, which takes no longer than its drain.
+    async fn finish(self) {
+        drop(self.stop);
+        // An error means that the thread is gone already.
+        let _ = self.ended.await;
     }
 }

@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::sources::Sources;
+use super::status::Sources;
 use crate::response::Outcome;
 use crate::task::Tasks;
 use crate::telemetry::{metrics, named_enum};

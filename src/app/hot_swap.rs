@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use super::supervised::BackgroundTasks;
+use super::context::BackgroundTasks;
 use crate::response::Body;
 use crate::server::InboundRequest;
 

@@ -13,9 +13,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout};
 
-use super::context::SharedContext;
+use super::context::{BackgroundTasks, SharedContext, Supervised};
 use super::settings;
-use super::supervised::{BackgroundTasks, Supervised};
 use crate::config::{Merging, Resolved};
 use crate::scan::{Endpoint, MergeRecord, UpstreamProfile};
 use crate::store;

@@ -2,33 +2,25 @@
 //!
 //! This is the only place that knows the configuration and the parts at the same time.
 
-mod admin_thread;
 mod checks;
 mod components;
 mod context;
-mod environment;
 mod gateway;
 mod history;
 mod hot_swap;
 mod merge_memory;
 mod one_shot_client;
 mod problems;
-mod quotas;
 mod rate_limit;
 mod reload;
-mod request_memory;
 mod settings;
-mod sources;
 mod status;
-mod supervised;
 mod token_limiters;
-mod token_proxy;
 
-pub use environment::HostEnvironment;
+pub use context::{HostEnvironment, RequestMemory};
 pub use gateway::{Ended, Error, Gateway};
 pub use merge_memory::remembered_merging;
 pub use one_shot_client::{NoAnswer, OneShotClient};
 pub use reload::{Applied, ConfigSource, ReloadError, Reloader};
-pub use request_memory::RequestMemory;
 pub use settings::{cache_bytes, ledger};
 pub use token_limiters::TokenLimiters;

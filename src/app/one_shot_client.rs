@@ -8,15 +8,14 @@ use prometheus_client::registry::Registry;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::components::region_client;
-use super::quotas::open_quotas;
-use super::{Error, HostEnvironment, settings, token_proxy};
-use crate::BoxError;
+use super::context::open_quotas;
+use super::{Error, HostEnvironment, settings};
 use crate::clock::Wall;
 use crate::config::Resolved;
 use crate::scan::Endpoint;
 use crate::secret::Secret;
 use crate::task::Tasks;
-use crate::{net, quota, region, store, token};
+use crate::{BoxError, net, quota, region, store, token};
 
 /// The largest answer that is read.
 const LARGEST: usize = 64 << 20;
@@ -65,7 +64,7 @@ impl OneShotClient {
         let regions = region::HostSelector::new(region_config, region::Metrics::register(&mut registry));
         let store = settings::store(config).map(store::Client::from);
         let (quotas, _) = open_quotas(config, attempt, &wall, &tasks, store.as_ref(), &mut registry)?;
-        let [exchange, imds] = token_proxy::exchanges(&net, &config.credentials);
+        let [exchange, imds] = settings::exchanges(&net, &config.credentials);
         let token_source = token::TokenSource::start(
             settings::token(&config.credentials),
             exchange,

@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
-use super::runtime::{block_on, watch_configuration_signals, watch_signals};
-use super::{Error, hardening, note};
+use super::process::{block_on, keep_panics_short, seal, watch_configuration_signals, watch_signals};
+use super::{Error, note};
 use crate::app::{ConfigSource, Gateway};
 use crate::config::{Document, Environment, Loaded};
 use crate::resources::Machine;
@@ -23,7 +23,7 @@ use crate::telemetry::log;
 /// of the drain.
 pub fn run(file: Option<&Path>) -> Result<(), Error> {
     // Before any secret is read.
-    let sealed = hardening::seal();
+    let sealed = seal();
     let env = Environment::real();
     let source = ConfigSource::new(file.map(Path::to_owned), env.clone());
     let document = match source.find() {
@@ -42,7 +42,7 @@ fn run_from(
 ) -> Result<(), Error> {
     let loaded = source.resolve(&document)?;
     let log = start_log(&loaded)?;
-    hardening::keep_panics_short();
+    keep_panics_short();
     if let Err(error) = sealed {
         tracing::warn!(%error, "the system does not let this process keep its memory to itself");
     }

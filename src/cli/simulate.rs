@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokio_util::sync::CancellationToken;
 
-use super::runtime::{block_on, watch_signals};
+use super::process::{block_on, watch_signals};
 use super::{Error, Simulate, print};
 use crate::sim;
 use crate::task::Tasks;

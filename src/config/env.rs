@@ -33,8 +33,8 @@ pub mod variable {
         CLIENT_CERTIFICATE_PATH = "AZURE_CLIENT_CERTIFICATE_PATH",
         /// The projected Kubernetes token; set by the workload-identity webhook.
         FEDERATED_TOKEN_FILE = "AZURE_FEDERATED_TOKEN_FILE",
-        /// The sign-in host, with or without scheme and trailing slash; set by the workload-identity
-        /// webhook.
+        /// The sign-in host, with or without scheme and trailing slash; set by the
+        /// workload-identity webhook.
         AUTHORITY_HOST = "AZURE_AUTHORITY_HOST",
         /// App Service's managed-identity endpoint.
         IDENTITY_ENDPOINT = "IDENTITY_ENDPOINT",
@@ -42,7 +42,8 @@ pub mod variable {
         IDENTITY_HEADER = "IDENTITY_HEADER",
         /// Replaces the metadata service's address `http://169.254.169.254`.
         POD_IDENTITY_AUTHORITY_HOST = "AZURE_POD_IDENTITY_AUTHORITY_HOST",
-        /// The address that workload-identity token requests are sent to, instead of the sign-in host.
+        /// The address that workload-identity token requests are sent to, instead of the sign-in
+        /// host.
         TOKEN_PROXY = "AZURE_KUBERNETES_TOKEN_PROXY",
         /// A PEM file that the token proxy's certificate is checked against.
         TOKEN_PROXY_CA_FILE = "AZURE_KUBERNETES_CA_FILE",

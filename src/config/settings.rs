@@ -86,8 +86,8 @@ impl Settings {
         (now != read).then_some(now)
     }
 
-    /// The keys whose values differ in `other`, wherever they are written. Where a file is read once,
-    /// its content is part of the value.
+    /// The keys whose values differ in `other`, wherever they are written. Where a file is read
+    /// once, its content is part of the value.
     pub fn changed(&self, other: &Self) -> Vec<&'static Key> {
         let differs = |key: &&'static Key| {
             let content = |settings: &Self| settings.contents.get(&key.path()).copied();

@@ -10,9 +10,8 @@ use http_body_util::Full;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
-use super::layer::ResponsePreferences;
 use super::outcome::{Ended, Outcome};
-use super::{Problem, etag, field, header_template, next_link, table};
+use super::{Problem, ResponsePreferences, etag, field, header_template, next_link, table};
 use crate::BoxError;
 use crate::attempt::Failure;
 use crate::caller::RequestId;

@@ -7,8 +7,20 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use ring::digest;
 
-use super::layer::Tag;
 use crate::scan::{UpstreamResponse, hex};
+
+/// Whether a response gets an entity tag (RFC 9110 §8.8.3), and which one the caller has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Tag {
+    /// Responses to `POST` and `QUERY` have none.
+    #[default]
+    None,
+    /// A tag; the caller has none yet.
+    Given,
+    /// A tag, unless the caller's `If-None-Match` contains it; the lines of that field are joined
+    /// by commas.
+    Unless(Box<str>),
+}
 
 /// The answer with its tag; for a caller that has the same tag, a 304 without body. Only successful
 /// answers have a tag.

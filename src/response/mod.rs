@@ -11,23 +11,310 @@
 //! an `@odata.nextLink`, which leads back to the gateway.
 
 mod answer;
-mod error_code;
 mod etag;
 mod field;
 mod header_template;
-mod layer;
 mod next_link;
 mod outcome;
 mod problem;
-mod request_error;
 mod table;
 
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::{self, Scheme};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower::Service;
+
+use crate::BoxError;
+use crate::caller::RequestId;
+use crate::net::Network;
+use crate::scan::{Operation, ServedResponse, TokenOwner};
+
 pub use answer::{Answered, Body, Config, RateLimit, Window, Windows};
-pub use error_code::ErrorCode;
-pub use layer::{Layer, Reply, RequestInfo, ResponsePreferences, Tag};
-pub use outcome::{Ended, Outcome};
+pub use etag::Tag;
+pub use outcome::{Ended, ErrorCode, Outcome};
 pub use problem::{Policies, Problem, ProxyStatusError};
-pub use request_error::{Panicked, RequestError};
+pub use table::{Panicked, RequestError};
+
+/// The result of the layers below when there was no error.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// An upstream answer, with the caller's preferences about the response.
+    Served(Box<ServedResponse>, ResponsePreferences),
+    /// The caller sent `OPTIONS`, about an operation or about the server.
+    Options(Option<Operation>),
+}
+
+/// The caller's preferences about the response.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResponsePreferences {
+    /// How long the caller would have waited, if it said so.
+    pub wait: Option<Duration>,
+    /// Whether the response gets an entity tag.
+    pub tag: Tag,
+}
+
+/// What writing a response needs to know about its request.
+pub trait RequestInfo {
+    /// The request's id.
+    fn id(&self) -> RequestId;
+
+    /// Its target.
+    fn uri(&self) -> &Uri;
+
+    /// The operation of its path, if it is one.
+    fn operation(&self) -> Option<Operation>;
+
+    /// Its header fields.
+    fn headers(&self) -> &HeaderMap;
+
+    /// The address that it came from; `None` over a Unix socket.
+    fn peer(&self) -> Option<IpAddr>;
+}
+
+/// Answers every request: no error, panic or missing answer leaves this layer.
+///
+/// It reports how every request [`Ended`], except `OPTIONS`.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// One for all operations, or one for each: they differ in the quota whose windows are shown.
+    configs: Arc<[Arc<Config>]>,
+    passthrough: Option<PassthroughConfig>,
+    trusted: Arc<[Network]>,
+}
+
+/// Requests with this field are charged to the quota of their own token.
+#[derive(Clone, Debug)]
+struct PassthroughConfig {
+    field: HeaderName,
+    config: Arc<Config>,
+}
+
+impl Layer {
+    /// A layer with these settings.
+    pub fn new(config: Config) -> Self {
+        Self::by_quota([config])
+    }
+
+    /// A layer with these settings: one for all operations, or one for each in their order.
+    pub fn by_quota(configs: impl IntoIterator<Item = Config>) -> Self {
+        Self {
+            configs: configs.into_iter().map(Arc::new).collect(),
+            passthrough: None,
+            trusted: Arc::default(),
+        }
+    }
+
+    /// Answers requests that carry `field` without the `RateLimit` fields, because their calls
+    /// count in another quota. All answers of the upstream say that they depend on the field: a
+    /// cache on the way must not give one to whoever has no token, or another one.
+    pub fn without_rate_limit_for(self, field: HeaderName) -> Self {
+        let varying = |config: &Arc<Config>| Config {
+            vary: Some(HeaderValue::from(field.clone())),
+            ..Config::clone(config)
+        };
+        let config = Config {
+            rate_limit: Arc::new(|_, _| {}),
+            token_owner: TokenOwner::Caller,
+            ..varying(&self.configs[0])
+        };
+        Self {
+            configs: self.configs.iter().map(varying).map(Arc::new).collect(),
+            passthrough: Some(PassthroughConfig {
+                field,
+                config: Arc::new(config),
+            }),
+            ..self
+        }
+    }
+
+    /// Trusts requests from these addresses, or over a Unix socket if there are any, to name the
+    /// scheme that the caller used.
+    pub fn trusting(self, proxies: impl IntoIterator<Item = Network>) -> Self {
+        Self {
+            trusted: proxies.into_iter().collect(),
+            ..self
+        }
+    }
+
+    fn config_for(&self, request: &impl RequestInfo) -> &Arc<Config> {
+        match &self.passthrough {
+            Some(passthrough) if request.headers().contains_key(&passthrough.field) => &passthrough.config,
+            _ => {
+                let operation = request.operation().map_or(0, |operation| operation as usize);
+                &self.configs[operation % self.configs.len()]
+            }
+        }
+    }
+}
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = ResponseService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        ResponseService {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// The service of [`Layer`].
+#[derive(Clone, Debug)]
+pub struct ResponseService<S> {
+    inner: S,
+    layer: Layer,
+}
+
+impl<S, R> Service<R> for ResponseService<S>
+where
+    S: Service<R, Response = Reply, Error = BoxError>,
+    R: RequestInfo,
+{
+    type Response = Answered;
+    type Error = Infallible;
+    type Future = Responding<S::Future>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // The layers below are always ready. A request that has to wait waits in the queue, where
+        // it can be refused.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        let (config, id) = (Arc::clone(self.layer.config_for(&request)), request.id());
+        let origin = Origin::of(&request, &self.layer.trusted);
+        // A panic costs one request, not the connection with its other requests. The state behind
+        // the stack is shared: it is kept behind locks that are never held while foreign code runs,
+        // so a panic cannot leave it half changed. The service that panicked belongs to its
+        // connection and keeps nothing between calls. So it is sound to go on.
+        let reply = catch_unwind(AssertUnwindSafe(|| self.inner.call(request))).ok();
+        Responding {
+            reply,
+            config,
+            id,
+            origin,
+        }
+    }
+}
+
+pin_project! {
+    /// A result that is about to be written as a response.
+    #[derive(Debug)]
+    pub struct Responding<F> {
+        // `None` after a panic: it must not be polled again.
+        #[pin]
+        reply: Option<F>,
+        config: Arc<Config>,
+        id: RequestId,
+        origin: Origin,
+    }
+}
+
+impl<F> Future for Responding<F>
+where
+    F: Future<Output = Result<Reply, BoxError>>,
+{
+    type Output = Result<Answered, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let reply = this.reply.as_mut().as_pin_mut();
+        let polled = reply.and_then(|reply| catch_unwind(AssertUnwindSafe(|| reply.poll(context))).ok());
+        let reply = if let Some(polled) = polled {
+            ready!(polled)
+        } else {
+            this.reply.set(None);
+            this.config.panics.inc();
+            Err(Panicked.into())
+        };
+        let origin = || this.origin.to_string();
+        let now = Instant::now();
+        Poll::Ready(Ok(match reply {
+            Ok(Reply::Served(served, asked)) => answer::served(this.config, *served, &asked, (this.id, now), origin),
+            Ok(Reply::Options(operation)) => answer::options(operation, this.id, now),
+            Err(error) => answer::failed(this.config, &error, (this.id, now), origin),
+        }))
+    }
+}
+
+/// The address that the caller used.
+#[derive(Debug)]
+struct Origin {
+    scheme: Scheme,
+    target: Option<uri::Authority>,
+    /// A copy, because a slice of the read buffer would keep the whole buffer alive as long as the
+    /// request waits.
+    host: Option<Bytes>,
+}
+
+impl Origin {
+    fn of(request: &impl RequestInfo, trusted: &[Network]) -> Self {
+        let host = request.headers().get(header::HOST);
+        let is_trusted = !trusted.is_empty()
+            && request
+                .peer()
+                .is_none_or(|peer| trusted.iter().any(|network| network.contains(peer)));
+        let forwarded = is_trusted.then(|| forwarded_scheme(request.headers())).flatten();
+        Self {
+            // The gateway itself speaks cleartext. A proxy that terminates TLS names the scheme in
+            // a header field, in HTTP/2's `:scheme` or in an absolute target.
+            scheme: forwarded
+                .or_else(|| request.uri().scheme().cloned())
+                .unwrap_or(Scheme::HTTP),
+            target: request.uri().authority().cloned(),
+            host: host.map(|host| Bytes::copy_from_slice(host.as_bytes())),
+        }
+    }
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let host = self.host.as_ref().and_then(|host| str::from_utf8(host).ok());
+        let authority = self
+            .target
+            .as_ref()
+            .map(uri::Authority::as_str)
+            .or(host)
+            .unwrap_or("localhost");
+        write!(f, "{}://{authority}", self.scheme)
+    }
+}
+
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The scheme that the caller used, according to the first proxy on the way, which is the first one
+/// listed. `Forwarded` (RFC 7239) takes precedence over `X-Forwarded-Proto`. `None` when neither
+/// names a possible scheme.
+fn forwarded_scheme(fields: &HeaderMap) -> Option<Scheme> {
+    let text = |name| fields.get(name).and_then(|value| value.to_str().ok());
+    let named = text(header::FORWARDED)
+        .and_then(proto)
+        .or_else(|| text(X_FORWARDED_PROTO));
+    let first = named?.split(',').next().unwrap_or_default().trim();
+    [Scheme::HTTP, Scheme::HTTPS]
+        .into_iter()
+        .find(|scheme| scheme.as_str().eq_ignore_ascii_case(first))
+}
+
+/// The `proto` of the first element. Commas and semicolons inside quoted strings occur only in
+/// addresses, so they need no attention here.
+fn proto(forwarded: &str) -> Option<&str> {
+    let first = forwarded.split(',').next()?;
+    let pairs = first.split(';').filter_map(|pair| pair.split_once('='));
+    let mut protos = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case("proto"));
+    protos.next().map(|(_, value)| value.trim().trim_matches('"'))
+}
 
 #[cfg(test)]
 pub(crate) mod tests;

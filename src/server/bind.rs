@@ -1,19 +1,21 @@
 //! Binds the addresses before anything else starts, so that a port that is taken is noticed at
 //! once.
 
-use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::gauge::ConstGauge;
 use rustix::io::Errno;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 
 use super::connection_limit::ConnectionLimiter;
-use super::connection_metrics::Connections;
 use super::{Address, Config};
 
 /// The longest queue of connections that the kernel keeps for us to accept.
@@ -211,6 +213,40 @@ async fn clear(address: &Address, path: &Path) -> Result<(), BindError> {
         Ok(Ok(_)) | Err(_) => Err(BindError::Taken {
             address: address.clone(),
         }),
+    }
+}
+
+/// The counts of a listener's connections, for `/status` and metrics. Clones count the same
+/// listener.
+#[derive(Clone, Debug)]
+pub struct Connections(pub(super) Arc<ConnectionLimiter>);
+
+impl Connections {
+    /// The open connections.
+    pub fn open(&self) -> u32 {
+        self.0.open()
+    }
+
+    /// The limit of open connections.
+    pub fn most(&self) -> u32 {
+        self.0.count
+    }
+}
+
+impl Collector for Connections {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for (name, help, count) in [
+            ("connections", "Connections of callers that are open", self.open()),
+            (
+                "connections_limit",
+                "Connections of callers that may be open",
+                self.most(),
+            ),
+        ] {
+            let gauge = ConstGauge::new(i64::from(count));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
     }
 }
 

@@ -11,7 +11,6 @@ use std::time::Duration;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 use hyper::rt::Executor;
-use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use pin_project_lite::pin_project;
@@ -19,14 +18,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tower::Service;
 
-use super::Config;
-use super::InboundRequest;
-use super::accept::Accepted;
 use super::connection_limit::ConnectionLimiter;
+use super::connection_memory::StreamMemory;
 use super::connection_state::{Action, ConnectionState, Draining, InFlight, Limits};
 use super::poll_when_woken::PollWhenWoken;
+use super::serve::Accepted;
 use super::socket::Socket;
-use super::stream_memory::StreamMemory;
+use super::{Config, InboundRequest, Peer};
 use crate::memory::MemoryBudget;
 use crate::response::Body;
 use crate::task::Tasks;
@@ -131,32 +129,15 @@ impl Shared {
     {
         // The slot is dropped last: a connection counts until its socket is closed.
         let Accepted { stream, peer, slot } = accepted;
-        let other_end = peer.clone();
         let state = Arc::clone(slot.state());
         let socket = Socket::new(stream, peer.address(), Arc::clone(&state), Arc::clone(&self.limiter));
-        // One service for all requests: cloning the stack for each would cost as much as the rest
-        // of the work for a hit.
-        let service = RefCell::new(service);
-        let answer = {
-            let (state, streams) = (Arc::clone(&state), self.streams.clone());
-            service_fn(move |request: Request<Incoming>| {
-                let (version, has_body) = (request.version(), !request.body().is_end_stream());
-                let is_head = request.method() == Method::HEAD;
-                let in_flight = state.request(version);
-                let mut request = InboundRequest::new(request, peer.clone());
-                if version == Version::HTTP_2 {
-                    streams.admit(&mut request, &state);
-                }
-                Answer {
-                    response: call(&service, request),
-                    version,
-                    is_head,
-                    has_body,
-                    in_flight,
-                }
-            })
+        let answers = Answers {
+            service: RefCell::new(service),
+            peer: peer.clone(),
+            state: Arc::clone(&state),
+            streams: self.streams.clone(),
         };
-        let mut connection = pin!(self.http.serve_connection(TokioIo::new(socket), answer));
+        let mut connection = pin!(self.http.serve_connection(TokioIo::new(socket), answers));
         let mut closing = None;
         let end = loop {
             let now = *phase.borrow_and_update();
@@ -200,7 +181,7 @@ impl Shared {
             }
         };
         // What is still in flight ends with the connection, which is not its caller's doing.
-        other_end.cut();
+        peer.cut();
         end
     }
 }
@@ -224,17 +205,46 @@ async fn events(phase: &mut watch::Receiver<Phase>, state: &ConnectionState, unt
 /// Some peers take more frequent pings for a flood.
 const MIN_PING: Duration = Duration::from_secs(20);
 
-/// Calls a service that is always ready, as the whole stack is: a request that has to wait waits in
-/// the queue, where it can be refused.
-fn call<S>(service: &RefCell<S>, request: InboundRequest<Incoming>) -> S::Future
+/// Answers the requests of one connection.
+struct Answers<S> {
+    /// One service for all requests: cloning the stack for each would cost as much as the rest of
+    /// the work for a hit.
+    service: RefCell<S>,
+    peer: Peer,
+    state: Arc<ConnectionState>,
+    streams: StreamMemory,
+}
+
+impl<S> hyper::service::Service<Request<Incoming>> for Answers<S>
 where
     S: Service<InboundRequest<Incoming>, Response = Response<Body>, Error = Infallible>,
 {
-    // The service does not call this function again, so it is borrowed only once at a time.
-    let mut service = service.borrow_mut();
-    let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
-    debug_assert!(ready.is_ready(), "the request would never be woken");
-    service.call(request)
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer<S::Future>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let (version, has_body) = (request.version(), !request.body().is_end_stream());
+        let is_head = request.method() == Method::HEAD;
+        let in_flight = self.state.request(version);
+        let mut request = InboundRequest::new(request, self.peer.clone());
+        if version == Version::HTTP_2 {
+            self.streams.admit(&mut request, &self.state);
+        }
+        // The service does not call this function again, so it is borrowed only once at a time. It
+        // is always ready, as the whole stack is: a request that has to wait waits in the queue,
+        // where it can be refused.
+        let mut service = self.service.borrow_mut();
+        let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
+        debug_assert!(ready.is_ready(), "the request would never be woken");
+        Answer {
+            response: service.call(request),
+            version,
+            is_head,
+            has_body,
+            in_flight,
+        }
+    }
 }
 
 pin_project! {
@@ -291,7 +301,7 @@ fn may_leave_body(status: StatusCode) -> bool {
 /// Runs the streams of HTTP/2 connections as tasks that the drain awaits, each with its memory
 /// reservation.
 #[derive(Clone, Debug)]
-pub(super) struct Spawner {
+struct Spawner {
     tasks: Tasks,
     streams: StreamMemory,
 }

@@ -86,11 +86,6 @@ impl ConnectionLimiter {
         })
     }
 
-    #[cfg(test)]
-    pub(super) fn head_budget(&self) -> &Arc<MemoryBudget> {
-        &self.head_budget
-    }
-
     /// Waits for memory for a long head from `peer`; other connections may be evicted for it.
     /// Cancel safe.
     pub(super) async fn reserve_head(&self, bytes: usize, peer: Address) -> Reservation {
@@ -352,7 +347,7 @@ mod tests {
             .iter()
             .map(|slot| {
                 slot.state().set_head_memory(400);
-                limiter.head_budget().try_reserve(400).unwrap()
+                limiter.head_budget.try_reserve(400).unwrap()
             })
             .collect();
         let newcomer = peer(3).address();

@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::half_close::Interims;
 use super::pending_responses::PendingResponses;
+use super::socket::Interims;
 use crate::response::Body;
 
 /// The timeouts of a connection.
@@ -38,7 +38,7 @@ pub(super) const FIRST_REQUEST: Duration = Duration::from_millis(500);
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// How long a connection may read nothing of a large response while requests wait for its memory.
-pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a connection with an unread response checks whether its memory is wanted.
 const RECHECK: Duration = Duration::from_secs(1);

@@ -184,11 +184,11 @@ fn what_is_made_up_or_left_out_is_noticed() {
         let table = format!("| bound | {IN_THE_CODE} | {SHOWN_BY} |\n|---|---|---|\n| x | {cell} | not covered |\n");
         examine(&table).0.len()
     };
-    assert_eq!(bound("`server/config.rs` `max_connections: 2048`"), 0);
+    assert_eq!(bound("`server/mod.rs` `max_connections: 2048`"), 0);
     for bad in [
         "",
-        "`server/config.rs`",
-        "`server/config.rs` `max_connections: 7`",
+        "`server/mod.rs`",
+        "`server/mod.rs` `max_connections: 7`",
         "`nowhere.rs` `x`",
     ] {
         assert_eq!(bound(bad), 1, "{bad}");

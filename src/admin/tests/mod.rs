@@ -306,3 +306,14 @@ async fn exchange(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, request
         .unwrap();
     answer
 }
+
+#[test]
+fn the_state_only_moves_on() {
+    let health = Health::default();
+    assert_eq!(health.state(), State::Starting);
+    health.set_ready();
+    assert_eq!(health.state(), State::Ready);
+    health.set_draining();
+    health.set_ready();
+    assert_eq!(health.state(), State::Draining);
+}

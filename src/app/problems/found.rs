@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Code, Problem};
 use crate::app::components::Components;
 use crate::app::reload::Configuration;
-use crate::app::sources::Sources;
+use crate::app::status::Sources;
 use crate::{queue, quota, server, token, upstream};
 
 /// How long sign-in may take before a missing token is a problem without having failed.

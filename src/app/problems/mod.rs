@@ -5,9 +5,263 @@
 //! Not here: what a request was answered (`server::access_log`). Invariant: the mode is `normal`
 //! only while the list is empty.
 
-mod code;
 mod found;
-mod list;
 
-pub(super) use code::{Code, Severity};
-pub(super) use list::{Problem, Problems, Standing};
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::status::Sources;
+use crate::task::Tasks;
+use crate::telemetry::{Gauges, metrics, named_enum};
+use found::find;
+
+/// How often somebody looks, if nobody asks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Something that is wrong at this moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// What kind of thing.
+    pub(super) code: Code,
+    /// How many: requests, calls, hosts or keys, as the message says.
+    pub(super) count: u64,
+    /// What is wrong.
+    pub(super) message: String,
+    /// What to do about it.
+    pub(super) advice: &'static str,
+}
+
+/// A problem, and since when it has been there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) since: Instant,
+    pub(super) problem: Problem,
+    seen: Instant,
+}
+
+/// The list. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Problems(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    sources: Arc<Sources>,
+    /// Requests that had been refused for want of slots when it was last looked.
+    refused: AtomicU64,
+    standing: Mutex<BTreeMap<Code, Standing>>,
+    metrics: Metrics,
+}
+
+metrics! {
+    #[derive(Clone, Debug)]
+    struct Metrics {
+        /// 1 while there is this problem, 0 otherwise; /status says more of it under the same name.
+        problems: Gauges<Code> = "problem" => by("code"),
+    }
+}
+
+impl Problems {
+    /// Looks every second until `tasks` are finished.
+    pub(super) fn start(sources: Arc<Sources>, registry: &mut Registry, tasks: &Tasks) -> Self {
+        let problems = Self(Arc::new(Shared {
+            sources,
+            refused: AtomicU64::new(0),
+            standing: Mutex::default(),
+            metrics: Metrics::register(registry),
+        }));
+        let looking = problems.clone();
+        tasks.spawn_upkeep("problems", async move {
+            let mut clock = interval(LOOK_EVERY);
+            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                clock.tick().await;
+                let _ = looking.look();
+            }
+        });
+        problems
+    }
+
+    /// The problems that there are now, the worst first.
+    pub(super) fn look(&self) -> Vec<Standing> {
+        let shared = &*self.0;
+        // Held over the look: what is found must not be overtaken by what was found before it.
+        let mut standing = shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        update(&mut standing, find(&shared.sources, &shared.refused, now), now);
+        for code in Code::ALL {
+            let is_there = i64::from(standing.contains_key(&code));
+            shared.metrics.problems.of(code).set(is_there);
+        }
+        standing.values().cloned().collect()
+    }
+}
+
+/// Brings the list up to date, and logs what begins and what ends.
+fn update(standing: &mut BTreeMap<Code, Standing>, found: Vec<Problem>, now: Instant) {
+    for problem in found {
+        let code = problem.code;
+        if let Some(known) = standing.get_mut(&code) {
+            known.problem = problem;
+            known.seen = now;
+            continue;
+        }
+        tell(&problem);
+        let begun = Standing {
+            since: now,
+            problem,
+            seen: now,
+        };
+        standing.insert(code, begun);
+    }
+    standing.retain(|code, known| {
+        let stays = now.saturating_duration_since(known.seen) <= code.linger();
+        if !stays {
+            let lasted_s = now.saturating_duration_since(known.since).as_secs();
+            tracing::info!(problem = code.as_str(), lasted_s, "a problem has ended");
+        }
+        stays
+    });
+}
+
+fn tell(problem: &Problem) {
+    let Problem { count, advice, .. } = problem;
+    let (code, detail) = (problem.code.as_str(), &problem.message);
+    match problem.code.severity() {
+        Severity::Critical => tracing::error!(problem = code, detail, count, advice, "a problem has begun"),
+        Severity::Warning => tracing::warn!(problem = code, detail, count, advice, "a problem has begun"),
+        Severity::Info => tracing::info!(problem = code, detail, count, advice, "a problem has begun"),
+    }
+}
+
+named_enum! {
+    /// A kind of problem. The order is the one in which people should look at them: the worst
+    /// first.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub(super) enum Code, as_str {
+        /// No valid token, so no call can be made.
+        NoToken = "no-token",
+        /// The token lacks a permission that calls need.
+        RolesMissing = "roles-missing",
+        /// Defender answers 401.
+        UpstreamUnauthorized = "upstream-unauthorized",
+        /// Defender answers 403.
+        UpstreamForbidden = "upstream-forbidden",
+        /// Defender answers 5xx, or not at all.
+        UpstreamFailing = "upstream-failing",
+        /// None of the upstream's hosts can be used.
+        NoRegion = "no-region",
+        /// The shared store does not answer.
+        StoreLost = "store-lost",
+        /// Some of the upstream's hosts cannot be used.
+        RegionLost = "region-lost",
+        /// The token is valid, and cannot be renewed.
+        SignInFailing = "sign-in-failing",
+        /// The shared store may remove the ledger when its memory is full.
+        StoreEvicting = "store-evicting",
+        /// The upstream ordered a pause.
+        Paused = "paused",
+        /// Callers ask for more than a window allows.
+        QuotaSpent = "quota-spent",
+        /// Callers ask for more than the pace allows that spreads the longest window.
+        Paced = "paced",
+        /// As many callers' connections are open as may be.
+        ConnectionsFull = "connections-full",
+        /// The configuration as it is written is wrong, or its credentials bring no token.
+        ConfigRefused = "config-refused",
+        /// The configuration as it is written needs a restart.
+        ConfigPending = "config-pending",
+        /// Merging has been switched off for a while.
+        MergeResting = "merge-resting",
+    }
+}
+
+named_enum! {
+    /// How bad a problem is.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    pub(super) enum Severity, as_str {
+        /// Callers get no answers, or soon will not.
+        Critical = "critical",
+        /// Less works than should.
+        Warning = "warning",
+        /// Worth knowing.
+        Info = "info",
+    }
+}
+
+impl Code {
+    /// How bad it is.
+    pub(super) fn severity(self) -> Severity {
+        if self <= Self::StoreLost {
+            Severity::Critical
+        } else if self <= Self::ConfigRefused {
+            Severity::Warning
+        } else {
+            Severity::Info
+        }
+    }
+
+    /// How long it stays in the list after it was last seen: what comes and goes with every request
+    /// is one problem, not a hundred.
+    fn linger(self) -> Duration {
+        match self {
+            Self::QuotaSpent | Self::Paced | Self::ConnectionsFull => Duration::from_mins(1),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(code: Code, count: u64) -> Problem {
+        Problem {
+            code,
+            count,
+            message: String::new(),
+            advice: "",
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_problem_keeps_its_beginning_and_the_worst_comes_first() {
+        let (mut standing, start) = (BTreeMap::new(), Instant::now());
+        let second = Duration::from_secs(1);
+        update(&mut standing, vec![problem(Code::ConfigPending, 1)], start);
+        let found = vec![problem(Code::ConfigPending, 2), problem(Code::NoToken, 1)];
+        update(&mut standing, found, start + second);
+        let list: Vec<_> = standing.values().collect();
+        assert_eq!((list[0].problem.code, list[0].since), (Code::NoToken, start + second));
+        assert_eq!((list[1].problem.count, list[1].since), (2, start));
+        update(&mut standing, Vec::new(), start + second * 2);
+        assert!(standing.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_and_goes_with_every_request_is_one_problem() {
+        let (mut standing, start) = (BTreeMap::new(), Instant::now());
+        for second in 0..100 {
+            let found = (second % 10 == 0).then(|| problem(Code::Paced, 1));
+            let now = start + Duration::from_secs(second);
+            update(&mut standing, found.into_iter().collect(), now);
+            assert_eq!(standing[&Code::Paced].since, start);
+        }
+        let later = start + Duration::from_secs(90) + Code::Paced.linger();
+        update(&mut standing, Vec::new(), later);
+        assert_eq!(standing.len(), 1);
+        update(&mut standing, Vec::new(), later + Duration::from_millis(1));
+        assert!(standing.is_empty());
+    }
+
+    #[test]
+    fn every_problem_has_a_name_of_its_own() {
+        let names: std::collections::HashSet<_> = Code::ALL.map(Code::as_str).into_iter().collect();
+        assert_eq!(names.len(), Code::ALL.len());
+        assert!(Code::ALL.is_sorted());
+    }
+}

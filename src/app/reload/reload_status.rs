@@ -44,8 +44,8 @@ metrics! {
     struct Metrics {
         /// Configurations read while running, by how that ended.
         reloads: Counters<Outcome> = "config_reload" => by("result"),
-        /// 1 when the configuration as it is written runs or waits for a restart, 0 when it is wrong
-        /// and an earlier one runs.
+        /// 1 when the configuration as it is written runs or waits for a restart, 0 when it is
+        /// wrong and an earlier one runs.
         successful: Gauge = "config_last_reload_successful",
         /// Unix time at which the running configuration was taken over.
         loaded: Gauge<f64, AtomicU64> = "config_last_reload_success_timestamp_seconds",

@@ -1,4 +1,4 @@
-//! Notices that the configuration has changed.
+//! Where the configuration is, and notices that it has changed.
 //!
 //! By looking, not by being told: a `ConfigMap` changes by a symbolic link in a folder above, an
 //! editor writes another file and renames it, and network file systems tell nobody. Contents are
@@ -6,15 +6,15 @@
 //! way. Of a configuration that is refused, all files that it names are looked at: one that comes
 //! later mends it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::reloader::difference;
-use super::{ConfigSource, ReloadError, Reloader};
-use crate::config::{Digest, Disk, Document, Mistakes};
+use super::{ReloadError, Reloader, difference};
+use crate::config::{Digest, Disk, Document, Environment, Key, Loaded, Mistakes, Settings};
 
 /// How often the file is looked at. It is small, and the kubelet takes up to a minute to deliver a
 /// change anyway.
@@ -116,8 +116,8 @@ impl Reloader {
         }
     }
 
-    /// Whether what was found is as wrong as when it was refused, or was not refused. Off the threads
-    /// that serve, too.
+    /// Whether what was found is as wrong as when it was refused, or was not refused. Off the
+    /// threads that serve, too.
     async fn stays_wrong(&self, source: &ConfigSource, found: &Found, refused: Option<&Mistakes>) -> bool {
         let (Ok(document), Some(refused)) = (&found.document, refused) else {
             return true;
@@ -126,6 +126,60 @@ impl Reloader {
         let judge = move || difference(&running, &source, &document).err();
         let judged = tokio::task::spawn_blocking(judge).await;
         judged.map_or(true, |mistakes| mistakes.as_ref() == Some(refused))
+    }
+}
+
+/// The file that was named or once read, if one was, and the environment, which does not change.
+#[derive(Clone, Debug)]
+pub struct ConfigSource {
+    file: Option<PathBuf>,
+    env: Arc<Environment>,
+}
+
+impl ConfigSource {
+    /// `named` is the file of `--config`.
+    pub fn new(named: Option<PathBuf>, env: Environment) -> Self {
+        Self {
+            file: named,
+            env: Arc::new(env),
+        }
+    }
+
+    /// Reads the file as it is now. Blocks for as long as the disk does.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn find(&self) -> Result<Document, Mistakes> {
+        Document::find(self.file.as_deref(), &self.env, &Disk)
+    }
+
+    /// Looks nowhere else from now on than where `document` was read, if that was a file: one that
+    /// is gone for a moment is no configuration without a file.
+    fn stay_at(&mut self, document: &Document) {
+        if let Some(path) = document.path() {
+            self.file = Some(path.to_owned());
+        }
+    }
+
+    /// What `document` says here.
+    ///
+    /// # Errors
+    /// Every mistake, in reading order.
+    pub fn resolve(&self, document: &Document) -> Result<Loaded, Mistakes> {
+        document.resolve(&self.env, &Disk)
+    }
+
+    /// The same with `held` keys as they are in `running`.
+    ///
+    /// # Errors
+    /// Every mistake, in reading order.
+    pub(super) fn resolve_holding(
+        &self,
+        document: &Document,
+        held: &[&'static Key],
+        running: &Settings,
+    ) -> Result<Loaded, Mistakes> {
+        document.resolve_holding(held, running, &self.env, &Disk)
     }
 }
 
@@ -149,5 +203,17 @@ mod tests {
         let part = Error::of("the quota")("a reason");
         assert_eq!(retry_in(&ReloadError::Part(part)), Some(RETRY));
         assert_eq!(retry_in(&ReloadError::Mistakes(Mistakes::new(None, Vec::new()))), None);
+    }
+
+    #[test]
+    fn a_file_that_was_read_is_missed_when_it_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gateway.toml");
+        let mut source = ConfigSource::new(None, Environment::default());
+        source.stay_at(&Document::default());
+        assert_eq!(source.file, None, "it may still come to the usual place");
+        source.stay_at(&Document::new(&path, String::new()));
+        let gone = source.find().unwrap_err().to_string();
+        assert!(gone.contains("there is no such file"), "{gone}");
     }
 }

@@ -22,7 +22,8 @@ pub(in crate::app) fn shares(config: &Resolved, machine: Machine) -> Shares {
     Shares::of(total, is_said.then(|| bytes(config.cache.max_size)))
 }
 
-/// The bytes of answers that a cache here keeps at most: what is written, or what the memory leaves.
+/// The bytes of answers that a cache here keeps at most: what is written, or what the memory
+/// leaves.
 pub fn cache_bytes(config: &Resolved) -> u64 {
     let left = shares(config, Machine::detect()).max_cached();
     config.cache.max_size.min(left as u64)

@@ -1,20 +1,25 @@
-//! Whose token the gateway has, and how it is obtained.
+//! Whose token the gateway has, how it is obtained, and the ways to sign in; among them the one to
+//! the token proxy of AKS, which has its own certificate authority and server name.
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Request;
+use tower::util::BoxCloneSyncService;
 use url::Url;
 
-use crate::config::{self, Credential, Resolved};
-use crate::token;
+use crate::config::{Credential, Credentials, Resolved, TokenProxy, TrustedRoots};
+use crate::net::{Client, Exchange, Limits};
+use crate::{BoxError, token};
 
 /// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep
 /// callers from waiting in vain.
-pub(in crate::app) const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
+const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest sign-in answer. A token has a few kB.
-pub(in crate::app) const SIGN_IN_BYTES: usize = 256 * 1024;
+const SIGN_IN_BYTES: usize = 256 * 1024;
 
-pub(in crate::app) fn token(config: &config::Credentials) -> token::Config {
+pub(in crate::app) fn token(config: &Credentials) -> token::Config {
     token::Config {
         credential: credential(config),
         scope: token::Scope::new(&config.scope),
@@ -28,7 +33,7 @@ pub(in crate::app) fn identity(config: &Resolved) -> (&Url, Option<&str>, Option
     (&credentials.authority, tenant_id.as_deref(), client_id.as_deref())
 }
 
-fn credential(config: &config::Credentials) -> token::Credential {
+fn credential(config: &Credentials) -> token::Credential {
     let id = |id: &Option<String>| id.clone().unwrap_or_default();
     let app = token::App::new(&config.authority, &id(&config.tenant_id), &id(&config.client_id));
     match &config.credential {
@@ -52,4 +57,65 @@ fn credential(config: &config::Credentials) -> token::Credential {
             host: host.clone(),
         }),
     }
+}
+
+/// Far above any bundle of certificates.
+const MAX_CA_BYTES: u64 = 1024 * 1024;
+
+/// The ways to sign in: to the authority, or the proxy in its place, and to the metadata service of
+/// the machine, which is never behind a proxy.
+pub(in crate::app) fn exchanges(net: &Client, config: &Credentials) -> [Exchange; 2] {
+    let to = |net: &Client| net.exchange(SIGN_IN_BYTES, SIGN_IN_TIMEOUT);
+    let authority = match &config.credential {
+        Credential::WorkloadIdentity { proxy: Some(proxy), .. } => exchange(net, proxy),
+        _ => to(net),
+    };
+    [authority, to(&net.direct())]
+}
+
+/// Reaches the proxy over connections made anew for every request: requests are an hour apart, and
+/// the CA file is rotated by the cluster.
+fn exchange(net: &Client, proxy: &TokenProxy) -> Exchange {
+    let (net, proxy) = (net.clone(), proxy.clone());
+    BoxCloneSyncService::new(tower::service_fn(move |request: Request<Bytes>| {
+        let (net, proxy) = (net.clone(), proxy.clone());
+        async move {
+            let roots = roots(&proxy.roots).await?;
+            let client = net.for_peer(roots.as_deref(), proxy.server_name.as_deref())?;
+            let limits = Limits {
+                head: SIGN_IN_TIMEOUT,
+                whole: SIGN_IN_TIMEOUT,
+                body_bytes: SIGN_IN_BYTES,
+            };
+            client.send(request, limits).await.map_err(BoxError::from)
+        }
+    }))
+}
+
+/// The PEM text of what is trusted; `None`: the built-in roots.
+async fn roots(roots: &TrustedRoots) -> Result<Option<Vec<u8>>, BoxError> {
+    let path = match roots {
+        TrustedRoots::BuiltIn => return Ok(None),
+        TrustedRoots::Pem(text) => return Ok(Some(text.clone().into_bytes())),
+        TrustedRoots::File(path) => path,
+    };
+    let unusable = |cause| CaFile {
+        path: path.display().to_string(),
+        cause,
+    };
+    let metadata = tokio::fs::metadata(path).await.map_err(unusable)?;
+    if !metadata.is_file() || metadata.len() > MAX_CA_BYTES {
+        let cause = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a file of at most 1 MiB");
+        return Err(unusable(cause).into());
+    }
+    Ok(Some(tokio::fs::read(path).await.map_err(unusable)?))
+}
+
+/// The file of the proxy's certificate authority cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the token proxy's CA file {path} cannot be read")]
+struct CaFile {
+    path: String,
+    #[source]
+    cause: std::io::Error,
 }

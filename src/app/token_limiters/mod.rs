@@ -8,10 +8,275 @@
 //! a limiter is forgotten only when nothing that it counted counts any more, so that forgetting
 //! gives no call away.
 
-mod table;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint, Scarcity};
+use crate::clock::Wall;
+use crate::middleware::{Middleware, Next};
+use crate::queue::{self, Reason, Refused};
+use crate::quota;
+use crate::scan::{Operation, Payer, TokenId, UpstreamResponse};
+use crate::task::Tasks;
+
+/// The settings of every limiter.
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    pub(super) quota: quota::Config,
+    pub(super) queue: queue::Config,
+}
+
+/// Where all limiters report: what waits and what was refused is summed up; `quota_limit` and
+/// `quota_remaining` are the gateway's own.
+#[derive(Clone, Debug)]
+pub(super) struct SharedMetrics {
+    pub(super) quota: quota::Metrics,
+    pub(super) queue: queue::Metrics,
+}
+
+/// All limiters. Clones share them.
+#[derive(Clone, Debug)]
+pub struct TokenLimiters(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// One for all operations, or one for each.
+    own: Vec<Arc<Limiter>>,
+    caller_token: Mutex<CallerToken>,
+    metrics: SharedMetrics,
+    wall: Wall,
+    tasks: Tasks,
+}
+
+#[derive(Debug)]
+struct CallerToken {
+    /// What a new limiter is made with.
+    config: Config,
+    token_limiters: HashMap<(TokenId, usize), Arc<Limiter>>,
+    /// The calls of limiters that have been forgotten.
+    forgotten_calls: u64,
+    closes: Option<Instant>,
+}
+
+/// Where calls with one token queue and are counted. Whoever is on it holds it.
+#[derive(Debug)]
+struct Limiter {
+    queue: queue::Queue<quota::Quota>,
+    quota: quota::Quota,
+    /// Ends the queue's clock with the limiter.
+    _clock: Option<DropGuard>,
+}
+
+impl TokenLimiters {
+    /// Most tokens of callers that calls are counted for at a time. A user's token lasts about an
+    /// hour, and its limiter an hour longer; with the documented limits each takes some 50 kB at
+    /// most.
+    pub const MAX: usize = 64;
+
+    /// Opens the gateway's own limiters, over its `quotas`: one for all operations, or one for
+    /// each.
+    pub(super) fn open(
+        config: Config,
+        quotas: Vec<quota::Quota>,
+        wall: Wall,
+        tasks: &Tasks,
+        metrics: SharedMetrics,
+    ) -> Self {
+        debug_assert!(
+            [1, Operation::ALL.len()].contains(&quotas.len()),
+            "one, or one for each operation"
+        );
+        let own = quotas.into_iter().map(|quota| {
+            Arc::new(Limiter {
+                queue: queue::Queue::start(config.queue.clone(), quota.clone(), tasks, metrics.queue.clone()),
+                quota,
+                _clock: None,
+            })
+        });
+        Self(Arc::new(Shared {
+            own: own.collect(),
+            caller_token: Mutex::new(CallerToken {
+                config,
+                token_limiters: HashMap::new(),
+                forgotten_calls: 0,
+                closes: None,
+            }),
+            metrics,
+            wall,
+            tasks: tasks.clone(),
+        }))
+    }
+
+    /// All limiters go on with other settings. Nothing that was counted is forgotten, and nobody
+    /// who waits loses the place.
+    pub(super) fn reconfigure(&self, config: Config) {
+        let mut caller_token = self.caller_token();
+        for limiter in caller_token.token_limiters.values().chain(&self.0.own) {
+            limiter.quota.reconfigure(&config.quota);
+            limiter.queue.reconfigure(config.queue.clone());
+        }
+        caller_token.config = config;
+    }
+
+    /// The gateway's own quotas: one for all operations, or one for each in their order.
+    pub fn quotas(&self) -> impl ExactSizeIterator<Item = &quota::Quota> {
+        self.0.own.iter().map(|limiter| &limiter.quota)
+    }
+
+    /// The queues for the gateway's own token, likewise.
+    pub fn queues(&self) -> impl DoubleEndedIterator<Item = &queue::Queue<quota::Quota>> {
+        self.0.own.iter().map(|limiter| &limiter.queue)
+    }
+
+    /// How many calls have been let leave, with callers' tokens too.
+    pub fn calls(&self) -> u64 {
+        let caller_token = self.caller_token();
+        let limiters = caller_token.token_limiters.values().chain(&self.0.own);
+        caller_token.forgotten_calls + limiters.map(|limiter| limiter.quota.snapshot().calls).sum::<u64>()
+    }
+
+    /// Whether calls that nobody waits for may be made at that cost.
+    pub fn has_surplus(&self, payer: Payer) -> bool {
+        self.limiter(payer).is_some_and(|limiter| limiter.quota.has_surplus())
+    }
+
+    /// How scarce slots are on the limiter of `payer`.
+    pub fn scarcity(&self, payer: Payer) -> Scarcity {
+        self.limiter(payer)
+            .map(|limiter| limiter.quota.scarcity())
+            .unwrap_or_default()
+    }
+
+    /// How many slots come on the limiter of `payer` until that moment, as far as `most`.
+    pub fn slots_until(&self, payer: Payer, until: Instant, most: usize) -> usize {
+        self.limiter(payer)
+            .map_or(0, |limiter| limiter.quota.slots_until(until, most))
+    }
+
+    /// How long a caller who is new on the limiter of `payer` would wait for its slot.
+    pub fn predicted_wait(&self, payer: Payer) -> Duration {
+        self.limiter(payer)
+            .map_or(Duration::ZERO, |limiter| limiter.queue.predicted_wait())
+    }
+
+    /// The gateway stops at `closes`: see [`queue::Queue::close`].
+    pub fn close(&self, closes: Instant) {
+        self.queues().for_each(|queue| queue.close(closes));
+        let mut caller_token = self.caller_token();
+        caller_token.closes = Some(closes);
+        for limiter in caller_token.token_limiters.values() {
+            limiter.queue.close(closes);
+        }
+    }
+
+    /// How many limiters there are besides the gateway's own.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.caller_token().token_limiters.len()
+    }
+
+    /// The limiter for calls that are paid for so, opened if need be.
+    ///
+    /// # Errors
+    /// There are as many as may be, and none that may be forgotten.
+    fn enter(&self, payer: Payer) -> Result<Arc<Limiter>, Refused> {
+        let ledger = self.ledger(payer);
+        let Some(token_id) = payer.token_id.map(|token_id| (token_id, ledger)) else {
+            return Ok(Arc::clone(&self.0.own[ledger]));
+        };
+        let now = Instant::now();
+        let mut caller_token = self.caller_token();
+        if let Some(limiter) = caller_token.token_limiters.get(&token_id) {
+            return Ok(Arc::clone(limiter));
+        }
+        caller_token.forget(now);
+        if caller_token.token_limiters.len() >= Self::MAX {
+            self.0.metrics.queue.refused(Reason::Tokens);
+            let retry_after = caller_token.next_end(now).saturating_duration_since(now);
+            return Err(Refused::new(Reason::Tokens, retry_after));
+        }
+        let limiter = Arc::new(self.0.new_limiter(&caller_token.config));
+        if let Some(closes) = caller_token.closes {
+            limiter.queue.close(closes);
+        }
+        caller_token.token_limiters.insert(token_id, Arc::clone(&limiter));
+        tracing::debug!(holder = ?token_id.0, limiters = caller_token.token_limiters.len(), "a token that is new here");
+        Ok(limiter)
+    }
+
+    /// The limiter of `payer`, if there is one.
+    fn limiter(&self, payer: Payer) -> Option<Arc<Limiter>> {
+        let ledger = self.ledger(payer);
+        match payer.token_id {
+            None => Some(Arc::clone(&self.0.own[ledger])),
+            Some(token_id) => self.caller_token().token_limiters.get(&(token_id, ledger)).cloned(),
+        }
+    }
+
+    /// Which of a token's ledgers counts the calls of an operation.
+    fn ledger(&self, payer: Payer) -> usize {
+        payer.operation as usize % self.0.own.len()
+    }
+
+    fn caller_token(&self) -> MutexGuard<'_, CallerToken> {
+        // Nothing in here panics halfway through a change.
+        self.0.caller_token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An attempt waits for its slot in the queue of the token that the call will be made with.
+impl Middleware<Attempt, Next<Admitted<quota::Permit>>> for TokenLimiters {
+    async fn call(&self, attempt: Attempt, next: &Next<Admitted<quota::Permit>>) -> Result<UpstreamResponse, Failure> {
+        // Held until the answer is there: a limiter that somebody is on is not forgotten.
+        let limiter = self.enter(attempt.request.payer()).map_err(|refused| Failure {
+            delivery: Delivery::NoSlot,
+            again: RetryHint::Never,
+            answer: None,
+            source: refused.into(),
+        })?;
+        limiter.queue.call(attempt, next).await
+    }
+}
+
+impl Shared {
+    fn new_limiter(&self, config: &Config) -> Limiter {
+        let quota = quota::Quota::ephemeral(&config.quota, self.wall.clone(), self.metrics.quota.clone());
+        let queue = queue::Queue::new(config.queue.clone(), quota.clone(), self.metrics.queue.clone());
+        let ended = CancellationToken::new();
+        let clock = ended.clone().run_until_cancelled_owned(queue.clone().run_clock());
+        self.tasks.spawn_upkeep("limiter clock", async move {
+            clock.await;
+        });
+        Limiter {
+            queue,
+            quota,
+            _clock: Some(ended.drop_guard()),
+        }
+    }
+}
+
+impl CallerToken {
+    /// Forgets the limiters that nobody is on and whose calls count no more.
+    fn forget(&mut self, now: Instant) {
+        self.token_limiters.retain(|_, limiter| {
+            let stays = Arc::strong_count(limiter) > 1 || limiter.quota.empty_at(now) > now;
+            if !stays {
+                self.forgotten_calls += limiter.quota.snapshot().calls;
+            }
+            stays
+        });
+    }
+
+    /// When a limiter may first be forgotten, if nobody asks with its token any more.
+    fn next_end(&self, now: Instant) -> Instant {
+        let ends = self.token_limiters.values().map(|limiter| limiter.quota.empty_at(now));
+        ends.min().unwrap_or(now)
+    }
+}
 
 #[cfg(test)]
 mod tests;
-
-pub use table::TokenLimiters;
-pub(super) use table::{Config, SharedMetrics};

@@ -5,7 +5,7 @@ mod files;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::runtime::block_on_one;
+use super::process::block_on_one;
 use super::{Check, Error, print};
 use crate::app;
 use crate::config::{

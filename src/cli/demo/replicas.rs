@@ -1,16 +1,17 @@
-//! The demo of several replicas: steps, each with its claim.
+//! The demo of several replicas, with the store between them: steps, each with its claim.
 
 use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
 
-use super::fixture::{free_or_any, listeners, simulator};
-use super::gateway::{DemoGateway, PATH, Told};
-use super::output::{answered, claim, counted, definition, ms, step};
-use super::store::Store;
+use super::gateway::{DemoGateway, PATH, Told, free_or_any, listeners, simulator};
+use super::{answered, claim, counted, definition, ms, step};
 use crate::cli::{Error, print};
 use crate::sim::Simulator;
 
@@ -121,7 +122,7 @@ impl Replicas {
             if wanted(&status) || Instant::now() > deadline {
                 return Ok(status);
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -156,7 +157,7 @@ impl Replicas {
         let first = self.nodes[0].ask(&ids, &[]).await?;
         let before = self.simulator.calls().len();
         // It is on its way to the store when the caller has it.
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        sleep(Duration::from_millis(200)).await;
         let mut lines = vec![line("first replica", &first)];
         for node in &self.nodes[1..] {
             let told = node.ask(&ids, &[]).await?;
@@ -257,4 +258,93 @@ fn line(who: &str, told: &Told) -> String {
         told.field("cache-status"),
         told.field("age")
     )
+}
+
+/// A server that keeps nothing on disk. Killed when dropped.
+pub(super) struct Store {
+    address: SocketAddr,
+    child: Child,
+}
+
+/// What it is called, here and there.
+const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
+
+/// How long it may take to listen.
+const START: Duration = Duration::from_secs(10);
+
+impl Store {
+    /// Starts one on a free port.
+    pub(super) async fn start() -> Result<Self, Error> {
+        let failed = |error| Error::failed("no free port for the store", error);
+        let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed)?;
+        let address = socket.local_addr().map_err(failed)?;
+        drop(socket);
+        let child = spawn(address.port())?;
+        let mut store = Self { address, child };
+        store.listens().await?;
+        Ok(store)
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    /// Ends it without a warning.
+    pub(super) fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again, empty.
+    pub(super) async fn restart(&mut self) -> Result<(), Error> {
+        self.child = spawn(self.address.port())?;
+        self.listens().await
+    }
+
+    async fn listens(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + START;
+        while TcpStream::connect(self.address).await.is_err() {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(Error::failed(
+                    "the store did not start",
+                    format!("it ended with {status}"),
+                ));
+            }
+            if Instant::now() > deadline {
+                return Err(Error::failed(
+                    "the store did not start",
+                    format!("not within {START:?}"),
+                ));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn spawn(port: u16) -> Result<Child, Error> {
+    for program in PROGRAMS {
+        let started = Command::new(program)
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "no"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn();
+        match started {
+            Ok(child) => return Ok(child),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::failed(format!("cannot start {program}"), error)),
+        }
+    }
+    Err(Error::user(
+        "demo --replicas needs redis-server or valkey-server, and neither is on the PATH; install one, for instance with \
+         `apt-get install redis-server`, or leave --replicas out",
+    ))
 }

@@ -2,9 +2,8 @@
 
 use futures_util::future::{join_all, try_join_all};
 
-use super::fixture::Fixture;
-use super::gateway::{LIST, PATH, Told};
-use super::output::{answered, causes, claim, counted, definition, ms, step};
+use super::gateway::{Fixture, LIST, PATH, Told};
+use super::{answered, causes, claim, counted, definition, ms, step};
 use crate::cli::{Error, print};
 
 /// Plays all steps and sums up.

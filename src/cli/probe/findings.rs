@@ -1,13 +1,47 @@
-//! What the answers to a probe mean.
+//! What the answers to a probe mean, and the report of it, as people read it.
+
+use std::fmt;
 
 use http::StatusCode;
 use serde_json::Value;
 
-use super::report::Report;
 use crate::app::remembered_merging;
 use crate::cli::Error;
 use crate::config::{Merging, Resolved};
 use crate::scan::{MergeFinding, Operation, Ordering, Rows};
+
+/// The evidence so far, and what follows from it.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    lines: Vec<(&'static str, String)>,
+    /// Lines of TOML.
+    pub(super) settings: Vec<String>,
+}
+
+impl Report {
+    pub(super) fn say(&mut self, subject: &'static str, text: impl Into<String>) {
+        self.lines.push((subject, text.into()));
+    }
+
+    /// What was said about a subject.
+    #[cfg(test)]
+    pub(super) fn about(&self, subject: &str) -> String {
+        let about = self.lines.iter().filter(|(of, _)| *of == subject);
+        about.map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (subject, text) in &self.lines {
+            writeln!(f, "{subject:<12} {text}")?;
+        }
+        if !self.settings.is_empty() {
+            writeln!(f, "\nRecommended settings:")?;
+        }
+        self.settings.iter().try_for_each(|line| writeln!(f, "  {line}"))
+    }
+}
 
 /// Says what the gateway itself has found out about merging.
 pub(super) fn found_out(config: &Resolved, report: &mut Report) {

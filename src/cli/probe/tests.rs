@@ -1,7 +1,7 @@
 use std::path::Path;
 
-use super::experiment::{Ids, run};
-use super::report::Report;
+use super::findings::Report;
+use super::{Ids, run};
 use crate::cli::Error;
 use crate::config::{self, Disk, Environment, variable};
 use crate::sim::history::{Casing, Matching, NextLink, Unknown};

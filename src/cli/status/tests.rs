@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::drawn;
 use super::render::render;
 
 #[test]
@@ -83,4 +84,16 @@ fn nothing_that_a_caller_sends_steers_the_terminal() {
     let text = render(&state, &Value::Null);
     assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{text}");
     assert!(text.contains("evil ?[2J?line"), "{text}");
+}
+
+#[test]
+fn nothing_is_drawn_outside_the_terminal_and_what_is_cut_is_marked() {
+    let text = "gateway 1\nquota █████████████\nqueue\n";
+    assert_eq!(
+        drawn(text, usize::MAX, usize::MAX),
+        "\u{1b}[Hgateway 1\u{1b}[K\nquota █████████████\u{1b}[K\nqueue\u{1b}[K\u{1b}[J"
+    );
+    let small = drawn(text, 2, 10);
+    assert_eq!(small, "\u{1b}[Hgateway 1\u{1b}[K\n… 2 more …\u{1b}[K\u{1b}[J");
+    assert_eq!(drawn(text, 3, 10).matches('\n').count(), 2);
 }

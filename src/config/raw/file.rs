@@ -3,13 +3,10 @@
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::RawConfig;
-use super::node::{Entry, Node, Raw};
-use crate::config::config_error::{ConfigError, Origin};
-use crate::config::deprecated;
+use super::{Entry, Node, Raw, RawConfig, deprecated_key};
+use crate::config::config_error::{ConfigError, Origin, nearest};
 use crate::config::key::{Key, keys};
 use crate::config::section::SECTIONS;
-use crate::config::suggestion::nearest;
 
 /// Adds the content of `text` to `raw`.
 pub(super) fn read(text: &str, written: &mut RawConfig, mistakes: &mut Vec<ConfigError>, notes: &mut Vec<String>) {
@@ -32,7 +29,7 @@ pub(super) fn read(text: &str, written: &mut RawConfig, mistakes: &mut Vec<Confi
             continue;
         };
         for (name, value) in table {
-            if let Some(note) = deprecated::key(section.name, name.get_ref()) {
+            if let Some(note) = deprecated_key(section.name, name.get_ref()) {
                 notes.push(note);
                 continue;
             }

@@ -5,16 +5,13 @@
 //! are absent or empty in our own layers.
 
 mod file;
-mod node;
 mod variables;
-
-pub(super) use node::{Entry, Node, Raw};
 
 use std::collections::BTreeMap;
 
-use super::config_error::ConfigError;
+use super::config_error::{ConfigError, Origin};
 use super::env::Environment;
-use super::key::{Key, keys};
+use super::key::{DefaultValue, Key, keys};
 
 /// The value of every key with the highest precedence. It has no `Debug`, because it may contain a
 /// password.
@@ -56,4 +53,133 @@ impl RawConfig {
             .cloned()
             .unwrap_or_else(|| Node::from(key.fallback))
     }
+}
+
+/// A value with its position. It has no `Debug`, because it may contain a password.
+#[derive(Clone)]
+pub(super) struct Node {
+    pub(super) raw: Raw,
+    pub(super) origin: Origin,
+}
+
+/// The types of TOML.
+#[derive(Clone)]
+pub(super) enum Raw {
+    Text(String),
+    Number(String),
+    Flag(bool),
+    Date,
+    List(Vec<Node>),
+    Table(Vec<Entry>),
+}
+
+/// One `key = value` of a table.
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) origin: Origin,
+    pub(super) value: Node,
+}
+
+impl Raw {
+    /// As TOML, with each text as `shown` gives it.
+    pub(super) fn to_toml(&self, shown: &dyn Fn(&str) -> String) -> toml::Value {
+        match self {
+            Self::Text(text) => toml::Value::String(shown(text)),
+            // A value that is no whole number has been rejected.
+            Self::Number(text) => text
+                .parse()
+                .map_or_else(|_| toml::Value::String(text.clone()), toml::Value::Integer),
+            Self::Flag(flag) => toml::Value::Boolean(*flag),
+            // No key has this type.
+            Self::Date => toml::Value::String(String::new()),
+            Self::List(items) => toml::Value::Array(items.iter().map(|item| item.raw.to_toml(shown)).collect()),
+            Self::Table(entries) => {
+                let entries = entries.iter();
+                let entries = entries.map(|entry| (entry.name.clone(), entry.value.raw.to_toml(shown)));
+                toml::Value::Table(entries.collect())
+            }
+        }
+    }
+
+    /// The type, with its article, for messages.
+    pub(super) fn shape(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a text",
+            Self::Number(_) => "a number",
+            Self::Flag(_) => "true or false",
+            Self::Date => "a date",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+        }
+    }
+}
+
+impl Node {
+    /// Whether both have the same value, at any position.
+    pub(super) fn has_same_value(&self, other: &Self) -> bool {
+        let value = |node: &Self| node.raw.to_toml(&str::to_owned);
+        value(self) == value(other)
+    }
+
+    fn new(raw: Raw, origin: Origin) -> Self {
+        Self { raw, origin }
+    }
+
+    /// Whether it is empty: an empty text, list or table.
+    pub(super) fn is_empty(&self) -> bool {
+        match &self.raw {
+            Raw::Text(text) => text.is_empty(),
+            Raw::List(items) => items.is_empty(),
+            Raw::Table(entries) => entries.is_empty(),
+            _ => false,
+        }
+    }
+}
+
+impl From<DefaultValue> for Node {
+    fn from(fallback: DefaultValue) -> Self {
+        let raw = match fallback {
+            DefaultValue::Flag(value) => Raw::Flag(value),
+            DefaultValue::Count(value) => Raw::Number(value.to_string()),
+            DefaultValue::Text(value) => Raw::Text(value.into()),
+            DefaultValue::List(values) => Raw::List(
+                values
+                    .iter()
+                    .map(|value| Self::new(Raw::Text((*value).into()), Origin::Default))
+                    .collect(),
+            ),
+            DefaultValue::EmptyTable => Raw::Table(Vec::new()),
+        };
+        Self::new(raw, Origin::Default)
+    }
+}
+
+/// Keys of the previous version, which are not an error for one version: an update should lead to a
+/// warning, not to a gateway that does not start. Section and name of each, and what there is
+/// instead.
+const DEPRECATED: [(&str, &str, &str); 1] = [(
+    "defender",
+    "hedge",
+    "a call to a host that answers nothing is made at another one without being told to",
+)];
+
+/// The warning about `section.name` in a file; `None` when it was no key.
+fn deprecated_key(section: &str, name: &str) -> Option<String> {
+    let what = format!("{section}.{name}");
+    deprecation(&what, |section, name| format!("{section}.{name}") == what)
+}
+
+/// The warning about an environment variable; `None` when it belonged to no key.
+fn deprecated_variable(variable: &str) -> Option<String> {
+    deprecation(variable, |section, name| {
+        format!("{}{section}_{name}", Key::PREFIX).to_uppercase() == variable
+    })
+}
+
+fn deprecation(what: &str, is_meant: impl Fn(&str, &str) -> bool) -> Option<String> {
+    let (.., now) = DEPRECATED.iter().find(|(section, name, _)| is_meant(section, name))?;
+    Some(format!(
+        "{what} is gone, means nothing any more and will be a mistake in the next version: {now}; remove it"
+    ))
 }

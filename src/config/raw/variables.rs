@@ -1,14 +1,11 @@
 //! The environment: the variables of the keys, and other programs' variables for keys without a
 //! value.
 
-use super::RawConfig;
-use super::node::{Entry, Node, Raw};
-use crate::config::config_error::{ConfigError, Origin};
-use crate::config::deprecated;
+use super::{Entry, Node, Raw, RawConfig, deprecated_variable};
+use crate::config::config_error::{ConfigError, Origin, nearest};
 use crate::config::env::{Environment, variable};
 use crate::config::key::{Key, Kind, keys};
 use crate::config::section::SECTIONS;
-use crate::config::suggestion::nearest;
 
 /// Adds every `DEFENDER_GATEWAY_<SECTION>_<KEY>` to `raw`.
 pub(super) fn read(
@@ -24,7 +21,7 @@ pub(super) fn read(
         if name == variable::CONFIG || is_service_link(rest, value.unwrap_or_default()) {
             continue;
         }
-        if let Some(note) = deprecated::variable(name) {
+        if let Some(note) = deprecated_variable(name) {
             notes.push(note);
             continue;
         }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
-use super::declare::{keys, section};
 use crate::config::config_error::Origin;
 use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::raw::{Entry, Node, Raw};

@@ -6,7 +6,6 @@ use std::time::Duration;
 use http::HeaderName;
 use http::header;
 
-use super::declare::{keys, section};
 use crate::config::config_error::Origin;
 use crate::config::key::Key;
 use crate::config::reader::{Read, Reader};

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use url::Host;
 
-use super::declare::{keys, section};
 use crate::config::key::Key;
 use crate::config::reader::{Read, Reader, in_range};
 use crate::config::value::parse_size;

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::declare::{keys, section};
 use crate::config::key::Key;
 use crate::config::reader::Reader;
 use crate::store::Address;

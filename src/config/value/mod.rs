@@ -2,10 +2,6 @@
 //! a phrase that follows the value in a message, such as `has no unit`.
 
 pub(super) mod address;
-pub(super) mod guid;
-mod limit;
-mod listen;
 mod quantity;
 
-pub use limit::Limit;
-pub use quantity::{parse_duration, parse_size, show_duration, show_size};
+pub use quantity::{Limit, parse_duration, parse_size, show_duration, show_size};

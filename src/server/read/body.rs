@@ -1,11 +1,11 @@
-//! Reads a complete body, within its limits.
+//! Checks that a body is JSON, and reads it whole, within its limits.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use hyper::body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
@@ -151,6 +151,62 @@ where
     }
 }
 
+/// Accepts JSON in UTF-8 that is declared as such.
+///
+/// A missing type is rejected as well (415): a page of another site can make a browser send it
+/// without a preflight request.
+pub(super) fn check_type(fields: &HeaderMap) -> Result<(), RequestError> {
+    let mut types = fields.get_all(header::CONTENT_TYPE).iter();
+    match (types.next().and_then(|media| media.to_str().ok()), types.next()) {
+        (Some(media), None) if is_json(media) => Ok(()),
+        _ => Err(RequestError::ContentType),
+    }
+}
+
+/// Accepts bodies without a content coding. Requests with only [usual](crate::server::is_usual)
+/// fields have none.
+pub(super) fn check_codings(fields: &HeaderMap) -> Result<(), RequestError> {
+    let mut codings = fields.get_all(header::CONTENT_ENCODING).iter();
+    if codings.any(|list| !list.as_bytes().split(|byte| *byte == b',').all(is_identity)) {
+        return Err(RequestError::ContentEncoding);
+    }
+    if is_transfer_coded(fields) {
+        return Err(RequestError::TransferEncoding);
+    }
+    Ok(())
+}
+
+/// Whether a coding changes nothing, or an element of a list is empty (RFC 9110 §5.6.1.2, §8.4.1).
+fn is_identity(coding: &[u8]) -> bool {
+    let coding = coding.trim_ascii();
+    coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")
+}
+
+/// Whether a body has another transfer coding than `chunked`, or several: hyper decodes only the
+/// former (RFC 9112 §6.1).
+fn is_transfer_coded(fields: &HeaderMap) -> bool {
+    let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
+    let is_chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    codings.next().is_some_and(|first| !is_chunked(first)) || codings.next().is_some()
+}
+
+/// Whether a media type is `application/json`, with any parameters except another character set
+/// than UTF-8.
+fn is_json(media: &str) -> bool {
+    if media == "application/json" {
+        return true;
+    }
+    let mut parts = media.split(';').map(str::trim);
+    let json = parts
+        .next()
+        .is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
+    json && parts
+        .filter_map(|parameter| parameter.split_once('='))
+        .all(|(name, value)| {
+            !name.trim().eq_ignore_ascii_case("charset") || value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,5 +315,57 @@ mod tests {
             .await
             .unwrap_err();
         assert_eq!(error, RequestError::BodyBroken);
+    }
+
+    fn content(fields: &[(&'static str, &'static str)]) -> Result<(), RequestError> {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(*name, value.parse().unwrap());
+        }
+        check_type(&map).and_then(|()| check_codings(&map))
+    }
+
+    #[test]
+    fn json_may_have_parameters() {
+        for good in [
+            "application/json",
+            "Application/JSON",
+            "application/json; charset=utf-8",
+            "application/json;charset=\"UTF-8\"; odata=x",
+            "application/json;",
+        ] {
+            assert_eq!(content(&[("content-type", good)]), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        for bad in [
+            "",
+            "text/plain",
+            "application/jsonx",
+            "application/json, text/plain",
+            "application/json; charset=utf-16",
+        ] {
+            assert_eq!(
+                content(&[("content-type", bad)]),
+                Err(RequestError::ContentType),
+                "{bad}"
+            );
+        }
+        assert_eq!(content(&[]), Err(RequestError::ContentType));
+        let json = ("content-type", "application/json");
+        assert_eq!(content(&[json, json]), Err(RequestError::ContentType));
+        assert_eq!(
+            content(&[json, ("content-encoding", "gzip")]),
+            Err(RequestError::ContentEncoding)
+        );
+        for identity in ["identity", "Identity", "", "identity, identity"] {
+            assert_eq!(content(&[json, ("content-encoding", identity)]), Ok(()), "{identity}");
+        }
+        assert_eq!(
+            content(&[json, ("content-encoding", "identity, gzip")]),
+            Err(RequestError::ContentEncoding)
+        );
     }
 }

@@ -5,8 +5,8 @@ use std::task::{Context, Waker};
 
 use tower::Service;
 
+use super::Shared;
 use super::last_request::{LastRequestCache, RawRequest};
-use super::layer::Shared;
 use crate::BoxError;
 use crate::caller::Caller;
 use crate::operation::Input;

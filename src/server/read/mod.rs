@@ -1,5 +1,5 @@
-//! Turns an HTTP request into a [`Call`](crate::scan::Call): reads the body within its limits and
-//! the preferences in the header fields.
+//! Turns an HTTP request into a [`Call`]: reads the body within its limits and the preferences in
+//! the header fields.
 //!
 //! Not here: what a valid body looks like (`scan`). Invariants: no body is read beyond its limit or
 //! its deadline; incomplete bodies share one budget of memory; a field that cannot be parsed counts
@@ -7,14 +7,309 @@
 
 mod authorization;
 mod body;
-mod cache_control;
-mod config;
 mod connection_context;
 mod last_request;
-mod layer;
-mod prefer;
-mod priority;
+mod preferences;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use hyper::body::Body;
+use pin_project_lite::pin_project;
+use tower::Service;
+
+use super::{InboundRequest, RequestMeta};
+use crate::BoxError;
+use crate::caller::Caller;
+use crate::memory::{ALLOCATED_PER_BYTE, MemoryBudget};
+use crate::operation::Input;
+use crate::response::{self, Reply, RequestError, Tag};
+use crate::scan::{Call, ServedResponse};
+use body::{BodyReader, check_codings, check_type};
+use connection_context::{ConnectionContext, RequestHead};
+use preferences::RequestPreferences;
 
 pub use authorization::Authorization;
-pub use config::Config;
-pub use layer::Layer;
+
+/// The limits of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The largest body in bytes.
+    pub max_body: usize,
+    /// The longest time from the head to the end of the body.
+    pub body_timeout: Duration,
+    /// The most bytes of incomplete bodies at a time, over all requests. Requests beyond that are
+    /// refused (503).
+    pub body_budget: usize,
+    /// How long a request may wait for a slot when it does not say.
+    pub max_wait: Duration,
+    /// The longest wait that a request may ask for.
+    pub max_wait_limit: Duration,
+    /// Whether callers may bring tokens of their own.
+    pub authorization: Authorization,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_body: 1024 * 1024,
+            // A full body over a slow link of 35 kB/s.
+            body_timeout: Duration::from_secs(30),
+            // 64 of the largest bodies, or a hundred thousand ordinary ones.
+            body_budget: 64 * 1024 * 1024,
+            max_wait: Duration::from_secs(20),
+            max_wait_limit: Duration::from_mins(10),
+            authorization: Authorization::default(),
+        }
+    }
+}
+
+/// Enough for the requests of some ten thousand callers that poll.
+const REMEMBERED_BYTES: usize = 4 * 1024 * 1024;
+
+/// The longest query. That of a link to a next page has some hundred bytes.
+const MAX_QUERY_BYTES: usize = 8 * 1024;
+
+/// Parses requests for the typed stack below.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    shared: Arc<Shared>,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    budget: Arc<MemoryBudget>,
+    /// The memory of the last requests of all connections together.
+    last_request_budget: Arc<MemoryBudget>,
+}
+
+impl Layer {
+    /// A layer with its own budget for bodies, which all its services share.
+    pub fn new(config: Config) -> Self {
+        // At least one body of the largest size must fit.
+        let budget = MemoryBudget::new(config.body_budget.max(config.max_body * ALLOCATED_PER_BYTE));
+        Self {
+            shared: Arc::new(Shared {
+                config,
+                budget,
+                last_request_budget: MemoryBudget::new(REMEMBERED_BYTES),
+            }),
+        }
+    }
+}
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = Read<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Read(ConnectionContext::new(Arc::clone(&self.shared), inner))
+    }
+}
+
+/// The service of [`Layer`]. Every connection has its own clone, which caches the connection's last
+/// request.
+#[derive(Debug)]
+pub struct Read<S>(Arc<ConnectionContext<S>>);
+
+impl<S: Clone> Clone for Read<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.for_new_connection())
+    }
+}
+
+impl<S, B> Service<InboundRequest<B>> for Read<S>
+where
+    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone,
+    B: Body<Data = Bytes>,
+{
+    type Response = Reply;
+    type Error = BoxError;
+    type Future = Reading<S, B>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // The services below are always ready: a request that has to wait waits in the queue, where
+        // it can be refused.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: InboundRequest<B>) -> Self::Future {
+        let (meta, body) = request.into_parts();
+        let shared = &self.0.shared;
+        let stage = match shared.read_head(&meta) {
+            Ok(head) => Stage::Body {
+                body: BodyReader::new(meta.head.headers(), body, &shared.config),
+                head: Some(head),
+            },
+            Err(refusal) => Stage::Refused { refusal: Some(refusal) },
+        };
+        Reading {
+            context: Arc::clone(&self.0),
+            stage,
+        }
+    }
+}
+
+pin_project! {
+    /// A request that is being read and then answered.
+    #[derive(Debug)]
+    pub struct Reading<S, B>
+    where
+        S: Service<Call>,
+    {
+        context: Arc<ConnectionContext<S>>,
+        #[pin]
+        stage: Stage<S::Future, B>,
+    }
+}
+
+pin_project! {
+    #[project = StageProjection]
+    #[derive(Debug)]
+    enum Stage<F, B> {
+        Refused { refusal: Option<RequestError> },
+        Body { #[pin] body: BodyReader<B>, head: Option<RequestHead> },
+        Answer { #[pin] answer: F, preferences: response::ResponsePreferences },
+    }
+}
+
+impl<S, B> Future for Reading<S, B>
+where
+    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone,
+    B: Body<Data = Bytes>,
+{
+    type Output = Result<Reply, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Shared { config, budget, .. } = &*this.context.shared;
+        loop {
+            let answer = match this.stage.as_mut().project() {
+                StageProjection::Refused { refusal } => {
+                    let refusal = refusal.take().unwrap_or(RequestError::BodyBroken);
+                    return Poll::Ready(Err(refusal.into()));
+                }
+                StageProjection::Answer { answer, preferences } => {
+                    let served = ready!(answer.poll(context))?;
+                    return Poll::Ready(Ok(Reply::Served(Box::new(served), std::mem::take(preferences))));
+                }
+                StageProjection::Body { body, head } => {
+                    let received = ready!(body.poll(context, config, budget))?;
+                    // Taken once, when the body is complete.
+                    let mut head = head.take().ok_or(RequestError::BodyBroken)?;
+                    let preferences = response::ResponsePreferences {
+                        wait: head.caller.wait,
+                        tag: std::mem::take(&mut head.tag),
+                    };
+                    Stage::Answer {
+                        preferences,
+                        answer: this.context.call(head, &received.bytes)?,
+                    }
+                }
+            };
+            this.stage.set(answer);
+        }
+    }
+}
+
+impl Shared {
+    /// Parses the head, and rejects what can be rejected without the body.
+    fn read_head(&self, meta: &RequestMeta) -> Result<RequestHead, RequestError> {
+        let (uri, fields) = (meta.head.uri(), meta.head.headers());
+        // The query is kept until the body has arrived.
+        if uri.query().is_some_and(|query| query.len() > MAX_QUERY_BYTES) {
+            return Err(RequestError::Fields);
+        }
+        let target = meta.target.clone().ok_or(RequestError::Path)?;
+        let has_body = target.endpoint.operation.declaration().input != Input::Path;
+        if has_body {
+            check_type(fields)?;
+        }
+        if !meta.plain {
+            check_codings(fields)?;
+        }
+        Ok(RequestHead {
+            tag: if has_body {
+                Tag::None
+            } else {
+                conditional(fields, meta.plain)
+            },
+            target,
+            query: uri.query().map(Box::from),
+            caller_token: self.config.authorization.read(fields)?,
+            caller: Arc::new(self.caller(meta)),
+            multiplexed: meta.head.version() >= http::Version::HTTP_2,
+        })
+    }
+
+    fn caller(&self, meta: &RequestMeta) -> Caller {
+        let preferences = if meta.plain {
+            RequestPreferences::default()
+        } else {
+            RequestPreferences::of(meta.head.headers())
+        };
+        let wait = preferences.wait.map(|wait| wait.min(self.config.max_wait_limit));
+        Caller {
+            name: meta.caller.clone(),
+            urgency: preferences.urgency,
+            deadline: meta.at + wait.unwrap_or(self.config.max_wait),
+            wait,
+            cache_directives: preferences.cache_directives,
+            request_id: meta.id.clone(),
+            trace: meta.trace.clone(),
+        }
+    }
+}
+
+/// Whether the response gets a tag, and which one the caller has.
+fn conditional(fields: &HeaderMap, plain: bool) -> Tag {
+    if plain || !fields.contains_key(header::IF_NONE_MATCH) {
+        return Tag::Given;
+    }
+    let lines = fields.get_all(header::IF_NONE_MATCH).iter();
+    let tags: Vec<_> = lines.filter_map(|line| line.to_str().ok()).collect();
+    Tag::Unless(tags.join(",").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::server::Peer;
+
+    fn caller(fields: &[(&'static str, &'static str)]) -> (Caller, Instant) {
+        let mut request = Request::post("/").header("x-request-id", "id-1");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let peer = Peer::tcp("10.0.0.7:4711".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
+        let request = InboundRequest::new(request.body(()).unwrap(), peer);
+        let meta = request.meta();
+        (Layer::new(Config::default()).shared.caller(meta), meta.at)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_without_preferences_gets_the_defaults() {
+        let (caller, arrived) = caller(&[]);
+        assert_eq!(caller.name.as_str(), "10.0.0.7");
+        assert_eq!(caller.deadline, arrived + Config::default().max_wait);
+        assert_eq!((caller.wait, caller.urgency.level()), (None, 3));
+        assert_eq!(caller.request_id.as_str(), "id-1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_callers_preferences_are_clamped() {
+        let (caller, arrived) = caller(&[("prefer", "wait=99999"), ("priority", "u=1")]);
+        let limit = Config::default().max_wait_limit;
+        assert_eq!((caller.wait, caller.deadline), (Some(limit), arrived + limit));
+        assert_eq!(caller.urgency.level(), 1);
+    }
+}

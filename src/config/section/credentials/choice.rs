@@ -1,14 +1,13 @@
 //! Chooses the kind of credential, and reports what is missing when none is complete.
 
-use super::key;
-use super::resolved::Credential;
-use super::secret::{self, is_borrowed};
-use super::{managed, pem, token_proxy};
+use super::material::{
+    app_service_origin, certificate_files, check_secret, identity_host, is_borrowed, secret, secret_origin, token_proxy,
+};
+use super::{Credential, key};
 use crate::config::config_error::Origin;
 use crate::config::key::Key;
 use crate::config::reader::{Read, Reader, Recorded};
 use crate::config::section::store;
-use crate::config::value::guid;
 use crate::token::Kind;
 
 /// The values of `credentials.kind`.
@@ -130,10 +129,10 @@ fn automatic(reader: &mut Reader<'_>, ids: Ids) -> Read<Chosen> {
 fn material(reader: &Reader<'_>, proof: Kind) -> Option<Origin> {
     let said = |key: &'static Key| reader.is_set(key).then(|| reader.origin(key));
     match proof {
-        Kind::ClientSecret => secret::origin(reader),
+        Kind::ClientSecret => secret_origin(reader),
         Kind::Certificate => said(&key::certificate_file),
         Kind::WorkloadIdentity => said(&key::federated_token_file),
-        Kind::ManagedIdentity => managed::app_service_origin(reader),
+        Kind::ManagedIdentity => app_service_origin(reader),
     }
 }
 
@@ -170,11 +169,11 @@ fn missing(reader: &Reader<'_>, proof: Kind, ids: &Ids) -> Vec<String> {
 /// The credential of a kind that misses nothing.
 fn build(reader: &mut Reader<'_>, proof: Kind, ids: Ids, why: String) -> Read<Chosen> {
     let credential = match proof {
-        Kind::ClientSecret => Credential::ClientSecret(secret::read(reader)?),
-        Kind::Certificate => Credential::Certificate(pem::read(reader)?),
+        Kind::ClientSecret => Credential::ClientSecret(secret(reader)?),
+        Kind::Certificate => Credential::Certificate(certificate_files(reader)?),
         Kind::WorkloadIdentity => {
             let token_file = reader.line_file(&key::federated_token_file);
-            let proxy = token_proxy::read(reader);
+            let proxy = token_proxy(reader);
             Credential::WorkloadIdentity {
                 token_file: token_file?.ok_or(Recorded)?,
                 proxy: proxy?,
@@ -184,7 +183,7 @@ fn build(reader: &mut Reader<'_>, proof: Kind, ids: Ids, why: String) -> Read<Ch
             if ids.client_id.is_none() && reader.is_set(&store::key::url) && !reader.is_set(&store::key::prefix) {
                 reader.note(SHARED_NAMES);
             }
-            Credential::ManagedIdentity(managed::read(reader)?)
+            Credential::ManagedIdentity(identity_host(reader)?)
         }
     };
     Ok(Chosen { credential, ids, why })
@@ -196,7 +195,7 @@ fn check_pairs(reader: &mut Reader<'_>) {
         let problem = format!("is of no use without {}", key::certificate_file.path());
         reader.wrong(&key::private_key_file, problem);
     }
-    secret::check(reader);
+    check_secret(reader);
 }
 
 fn place(origin: &Origin, proof: Kind) -> String {
@@ -211,7 +210,7 @@ fn place(origin: &Origin, proof: Kind) -> String {
 /// It becomes a path segment of the token address, so characters that could leave the segment are
 /// rejected.
 fn tenant_id(text: &str) -> Result<String, String> {
-    guid::check(text)?;
+    check_guid(text)?;
     if ["common", "organizations", "consumers"].contains(&text.to_ascii_lowercase().as_str()) {
         return Err("names no single tenant, and an application signs in to one (AADSTS50194)".into());
     }
@@ -224,10 +223,94 @@ fn tenant_id(text: &str) -> Result<String, String> {
 
 /// Entra's ids are GUIDs; other sign-in servers, used in tests, have words.
 fn client_id(text: &str) -> Result<String, String> {
-    guid::check(text)?;
+    check_guid(text)?;
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._:/".contains(&b);
     if text.len() > 128 || !text.bytes().all(allowed) {
         return Err("is no application id; it looks like 11111111-2222-3333-4444-555555555555".into());
     }
     Ok(text.into())
+}
+
+/// The number of digits in each group.
+const GROUPS: [usize; 5] = [8, 4, 4, 4, 12];
+
+/// The placeholder for an id in examples.
+const PLACEHOLDER: &str = "00000000-0000-0000-0000-000000000000";
+
+/// 8-4-4-4-12 hexadecimal digits.
+pub(super) fn is_guid(text: &str) -> bool {
+    let groups: Vec<_> = text.split('-').collect();
+    groups.iter().map(|group| group.len()).eq(GROUPS)
+        && groups.iter().all(|group| group.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Rejects a text that looks like a GUID but is none, and the placeholder. Other names are
+/// accepted.
+fn check_guid(text: &str) -> Result<(), String> {
+    if text == PLACEHOLDER {
+        return Err("is the placeholder of the examples; put your own in its place".into());
+    }
+    if is_guid(text) || !is_nearly_one(text) {
+        return Ok(());
+    }
+    let digits = text.bytes().filter(u8::is_ascii_hexdigit).count();
+    Err(format!(
+        "looks like a GUID, but is none: it has {digits} hexadecimal digits in groups of {}; a GUID has 32 in groups of 8-4-4-4-12",
+        text.split('-')
+            .map(|group| group.len().to_string())
+            .collect::<Vec<_>>()
+            .join("-")
+    ))
+}
+
+/// Five groups of about the right size, or about the right number of digits with a hyphen lost or
+/// doubled.
+fn is_nearly_one(text: &str) -> bool {
+    let groups: Vec<_> = text.split('-').collect();
+    let about = |(group, digits): (&&str, usize)| group.len().abs_diff(digits) <= 2;
+    let by_groups = groups.len() == GROUPS.len()
+        && groups.iter().zip(GROUPS).all(about)
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let only_digits = text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    let digits = text.bytes().filter(u8::is_ascii_hexdigit).count();
+    by_groups || (only_digits && (30..=34).contains(&digits) && groups.len() >= 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guids_and_names_of_other_kinds_pass() {
+        for good in [
+            "11111111-2222-3333-4444-555555555555",
+            "ABCDEFab-2222-3333-4444-abcdef012345",
+            "contoso.onmicrosoft.com",
+            "t",
+            "with-certificate",
+            "api://gateway",
+            "my-app-for-the-scans",
+        ] {
+            assert_eq!(check_guid(good), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn near_guids_and_placeholders_are_rejected() {
+        for bad in [
+            "11111111-2222-3333-4444-55555555555",
+            "11111111-2222-3333-4444-5555555555555",
+            "1111111-2222-3333-4444-555555555555",
+            "11111111-2222-3333-4444-55555555555O",
+            "11111111-22223333-4444-555555555555",
+            "11111111--2222-3333-4444-555555555555",
+        ] {
+            let problem = check_guid(bad).unwrap_err();
+            assert!(
+                problem.starts_with("looks like a GUID, but is none"),
+                "{bad}: {problem}"
+            );
+        }
+        assert!(check_guid(PLACEHOLDER).unwrap_err().contains("placeholder"));
+    }
 }

@@ -5,18 +5,23 @@
 //! or from a file of its own.
 
 mod choice;
-mod managed;
-mod pem;
-mod resolved;
-mod secret;
-mod token_proxy;
+mod material;
 
-pub use resolved::{Credential, Credentials};
-pub use token_proxy::{TokenProxy, TrustedRoots};
+use std::path::PathBuf;
 
-use super::declare::keys;
+use url::Url;
+
+use super::defender;
+use crate::config::cloud::Cloud;
+use crate::config::config_error::Origin;
 use crate::config::env::variable;
 use crate::config::key::Key;
+use crate::config::reader::{Read, Reader};
+use crate::config::value::address;
+use crate::token::{CertificateFiles, IdentityHost, Kind, SecretSource};
+use choice::Chosen;
+
+pub use material::{TokenProxy, TrustedRoots};
 
 /// A key with the path of a file.
 const fn path() -> Key {
@@ -83,4 +88,121 @@ keys! {
     /// Whether a caller's own bearer token goes upstream in place of the gateway's, with cache,
     /// calls and quota of its own. Otherwise what callers send in `Authorization` is dropped.
     passthrough = Key::flag(false).live();
+}
+
+/// How the gateway signs in.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The credential.
+    pub credential: Credential,
+    /// The tenant, as a path segment; an identity that the platform assigns needs none.
+    pub tenant_id: Option<String>,
+    /// The application or user-assigned identity; `None`: the system-assigned one.
+    pub client_id: Option<String>,
+    /// Where the credential comes from, and why it was chosen; for people.
+    pub why: String,
+    /// The sign-in host, without a slash at its end as far as the type allows. The tenant follows
+    /// as a path segment.
+    pub authority: Url,
+    /// The scope of tokens, which ends with `/.default`.
+    pub scope: String,
+    /// Whether a caller's own token is used upstream instead of the gateway's.
+    pub passthrough: bool,
+}
+
+/// What proves who the gateway is.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// A shared secret.
+    ClientSecret(SecretSource),
+    /// A certificate whose key signs an assertion.
+    Certificate(CertificateFiles),
+    /// A Kubernetes token that Entra trusts.
+    WorkloadIdentity {
+        /// The projected token, rewritten by the kubelet.
+        token_file: PathBuf,
+        /// The address that token requests are sent to, instead of the authority.
+        proxy: Option<TokenProxy>,
+    },
+    /// An identity that the platform assigns, and the endpoint of its tokens.
+    ManagedIdentity(IdentityHost),
+}
+
+impl Credential {
+    /// The name of the kind in a configuration, in `/status` and in metrics.
+    pub fn kind(&self) -> &'static str {
+        let kind = match self {
+            Self::ClientSecret(_) => Kind::ClientSecret,
+            Self::Certificate(_) => Kind::Certificate,
+            Self::WorkloadIdentity { .. } => Kind::WorkloadIdentity,
+            Self::ManagedIdentity(_) => Kind::ManagedIdentity,
+        };
+        kind.as_str()
+    }
+}
+
+impl Credentials {
+    pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Read<Self> {
+        // The section of the cloud has its error already; what it does not say is not compared.
+        let cloud = defender::cloud(reader).ok();
+        let authority = authority(reader, cloud);
+        let scope = scope(reader, cloud);
+        let chosen = choice::choose(reader);
+        let passthrough = reader.flag(&key::passthrough);
+        let Chosen { credential, ids, why } = chosen?;
+        Ok(Self {
+            credential,
+            tenant_id: ids.tenant_id,
+            client_id: ids.client_id,
+            why,
+            authority: authority?,
+            scope: scope?,
+            passthrough: passthrough?,
+        })
+    }
+}
+
+/// Client credentials request all granted permissions (AADSTS70011 and 1002012 otherwise).
+const DEFAULT: &str = "/.default";
+
+fn authority(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Read<Url> {
+    // The Azure libraries accept a bare host in their variable.
+    let variables = key::authority.borrowed;
+    let borrowed = matches!(reader.origin(&key::authority), Origin::Variable(name) if variables.contains(&&*name));
+    reader.parsed(&key::authority, |text| {
+        let text = match text {
+            "" => cloud.unwrap_or(Cloud::Public).authority().to_owned(),
+            host if borrowed && !host.contains("://") => format!("https://{host}"),
+            text => text.to_owned(),
+        };
+        let url = address::trusted(text.trim_end_matches('/'))?;
+        if let (Some(cloud), Some(host)) = (cloud, url.host_str()) {
+            cloud.accepts_authority(host)?;
+        }
+        Ok(url)
+    })
+}
+
+fn scope(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Read<String> {
+    reader.parsed(&key::scope, |text| {
+        let text = match text {
+            "" => cloud.unwrap_or(Cloud::Public).scope(),
+            text => text,
+        };
+        let resource = text
+            .strip_suffix(DEFAULT)
+            .ok_or("does not end with /.default, the only scope an application can ask for")?;
+        if text.contains(char::is_whitespace) {
+            return Err("holds more than one scope; a token is for one resource".into());
+        }
+        if !text.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err("holds a character that no scope has".into());
+        }
+        // Other schemes (api://…) name resources too.
+        let url = Url::parse(resource).map_err(|error| format!("names no resource ({error})"))?;
+        if let (Some(cloud), Some(host)) = (cloud, url.host_str()) {
+            cloud.accepts_api(host, url.path())?;
+        }
+        Ok(text.to_owned())
+    })
 }

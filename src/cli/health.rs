@@ -1,5 +1,6 @@
-//! `wait`: returns once the gateway has started. For start scripts where nothing else orders
-//! containers.
+//! `healthcheck`: is the gateway alive? For probes that run a command, in an image that has no
+//! shell and no curl. And `wait`: returns once the gateway has started. For start scripts where
+//! nothing else orders containers.
 
 use std::time::Duration;
 
@@ -7,9 +8,35 @@ use http::StatusCode;
 use tokio::time::{self, Instant};
 
 use super::admin_client::{AdminAddress, ask};
-use super::runtime::block_on_one;
-use super::{Error, Wait};
+use super::process::block_on_one;
+use super::{Error, Healthcheck, Wait};
 use crate::config::{Environment, show_duration};
+
+/// A live gateway answers in microseconds; Docker and the kubelet give up after a few seconds by
+/// themselves.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Succeeds when the gateway answers that it lives, or with `--ready` that it takes requests.
+///
+/// # Errors
+/// Nobody answers at the address, or the answer is no.
+pub fn healthcheck(asked: &Healthcheck) -> Result<(), Error> {
+    let admin = AdminAddress::choose(asked.admin.as_ref(), &Environment::real())?;
+    let path = if asked.ready { "/readyz" } else { "/livez" };
+    block_on_one(check(&admin, path))
+}
+
+async fn check(admin: &AdminAddress, path: &str) -> Result<(), Error> {
+    match ask(admin, path, PATIENCE).await {
+        Ok((StatusCode::OK, _)) => Ok(()),
+        Ok((status, text)) => Err(Error::user(format!(
+            "{admin}{path} answers {}: {}",
+            status.as_u16(),
+            text.trim()
+        ))),
+        Err(error) => Err(Error::user(format!("no gateway answers at {admin}: {error}"))),
+    }
+}
 
 /// A gateway starts in a few milliseconds; asking ten times a second costs nothing.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -47,6 +74,33 @@ async fn until_started(admin: &AdminAddress, max: Duration) -> Result<(), Error>
 mod tests {
     use super::*;
     use crate::cli::testing::{Answering, Answers};
+
+    #[tokio::test]
+    async fn only_200_is_health() {
+        let gateway = Answering::tcp(Answers::Always(200)).await;
+        check(&gateway.admin, "/livez").await.unwrap();
+        assert_eq!(gateway.paths(), ["/livez"]);
+
+        let gateway = Answering::tcp(Answers::Always(503)).await;
+        let error = check(&gateway.admin, "/readyz").await.unwrap_err().to_string();
+        assert!(error.contains("/readyz answers 503: draining"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_is_asked_as_well() {
+        let gateway = Answering::unix(Answers::Always(200));
+        check(&gateway.admin, "/livez").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_said_with_the_address() {
+        let gateway = Answering::tcp(Answers::Never).await;
+        let error = check(&gateway.admin, "/livez").await.unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("no gateway answers at {}", gateway.admin)),
+            "{error}"
+        );
+    }
 
     #[tokio::test]
     async fn it_waits_until_the_gateway_has_started() {
