@@ -60,7 +60,9 @@ async fn two_processes_answer_the_example_and_share_the_answer() {
     let calls: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(calls.len(), 2, "{log}");
     assert_eq!(calls[0]["ids"], serde_json::json!(EXAMPLE), "sent in canonical form");
-    assert_eq!((&calls[0]["region"], &calls[0]["status"]), (&"eu".into(), &200.into()));
+    // Which region is nearest is up to the machine here; `regions` measures it.
+    assert!(calls[0]["region"].is_string(), "{log}");
+    assert_eq!(calls[0]["status"], 200);
     assert_eq!(
         (&calls[0]["top"], &calls[1]["top"]),
         (&serde_json::Value::Null, &1.into())
