@@ -141,3 +141,16 @@ impl Reason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_find_every_reason() {
+        let page = include_str!("../../deploy/alerts/runbooks/DefenderGatewayRefusing.md");
+        for name in Reason::NAMES {
+            assert!(page.contains(&format!("`{name}`")), "{name} is not in the runbook");
+        }
+    }
+}
