@@ -16,6 +16,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
+{{/* Labels or annotations from several maps, each name once: the last map that has it counts. */}}
+{{- define "defender-gateway.merged" -}}
+{{- $all := dict -}}
+{{- range . }}{{ $all = mergeOverwrite $all (. | default dict) }}{{ end -}}
+{{- toYaml $all }}
+{{- end }}
+
 {{- define "defender-gateway.serviceAccount" -}}
 {{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "defender-gateway.name" .) }}{{ else }}{{ .Values.serviceAccount.name | default "default" }}{{ end }}
 {{- end }}
