@@ -1,7 +1,8 @@
 //! Checks the files of a certificate, so that `check` finds errors that sign-in would only find
 //! later.
 //!
-//! Only the headers are checked; whether the key belongs to the certificate shows at sign-in.
+//! Only the headers are looked at here. Whether the key belongs to the certificate, `check` finds by
+//! loading both, and `run` at the first sign-in.
 
 use std::path::Path;
 
