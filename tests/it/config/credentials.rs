@@ -294,6 +294,20 @@ fn an_identity_header_that_no_request_can_have_is_named() {
 }
 
 #[test]
+fn a_tenant_that_can_be_written_in_two_ways_is_noted_with_a_store() {
+    let of = |tenant: &str| {
+        format!("[credentials]\ntenant_id = \"{tenant}\"\nclient_id = \"c\"\nclient_secret_file = \"/etc/secret\"\n")
+    };
+    let store = "[store]\nurl = \"rediss://redis.test:6380\"\n";
+    let notes = |text: &str| parse(text, &[]).unwrap().notes.join("\n");
+    let domain = of("contoso.onmicrosoft.com");
+    assert!(notes(&format!("{domain}{store}")).contains("write the GUID in all of them"));
+    assert_eq!(notes(&domain), "");
+    let guid = of("11111111-2222-3333-4444-555555555555");
+    assert_eq!(notes(&format!("{guid}{store}")), "");
+}
+
+#[test]
 fn system_assigned_identities_are_told_apart_in_a_store() {
     let managed = "[credentials]\nkind = \"managed_identity\"\n";
     let store = "[store]\nurl = \"rediss://redis.test:6380\"\n";
