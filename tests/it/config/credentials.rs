@@ -115,7 +115,7 @@ fn a_kind_that_is_said_but_incomplete_tells_what_it_needs() {
     for (kind, holds) in [
         (
             "client_secret",
-            "needs credentials.client_secret_file or AZURE_CLIENT_SECRET",
+            "needs credentials.client_secret_file, DEFENDER_GATEWAY_CREDENTIALS_CLIENT_SECRET or AZURE_CLIENT_SECRET",
         ),
         ("certificate", "needs credentials.certificate_file"),
         ("workload_identity", "the Azure webhook did not change this pod"),

@@ -153,8 +153,9 @@ fn missing(reader: &Reader<'_>, proof: Kind, ids: &Ids) -> Vec<String> {
     if material(reader, proof).is_none() {
         match proof {
             Kind::ClientSecret => missing.push(format!(
-                "{} or {}",
+                "{}, {} or {}",
                 key::client_secret_file.path(),
+                key::client_secret.variable(),
                 key::client_secret.borrowed.join(", ")
             )),
             Kind::Certificate => missing.push(key::certificate_file.path()),
