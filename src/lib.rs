@@ -3,10 +3,10 @@
 //!
 //! ```text
 //! caller ─► server ─► trace ─► access log ─► response ─► guard ─► route ─► read ─┐
-//!                                     (error → answer)             bytes → scan::Request
-//!      ┌───────────────────────────────────────────────────────────────────────────┘
+//!                                     (error → answer)     bytes → scan::Request │
+//!      ┌─────────────────────────────────────────────────────────────────────────┘
 //!      └─► fair use ─► cache ─► request memory ─► shared cache ─► single flight ─┐
-//!                                                                               ▼
+//!                                                                                ▼
 //! Defender ◄─ upstream ◄─ token ◄─ region ◄─ quota ◄─ queue (one per token) ◄─ retry
 //! ```
 //!
