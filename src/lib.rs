@@ -2,12 +2,12 @@
 //! and history.
 //!
 //! ```text
-//! caller ─► server ─► request id ─► trace ─► count ─► response ─► panic ─► guard ─► route ─► read ─┐
-//!                                             (error → answer)           bytes → scan::Request     │
-//!      ┌───────────────────────────────────────────────────────────────────────────────────────────┘
-//!      └─► fair use ─► cache ─► shared cache ─► single flight ─┐
-//!                                                             ▼
-//! Defender ◄─ client ◄─ token ◄─ region ◄─ quota ◄─ fair queue (one per token) ◄─ retry
+//! caller ─► server ─► trace ─► access log ─► response ─► guard ─► route ─► read ─┐
+//!                                     (error → answer)     bytes → scan::Request │
+//!      ┌─────────────────────────────────────────────────────────────────────────┘
+//!      └─► fair use ─► cache ─► request memory ─► shared cache ─► single flight ─┐
+//!                                                                                ▼
+//! Defender ◄─ upstream ◄─ token ◄─ region ◄─ quota ◄─ queue (one per token) ◄─ retry
 //! ```
 //!
 //! `stack.rs` is that drawing in code; `app` makes the parts and joins them.

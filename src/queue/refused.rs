@@ -264,3 +264,16 @@ impl<P> State<P> {
         Duration::from_secs(seconds.max(room))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_find_every_reason() {
+        let page = include_str!("../../deploy/alerts/runbooks/DefenderGatewayRefusing.md");
+        for name in Reason::NAMES {
+            assert!(page.contains(&format!("`{name}`")), "{name} is not in the runbook");
+        }
+    }
+}

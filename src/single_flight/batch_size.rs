@@ -1,8 +1,8 @@
 //! How large a batch may be: how many ids it may name and how many rows it may be expected to
 //! bring.
 //!
-//! An answer longer than any before it may have been cut off, and then every member has to ask
-//! alone. So a batch stays below the length that is known to fit. Only now and then, when more
+//! An answer longer than any before it may have been cut off, and then its members have to be asked
+//! for again, in smaller batches. So a batch stays below the length that is known to fit. Only now and then, when more
 //! flights wait than fit, does one go further, to find out whether more rows would fit.
 
 use std::time::Duration;
@@ -23,8 +23,8 @@ pub(super) struct BatchSizer {
 }
 
 impl BatchSizer {
-    /// The pause after a batch that exceeded the known length. Each such batch may cost as many
-    /// calls as it has members.
+    /// The pause after a batch that exceeded the known length. Each such batch may cost a call
+    /// without an answer for anybody, and its members another turn.
     const FIRST_PAUSE: Duration = Duration::from_mins(1);
     /// The pause once answers have been cut off at the same length again and again: that length is
     /// the upstream's page.

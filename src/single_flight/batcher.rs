@@ -2,8 +2,9 @@
 //!
 //! A flight that waits for its slot is pending here. When one of the pending flights gets its slot,
 //! it becomes the carrier: it takes other pending flights as members, in the order of their places,
-//! asks for all their ids at once, and the answer is split again. Whenever it is not certain that
-//! each member gets exactly what it would have got alone, all of them ask alone, once, at their old
+//! asks for all their ids at once, and the answer is split again. If the answer may have been cut
+//! off, all of them join another, smaller batch; whenever it is not certain for any other reason
+//! that each member gets exactly what it would have got alone, all ask alone, once, at their old
 //! places.
 //!
 //! Rows that other calls bring while a flight waits are not asked for again: the flight's part of a

@@ -145,12 +145,26 @@ def typed(name, documents):
         wrong.append(f"{name}: kubectl reads {len(done.stdout.split())} of {len(pods)} workloads: {done.stderr.strip()}")
 
 
+class Unique(yaml.SafeLoader):
+    """Refuses a mapping that has a key twice, of which others silently take the last."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        if len(set(keys)) < len(keys):
+            raise yaml.YAMLError(f"a key is there twice:{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
 def examine(name, text, binary, gateways):
     """Everything about one render; `gateways` is how many pods must have one."""
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / f"{name}.yaml").write_text(text)
     wrong.extend(f"{name}: {' '.join(finding)}" for finding in lint.lint(text))
-    documents = [d for d in yaml.safe_load_all(text) if d]
+    try:
+        documents = [d for d in yaml.load_all(text, Unique) if d]
+    except yaml.YAMLError as error:
+        wrong.append(f"{name}: {error}")
+        return []
     typed(name, [d for d in documents if d.get("kind") not in CUSTOM])
     for document in documents:
         label = f"{name}: {document.get('kind')}/{document['metadata']['name']}"

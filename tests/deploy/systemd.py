@@ -54,7 +54,8 @@ def run(binary, folder):
     simulator, known, env, region = chroot.simulate(binary)
     try:
         etc, secret = folder / "etc", folder / "credentials"
-        for made in (etc, secret, folder / "state" / unit["StateDirectory"][0]):
+        sockets = folder / "run" / unit["RuntimeDirectory"][0]
+        for made in (etc, secret, folder / "state" / unit["StateDirectory"][0], sockets):
             made.mkdir(parents=True)
         (secret / unit["LoadCredential"][0].split(":")[0]).write_text(env.pop("AZURE_CLIENT_SECRET"))
         config = etc / "gateway.toml"
@@ -63,7 +64,9 @@ def run(binary, folder):
         for variable in unit["Environment"]:
             name, value = variable.split("=", 1)
             env[name] = value.replace("%d", str(secret)).replace("%S", str(folder / "state"))
-        env["DEFENDER_GATEWAY_SERVER_LISTEN"] = f"127.0.0.1:{chroot.DATA}"
+        # The socket that the reference has as an example.
+        socket = "/run/defender-gateway/gateway.sock".replace("/run", str(folder / "run"))
+        env["DEFENDER_GATEWAY_SERVER_LISTEN"] = f"127.0.0.1:{chroot.DATA},unix:{socket}"
         env["DEFENDER_GATEWAY_ADMIN_LISTEN"] = f"127.0.0.1:{chroot.ADMIN}"
         moved = lambda word: word.replace("/usr/local/bin/defender-gateway", binary).replace("/etc/defender-gateway", str(etc))
         words = lambda key: [moved(word) for word in shlex.split(unit[key][0])]
@@ -72,6 +75,8 @@ def run(binary, folder):
             waited = subprocess.run(words("ExecStartPost"), env=env, capture_output=True, text=True, timeout=60)
             assert waited.returncode == 0, waited.stderr
             assert lifecycle.ask() == 200, "no answer"
+            command = ["curl", "-sSf", "--unix-socket", socket, "http://localhost/api/DeviceAuthenticatedScanAgents"]
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
             assert pathlib.Path(env["DEFENDER_GATEWAY_QUOTA_STATE_FILE"]).exists(), "no state file"
             config.write_text(text + '[quota]\nlimits = ["50/1m"]\n')
             # It looks at the file by itself as well: what the signal does is shown by the program's own

@@ -117,17 +117,33 @@ mod tests {
     use crate::config::{Document, Environment};
     use std::path::Path;
 
-    fn total(memory: &str, limit: Option<u64>, physical: Option<u64>) -> usize {
-        let text = format!("[server]\nmemory = \"{memory}\"\n[credentials]\nkind = \"managed_identity\"\n");
-        let document = Document::new(Path::new("gateway.toml"), text);
-        let loaded = crate::app::ConfigSource::new(None, Environment::from_iter::<[(String, String); 0]>([]));
+    fn divided(text: &str, limit: Option<u64>, physical: Option<u64>) -> Shares {
+        let document = Document::new(Path::new("gateway.toml"), text.into());
+        let kind = ("DEFENDER_GATEWAY_CREDENTIALS_KIND", "managed_identity");
+        let loaded = crate::app::ConfigSource::new(None, Environment::from_iter([kind]));
         let resolved = loaded.resolve(&document).unwrap().resolved;
         let machine = Machine {
             memory_limit: limit,
             physical_memory: physical,
             ..Machine::detect()
         };
-        shares(&resolved, machine).total
+        shares(&resolved, machine)
+    }
+
+    fn total(memory: &str, limit: Option<u64>, physical: Option<u64>) -> usize {
+        divided(&format!("[server]\nmemory = \"{memory}\"\n"), limit, physical).total
+    }
+
+    #[test]
+    fn the_file_with_all_defaults_divides_the_memory_as_no_file_does() {
+        let text = include_str!("../../../config/gateway.toml");
+        for limit in [48 << 20, 128 << 20, 256 << 20, 1 << 30] {
+            assert_eq!(
+                divided(text, Some(limit), None),
+                divided("", Some(limit), None),
+                "{limit}"
+            );
+        }
     }
 
     #[test]

@@ -40,7 +40,9 @@ section! {
     scope: Scope = Key::choice(&Scope::NAMES, "all") => |reader, key| reader.choice(key, &Scope::ALL);
 
     /// Where the calls made are remembered across a restart when no store is used. Without it a
-    /// restart forgets up to an hour of calls, and `on_unknown_past` says what to assume.
+    /// restart forgets up to an hour of calls, and `on_unknown_past` says what to assume. With
+    /// `scope = "operation"` each operation has a file of its own, this name with a point and the
+    /// operation's behind it.
     state_file: Option<PathBuf> = Key::text("a path in an existing directory, or \"\" for none", "") => state_file;
 
     /// What to assume at a start with nothing remembered: `empty` an unused quota, `paced` start

@@ -1,5 +1,6 @@
 //! `[server]`: the listener that callers use.
 
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 use url::Host;
@@ -115,8 +116,11 @@ fn network(text: &str) -> Result<Network, String> {
     text.parse::<Network>().map_err(|error| error.to_string())
 }
 
-/// Lower-case, without a port; an IPv6 address in brackets.
+/// Lower-case, without a port; an IPv6 address comes out in brackets, with which it may be written.
 fn host(text: &str) -> Result<String, String> {
+    if let Ok(address) = text.parse::<Ipv6Addr>() {
+        return Ok(Host::<&str>::Ipv6(address).to_string());
+    }
     let host = Host::parse(text).map_err(|error| format!("is no host name ({error})"))?;
     Ok(host.to_string().to_lowercase())
 }

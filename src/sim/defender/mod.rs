@@ -1,4 +1,4 @@
-//! A region's host: the one operation, as strict as its documentation.
+//! A region's host: the operations, as strict as their documentation.
 
 mod answer;
 mod request_parts;

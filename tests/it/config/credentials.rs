@@ -115,7 +115,7 @@ fn a_kind_that_is_said_but_incomplete_tells_what_it_needs() {
     for (kind, holds) in [
         (
             "client_secret",
-            "needs credentials.client_secret_file or AZURE_CLIENT_SECRET",
+            "needs credentials.client_secret_file, DEFENDER_GATEWAY_CREDENTIALS_CLIENT_SECRET or AZURE_CLIENT_SECRET",
         ),
         ("certificate", "needs credentials.certificate_file"),
         ("workload_identity", "the Azure webhook did not change this pod"),
@@ -291,6 +291,20 @@ fn an_identity_header_that_no_request_can_have_is_named() {
         "{text}"
     );
     assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn a_tenant_that_can_be_written_in_two_ways_is_noted_with_a_store() {
+    let of = |tenant: &str| {
+        format!("[credentials]\ntenant_id = \"{tenant}\"\nclient_id = \"c\"\nclient_secret_file = \"/etc/secret\"\n")
+    };
+    let store = "[store]\nurl = \"rediss://redis.test:6380\"\n";
+    let notes = |text: &str| parse(text, &[]).unwrap().notes.join("\n");
+    let domain = of("contoso.onmicrosoft.com");
+    assert!(notes(&format!("{domain}{store}")).contains("write the GUID in all of them"));
+    assert_eq!(notes(&domain), "");
+    let guid = of("11111111-2222-3333-4444-555555555555");
+    assert_eq!(notes(&format!("{guid}{store}")), "");
 }
 
 #[test]

@@ -15,7 +15,9 @@ fn read(name: &str) -> String {
 #[test]
 fn the_documented_defaults_are_the_built_in_ones() {
     let text = read("gateway.toml");
-    let table: toml::Table = text.parse().unwrap();
+    // Written, this key counts for more than its value, so it is there as a comment.
+    let every = text.replace("\n# max_size = ", "\nmax_size = ");
+    let table: toml::Table = every.parse().unwrap();
     let mut count = 0;
     for key in keys().filter(|key| key.in_file()) {
         let built_in = match key.fallback {

@@ -58,8 +58,12 @@ fn socket_paths_fit_the_kernel() {
 
 #[test]
 fn hosts_are_names_without_a_port() {
-    let resolved = resolved("[server]\nhosts = [\"Gateway.Example\", \"10.0.0.1\", \"[::1]\"]", &[]);
-    assert_eq!(resolved.server.hosts, ["gateway.example", "10.0.0.1", "[::1]"]);
+    let text = "[server]\nhosts = [\"Gateway.Example\", \"10.0.0.1\", \"[::1]\", \"FD00::0:1\"]";
+    let resolved = resolved(text, &[]);
+    assert_eq!(
+        resolved.server.hosts,
+        ["gateway.example", "10.0.0.1", "[::1]", "[fd00::1]"]
+    );
     assert_one(
         "[server]\nhosts = [\"a:80\"]",
         &[],

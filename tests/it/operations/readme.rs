@@ -102,16 +102,19 @@ async fn the_examples_read_every_page() {
 #[tokio::test]
 async fn the_examples_say_what_was_wrong() {
     let api = page("deploy/api.md");
-    // Without definitions there are no ids to ask for, and 400 is the answer.
     let running = Setup::new()
         .simulator(|simulator| simulator.history.definitions = 0)
         .start()
         .await;
     for (language, program) in PROGRAMS {
-        let done = run(&running, block(&api, FOR_AUTHORS, language), program).await;
-        let said = String::from_utf8_lossy(&done.stderr).into_owned();
-        assert!(!done.status.success(), "{language}");
-        assert!(said.contains("400"), "{language}: {said}");
+        let example = block(&api, FOR_AUTHORS, language);
+        let elsewhere = example.replace("DeviceAuthenticatedScanDefinitions", "Elsewhere");
+        for (text, expected) in [(example, "no scan definitions"), (&elsewhere, "404")] {
+            let done = run(&running, text, program).await;
+            let said = String::from_utf8_lossy(&done.stderr).into_owned();
+            assert!(!done.status.success(), "{language}");
+            assert!(said.contains(expected), "{language}: {said}");
+        }
     }
     running.finish().await;
 }

@@ -16,6 +16,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
+{{/* Labels or annotations from several maps, each name once: the last map that has it counts. */}}
+{{- define "defender-gateway.merged" -}}
+{{- $all := dict -}}
+{{- range . }}{{ $all = mergeOverwrite $all (. | default dict) }}{{ end -}}
+{{- toYaml $all }}
+{{- end }}
+
 {{- define "defender-gateway.serviceAccount" -}}
 {{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "defender-gateway.name" .) }}{{ else }}{{ .Values.serviceAccount.name | default "default" }}{{ end }}
 {{- end }}
@@ -93,10 +100,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* gateway.toml. */}}
 {{- define "defender-gateway.toml" -}}
+{{- /* Variables that the chart sets for its own values win over the file, so the same in the file would be lost without a word. */ -}}
+{{- $elsewhere := dict "credentials.kind" "credentials.kind" }}
+{{- if .Values.stateVolume }}{{ $_ := set $elsewhere "quota.state_file" "stateVolume" }}{{ end }}
+{{- if .Values.store.url }}{{ $_ := set $elsewhere "store.url" "store.url" }}{{ end }}
 {{- range $section, $keys := .Values.config }}
 [{{ $section }}]
 {{- range $key, $value := $keys }}
 {{- if and (eq $section "server") (has $key (list "hosts" "allow_non_loopback")) }}{{ fail (printf "config.server.%s is set by this chart; service.extraHosts adds names" $key) }}{{ end }}
+{{- with get $elsewhere (printf "%s.%s" $section $key) }}{{ fail (printf "config.%s.%s is set by %s" $section $key .) }}{{ end }}
 {{- if and (eq $section "credentials") (eq $key "client_secret") }}{{ fail "a client secret does not belong into values; put it into a Secret and name it in credentials.secretName" }}{{ end }}
 {{ $key }} = {{ include "defender-gateway.tomlValue" $value }}
 {{- end }}

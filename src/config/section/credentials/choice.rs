@@ -33,6 +33,9 @@ const SHARED_NAMES: &str = "store.url: the identity is the system-assigned one, 
     other such identities would share its quota and answers in this store; give store.prefix a value of its own for \
     each";
 
+const SHARED_TENANT: &str = "credentials.tenant_id: the names in the store hold the tenant as it is written here, a domain; \
+    replicas that have its GUID instead would share neither quota nor answers with this one: write the GUID in all of them";
+
 /// The credential, whose it is, and why it was chosen.
 pub(super) struct Chosen {
     pub(super) credential: Credential,
@@ -149,8 +152,9 @@ fn missing(reader: &Reader<'_>, proof: Kind, ids: &Ids) -> Vec<String> {
     if material(reader, proof).is_none() {
         match proof {
             Kind::ClientSecret => missing.push(format!(
-                "{} or {}",
+                "{}, {} or {}",
                 key::client_secret_file.path(),
+                key::client_secret.variable(),
                 key::client_secret.borrowed.join(", ")
             )),
             Kind::Certificate => missing.push(key::certificate_file.path()),
@@ -168,6 +172,10 @@ fn missing(reader: &Reader<'_>, proof: Kind, ids: &Ids) -> Vec<String> {
 
 /// The credential of a kind that misses nothing.
 fn build(reader: &mut Reader<'_>, proof: Kind, ids: Ids, why: String) -> Read<Chosen> {
+    let is_domain = ids.tenant_id.as_ref().is_some_and(|tenant| tenant.contains('.'));
+    if is_domain && reader.is_set(&store::key::url) {
+        reader.note(SHARED_TENANT);
+    }
     let credential = match proof {
         Kind::ClientSecret => Credential::ClientSecret(secret(reader)?),
         Kind::Certificate => Credential::Certificate(certificate_files(reader)?),

@@ -106,8 +106,9 @@ pub(super) fn is_borrowed(origin: &Origin) -> bool {
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
 const KEY: &str = "PRIVATE KEY-----";
 
-/// The certificate's file, and the key's if it has one of its own. Only the headers are checked;
-/// whether the key belongs to the certificate shows at sign-in.
+/// The certificate's file, and the key's if it has one of its own. Only the headers are looked
+/// at; whether the key belongs to the certificate, `check` finds by loading both, and `run` at the
+/// first sign-in.
 pub(super) fn certificate_files(reader: &mut Reader<'_>) -> Read<CertificateFiles> {
     let certificate = reader.file(&key::certificate_file);
     let key = reader.file(&key::private_key_file);

@@ -37,7 +37,8 @@ keys! {
     kind = Key::choice(&choice::KINDS, "auto").live_alone();
 
     /// The Entra tenant. Needed by all kinds but `managed_identity`, for which it is part of the
-    /// names in the store and nothing else.
+    /// names in the store and nothing else. Replicas that share a store have to write it alike,
+    /// best as the GUID: each way of writing it has a quota of its own.
     tenant_id = Key::text("a tenant's GUID or domain, or \"\"", "")
         .borrows(&[variable::TENANT_ID])
         .hidden()
