@@ -1,5 +1,7 @@
-//! Outlier detection: when a host that makes no progress, or sends invalid responses, is ejected,
-//! and what happens to the calls in flight to it.
+//! Outlier detection
+//! (<https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier> has the
+//! terms): when a host that makes no progress is ejected, and what happens to the calls in flight
+//! to it.
 //!
 //! A call without progress for longer than its stall timeout is at a silent host, or at a slow one.
 //! To tell which, one such call at a time is abandoned and retried at another host, at the cost of
@@ -12,10 +14,7 @@
 //!   detection;
 //! * no host answers: no other call is abandoned, since a retry has not helped.
 //!
-//! An invalid response starts a detection in the same way
-//! (<https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier> has the
-//! terms). The one invariant: no call is abandoned that could not be retried at another healthy
-//! host.
+//! The one invariant: no call is abandoned that could not be retried at another healthy host.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -52,7 +51,6 @@ const RECHECK: Duration = Duration::from_secs(1);
 /// A pending detection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Detection {
-    of: Signal,
     since: Instant,
 }
 
@@ -61,15 +59,6 @@ impl Detection {
     fn is_fresh(self, now: Instant) -> bool {
         now.saturating_duration_since(self.since) < FRESH
     }
-}
-
-/// What started a detection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Signal {
-    /// A call made no progress within the stall timeout.
-    Stall,
-    /// A response was no answer of Defender's.
-    InvalidResponse,
 }
 
 /// The longest recent stall in an answer of any host.
@@ -233,7 +222,7 @@ impl State {
             return ProgressCheck::CheckAgain(detection.since + PENDING);
         }
         // No detection → pending: this call's retry decides.
-        self.start_detection(index, Signal::Stall, now);
+        self.start_detection(index, now);
         ProgressCheck::Abandon
     }
 
@@ -268,34 +257,14 @@ impl State {
         }
     }
 
-    /// A host's response was no answer. When two hosts do so at the same time, the cause is the
-    /// request, or common to all hosts, and neither response counts.
-    pub(super) fn on_invalid_response(&mut self, index: usize, now: Instant) {
-        let same = |other: &usize| {
-            let fresh = self
-                .pending_detection(*other, now)
-                .filter(|detection| detection.is_fresh(now));
-            *other != index && fresh.is_some_and(|detection| detection.of == Signal::InvalidResponse)
-        };
-        if let Some(other) = (0..self.hosts.len()).find(same) {
-            self.hosts[other].detection = None;
-            self.hosts[other].health.take_back();
-            return;
-        }
-        self.hosts[index].health.bad_answer(now);
-        if self.has_other_good(index, now) {
-            self.start_detection(index, Signal::InvalidResponse, now);
-        }
-    }
-
     /// Whether another host is healthy, without a pending detection.
     pub(super) fn has_other_good(&self, index: usize, now: Instant) -> bool {
         let good = |other: usize| self.hosts[other].health.is_good(now) && self.pending_detection(other, now).is_none();
         (0..self.hosts.len()).any(|other| other != index && good(other))
     }
 
-    fn start_detection(&mut self, index: usize, of: Signal, now: Instant) {
-        self.hosts[index].detection = Some(Detection { of, since: now });
+    fn start_detection(&mut self, index: usize, now: Instant) {
+        self.hosts[index].detection = Some(Detection { since: now });
         self.hosts[index].health.avoid_until(now + FRESH);
     }
 
