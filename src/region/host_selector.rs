@@ -201,18 +201,18 @@ impl HostSelector {
             let health = &mut state.hosts[choice.index].health;
             match outcome {
                 CallOutcome::Success(pause) => {
-                    health.answered(now);
+                    health.answered(choice.at, now);
                     // Compared with what was known before.
                     state.on_answer(choice.index, pause, now);
                     state.learn(choice.index, pause, now);
                     state.judge_bad_answers(choice, now);
                 }
                 CallOutcome::ClientError(pause) => {
-                    health.answered(now);
+                    health.answered(choice.at, now);
                     state.on_answer(choice.index, pause, now);
                     state.judge_bad_answers(choice, now);
                 }
-                CallOutcome::Alive => health.answered(now),
+                CallOutcome::Alive => health.answered(choice.at, now),
                 CallOutcome::Unavailable => state.on_bad_answer(choice, false, now),
                 CallOutcome::InvalidResponse => state.on_bad_answer(choice, true, now),
             }

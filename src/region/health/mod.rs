@@ -207,12 +207,14 @@ impl Health {
         }
     }
 
-    /// A good answer, which is better evidence than any probe.
-    pub(super) fn answered(&mut self, now: Instant) {
+    /// A good answer to a call that was sent at `begun`, which is better evidence than any probe. It
+    /// ends an ejection also before its time when the call was sent after it, because there was no
+    /// better host; a late answer to an earlier call says nothing.
+    pub(super) fn answered(&mut self, begun: Instant, now: Instant) {
         self.record(now, false);
         if self
             .left
-            .is_some_and(|left| left.why == HealthState::Down || now >= left.until)
+            .is_some_and(|left| left.why == HealthState::Down || begun > left.at || now >= left.until)
         {
             self.come_back(now);
             self.half_open_until = None;
@@ -231,7 +233,10 @@ impl Health {
     }
 
     fn come_back(&mut self, now: Instant) {
-        if self.left.take().is_some_and(|left| left.why == HealthState::Down) {
+        let Some(left) = self.left.take() else { return };
+        // It is forgiven counted from when it could be used again.
+        self.last_fault = Some(left.until.min(now));
+        if left.why == HealthState::Down {
             self.reconnected = Some(now);
         }
     }

@@ -42,7 +42,7 @@ async fn an_attempt_from_before_it_came_back_says_nothing() {
     assert_eq!(health.standing(back + s(1)), HealthState::Good);
     health.connection_failed(back, back + s(3));
     assert_eq!(health.standing(back + s(3)), HealthState::Down);
-    health.answered(back + s(4));
+    health.answered(back + s(4), back + s(4));
     health.connection_failed(back + s(3), back + s(6));
     assert_eq!(health.standing(back + s(6)), HealthState::Good, "an answer too");
 }
@@ -74,7 +74,7 @@ async fn one_bad_answer_is_avoided_for_a_moment_and_three_are_left() {
     assert_eq!(health.standing(now), HealthState::Avoided);
     assert_eq!(health.standing(now + AVOID_TIME), HealthState::Good);
     health.bad_answer(now + s(10));
-    health.answered(now + s(15));
+    health.answered(now + s(15), now + s(15));
     health.bad_answer(now + s(20));
     assert_eq!(health.standing(now + s(20)), HealthState::Ejected);
     health.connected(now + s(25));
@@ -94,7 +94,7 @@ async fn a_host_back_on_trial_is_left_again_at_the_first_bad_answer_for_twice_as
         health.bad_answer(now + s(n));
     }
     let back = health.until().unwrap();
-    health.answered(back);
+    health.answered(back, back);
     health.bad_answer(back + s(1));
     assert_eq!(health.standing(back + s(60)), HealthState::Ejected);
     assert_eq!(health.standing(back + s(61)), HealthState::Good);
@@ -109,7 +109,7 @@ async fn few_bad_answers_among_many_good_ones_are_borne() {
         if n % 8 == 0 {
             health.bad_answer(at);
         } else {
-            health.answered(at);
+            health.answered(at, at);
         }
         assert!(health.standing(at).is_usable(), "after {n} s");
     }
@@ -121,6 +121,36 @@ async fn an_answer_brings_an_unreachable_host_back() {
     let now = Instant::now();
     let mut health = fresh();
     health.connection_failed(now, now);
-    health.answered(now);
+    health.answered(now, now);
     assert_eq!(health.standing(now), HealthState::Good);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_answer_to_a_call_sent_after_the_ejection_ends_it_and_a_late_one_does_not() {
+    let now = Instant::now();
+    let mut health = fresh();
+    health.eject(now);
+    health.answered(now - s(1), now + s(1));
+    assert_eq!(health.standing(now + s(1)), HealthState::Ejected);
+    health.answered(now + s(2), now + s(3));
+    assert_eq!(health.standing(now + s(3)), HealthState::Good);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ejection_is_forgiven_from_its_end() {
+    let now = Instant::now();
+    let mut health = fresh();
+    let mut at = now;
+    for _ in 0..5 {
+        health.eject(at);
+        at = health.until().unwrap();
+    }
+    // The last one took eight minutes.
+    health.answered(at, at);
+    health.bad_answer(at + s(1));
+    assert_eq!(health.standing(at + s(1)), HealthState::Ejected);
+    let until = health.until().unwrap();
+    health.answered(until, until);
+    health.bad_answer(until + FORGET_AFTER);
+    assert_eq!(health.standing(until + FORGET_AFTER), HealthState::Avoided);
 }
