@@ -46,9 +46,7 @@ pub(super) struct State {
 /// The logged state of a host.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct LoggedState {
-    healthy: bool,
-    /// Whether the log says that it is ejected: until it has shown that it works, however often it
-    /// is tried.
+    /// Whether it is shown as ejected: until it has shown that it works, however often it is tried.
     left: bool,
     rtt: Option<Duration>,
     selected: bool,
@@ -91,7 +89,7 @@ pub struct HostStatus {
     pub label: Arc<str>,
     /// The base address.
     pub url: Arc<Url>,
-    /// Whether the host is in use or may be used.
+    /// Whether the host is in use or could be: it is not ejected, or has shown since that it works.
     pub healthy: bool,
     /// Why it is ejected; `None` when it is not.
     pub ejection_reason: Option<&'static str>,
@@ -347,7 +345,11 @@ impl State {
 
     /// The best host for this request, if there is one.
     fn best(&self, request: Option<u64>, tried: &[usize], now: Instant) -> Option<usize> {
-        let is_suspected = |request: &u64| self.hosts.iter().any(|host| host.bad_answers.are_suspected(*request, now));
+        let is_suspected = |request: &u64| {
+            self.hosts
+                .iter()
+                .any(|host| host.bad_answers.are_suspected(*request, now))
+        };
         let again = request.filter(is_suspected);
         (0..self.hosts.len())
             .filter(|index| !tried.contains(index))
@@ -363,7 +365,6 @@ impl State {
             let healthy = host.health.standing(now).is_usable();
             let was_left = self.logged[index].is_some_and(|logged| logged.left);
             let after = LoggedState {
-                healthy,
                 left: !healthy || (was_left && !host.health.has_recovered(now)),
                 rtt: host.rtt.estimate(),
                 selected: best == Some(index),
@@ -372,7 +373,7 @@ impl State {
                 changes.push(HostChange {
                     before: self.logged[index].replace(after),
                     after,
-                    row: self.row(index, best, now),
+                    row: self.row(index, best),
                 });
             }
         }
@@ -381,17 +382,18 @@ impl State {
 
     fn rows(&self, now: Instant) -> Vec<HostStatus> {
         let best = self.best(None, &[], now);
-        (0..self.hosts.len()).map(|index| self.row(index, best, now)).collect()
+        (0..self.hosts.len()).map(|index| self.row(index, best)).collect()
     }
 
-    fn row(&self, index: usize, best: Option<usize>, now: Instant) -> HostStatus {
+    fn row(&self, index: usize, best: Option<usize>) -> HostStatus {
         let host = &self.hosts[index];
+        let left = self.logged[index].is_some_and(|logged| logged.left);
         HostStatus {
             name: Arc::clone(&host.name),
             label: Arc::clone(&host.label),
             url: Arc::clone(&host.url),
-            healthy: host.health.standing(now).is_usable(),
-            ejection_reason: host.health.standing(now).ejection_reason(),
+            healthy: !left,
+            ejection_reason: host.health.ejection_reason().filter(|_| left),
             rtt: host.rtt.estimate(),
             selected: best == Some(index),
         }

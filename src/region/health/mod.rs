@@ -43,15 +43,6 @@ impl HealthState {
     pub(super) fn is_usable(self) -> bool {
         self <= Self::Avoided
     }
-
-    /// Why a host in this state is not used.
-    pub(super) fn ejection_reason(self) -> Option<&'static str> {
-        match self {
-            Self::Good | Self::Avoided => None,
-            Self::Ejected => Some("answers badly or not at all"),
-            Self::Down => Some("cannot be connected to"),
-        }
-    }
 }
 
 /// The health of a host, from what was observed. All methods take the current time.
@@ -118,6 +109,14 @@ impl Health {
     /// Whether it could not be connected to just now.
     pub(super) fn in_backoff(&self, now: Instant) -> bool {
         self.standing(now) == HealthState::Down && self.until().is_some_and(|until| now < until)
+    }
+
+    /// Why it was ejected, until it is back.
+    pub(super) fn ejection_reason(&self) -> Option<&'static str> {
+        self.left.map(|left| match left.why {
+            HealthState::Down => "cannot be connected to",
+            _ => "answers badly or not at all",
+        })
     }
 
     /// When an ejected host may be tried again.

@@ -67,7 +67,11 @@ async fn a_request_that_no_host_can_answer_ejects_none_while_others_are_answered
                 for _ in 0..2 {
                     pass(secs(10)).await;
                     assert_eq!(fixture.status(&fixture.fresh()).await, Some(200));
-                    assert_eq!(fixture.network.called(), ["eu"], "{status}: the others stay at the nearest");
+                    assert_eq!(
+                        fixture.network.called(),
+                        ["eu"],
+                        "{status}: the others stay at the nearest"
+                    );
                 }
                 pass(secs(10)).await;
                 for host in ["eu", "us", "uk"] {
