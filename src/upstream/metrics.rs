@@ -73,8 +73,9 @@ impl Status {
     fn is_failure(self) -> bool {
         match self {
             Self::Answer(status) => status.is_server_error() || matches!(status.as_u16(), 408 | 421 | 425),
-            // The gateway's own lack of memory says nothing about the upstream.
-            Self::Error(token) => !token.starts_with("proxy_"),
+            // The gateway's own lack of memory, for the call or for so long an answer, says nothing
+            // about the upstream.
+            Self::Error(token) => !token.starts_with("proxy_") && token != "http_response_body_size",
         }
     }
 }
@@ -188,6 +189,9 @@ impl RecentCalls {
 mod tests {
     use super::*;
 
+        // What is the gateway's own lack of memory is nobody else's failure.
+        recent.note(Status::Error("proxy_internal_error"));
+        recent.note(Status::Error("http_response_body_size"));
     #[tokio::test(start_paused = true)]
     async fn only_the_latest_calls_of_the_last_hour_count() {
         let recent = RecentCalls::default();
@@ -204,7 +208,7 @@ mod tests {
                 snapshot.unauthorized,
                 snapshot.failed
             ),
-            (8, 2, 1, 2)
+            (10, 2, 1, 2)
         );
         assert_eq!(snapshot.latest_failure.as_deref(), Some("connection_refused"));
         for _ in 0..KEPT {
