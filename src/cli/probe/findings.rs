@@ -1,13 +1,14 @@
 //! What the answers to a probe mean.
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Response, StatusCode};
 use serde_json::Value;
 
 use super::report::Report;
 use crate::app::remembered_merging;
 use crate::cli::Error;
 use crate::config::{Merging, Resolved};
-use crate::scan::{MergeFinding, Operation, Ordering, Rows};
+use crate::scan::{Endpoint, MergeFinding, Operation, Ordering, ResponseKind, Rows, UpstreamResponse};
 
 /// Says what the gateway itself has found out about merging.
 pub(super) fn found_out(config: &Resolved, report: &mut Report) {
@@ -51,8 +52,24 @@ pub(super) fn scope(throttled: Option<&str>, report: &mut Report) {
     report.say("scope", verdict);
 }
 
-/// Whether the first call shows that calls are answered.
-pub(super) fn accepted(status: StatusCode, also: &[StatusCode]) -> Result<(), Error> {
+/// Whether the first call shows that calls are answered, by Defender and by nobody on the way there.
+pub(super) fn accepted(answer: &Response<Bytes>, also: &[StatusCode]) -> Result<(), Error> {
+    let status = answer.status();
+    let fields = answer.headers().iter();
+    let response = UpstreamResponse {
+        status,
+        headers: fields.map(|(name, value)| (name.clone(), value)).collect(),
+        body: answer.body().clone(),
+    };
+    match ResponseKind::of(Endpoint::HISTORY, &response) {
+        ResponseKind::Fault(fault) if !fault.may_pass() => {
+            return Err(Error::failed(
+                "not Defender answered, but something on the way there, such as a proxy",
+                format!("{status}: {fault}"),
+            ));
+        }
+        _ => {}
+    }
     match status {
         StatusCode::OK => Ok(()),
         status if also.contains(&status) => Ok(()),
