@@ -53,7 +53,7 @@ struct RegionLabel {
     region: Arc<str>,
 }
 
-/// An HTTP status, or the RFC 9209 token of an error.
+/// The HTTP status of an answer of Defender's, or the RFC 9209 token of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Status {
     Answer(StatusCode),
@@ -61,14 +61,6 @@ pub(super) enum Status {
 }
 
 impl Status {
-    /// The status code, if it is one.
-    pub(super) fn code(self) -> Option<u16> {
-        match self {
-            Self::Answer(status) => Some(status.as_u16()),
-            Self::Error(_) => None,
-        }
-    }
-
     /// Whether the upstream gave no answer to the request.
     fn is_failure(self) -> bool {
         match self {
@@ -189,9 +181,6 @@ impl RecentCalls {
 mod tests {
     use super::*;
 
-        // What is the gateway's own lack of memory is nobody else's failure.
-        recent.note(Status::Error("proxy_internal_error"));
-        recent.note(Status::Error("http_response_body_size"));
     #[tokio::test(start_paused = true)]
     async fn only_the_latest_calls_of_the_last_hour_count() {
         let recent = RecentCalls::default();
@@ -200,6 +189,9 @@ mod tests {
             recent.note(answer(status));
         }
         recent.note(Status::Error("connection_refused"));
+        // What is the gateway's own lack of memory is nobody else's failure.
+        recent.note(Status::Error("proxy_internal_error"));
+        recent.note(Status::Error("http_response_body_size"));
         let snapshot = recent.snapshot();
         assert_eq!(
             (
