@@ -198,17 +198,14 @@ impl HostSelector {
         self.change(|state, now| {
             let health = &mut state.hosts[choice.index].health;
             match outcome {
-                CallOutcome::Success(pause) => {
+                CallOutcome::Success(pause) | CallOutcome::ClientError(pause) => {
                     health.answered(choice.at, now);
                     // Compared with what was known before.
                     state.on_answer(choice.index, pause, now);
-                    state.learn(choice.index, pause, now);
                     state.judge_bad_answers(choice, now);
-                }
-                CallOutcome::ClientError(pause) => {
-                    health.answered(choice.at, now);
-                    state.on_answer(choice.index, pause, now);
-                    state.judge_bad_answers(choice, now);
+                    if matches!(outcome, CallOutcome::Success(_)) {
+                        state.learn(choice.index, pause, now);
+                    }
                 }
                 CallOutcome::Alive => health.answered(choice.at, now),
                 CallOutcome::Unavailable => state.on_bad_answer(choice, false, now),
