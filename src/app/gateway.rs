@@ -248,6 +248,9 @@ fn view(
             let gauge = registry.mode();
             Arc::new(move |exposition| {
                 scraped.sources.quotas().for_each(quota::Quota::show);
+                if let Some(shared_cache) = &scraped.sources.current().shared_cache {
+                    shared_cache.part.show();
+                }
                 // What one queue shows takes the place of what another did: the one for history,
                 // which is asked most, comes last.
                 scraped.sources.queues().rev().for_each(queue::Queue::show);

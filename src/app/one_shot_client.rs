@@ -5,11 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, header};
 use prometheus_client::registry::Registry;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::components::region_client;
 use super::context::open_quotas;
 use super::{Error, HostEnvironment, settings};
+use crate::BoxError;
+use crate::attempt::FlowDemand;
+use crate::caller::{Name, Urgency};
 use crate::clock::Wall;
 use crate::config::Resolved;
 use crate::scan::Endpoint;
@@ -40,6 +43,9 @@ pub enum NoAnswer {
     /// The quota has no call to spare before that time is over; nothing was sent.
     #[error("the quota has no call left for now")]
     Quota,
+    /// The store that the quota is shared through does not answer; nothing was sent.
+    #[error("the store, which knows what is left of the quota, does not answer")]
+    Store,
     /// No host is known to be reachable; nothing was sent.
     #[error("no region can be reached")]
     NoRegion,
@@ -165,13 +171,36 @@ impl OneShotClient {
     }
 
     async fn slot(&self, until: Instant) -> Result<quota::Permit, NoAnswer> {
-        loop {
-            match self.quotas[0].take(Instant::now()) {
-                Ok(permit) => return Ok(permit),
-                Err(Some(at)) if at <= until => sleep_until(at).await,
-                Err(_) => return Err(NoAnswer::Quota),
+        let quota = &self.quotas[0];
+        // A quota that is shared hands out slots only to those who ask for them.
+        quota.demand(&vec![FlowDemand {
+            urgency: Urgency::default(),
+            caller: Name::new("probe"),
+            weight: 1,
+            waiting: 1,
+            deadlines: vec![until],
+            returning: 0,
+            asks_again: false,
+            position: None,
+        }]);
+        let slot = async {
+            loop {
+                match quota.take(Instant::now()) {
+                    Ok(permit) => return Some(permit),
+                    Err(Some(at)) if at > until => return None,
+                    Err(at) => tokio::select! {
+                        () = sleep_until(at.unwrap_or(until)) => {}
+                        () = quota.changed() => {}
+                    },
+                }
             }
-        }
+        };
+        let slot = timeout_at(until, slot).await.ok().flatten();
+        quota.demand(&Vec::new());
+        slot.ok_or_else(|| match quota.unavailable_for() {
+            Some(_) => NoAnswer::Store,
+            None => NoAnswer::Quota,
+        })
     }
 
     /// Ends sign-in and measurements.

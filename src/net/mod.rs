@@ -20,6 +20,7 @@ mod error;
 mod network;
 mod pool;
 mod proxy;
+pub mod retry_after;
 mod tls;
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::throttle_hint::ThrottleHint;
 use crate::attempt::{Admitted, Charged, Delivery, Failure, RetryHint};
 use crate::clock::Wall;
 use crate::middleware::{Middleware, Next};
+use crate::net::retry_after::is_told_by;
 use crate::scan::{Headers, UpstreamResponse};
 
 /// Ends the charge of each attempt: its slot was charged when the queue granted it.
@@ -80,7 +81,7 @@ fn end(permit: Permit, result: Result<UpstreamResponse, Failure>, wall: &Wall) -
 /// seconds, and says nothing else about it.
 fn with_retry_after(fields: &Headers, pause: Duration) -> Headers {
     let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
-    let others = fields.iter().filter(|(name, _)| !ThrottleHint::is_told_by(name));
+    let others = fields.iter().filter(|(name, _)| !is_told_by(name));
     others
         .map(|(name, value)| (name.clone(), value.clone()))
         .chain([(RETRY_AFTER, HeaderValue::from(seconds.max(1)))])

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use http::header::{DATE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
 use super::config::Limit;
+use crate::net::retry_after::{self, units};
 
 /// A 429 answer, read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,89 +26,21 @@ impl ThrottleHint {
 
     /// Reads what the fields say about a wait, and the message, which says "Maximum allowed 30 per
     /// 00:01:00" and "again in 8 seconds" (seen 2021 and 2022). A whole second is added to the
-    /// message's wait, because it may have been rounded down. A date counts from the answer's own
-    /// `Date`, because our clock may be wrong; without one, from `wall`.
+    /// message's wait, because it may have been rounded down.
     pub fn read<'a>(
         fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
         body: &[u8],
         wall: Timestamp,
     ) -> Self {
         let message = String::from_utf8_lossy(&body[..body.len().min(Self::MESSAGE_BYTES)]).to_ascii_lowercase();
-        let fields: Vec<_> = fields.into_iter().collect();
-        let mut dates = fields.iter().filter(|(name, _)| **name == DATE);
-        let sent = dates.find_map(|(_, value)| date(value.to_str().ok()?)).unwrap_or(wall);
-        let fields = fields.into_iter().filter_map(|(name, value)| field(name, value, sent));
         let said = wait_in(&message).map(|wait| wait.saturating_add(Duration::from_secs(1)));
-        let wait = fields.chain(said).max().map(|wait| wait.min(Self::LONGEST_WAIT));
+        let wait = retry_after::wait(fields, Some(wall)).max(said);
+        let wait = wait.map(|wait| wait.min(Self::LONGEST_WAIT));
         Self {
             window: window_in(&message),
             wait,
         }
     }
-
-    /// Whether the field says how long to wait: `Retry-After`, or one of the two that services of
-    /// Azure send beside it, in milliseconds.
-    pub(super) fn is_told_by(name: &HeaderName) -> bool {
-        *name == RETRY_AFTER || IN_MILLIS.contains(&name.as_str())
-    }
-}
-
-/// What Azure's own clients read besides `Retry-After`: such a service may send them alone.
-const IN_MILLIS: [&str; 2] = ["retry-after-ms", "x-ms-retry-after-ms"];
-
-/// The wait that a field names, if it does, in an answer of that time.
-fn field(name: &HeaderName, value: &HeaderValue, sent: Timestamp) -> Option<Duration> {
-    if !ThrottleHint::is_told_by(name) {
-        return None;
-    }
-    let text = value.to_str().ok()?;
-    if *name == RETRY_AFTER {
-        return longest(text, sent);
-    }
-    let millis = text.split(',').filter_map(|text| units(text.trim()));
-    millis.max().map(Duration::from_millis)
-}
-
-/// The longest of `Retry-After` values. The field has one value (RFC 9110 §10.2.3), but a proxy may
-/// have added its own, in a field of its own or behind a comma; and a date has a comma inside.
-fn longest(text: &str, sent: Timestamp) -> Option<Duration> {
-    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
-    let alone = parts.iter().filter_map(|part| wait(part, sent));
-    let pairs = parts.windows(2).map(|pair| pair.join(", "));
-    alone.chain(pairs.filter_map(|pair| wait(&pair, sent))).max()
-}
-
-/// `Retry-After`, as seconds or as a date.
-fn wait(text: &str, sent: Timestamp) -> Option<Duration> {
-    if let Some(seconds) = units(text) {
-        return Some(Duration::from_secs(seconds));
-    }
-    // A date in the past means: now.
-    let wait = date(text)?.duration_since(sent);
-    Some(Duration::try_from(wait).unwrap_or(Duration::ZERO))
-}
-
-/// A date in any of the three forms that a recipient has to understand (RFC 9110 §5.6.7).
-fn date(text: &str) -> Option<Timestamp> {
-    if let Ok(date) = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text) {
-        return Some(date);
-    }
-    ["%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"]
-        .iter()
-        .find_map(|form| jiff::civil::DateTime::strptime(form, text).ok())
-        .and_then(|date| jiff::tz::TimeZone::UTC.to_timestamp(date).ok())
-}
-
-/// A number of units, perhaps with a fraction, which is rounded up; one that is too large is as
-/// large as can be.
-fn units(text: &str) -> Option<u64> {
-    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
-    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if !is_number(whole) || !is_number(part) {
-        return None;
-    }
-    let more = u64::from(part.bytes().any(|digit| digit != b'0'));
-    Some(whole.parse().unwrap_or(u64::MAX).saturating_add(more))
 }
 
 /// N of "in N seconds" or "after N seconds", in other units as well.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use url::{Position, Url};
 
 use crate::region::Config;
+use crate::region::bad_answers::BadAnswers;
 use crate::region::health::{Health, HealthState};
 use crate::region::outlier::Detection;
 
@@ -26,6 +27,7 @@ pub(super) struct Host {
     pub(super) health: Health,
     pub(super) usual: LatencyPercentile,
     pub(super) detection: Option<Detection>,
+    pub(super) bad_answers: BadAnswers,
 }
 
 /// The order of hosts, best first. Within the same health: the current host, then by round-trip
@@ -52,13 +54,19 @@ impl Host {
                 health: Health::new(config.down, config.ejected),
                 usual: LatencyPercentile::default(),
                 detection: None,
+                bad_answers: BadAnswers::default(),
             }
         });
         labelled.collect()
     }
 
-    pub(super) fn rank(&self, current: bool, now: Instant) -> Rank {
-        let standing = self.health.standing(now);
+    /// The host's place; for a request that got a bad answer already (`again`), at a host that may
+    /// give it an answer.
+    pub(super) fn rank(&self, current: bool, again: Option<u64>, now: Instant) -> Rank {
+        let mut standing = self.health.standing(now);
+        if again.is_some_and(|request| self.health.is_on_trial() || self.bad_answers.are_suspected(request, now)) {
+            standing = standing.max(HealthState::Avoided);
+        }
         let until = self.health.until().filter(|_| standing == HealthState::Down);
         // Hosts that were never measured come last.
         let rtt = self.rtt.estimate().unwrap_or(Duration::MAX);

@@ -1,5 +1,6 @@
 //! Selects the current host among all candidates.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use url::Url;
 use crate::region::host::Host;
 use crate::region::outlier::{CallOutcome, ProgressCheck, RecentMax};
 use crate::region::{Config, Fault, Metrics};
+use crate::scan::Request;
 
 /// The candidates with their round-trip times and health. Clones share them.
 #[derive(Clone, Debug)]
@@ -29,6 +31,7 @@ struct Shared {
     /// Notified after every change, for calls that wait for one.
     changes: watch::Sender<()>,
     begun: Instant,
+    requests: RandomState,
 }
 
 #[derive(Debug)]
@@ -43,9 +46,7 @@ pub(super) struct State {
 /// The logged state of a host.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct LoggedState {
-    healthy: bool,
-    /// Whether the log says that it is ejected: until it has shown that it works, however often it
-    /// is tried.
+    /// Whether it is shown as ejected: until it has shown that it works, however often it is tried.
     left: bool,
     rtt: Option<Duration>,
     selected: bool,
@@ -69,8 +70,10 @@ struct HostChange {
 #[derive(Clone, Debug)]
 pub struct SelectedHost {
     pub(super) index: usize,
+    /// The request, as a hash.
+    pub(super) request: u64,
     /// When it was selected.
-    at: Instant,
+    pub(super) at: Instant,
     /// The base address.
     pub base: Arc<Url>,
     /// The name in metrics and logs.
@@ -86,7 +89,7 @@ pub struct HostStatus {
     pub label: Arc<str>,
     /// The base address.
     pub url: Arc<Url>,
-    /// Whether the host is in use or may be used.
+    /// Whether the host is in use or could be: it is not ejected, or has shown since that it works.
     pub healthy: bool,
     /// Why it is ejected; `None` when it is not.
     pub ejection_reason: Option<&'static str>,
@@ -112,6 +115,7 @@ impl HostSelector {
                 measured: watch::Sender::new(false),
                 changes: watch::Sender::new(()),
                 begun: Instant::now(),
+                requests: RandomState::new(),
                 config,
                 metrics,
             }),
@@ -135,16 +139,17 @@ impl HostSelector {
         self.lock().rows(Instant::now())
     }
 
-    /// The best host that is not in `tried` (the indices of this call's earlier choices); `None`
-    /// when no other may be tried. A host that could not be connected to just now is tried only as
+    /// The best host for the request that is not in `tried` (the indices of this call's earlier
+    /// choices); `None` when no other may be tried. A host that could not be connected to just now is tried only as
     /// the first choice when there is no better one, so that an outage of all hosts costs a caller
     /// one attempt.
-    pub fn pick(&self, tried: &[usize], now: Instant) -> Option<SelectedHost> {
+    pub fn pick(&self, request: &Request, tried: &[usize], now: Instant) -> Option<SelectedHost> {
+        let request = self.shared.requests.hash_one(request);
         let mut state = self.lock();
         state.select_current(now);
-        let index = state.best(now, tried)?;
+        let index = state.best(Some(request), tried, now)?;
         state.hosts[index].health.start_half_open(now);
-        Some(state.choice(index, now))
+        Some(state.choice(index, request, now))
     }
 
     /// Notifies when calls have to be [checked](Self::check_progress) again.
@@ -193,19 +198,18 @@ impl HostSelector {
         self.change(|state, now| {
             let health = &mut state.hosts[choice.index].health;
             match outcome {
-                CallOutcome::Success(pause) => {
-                    health.answered(now);
+                CallOutcome::Success(pause) | CallOutcome::ClientError(pause) => {
+                    health.answered(choice.at, now);
                     // Compared with what was known before.
                     state.on_answer(choice.index, pause, now);
-                    state.learn(choice.index, pause, now);
+                    state.judge_bad_answers(choice, now);
+                    if matches!(outcome, CallOutcome::Success(_)) {
+                        state.learn(choice.index, pause, now);
+                    }
                 }
-                CallOutcome::ClientError(pause) => {
-                    health.answered(now);
-                    state.on_answer(choice.index, pause, now);
-                }
-                CallOutcome::Alive => health.answered(now),
-                CallOutcome::Unavailable => health.bad_answer(now),
-                CallOutcome::InvalidResponse => state.on_invalid_response(choice.index, now),
+                CallOutcome::Alive => health.answered(choice.at, now),
+                CallOutcome::Unavailable => state.on_bad_answer(choice, false, now),
+                CallOutcome::InvalidResponse => state.on_bad_answer(choice, true, now),
             }
         });
     }
@@ -321,10 +325,11 @@ impl State {
         self.current = stays.or(Some(nearest));
     }
 
-    fn choice(&self, index: usize, at: Instant) -> SelectedHost {
+    fn choice(&self, index: usize, request: u64, at: Instant) -> SelectedHost {
         let host = &self.hosts[index];
         SelectedHost {
             index,
+            request,
             at,
             base: Arc::clone(&host.url),
             label: Arc::clone(&host.label),
@@ -335,22 +340,28 @@ impl State {
         (0..self.hosts.len()).filter(move |index| self.hosts[*index].health.standing(now).is_usable())
     }
 
-    fn best(&self, now: Instant, tried: &[usize]) -> Option<usize> {
+    /// The best host for this request, if there is one.
+    fn best(&self, request: Option<u64>, tried: &[usize], now: Instant) -> Option<usize> {
+        let is_suspected = |request: &u64| {
+            self.hosts
+                .iter()
+                .any(|host| host.bad_answers.are_suspected(*request, now))
+        };
+        let again = request.filter(is_suspected);
         (0..self.hosts.len())
             .filter(|index| !tried.contains(index))
             .filter(|index| tried.is_empty() || !self.hosts[*index].health.in_backoff(now))
-            .min_by_key(|index| self.hosts[*index].rank(self.current == Some(*index), now))
+            .min_by_key(|index| self.hosts[*index].rank(self.current == Some(*index), again, now))
     }
 
     /// The hosts whose logged state has changed.
     fn changes(&mut self, now: Instant) -> Vec<HostChange> {
-        let best = self.best(now, &[]);
+        let best = self.best(None, &[], now);
         let mut changes = Vec::new();
         for (index, host) in self.hosts.iter().enumerate() {
             let healthy = host.health.standing(now).is_usable();
             let was_left = self.logged[index].is_some_and(|logged| logged.left);
             let after = LoggedState {
-                healthy,
                 left: !healthy || (was_left && !host.health.has_recovered(now)),
                 rtt: host.rtt.estimate(),
                 selected: best == Some(index),
@@ -359,7 +370,7 @@ impl State {
                 changes.push(HostChange {
                     before: self.logged[index].replace(after),
                     after,
-                    row: self.row(index, best, now),
+                    row: self.row(index, best),
                 });
             }
         }
@@ -367,18 +378,19 @@ impl State {
     }
 
     fn rows(&self, now: Instant) -> Vec<HostStatus> {
-        let best = self.best(now, &[]);
-        (0..self.hosts.len()).map(|index| self.row(index, best, now)).collect()
+        let best = self.best(None, &[], now);
+        (0..self.hosts.len()).map(|index| self.row(index, best)).collect()
     }
 
-    fn row(&self, index: usize, best: Option<usize>, now: Instant) -> HostStatus {
+    fn row(&self, index: usize, best: Option<usize>) -> HostStatus {
         let host = &self.hosts[index];
+        let left = self.logged[index].is_some_and(|logged| logged.left);
         HostStatus {
             name: Arc::clone(&host.name),
             label: Arc::clone(&host.label),
             url: Arc::clone(&host.url),
-            healthy: host.health.standing(now).is_usable(),
-            ejection_reason: host.health.standing(now).ejection_reason(),
+            healthy: !left,
+            ejection_reason: host.health.ejection_reason().filter(|_| left),
             rtt: host.rtt.estimate(),
             selected: best == Some(index),
         }

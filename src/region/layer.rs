@@ -22,7 +22,7 @@ impl Middleware<Charged, Next<Routed>> for HostSelector {
         let begun = Instant::now();
         let mut tried = Vec::new();
         let mut failed = None;
-        while let Some(choice) = self.pick(&tried, Instant::now()) {
+        while let Some(choice) = self.pick(&charged.request, &tried, Instant::now()) {
             let deadline = charged.caller.deadline;
             let monitor = ProgressMonitor::new(self.clone(), &choice, deadline, charged.retries);
             let routed = Routed {

@@ -1,5 +1,7 @@
-//! Outlier detection: when a host that makes no progress, or sends invalid responses, is ejected,
-//! and what happens to the calls in flight to it.
+//! Outlier detection
+//! (<https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier> has the
+//! terms): when a host that makes no progress is ejected, and what happens to the calls in flight
+//! to it.
 //!
 //! A call without progress for longer than its stall timeout is at a silent host, or at a slow one.
 //! To tell which, one such call at a time is abandoned and retried at another host, at the cost of
@@ -12,10 +14,7 @@
 //!   detection;
 //! * no host answers: no other call is abandoned, since a retry has not helped.
 //!
-//! An invalid response starts a detection in the same way
-//! (<https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier> has the
-//! terms). The one invariant: no call is abandoned that could not be retried at another healthy
-//! host.
+//! The one invariant: no call is abandoned that could not be retried at another healthy host.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,10 +39,8 @@ const RECENT: Duration = Duration::from_mins(1);
 /// Calls in flight to an ejected host have at least this long to be answered all the same.
 const LEAVING: Duration = Duration::from_secs(1);
 
-/// How long a detection avoids its host, and lets another host's answer eject it.
-const FRESH: Duration = Duration::from_secs(10);
-
-/// How long a detection without a result keeps other calls from being abandoned.
+/// How long a detection without a result avoids its host, lets another host's answer eject it, and
+/// keeps other calls from being abandoned.
 const PENDING: Duration = Duration::from_mins(1);
 
 /// How often it is checked whether another host has become healthy.
@@ -52,24 +49,7 @@ const RECHECK: Duration = Duration::from_secs(1);
 /// A pending detection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Detection {
-    of: Signal,
     since: Instant,
-}
-
-impl Detection {
-    /// Whether another host's answer still says something about this one.
-    fn is_fresh(self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) < FRESH
-    }
-}
-
-/// What started a detection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Signal {
-    /// A call made no progress within the stall timeout.
-    Stall,
-    /// A response was no answer of Defender's.
-    InvalidResponse,
 }
 
 /// The longest recent stall in an answer of any host.
@@ -232,8 +212,16 @@ impl State {
         if let Some(detection) = self.pending_detection(index, now) {
             return ProgressCheck::CheckAgain(detection.since + PENDING);
         }
-        // No detection → pending: this call's retry decides.
-        self.start_detection(index, Signal::Stall, now);
+        if self.hosts[index].detection.is_some() && self.has_undoubted(index, now) {
+            // The retry of an earlier detection was never made, because its callers had hung up, and
+            // the host has answered nothing since.
+            self.hosts[index].detection = None;
+            self.hosts[index].health.eject(now);
+        } else {
+            // No detection → pending: this call's retry decides.
+            self.hosts[index].detection = Some(Detection { since: now });
+            self.hosts[index].health.avoid_until(now + PENDING);
+        }
         ProgressCheck::Abandon
     }
 
@@ -251,40 +239,19 @@ impl State {
             self.hosts[index].health.stop_avoiding();
         }
         for other in 0..self.hosts.len() {
-            let Some(detection) = self.pending_detection(other, now) else {
+            if self.pending_detection(other, now).is_none() {
                 continue;
-            };
+            }
             let most = stall_timeout(self.usual(other), None);
             let host = &mut self.hosts[other];
             host.detection = None;
-            if detection.is_fresh(now) && pause.is_none_or(|pause| pause < most) {
+            if pause.is_none_or(|pause| pause < most) {
                 // Pending → ejected: another host answers in time, and this one did not.
                 host.health.eject(now);
             } else {
-                // Pending → no detection: the other host is as slow, or too much time has passed to
-                // compare.
+                // Pending → no detection: the other host is as slow.
                 host.health.stop_avoiding();
             }
-        }
-    }
-
-    /// A host's response was no answer. When two hosts do so at the same time, the cause is the
-    /// request, or common to all hosts, and neither response counts.
-    pub(super) fn on_invalid_response(&mut self, index: usize, now: Instant) {
-        let same = |other: &usize| {
-            let fresh = self
-                .pending_detection(*other, now)
-                .filter(|detection| detection.is_fresh(now));
-            *other != index && fresh.is_some_and(|detection| detection.of == Signal::InvalidResponse)
-        };
-        if let Some(other) = (0..self.hosts.len()).find(same) {
-            self.hosts[other].detection = None;
-            self.hosts[other].health.take_back();
-            return;
-        }
-        self.hosts[index].health.bad_answer(now);
-        if self.has_other_good(index, now) {
-            self.start_detection(index, Signal::InvalidResponse, now);
         }
     }
 
@@ -294,9 +261,10 @@ impl State {
         (0..self.hosts.len()).any(|other| other != index && good(other))
     }
 
-    fn start_detection(&mut self, index: usize, of: Signal, now: Instant) {
-        self.hosts[index].detection = Some(Detection { of, since: now });
-        self.hosts[index].health.avoid_until(now + FRESH);
+    /// Whether another host is healthy and has left no call unanswered.
+    fn has_undoubted(&self, index: usize, now: Instant) -> bool {
+        let mut others = self.hosts.iter().enumerate().filter(|(other, _)| *other != index);
+        others.any(|(_, host)| host.health.is_good(now) && host.detection.is_none())
     }
 
     /// The detection at a host that has no result yet.

@@ -127,16 +127,17 @@ fn describe(span: &mut Span, meta: &RequestMeta) {
         span.set("url.path", endpoint.template());
         span.set("http.route", endpoint.template());
     }
-    span.set(
-        "network.protocol.version",
-        if request.version() == Protocol::HTTP_2 {
-            "2"
-        } else {
-            "1.1"
-        },
-    );
+    span.set("network.protocol.version", version(request.version()));
     span.set("client.address", meta.peer.name().as_str().to_owned());
     span.set("defender_gateway.request_id", meta.id.as_str().to_owned());
+}
+
+fn version(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::HTTP_2 => "2",
+        Protocol::HTTP_10 => "1.0",
+        _ => "1.1",
+    }
 }
 
 /// A request in flight. Dropped without a response, it ended as [`unanswered`] says.
@@ -197,4 +198,20 @@ impl Drop for Open {
 fn cache_status(fields: &HeaderMap) -> Option<&str> {
     let field = fields.get("cache-status")?.to_str().ok()?;
     Some(field.split_once(';').map_or(field, |(_, said)| said.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_written_as_the_semantic_conventions_write_them() {
+        for (protocol, written) in [
+            (Protocol::HTTP_10, "1.0"),
+            (Protocol::HTTP_11, "1.1"),
+            (Protocol::HTTP_2, "2"),
+        ] {
+            assert_eq!(version(protocol), written);
+        }
+    }
 }

@@ -261,15 +261,11 @@ impl Backend {
             Err(late) => Err(late.into()),
         };
         match answer {
-            Ok(answer) => {
-                self.metrics.up.set(1);
-                Some(answer.unwrap_or_default())
-            }
+            Ok(answer) => Some(answer.unwrap_or_default()),
             Err(error) => {
                 // The loss of the store is logged by the quota, which uses the store in any case.
                 tracing::debug!(%error, "the store does not answer: answers are not shared for now");
                 self.config.store.is_late(limit);
-                self.metrics.up.set(0);
                 None
             }
         }

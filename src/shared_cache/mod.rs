@@ -103,6 +103,11 @@ impl SharedCache {
         Self(inner)
     }
 
+    /// Sets the gauge that changes without a lookup: other parts find the store lost and back too.
+    pub fn show(&self) {
+        self.0.metrics.up.set(self.0.backend.is_up().into());
+    }
+
     /// The state for `/status`.
     pub fn snapshot(&self) -> Snapshot {
         self.0.metrics.snapshot(self.0.backend.is_up())

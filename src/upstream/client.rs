@@ -17,7 +17,7 @@ use crate::attempt::{Authorized, Failure, Routed};
 use crate::memory::{ALLOCATED_PER_BYTE, AnswerMemory, Exhausted, LARGE_ANSWER, Reservation};
 use crate::net;
 use crate::operation::Input;
-use crate::scan::{self, Operation, TokenOwner, UpstreamResponse};
+use crate::scan::{self, Endpoint, Operation, ResponseKind, TokenOwner, UpstreamResponse};
 use crate::telemetry::trace::{self, Span, SpanKind};
 use crate::upstream::answer::{checked, without_lost_body};
 use crate::upstream::metrics::Status;
@@ -206,13 +206,14 @@ impl Service<Authorized> for Client {
                 let host = base.host_str().unwrap_or_default().to_owned();
                 Error::new(host, reason)
             });
+            let code = result.as_ref().ok().map(|answer| answer.status.as_u16());
             let status = match &result {
-                Ok(answer) => Status::Answer(answer.status),
+                Ok(answer) => shown(charged.request.endpoint(), answer),
                 Err(error) => Status::Error(error.proxy_status()),
             };
-            conclude(&mut span, status);
+            conclude(&mut span, code, status);
             drop(span);
-            call.attempted(&region, status.code());
+            call.attempted(&region, code);
             if owner == TokenOwner::Gateway {
                 client.metrics.recent().note(status);
             }
@@ -248,9 +249,18 @@ fn method_name(operation: Operation) -> &'static str {
     }
 }
 
-/// Adds the result.
-fn conclude(span: &mut Span, status: Status) {
-    if let Some(code) = status.code() {
+/// How a response is counted. The status of one that is no answer of Defender's, such as the 403 of
+/// a proxy, would mislead; callers are told the same (RFC 9209).
+fn shown(endpoint: Endpoint, answer: &UpstreamResponse) -> Status {
+    match ResponseKind::of(endpoint, answer) {
+        ResponseKind::Fault(fault) if !fault.may_pass() => Status::Error("http_protocol_error"),
+        _ => Status::Answer(answer.status),
+    }
+}
+
+/// Adds the result, with the response's status, if there was a response.
+fn conclude(span: &mut Span, code: Option<u16>, status: Status) {
+    if let Some(code) = code {
         span.set("http.response.status_code", i64::from(code));
     }
     match status {

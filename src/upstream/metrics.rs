@@ -53,7 +53,7 @@ struct RegionLabel {
     region: Arc<str>,
 }
 
-/// An HTTP status, or the RFC 9209 token of an error.
+/// The HTTP status of an answer of Defender's, or the RFC 9209 token of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Status {
     Answer(StatusCode),
@@ -61,20 +61,13 @@ pub(super) enum Status {
 }
 
 impl Status {
-    /// The status code, if it is one.
-    pub(super) fn code(self) -> Option<u16> {
-        match self {
-            Self::Answer(status) => Some(status.as_u16()),
-            Self::Error(_) => None,
-        }
-    }
-
     /// Whether the upstream gave no answer to the request.
     fn is_failure(self) -> bool {
         match self {
             Self::Answer(status) => status.is_server_error() || matches!(status.as_u16(), 408 | 421 | 425),
-            // The gateway's own lack of memory says nothing about the upstream.
-            Self::Error(token) => !token.starts_with("proxy_"),
+            // The gateway's own lack of memory, for the call or for so long an answer, says nothing
+            // about the upstream.
+            Self::Error(token) => !token.starts_with("proxy_") && token != "http_response_body_size",
         }
     }
 }
@@ -196,6 +189,9 @@ mod tests {
             recent.note(answer(status));
         }
         recent.note(Status::Error("connection_refused"));
+        // What is the gateway's own lack of memory is nobody else's failure.
+        recent.note(Status::Error("proxy_internal_error"));
+        recent.note(Status::Error("http_response_body_size"));
         let snapshot = recent.snapshot();
         assert_eq!(
             (
@@ -204,7 +200,7 @@ mod tests {
                 snapshot.unauthorized,
                 snapshot.failed
             ),
-            (8, 2, 1, 2)
+            (10, 2, 1, 2)
         );
         assert_eq!(snapshot.latest_failure.as_deref(), Some("connection_refused"));
         for _ in 0..KEPT {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use http::header::RETRY_AFTER;
 use tokio::time::Instant;
 
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, Retries, RetryHint};
 use crate::caller::Caller;
 use crate::middleware::{Middleware, Next};
+use crate::net::retry_after;
 use crate::scan::{UpstreamResponse, is_unavailable};
 
 /// The most attempts for one request, as a safeguard besides the deadline, in case a 429 ever fails
@@ -21,8 +21,8 @@ const MAX_ATTEMPTS: u32 = 16;
 /// possible, as several may be in one place.
 const MOST_MOVES: u32 = 2;
 
-/// The pause before another attempt after a 5xx or a lost connection; a random part of up to the
-/// same length is added, so that many callers that failed together do not come back together.
+/// The pause before another attempt after a 5xx or a lost connection, added to what a `Retry-After`
+/// says; a random part of up to the same length is added, so that many callers that failed together do not come back together.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A `Retry-After` on a 5xx is obeyed up to this length; a longer one is passed on to the caller.
@@ -119,11 +119,9 @@ impl Spent {
                     && !self.server_error =>
             {
                 self.server_error = true;
-                match answer.headers.get(RETRY_AFTER) {
-                    Some(wanted) => wanted.to_str().ok()?.trim().parse().ok().map(Duration::from_secs),
-                    None => Some(jittered()),
-                }
-                .filter(|pause| *pause <= LONGEST_PAUSE)
+                // What cannot be read is as if it were not there.
+                let wanted = retry_after::wait(answer.headers.iter(), None).unwrap_or_default();
+                (wanted <= LONGEST_PAUSE).then(|| wanted + jittered())
             }
             Ok(_) => None,
             Err(failure) => match failure.again {

@@ -7,6 +7,7 @@ use http::StatusCode;
 
 use defender_gateway::testing::sim::Shape;
 
+use crate::support::redis::Redis;
 use crate::support::{Program, Setup};
 
 #[tokio::test]
@@ -137,4 +138,28 @@ async fn the_openapi_command_prints_what_the_admin_address_serves() {
 
 fn path(file: &Path) -> &str {
     file.to_str().unwrap()
+}
+
+/// A quota in a store gives slots to those who ask for them.
+#[tokio::test]
+async fn probe_calls_with_a_store_too() {
+    let mut store = Redis::start_with(&[]).await;
+    let spawned = Setup::new().set("store.url", &store.url()).spawn().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    std::fs::write(&file, spawned.toml()).unwrap();
+    let arguments = ["probe", "--config", file.to_str().unwrap()];
+    let ended = Program::start(&arguments, spawned.variables()).ended().await;
+    assert!(ended.output.contains("the token is accepted"), "{}", ended.output);
+    assert_eq!(
+        spawned
+            .simulator
+            .calls()
+            .iter()
+            .filter(|call| call.status.is_some())
+            .count(),
+        1
+    );
+    spawned.finish().await;
+    store.kill().await;
 }

@@ -232,6 +232,44 @@ async fn whatever_is_broken_everything_says_so() {
     join_all(cases).await;
 }
 
+/// What a proxy or portal answers is not taken for Defender's answer, whatever its status.
+#[tokio::test]
+async fn pages_of_others_are_failures_and_no_advice_about_permissions() {
+    let page = |status| Fault::Page(StatusCode::from_u16(status).unwrap());
+    for fault in [Fault::Portal, page(401), page(403), page(404)] {
+        let broken = faulty(fault).await;
+        let problem = broken.has("upstream-failing").await;
+        assert!(
+            problem["message"].as_str().unwrap().contains("http_protocol_error"),
+            "{problem}"
+        );
+        let status = broken.status().await;
+        let codes: Vec<_> = status["problems"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|problem| &problem["code"])
+            .collect();
+        assert!(
+            codes
+                .iter()
+                .all(|code| *code == "upstream-failing" || *code == "no-region"),
+            "{codes:?}"
+        );
+        let metrics = broken.spawned.admin().fetch("/metrics").await;
+        let calls: Vec<_> = metrics
+            .text()
+            .lines()
+            .filter(|line| line.contains("upstream_calls_total{"))
+            .map(str::to_owned)
+            .collect();
+        assert!(
+            calls.iter().all(|line| line.contains("http_protocol_error")),
+            "{fault:?}: {calls:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_gateway_that_is_well_says_that_and_nothing_else() {
     let well = Broken::new(Setup::new().spawn().await);

@@ -252,7 +252,7 @@ fn upstream(recent: &upstream::RecentSnapshot) -> Vec<Problem> {
             Code::UpstreamFailing,
             recent.failed,
             &format!("not answered by Defender, the latest with {failure}"),
-            "see Microsoft's service health; if Defender is well, look at the network between here and it",
+            "see Microsoft's service health; if Defender is well, look at the network and at the proxies between here and it",
         ),
     ]
     .into_iter()

@@ -2,13 +2,14 @@
 
 use std::fmt;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Response, StatusCode};
 use serde_json::Value;
 
 use crate::app::remembered_merging;
 use crate::cli::Error;
 use crate::config::{Merging, Resolved};
-use crate::scan::{MergeFinding, Operation, Ordering, Rows};
+use crate::scan::{Endpoint, MergeFinding, Operation, Ordering, ResponseKind, Rows, UpstreamResponse};
 
 /// The evidence so far, and what follows from it.
 #[derive(Debug, Default)]
@@ -85,8 +86,24 @@ pub(super) fn scope(throttled: Option<&str>, report: &mut Report) {
     report.say("scope", verdict);
 }
 
-/// Whether the first call shows that calls are answered.
-pub(super) fn accepted(status: StatusCode, also: &[StatusCode]) -> Result<(), Error> {
+/// Whether the first call shows that calls are answered, by Defender and by nobody on the way there.
+pub(super) fn accepted(answer: &Response<Bytes>, also: &[StatusCode]) -> Result<(), Error> {
+    let status = answer.status();
+    let fields = answer.headers().iter();
+    let response = UpstreamResponse {
+        status,
+        headers: fields.map(|(name, value)| (name.clone(), value)).collect(),
+        body: answer.body().clone(),
+    };
+    match ResponseKind::of(Endpoint::HISTORY, &response) {
+        ResponseKind::Fault(fault) if !fault.may_pass() => {
+            return Err(Error::failed(
+                "not Defender answered, but something on the way there, such as a proxy",
+                format!("{status}: {fault}"),
+            ));
+        }
+        _ => {}
+    }
     match status {
         StatusCode::OK => Ok(()),
         status if also.contains(&status) => Ok(()),

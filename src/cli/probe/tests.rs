@@ -1,11 +1,13 @@
 use std::path::Path;
 
+use http::StatusCode;
+
 use super::findings::Report;
 use super::{Ids, run};
 use crate::cli::Error;
 use crate::config::{self, Disk, Environment, variable};
 use crate::sim::history::{Casing, Matching, NextLink, Unknown};
-use crate::sim::{self, Simulator};
+use crate::sim::{self, Fault, Often, Plan, Simulator};
 
 struct Probed {
     report: Report,
@@ -126,4 +128,29 @@ async fn calls_come_from_the_ledger_and_its_memory() {
     let second = probe(few, sim::CLIENT_SECRET, &quota, (2, 0)).await;
     assert_eq!(second.calls, 0, "the calls are remembered");
     assert!(second.ended.is_err());
+}
+
+#[tokio::test]
+async fn what_a_proxy_answers_shows_nothing_about_the_token() {
+    let page = |status| Fault::Page(StatusCode::from_u16(status).unwrap());
+    for (fault, ids) in [
+        (Fault::Portal, 0),
+        (Fault::Portal, 1),
+        (page(403), 1),
+        (page(404), 0),
+        (page(400), 0),
+    ] {
+        let faulty = |config: &mut sim::Config| {
+            for region in &mut config.regions {
+                region.behaviour.faults = Plan::of(fault, Often::Always);
+            }
+        };
+        let probed = probe(faulty, sim::CLIENT_SECRET, "", (ids, 8)).await;
+        assert_eq!(probed.calls, 1, "{fault:?}");
+        let Err(Error::Failed { what, .. }) = probed.ended else {
+            panic!("{fault:?}: {:?}", probed.ended);
+        };
+        assert!(what.contains("such as a proxy"), "{what}");
+        assert!(!probed.report.to_string().contains("accepted"), "{}", probed.report);
+    }
 }

@@ -129,3 +129,35 @@ async fn failures_that_are_not_the_hosts_leave_it_alone() {
     assert!(fixture.healthy("eu"));
     assert_eq!(fixture.selected(), "eu");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_only_host_is_well_again_with_its_first_good_answer() {
+    let fixture = Fixture::new([("eu", Behaviour::Busy(10))]);
+    pass(ROUND).await;
+    // Long enough for the longest backoff.
+    for _ in 0..1_200 {
+        fixture.call().await.unwrap();
+        pass(Duration::from_secs(1)).await;
+    }
+    assert!(!fixture.healthy("eu"));
+    fixture.network.set("eu", Behaviour::Up(10));
+    assert_eq!(fixture.call().await.unwrap().status, StatusCode::OK);
+    assert!(fixture.healthy("eu"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_only_may_be_tried_again_is_shown_as_ejected() {
+    let fixture = Fixture::new([("eu", Behaviour::Busy(10))]);
+    pass(ROUND).await;
+    let mut shown = Vec::new();
+    for _ in 0..600 {
+        fixture.call().await.unwrap();
+        let row = fixture.selector.snapshot().remove(0);
+        if shown.last() != Some(&row.ejection_reason) {
+            shown.push(row.ejection_reason);
+        }
+        assert_eq!(row.healthy, row.ejection_reason.is_none());
+        pass(Duration::from_secs(1)).await;
+    }
+    assert_eq!(shown, [None, Some("answers badly or not at all")]);
+}

@@ -1,11 +1,13 @@
 //! The choice of a host, in paused time with scripted probes and calls.
 
+mod bad_answers;
 mod distance;
 mod fault;
 mod log;
 mod outlier;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -60,6 +62,8 @@ const HEAD: Duration = Duration::from_secs(45);
 struct Network {
     hosts: Arc<Mutex<HashMap<String, Behaviour>>>,
     calls: Arc<Mutex<Vec<String>>>,
+    /// Ids that every host answers with this status and a page.
+    hopeless: Arc<Mutex<HashMap<String, u16>>>,
     /// For each host, so that the same test sees the same noise.
     noise: Arc<Mutex<HashMap<String, u64>>>,
 }
@@ -67,6 +71,11 @@ struct Network {
 impl Network {
     fn set(&self, host: &str, is: Behaviour) {
         self.hosts.lock().unwrap().insert(format!("{host}.test"), is);
+    }
+
+    /// Every host answers requests for this id with this status and a page.
+    fn cannot_answer(&self, id: &str, status: u16) {
+        self.hopeless.lock().unwrap().insert(id.into(), status);
     }
 
     async fn connect(&self, base: &Url) -> Result<(Behaviour, Duration), BoxError> {
@@ -128,6 +137,9 @@ impl Network {
                 ..failure(Delivery::Unknown, no_answer(&authority(&routed.base)).into())
             });
         }
+        let id = routed.charged.request.ids().next().unwrap();
+        let hopeless = self.hopeless.lock().unwrap().get(id).copied();
+        let is = hopeless.map_or(is, Behaviour::Page);
         let (status, body) = match is {
             Behaviour::Busy(_) => (503, "busy"),
             Behaviour::Page(status) => (status, "<html>web app is stopped</html>"),
@@ -195,6 +207,8 @@ struct Fixture {
     network: Network,
     selector: HostSelector,
     tasks: Tasks,
+    /// How many requests were made that nobody made before.
+    made: AtomicUsize,
 }
 
 impl Fixture {
@@ -214,19 +228,44 @@ impl Fixture {
             network,
             selector: HostSelector::new(config, Metrics::default()),
             tasks: Tasks::new(),
+            made: AtomicUsize::new(0),
         }
     }
 
+    /// A call for another request each time.
     async fn call(&self) -> Result<UpstreamResponse, Failure> {
-        self.selector.call(charged(), &Next::new(self.network.service())).await
+        let charged = Charged {
+            request: asking_for(&self.fresh()),
+            ..charged()
+        };
+        self.selector.call(charged, &Next::new(self.network.service())).await
+    }
+
+    /// An id that nobody asked for before.
+    fn fresh(&self) -> String {
+        format!("id-{}", self.made.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The status of the response to a request for this id with its further attempts; `None` when
+    /// there is none.
+    async fn status(&self, id: &str) -> Option<u16> {
+        let (result, _) = self.ask_for(id, WAIT).await;
+        result.ok().map(|answer| answer.status.as_u16())
     }
 
     /// A request with its further attempts, which may start within `deadline`; and how long it
     /// took.
     async fn ask(&self, deadline: Duration) -> (Result<UpstreamResponse, BoxError>, Duration) {
+        self.ask_for("a", deadline).await
+    }
+
+    async fn ask_for(&self, id: &str, deadline: Duration) -> (Result<UpstreamResponse, BoxError>, Duration) {
         let region = middleware::layer(self.selector.clone()).layer(Next::new(self.network.service()));
+        let request = asking_for(id);
+        let asked = Arc::clone(&request);
         let attempts = service_fn(move |attempt: Attempt| {
             let charged = Charged {
+                request: Arc::clone(&asked),
                 retries: attempt.retries,
                 caller: attempt.caller,
                 ..charged()
@@ -234,7 +273,7 @@ impl Fixture {
             region.call(charged)
         });
         let attempt = Attempt {
-            request: Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()),
+            request,
             caller: caller(deadline),
             position: QueuePosition::new(Instant::now()),
             retries: Retries::default(),
@@ -285,9 +324,13 @@ fn caller(deadline: Duration) -> Arc<Caller> {
     })
 }
 
+fn asking_for(id: &str) -> Arc<Request> {
+    Arc::new(Request::plain(Endpoint::HISTORY, [id]).unwrap())
+}
+
 fn charged() -> Charged {
     Charged {
-        request: Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()),
+        request: asking_for("a"),
         caller: caller(Duration::from_secs(30)),
         retries: Retries::default(),
         trace: crate::telemetry::trace::Call::None,

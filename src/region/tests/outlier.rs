@@ -282,3 +282,21 @@ async fn when_all_hosts_answer_with_pages_one_further_call_is_made() {
     assert!(fixture.ask(WAIT).await.0.is_err());
     assert_eq!(fixture.network.called().len(), 1);
 }
+
+/// The further attempt that would decide needs somebody who still waits for it.
+#[tokio::test(start_paused = true)]
+async fn a_silent_host_is_left_although_callers_hang_up_before_it_is_found_out() {
+    for every in [60, 90, 150] {
+        let fixture = warm([("eu", Behaviour::Up(10)), ("us", Behaviour::Up(80))], 3).await;
+        pass(secs(every)).await;
+        fixture.network.set("eu", Behaviour::Silent);
+        for _ in 0..40 {
+            let _ = fixture.call().await;
+            pass(secs(every)).await;
+        }
+        let [eu, us] = fixture.network.counted(["eu", "us"]);
+        println!("every {every} s: {eu} calls to the silent host, {us} to the other");
+        // Twice until it is ejected, and then one each time that it may be tried again.
+        assert!(eu <= 15 && us >= 25, "every {every} s: {eu}");
+    }
+}

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, DATE, RETRY_AFTER};
+use http::header::{self, DATE};
 use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
 
+use crate::net::retry_after;
 use crate::secret::Secret;
 use crate::token::sign_in::response::Issued;
 use crate::token::sign_in::response::{self, ErrorMembers, TokenResponse, decoded};
@@ -69,7 +70,7 @@ impl Received<'_> {
     fn error(&self, members: &ErrorMembers, problem: Option<Unusable>) -> Error {
         let (status, headers) = (self.answer.status(), self.answer.headers());
         let code = code(status, members, self.proof);
-        let asked = wait_asked(headers, self.now);
+        let asked = retry_after::wait(headers, Some(self.now)).map(|wait| wait.min(MAX_WAIT));
         let mut message = message(members, self.proof);
         if self.passes(&code) {
             let unreadable = status.is_success() || status.is_redirection();
@@ -212,28 +213,9 @@ impl fmt::Display for ContentType<'_> {
 /// The longest wait that is obeyed; a server that asks for more is asked again after this.
 const MAX_WAIT: Duration = Duration::from_hours(1);
 
-/// How long a response asks to wait: seconds, or a date, which is compared with the server's own
-/// clock if it sends its time.
-fn wait_asked(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let wait = if value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty() {
-        // More digits than fit mean a very long time.
-        Duration::from_secs(value.parse().unwrap_or(u64::MAX))
-    } else {
-        let now = server_time(headers).unwrap_or(now);
-        Duration::try_from(http_date(value)?.duration_since(now)).unwrap_or(Duration::ZERO)
-    };
-    Some(wait.min(MAX_WAIT))
-}
-
 /// The server's clock, from its `Date` field.
 pub(super) fn server_time(headers: &HeaderMap) -> Option<Timestamp> {
-    http_date(headers.get(DATE)?.to_str().ok()?)
-}
-
-fn http_date(text: &str) -> Option<Timestamp> {
-    let date = jiff::fmt::rfc2822::parse(text).ok()?;
-    Some(date.timestamp())
+    retry_after::date(headers.get(DATE)?.to_str().ok()?)
 }
 
 #[cfg(test)]
@@ -269,40 +251,6 @@ mod tests {
         for odd in [&b"x\xff"[..], b"a b", &[b'a'; 100]] {
             let text = explained(odd);
             assert!(text.ends_with("content type: its body is empty"), "{text}");
-        }
-    }
-
-    fn asked_by(fields: &[(http::HeaderName, &str)]) -> Option<Duration> {
-        let now = "2026-11-05T12:00:00Z".parse().unwrap();
-        let fields = fields
-            .iter()
-            .map(|(name, value)| (name.clone(), value.parse().unwrap()));
-        wait_asked(&fields.collect(), now)
-    }
-
-    #[test]
-    fn seconds_are_clamped_to_an_hour() {
-        assert_eq!(asked_by(&[(RETRY_AFTER, "60")]), Some(Duration::from_mins(1)));
-        assert_eq!(asked_by(&[(RETRY_AFTER, "0")]), Some(Duration::ZERO));
-        assert_eq!(asked_by(&[(RETRY_AFTER, "99999999999999999999999")]), Some(MAX_WAIT));
-    }
-
-    #[test]
-    fn dates_are_read_against_the_servers_clock() {
-        let date = "Thu, 05 Nov 2026 12:00:30 GMT";
-        assert_eq!(asked_by(&[(RETRY_AFTER, date)]), Some(Duration::from_secs(30)));
-        let fields = [(RETRY_AFTER, date), (DATE, "Thu, 05 Nov 2026 12:00:20 GMT")];
-        assert_eq!(asked_by(&fields), Some(Duration::from_secs(10)));
-        assert_eq!(
-            asked_by(&[(RETRY_AFTER, "Thu, 05 Nov 2026 11:00:00 GMT")]),
-            Some(Duration::ZERO)
-        );
-    }
-
-    #[test]
-    fn nonsense_is_ignored() {
-        for text in ["", "soon", "-5", "1.5", "Thu, 99 Nov 2026 12:00:30 GMT"] {
-            assert_eq!(asked_by(&[(RETRY_AFTER, text)]), None, "{text:?}");
         }
     }
 }

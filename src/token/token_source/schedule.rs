@@ -32,6 +32,9 @@ const UNUSABLE: Duration = Duration::from_secs(10);
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
 
+/// Up to this much is added to the time that sign-in asked for, which it may have told many at once.
+const SPREAD: Duration = Duration::from_millis(500);
+
 /// While requests wait and there is no token, the next request for one leaves within this time
 /// after a failed one. It is a range, so that gateways that lost sign-in together do not come back
 /// together.
@@ -45,9 +48,15 @@ pub(super) fn retry_delay_if_waited_for(error: &Error, wait: Duration) -> Durati
         Error::Refused { .. } => wait,
         Error::Unavailable { .. } => {
             let decent = Duration::from_secs_f64(rand::random_range(WAITED_FOR));
-            decent.max(error.retry_after().unwrap_or_default()).min(wait)
+            asked(error).map_or(decent, |asked| asked.max(decent)).min(wait)
         }
     }
+}
+
+/// The delay that sign-in asked for, and a random part.
+fn asked(error: &Error) -> Option<Duration> {
+    let asked = error.retry_after()?;
+    Some(asked + SPREAD.mul_f64(rand::random::<f64>()))
 }
 
 /// How long after it was requested a token is renewed.
@@ -89,7 +98,7 @@ impl Backoff {
             Error::Refused { .. } => REFUSED.mul_f64(rand::random_range(1.0..1.1)),
             Error::Unavailable { .. } => self.0.next().unwrap_or(LONGEST_BACKOFF),
         };
-        error.retry_after().map_or(own, |asked| asked.max(own))
+        asked(error).map_or(own, |asked| asked.max(own))
     }
 }
 
@@ -147,7 +156,13 @@ mod tests {
             assert!((floor..=2.0 * floor).contains(wait), "{waits:?}");
         }
         let long = Error::unavailable(Reason::Throttled).retried_in(Duration::from_mins(10));
-        assert_eq!(backoff.after(&long), Duration::from_mins(10));
+        let waits: Vec<_> = (0..12).map(|_| backoff.after(&long)).collect();
+        let asked = Duration::from_mins(10)..=Duration::from_mins(10) + SPREAD;
+        assert!(waits.iter().all(|wait| asked.contains(wait)), "{waits:?}");
+        assert!(
+            waits.iter().any(|wait| *wait != waits[0]),
+            "many do not come back together"
+        );
     }
 
     #[test]
@@ -167,7 +182,11 @@ mod tests {
             "never later than without"
         );
         let asked = Error::unavailable(Reason::Throttled).retried_in(Duration::from_secs(17));
-        assert_eq!(retry_delay_if_waited_for(&asked, minute), Duration::from_secs(17));
+        let delay = retry_delay_if_waited_for(&asked, minute);
+        assert!(
+            (Duration::from_secs(17)..=Duration::from_secs(17) + SPREAD).contains(&delay),
+            "{delay:?}"
+        );
         let refused = Error::Refused {
             code: crate::token::Code::Aadsts(7_000_222),
             message: "".into(),

@@ -194,15 +194,18 @@ async fn the_body_is_canonical_json() {
 #[tokio::test]
 async fn every_status_but_a_redirect_is_an_answer_with_its_body_and_the_allowed_fields() {
     for status in [200, 400, 401, 403, 404, 429, 500, 503] {
-        let host = answering(move || {
-            Response::builder()
-                .status(status)
-                .header("set-cookie", "a=b")
-                .header("retry-after", "7")
+        let body = match status {
+            200 => r#"{"value":[]}"#,
+            400..=404 => r#"{"error":{}}"#,
+            _ => "{}",
+        };
+        let host = Http::new(move |_| {
+            let head = Response::builder().status(status).header("set-cookie", "a=b");
+            head.header("retry-after", "7").body(Full::from(body)).unwrap()
         });
         let (answer, shown) = call(host.start().await, signed("http://eu.test", Endpoint::HISTORY, None)).await;
         let answer = answer.unwrap();
-        assert_eq!((answer.status.as_u16(), &answer.body), (status, &Bytes::from("{}")));
+        assert_eq!((answer.status.as_u16(), &answer.body), (status, &Bytes::from(body)));
         assert_eq!(answer.headers.get("retry-after").unwrap(), "7");
         assert!(answer.headers.get("set-cookie").is_none());
         let line = format!(
@@ -213,6 +216,24 @@ async fn every_status_but_a_redirect_is_an_answer_with_its_body_and_the_allowed_
             shown.contains("upstream_duration_seconds_count{region=\"eu\"} 1\n"),
             "{shown}"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_page_is_counted_as_no_answer_of_defenders() {
+    for status in [200, 204, 401, 403, 404] {
+        let host = Http::new(move |_| {
+            let head = Response::builder().status(status).header("content-type", "text/html");
+            head.body(Full::from("<html>Sign in to the network</html>")).unwrap()
+        });
+        let (answer, shown) = call(host.start().await, signed("http://eu.test", Endpoint::HISTORY, None)).await;
+        // What becomes of it is decided where other hosts are known.
+        assert_eq!(answer.unwrap().status, status);
+        assert!(
+            shown.contains("status=\"http_protocol_error\"} 1\n"),
+            "{status}: {shown}"
+        );
+        assert!(!shown.contains(&format!("status=\"{status}\"")), "{shown}");
     }
 }
 

@@ -164,3 +164,21 @@ async fn when_a_whole_gateway_is_killed_that_asked_for_all_another_asks() {
         follower.leave().await;
     }
 }
+
+/// The quota's steps find the store lost and back, without any lookup.
+#[tokio::test]
+async fn the_gauge_says_the_same_as_the_status_while_nobody_asks() {
+    let mut store = Redis::start().await;
+    let spawned = Setup::new().set("store.url", &store.url()).spawn().await;
+    spawned.caller().ask(&[id(1)]).await;
+    let shown = async || {
+        let metrics = spawned.admin().fetch("/metrics").await;
+        metrics.text().contains("defender_gateway_shared_answers_up 1\n")
+    };
+    assert!(shown().await);
+    store.kill().await;
+    let lost = async || (!shown().await).then_some(());
+    until("the gauge to say that the store is lost", lost).await;
+    let status = spawned.admin().fetch("/status").await.json();
+    assert_eq!(status["shared_answers"]["up"], false, "{status}");
+}

@@ -59,6 +59,22 @@ async fn temporary_failures_are_unavailable_in_every_form() {
     let wait = error.retry_after().unwrap();
     assert!((29_900..=30_000).contains(&wait.as_millis()), "{wait:?}");
 
+    // All forms that the upstream's may have; what cannot be read asks for nothing.
+    for (text, seconds) in [
+        ("60, 60", Some(60)),
+        ("30.0", Some(30)),
+        ("1.5", Some(2)),
+        ("7200", Some(3600)),
+        ("99999999999999999999999", Some(3600)),
+        ("soon", None),
+        ("-5", None),
+        ("Thu, 99 Nov 2026 12:00:30 GMT", None),
+    ] {
+        let throttled = move || Reply::new(429, &[("retry-after", text)], "Too Many Requests");
+        let error = asked_with_secret(throttled).await.unwrap_err();
+        assert_eq!(error.retry_after(), seconds.map(Duration::from_secs), "{text}");
+    }
+
     let transient = asked_with_secret(|| Reply::refusal(90_033)).await.unwrap_err();
     assert!(matches!(transient, Error::Unavailable { .. }));
     let busy = asked_with_secret(|| Reply::json(400, &json!({"error": "temporarily_unavailable"}))).await;

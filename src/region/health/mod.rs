@@ -15,11 +15,11 @@ const AVOID_TIME: Duration = Duration::from_secs(2);
 const HALF_OPEN: Duration = Duration::from_secs(5);
 
 /// Only outcomes younger than this, and at most this many, count.
-const MEMORY: Duration = Duration::from_mins(2);
-const MAX_OUTCOMES: usize = 32;
+pub(super) const MEMORY: Duration = Duration::from_mins(2);
+pub(super) const MAX_OUTCOMES: usize = 32;
 
 /// A host with at least this many bad outcomes, and at least this share of bad ones, is ejected.
-const OUTLIER_LEAST: usize = 3;
+pub(super) const OUTLIER_LEAST: usize = 3;
 const OUTLIER_SHARE: f64 = 0.2;
 
 /// The ejections of a host are forgotten after this long without a fault.
@@ -42,15 +42,6 @@ impl HealthState {
     /// Whether the host may be the current one.
     pub(super) fn is_usable(self) -> bool {
         self <= Self::Avoided
-    }
-
-    /// Why a host in this state is not used.
-    pub(super) fn ejection_reason(self) -> Option<&'static str> {
-        match self {
-            Self::Good | Self::Avoided => None,
-            Self::Ejected => Some("answers badly or not at all"),
-            Self::Down => Some("cannot be connected to"),
-        }
     }
 }
 
@@ -106,14 +97,26 @@ impl Health {
     /// Whether an ejected host has shown since that it works: by a good answer, or, if it could not
     /// be connected to, by a connection; in any case when its faults are forgotten.
     pub(super) fn has_recovered(&self, now: Instant) -> bool {
-        let on_trial = self.left.is_some_and(|left| left.why == HealthState::Ejected);
         let answered = self.outcomes.iter().any(|(_, bad)| !bad);
-        self.standing(now).is_usable() && (!on_trial || answered || self.is_forgiven(now))
+        self.standing(now).is_usable() && (!self.is_on_trial() || answered || self.is_forgiven(now))
+    }
+
+    /// Whether it was ejected for its answers, and has given no good one since.
+    pub(super) fn is_on_trial(&self) -> bool {
+        self.left.is_some_and(|left| left.why == HealthState::Ejected)
     }
 
     /// Whether it could not be connected to just now.
     pub(super) fn in_backoff(&self, now: Instant) -> bool {
         self.standing(now) == HealthState::Down && self.until().is_some_and(|until| now < until)
+    }
+
+    /// Why it was ejected, until it is back.
+    pub(super) fn ejection_reason(&self) -> Option<&'static str> {
+        self.left.map(|left| match left.why {
+            HealthState::Down => "cannot be connected to",
+            _ => "answers badly or not at all",
+        })
     }
 
     /// When an ejected host may be tried again.
@@ -134,9 +137,14 @@ impl Health {
     /// Records that a call goes there. If the host was ejected before, no other call does until
     /// this one has been answered, or its time is over.
     pub(super) fn start_half_open(&mut self, now: Instant) {
-        if self.left.is_some_and(|left| left.why == HealthState::Ejected) && self.standing(now) == HealthState::Good {
+        if self.is_on_trial() && self.standing(now) == HealthState::Good {
             self.half_open_until = Some(now + HALF_OPEN);
         }
+    }
+
+    /// Other hosts are preferred for a moment.
+    pub(super) fn avoid(&mut self, now: Instant) {
+        self.avoid_until(now + AVOID_TIME);
     }
 
     /// Other hosts are preferred until then.
@@ -177,7 +185,7 @@ impl Health {
     /// often, or again soon after it came back.
     pub(super) fn bad_answer(&mut self, now: Instant) {
         self.record(now, true);
-        self.avoid_until(now + AVOID_TIME);
+        self.avoid(now);
         if !self.standing(now).is_usable() {
             return;
         }
@@ -189,20 +197,23 @@ impl Health {
         }
     }
 
-    /// The latest bad answer was not the host's fault. An ejection that it led to remains.
-    pub(super) fn take_back(&mut self) {
-        if let Some(latest) = self.outcomes.iter().rposition(|(_, bad)| *bad) {
-            self.outcomes.remove(latest);
+    /// A bad answer to a request that another host answered: two of them are enough to be ejected
+    /// when there is no good one.
+    pub(super) fn outdone(&mut self, now: Instant) {
+        self.bad_answer(now);
+        if self.outcomes.len() > 1 && self.outcomes.iter().all(|(_, bad)| *bad) {
+            self.eject(now);
         }
-        self.stop_avoiding();
     }
 
-    /// A good answer, which is better evidence than any probe.
-    pub(super) fn answered(&mut self, now: Instant) {
+    /// A good answer to a call that was sent at `begun`, which is better evidence than any probe. It
+    /// ends an ejection also before its time when the call was sent after it, because there was no
+    /// better host; a late answer to an earlier call says nothing.
+    pub(super) fn answered(&mut self, begun: Instant, now: Instant) {
         self.record(now, false);
         if self
             .left
-            .is_some_and(|left| left.why == HealthState::Down || now >= left.until)
+            .is_some_and(|left| left.why == HealthState::Down || begun > left.at || now >= left.until)
         {
             self.come_back(now);
             self.half_open_until = None;
@@ -221,7 +232,10 @@ impl Health {
     }
 
     fn come_back(&mut self, now: Instant) {
-        if self.left.take().is_some_and(|left| left.why == HealthState::Down) {
+        let Some(left) = self.left.take() else { return };
+        // It is forgiven counted from when it could be used again.
+        self.last_fault = Some(left.until.min(now));
+        if left.why == HealthState::Down {
             self.reconnected = Some(now);
         }
     }
@@ -266,129 +280,4 @@ impl Health {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fresh() -> Health {
-        let backoff = |first, longest| Backoff {
-            first: s(first),
-            longest: s(longest),
-        };
-        Health::new(backoff(1, 60), backoff(30, 600))
-    }
-
-    fn s(secs: u64) -> Duration {
-        Duration::from_secs(secs)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_refused_connection_leaves_at_once_and_a_probe_after_the_backoff_brings_back() {
-        let now = Instant::now();
-        let mut health = fresh();
-        health.connection_failed(now, now);
-        assert_eq!(health.standing(now), HealthState::Down);
-        health.connected(now + s(1) / 2);
-        assert_eq!(health.standing(now + s(1) / 2), HealthState::Down, "too early");
-        assert_eq!(
-            health.standing(now + s(600)),
-            HealthState::Down,
-            "time alone is not enough"
-        );
-        health.connected(now + s(1));
-        assert_eq!(health.standing(now + s(1)), HealthState::Good);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_attempt_from_before_it_came_back_says_nothing() {
-        let now = Instant::now();
-        let mut health = fresh();
-        health.connection_failed(now, now);
-        let back = now + s(4);
-        health.connected(back);
-        health.connection_failed(back - s(2), back + s(1));
-        assert_eq!(health.standing(back + s(1)), HealthState::Good);
-        health.connection_failed(back, back + s(3));
-        assert_eq!(health.standing(back + s(3)), HealthState::Down);
-        health.answered(back + s(4));
-        health.connection_failed(back + s(3), back + s(6));
-        assert_eq!(health.standing(back + s(6)), HealthState::Good, "an answer too");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_backoff_doubles_to_a_minute_and_is_forgiven() {
-        let mut now = Instant::now();
-        let mut health = fresh();
-        let mut waits = Vec::new();
-        for _ in 0..8 {
-            health.connection_failed(now, now);
-            health.connection_failed(now, now);
-            let until = health.until().unwrap();
-            waits.push((until - now).as_secs());
-            now = until;
-            health.connected(now);
-        }
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        now += FORGET_AFTER;
-        health.connection_failed(now, now);
-        assert_eq!(health.until(), Some(now + s(1)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_bad_answer_is_avoided_for_a_moment_and_three_are_left() {
-        let now = Instant::now();
-        let mut health = fresh();
-        health.bad_answer(now);
-        assert_eq!(health.standing(now), HealthState::Avoided);
-        assert_eq!(health.standing(now + AVOID_TIME), HealthState::Good);
-        health.bad_answer(now + s(10));
-        health.answered(now + s(15));
-        health.bad_answer(now + s(20));
-        assert_eq!(health.standing(now + s(20)), HealthState::Ejected);
-        health.connected(now + s(25));
-        assert_eq!(
-            health.standing(now + s(49)),
-            HealthState::Ejected,
-            "a connection is no good answer"
-        );
-        assert_eq!(health.standing(now + s(50)), HealthState::Good);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_host_back_on_trial_is_left_again_at_the_first_bad_answer_for_twice_as_long() {
-        let now = Instant::now();
-        let mut health = fresh();
-        for n in 0..3 {
-            health.bad_answer(now + s(n));
-        }
-        let back = health.until().unwrap();
-        health.answered(back);
-        health.bad_answer(back + s(1));
-        assert_eq!(health.standing(back + s(60)), HealthState::Ejected);
-        assert_eq!(health.standing(back + s(61)), HealthState::Good);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn few_bad_answers_among_many_good_ones_are_borne() {
-        let now = Instant::now();
-        let mut health = fresh();
-        for n in 0..1000 {
-            let at = now + s(n);
-            if n % 8 == 0 {
-                health.bad_answer(at);
-            } else {
-                health.answered(at);
-            }
-            assert!(health.standing(at).is_usable(), "after {n} s");
-        }
-        assert!(health.outcomes.len() <= MAX_OUTCOMES);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_brings_an_unreachable_host_back() {
-        let now = Instant::now();
-        let mut health = fresh();
-        health.connection_failed(now, now);
-        health.answered(now);
-        assert_eq!(health.standing(now), HealthState::Good);
-    }
-}
+mod tests;

@@ -1,0 +1,137 @@
+//! Whose fault bad answers are: the host's, or the request's.
+//!
+//! A 5xx, or a response that is no answer of Defender's, may come from a host that is broken, or be
+//! what every host says to this request. One rule decides for both kinds. A bad answer alone makes
+//! its host avoided for a moment, and its request goes to other hosts first for as long as nothing
+//! is known:
+//!
+//! * another host answers the same request: it was the host's fault. For a 5xx that counts as one
+//!   bad outcome, two of which eject a host without a good one; for a response that is no answer
+//!   the host is ejected;
+//! * a host that gave a bad answer answers another request that was sent later: it was the
+//!   request's fault, at all hosts that said the same to it, and counts for none of them;
+//! * neither, while three different requests, sent one after the other, got bad answers: the host
+//!   answers nothing any more, and is ejected.
+//!
+//! So a request that no host can answer ejects no host that answers others, a host that answers
+//! nothing is found out also when others are as broken, and with one host, which nothing can be
+//! compared with, only the third case ejects.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::region::SelectedHost;
+use crate::region::health::{MAX_OUTCOMES, MEMORY, OUTLIER_LEAST};
+use crate::region::host_selector::State;
+
+/// How long another host's answer to the same request shows that the host was at fault, although
+/// the host has answered other requests since.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// A host's bad answers, at most one for each request.
+#[derive(Debug, Default)]
+pub(super) struct BadAnswers(VecDeque<BadAnswer>);
+
+#[derive(Clone, Copy, Debug)]
+struct BadAnswer {
+    request: u64,
+    at: Instant,
+    /// Whether it was no answer of Defender's, and not one that says that there is none.
+    invalid: bool,
+    /// Whether its call began after the bad answer before it had come: those of calls that were
+    /// under way together count as one.
+    counts: bool,
+    /// Whether it was the request's fault, as far as is known.
+    excused: bool,
+}
+
+impl BadAnswers {
+    /// Whether the request got a bad answer here that may be the host's fault.
+    pub(super) fn are_suspected(&self, request: u64, now: Instant) -> bool {
+        let is_open = |bad: &BadAnswer| bad.request == request && !bad.excused && bad.age(now) < MEMORY;
+        self.0.iter().any(is_open)
+    }
+
+    fn add(&mut self, call: &SelectedHost, invalid: bool, now: Instant) {
+        self.forget(call.request);
+        self.0.retain(|bad| bad.age(now) < MEMORY);
+        if self.0.len() >= MAX_OUTCOMES {
+            self.0.pop_front();
+        }
+        let last = self.open().map(|bad| bad.at).max();
+        self.0.push_back(BadAnswer {
+            request: call.request,
+            at: now,
+            invalid,
+            counts: last.is_none_or(|last| call.at >= last),
+            excused: false,
+        });
+    }
+
+    /// Those that count and are not excused.
+    fn open(&self) -> impl Iterator<Item = &BadAnswer> {
+        self.0.iter().filter(|bad| bad.counts && !bad.excused)
+    }
+
+    fn forget(&mut self, request: u64) {
+        self.0.retain(|bad| bad.request != request);
+    }
+
+    /// Another host has answered this request: the bad answer to it that was the host's fault.
+    fn take_fault(&mut self, request: u64, now: Instant) -> Option<BadAnswer> {
+        let at = self.0.iter().position(|bad| bad.request == request)?;
+        let bad = self.0.remove(at)?;
+        let most = if bad.excused { FRESH } else { MEMORY };
+        Some(bad).filter(|bad| bad.age(now) < most)
+    }
+
+    /// The requests with a bad answer from before a call that was answered.
+    fn before(&self, begun: Instant) -> impl Iterator<Item = u64> {
+        let earlier = self.0.iter().filter(move |bad| !bad.excused && bad.at <= begun);
+        earlier.map(|bad| bad.request)
+    }
+
+    fn excuse(&mut self, requests: &[u64]) {
+        for bad in &mut self.0 {
+            bad.excused |= requests.contains(&bad.request);
+        }
+    }
+}
+
+impl BadAnswer {
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.at)
+    }
+}
+
+impl State {
+    /// A host could not answer, or (`invalid`) sent no answer of Defender's.
+    pub(super) fn on_bad_answer(&mut self, call: &SelectedHost, invalid: bool, now: Instant) {
+        let host = &mut self.hosts[call.index];
+        host.health.avoid(now);
+        host.bad_answers.add(call, invalid, now);
+        if host.bad_answers.open().count() >= OUTLIER_LEAST {
+            host.health.eject(now);
+        }
+    }
+
+    /// A host has answered, which tells whose fault bad answers were.
+    pub(super) fn judge_bad_answers(&mut self, call: &SelectedHost, now: Instant) {
+        self.hosts[call.index].bad_answers.forget(call.request);
+        for host in &mut self.hosts {
+            match host.bad_answers.take_fault(call.request, now) {
+                Some(bad) if bad.invalid => host.health.eject(now),
+                Some(_) => host.health.outdone(now),
+                None => {}
+            }
+        }
+        let excused: Vec<u64> = self.hosts[call.index].bad_answers.before(call.at).collect();
+        if !excused.is_empty() {
+            for host in &mut self.hosts {
+                host.bad_answers.excuse(&excused);
+            }
+        }
+    }
+}

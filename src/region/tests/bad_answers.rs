@@ -1,0 +1,163 @@
+//! Whose fault bad answers are: requests that no host can answer eject nobody, and hosts that answer
+//! nothing are found out.
+
+use std::time::Duration;
+
+use super::{Behaviour, Fixture, ROUND, WAIT, pass};
+
+/// The kinds of bad answers: no answers of Defender's, and statuses that say that there is none.
+const STATUSES: [u16; 6] = [200, 403, 404, 500, 501, 503];
+
+fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+/// Three measured hosts that have answered, of which `eu` is the nearest and `uk` the farthest.
+async fn three() -> Fixture {
+    let fixture = Fixture::new([
+        ("eu", Behaviour::Up(10)),
+        ("us", Behaviour::Up(80)),
+        ("uk", Behaviour::Up(150)),
+    ]);
+    pass(ROUND).await;
+    for _ in 0..10 {
+        assert_eq!(fixture.status(&fixture.fresh()).await, Some(200));
+    }
+    fixture.network.called();
+    fixture
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_third_host_that_works_is_found_behind_two_that_do_not() {
+    // A 501 says that asking again does not help, so no other host is asked at once.
+    for status in STATUSES.into_iter().filter(|status| *status != 501) {
+        // The same request again and again, and another one each time; often, and seldom.
+        for (is_same, every) in [(true, 0), (false, 0), (true, 5), (false, 5), (true, 30), (false, 30)] {
+            let fixture = three().await;
+            for host in ["eu", "us"] {
+                fixture.network.set(host, Behaviour::Page(status));
+            }
+            let mut failed = 0;
+            let mut latest = None;
+            for _ in 0..20 {
+                let id = if is_same { "a".to_owned() } else { fixture.fresh() };
+                latest = fixture.status(&id).await.filter(|status| *status == 200);
+                // A page with 200 is no answer, and is not passed on.
+                failed += u32::from(latest.is_none());
+                pass(secs(every)).await;
+            }
+            println!("{status}, same {is_same}, every {every} s: {failed} of 20 failed");
+            assert!(failed <= 6, "{status}, same {is_same}, every {every} s: {failed}");
+            assert_eq!(latest, Some(200), "{status}, same {is_same}, every {every} s");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_no_host_can_answer_ejects_none_while_others_are_answered() {
+    for status in STATUSES {
+        for is_same in [true, false] {
+            let fixture = three().await;
+            // One such request every half minute, among some that are answered.
+            for round in 0..30 {
+                let hopeless = if is_same { "x".to_owned() } else { format!("x-{round}") };
+                fixture.network.cannot_answer(&hopeless, status);
+                let _ = fixture.ask_for(&hopeless, WAIT).await;
+                assert!(fixture.network.called().len() <= 2, "{status}");
+                for _ in 0..2 {
+                    pass(secs(10)).await;
+                    assert_eq!(fixture.status(&fixture.fresh()).await, Some(200));
+                    assert_eq!(
+                        fixture.network.called(),
+                        ["eu"],
+                        "{status}: the others stay at the nearest"
+                    );
+                }
+                pass(secs(10)).await;
+                for host in ["eu", "us", "uk"] {
+                    assert!(fixture.healthy(host), "{status}, {host}, round {round}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_such_requests_at_once_count_as_one() {
+    for status in STATUSES {
+        let fixture = three().await;
+        for _ in 0..10 {
+            let ids: Vec<_> = (0..5).map(|_| fixture.fresh()).collect();
+            for id in &ids {
+                fixture.network.cannot_answer(id, status);
+            }
+            futures_util::future::join_all(ids.iter().map(|id| fixture.ask_for(id, WAIT))).await;
+            pass(secs(5)).await;
+            assert_eq!(fixture.status(&fixture.fresh()).await, Some(200));
+            for host in ["eu", "us", "uk"] {
+                assert!(fixture.healthy(host), "{status}, {host}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hosts_that_answer_nothing_are_all_ejected_and_come_back() {
+    for status in STATUSES {
+        let fixture = three().await;
+        for host in ["eu", "us", "uk"] {
+            fixture.network.set(host, Behaviour::Page(status));
+        }
+        for _ in 0..20 {
+            let _ = fixture.ask_for(&fixture.fresh(), WAIT).await;
+            pass(secs(1)).await;
+        }
+        for host in ["eu", "us", "uk"] {
+            assert!(!fixture.healthy(host), "{status}, {host}");
+        }
+        for (host, ms) in [("eu", 10), ("us", 80), ("uk", 150)] {
+            fixture.network.set(host, Behaviour::Up(ms));
+        }
+        pass(secs(61)).await;
+        assert_eq!(fixture.status(&fixture.fresh()).await, Some(200), "{status}");
+        assert_eq!(fixture.selected(), "eu", "{status}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_host_is_well_while_it_answers_others_and_not_when_it_answers_nobody() {
+    for status in STATUSES {
+        let fixture = Fixture::new([("eu", Behaviour::Up(10))]);
+        pass(ROUND).await;
+        fixture.network.cannot_answer("x", status);
+        for _ in 0..20 {
+            // The one that fails is asked for more often than any other.
+            for _ in 0..3 {
+                let _ = fixture.ask_for("x", WAIT).await;
+                pass(secs(10)).await;
+            }
+            assert!(fixture.healthy("eu"), "{status}");
+            assert_eq!(fixture.status(&fixture.fresh()).await, Some(200));
+        }
+        fixture.network.set("eu", Behaviour::Page(status));
+        for _ in 0..3 {
+            let _ = fixture.ask_for(&fixture.fresh(), WAIT).await;
+        }
+        assert!(!fixture.healthy("eu"), "{status}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_fails_every_third_time_is_ejected_for_one_that_does_not() {
+    let fixture = three().await;
+    for _ in 0..5 {
+        fixture.network.set("eu", Behaviour::Busy(10));
+        assert_eq!(fixture.status(&fixture.fresh()).await, Some(200));
+        fixture.network.set("eu", Behaviour::Up(10));
+        for _ in 0..2 {
+            pass(secs(3)).await;
+            assert_eq!(fixture.status(&fixture.fresh()).await, Some(200));
+        }
+    }
+    assert!(!fixture.healthy("eu"));
+}
