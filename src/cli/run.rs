@@ -65,15 +65,21 @@ async fn serve(
     let asked = Arc::new(Notify::new());
     // Before anything else: without a handler these signals end the process.
     watch_configuration_signals(&signals, Arc::clone(&asked), log.clone())?;
+    // So do these, except that the first process of a container never gets them without a handler.
+    let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+    watch_signals(&signals, stop.clone(), abort.clone())?;
     let gateway = Gateway::start(&loaded.resolved).await.map_err(|error| {
         // The configuration was right; what the machine refuses, such as a taken port, the user can
         // mend.
         Error::user(log::chain(&error))
     })?;
-    let abort = CancellationToken::new();
     gateway.reloader().set_log(log);
     gateway.follow(source, document, asked);
-    watch_signals(&signals, gateway.stop_token(), abort.clone())?;
+    let told = gateway.stop_token();
+    signals.spawn_upkeep("stop", async move {
+        stop.cancelled().await;
+        told.cancel();
+    });
     for address in gateway.addresses() {
         voice.say(Level::INFO, &format!("listening on {address}"));
     }
