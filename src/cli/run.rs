@@ -86,6 +86,8 @@ async fn serve(
     voice.say(Level::INFO, &format!("admin on {}", gateway.admin_address()));
     tokio::select! {
         ended = gateway.serve() => match ended.cut {
+            // So that whoever watches the process starts it anew.
+            _ if ended.failed => Err(Error::failed("a background task has ended by a panic", "it is a defect; the log names the task")),
             0 => Ok(()),
             cut => Err(Error::failed("the drain ended too early", format!("{cut} connections were cut with requests in flight"))),
         },

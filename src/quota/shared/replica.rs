@@ -55,7 +55,7 @@ impl Replica {
             has_asked: false,
         };
         let stopping = tasks.clone();
-        tasks.spawn("store steps", async move { sync_task.run(&stopping).await });
+        tasks.spawn_upkeep_to_end("store steps", async move { sync_task.run(&stopping).await });
         replica
     }
 
