@@ -5,6 +5,7 @@
 //! streams, or a response that is not read. This module does.
 
 use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::pending_responses::PendingResponses;
-use super::socket::Interims;
+use super::socket::{Interims, Stream};
 use crate::response::Body;
 
 /// The timeouts of a connection.
@@ -75,6 +76,8 @@ pub(super) struct ConnectionState {
     cut: AtomicBool,
     /// Its slot is needed for another connection.
     evicted: AtomicBool,
+    /// The stream, when the connection was dropped while a body may still come.
+    left_open: Mutex<Option<Stream>>,
     eviction: Notify,
 }
 
@@ -109,6 +112,7 @@ impl ConnectionState {
             head_memory: AtomicUsize::new(0),
             cut: AtomicBool::new(false),
             evicted: AtomicBool::new(false),
+            left_open: Mutex::default(),
             eviction: Notify::new(),
         })
     }
@@ -261,6 +265,16 @@ impl ConnectionState {
     /// Watches a response until the peer has read it.
     pub(super) fn watch(&self, answer: &mut Body) {
         self.pending_responses.watch(answer);
+    }
+
+    /// Keeps the stream of a connection that was dropped while an unwanted body may still come.
+    pub(super) fn leave_open(&self, stream: Option<Stream>) {
+        *self.left_open.lock().unwrap_or_else(PoisonError::into_inner) = stream;
+    }
+
+    /// That stream, which is to be closed in order.
+    pub(super) fn take_left_open(&self) -> Option<Stream> {
+        self.left_open.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// What to do now. `closing_since` is when the connection was asked to close; `draining` tells
