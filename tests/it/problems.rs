@@ -287,6 +287,46 @@ async fn failures_refusals_and_mistakes_name_who_asked_what() {
     );
     assert_eq!(
         caller.fetch("/api/elsewhere?token=hidden").await.status,
+#[tokio::test]
+async fn while_the_store_is_lost_no_quota_is_shown_as_free() {
+    let broken = with_store(&[], async |store: &mut Redis| store.kill().await).await;
+    broken.has("store-lost").await;
+    let caller = broken.spawned.caller();
+    // One that is answered from memory, and one that is refused.
+    for number in [1, 2] {
+        let request = caller.history_request().header("prefer", "wait=0");
+        let answer = caller
+            .send(request.body(crate::support::body(&[id(number)])).unwrap())
+            .await;
+        let limits = answer.headers["ratelimit"].to_str().unwrap();
+        assert!(
+            !limits.is_empty() && limits.split(',').all(|limit| limit.contains(";r=0")),
+            "{limits}"
+        );
+    }
+    let admin = broken.spawned.admin();
+    let checks = admin.fetch("/readyz?verbose").await;
+    assert!(
+        checks.text().contains("[-] quota: the store is lost"),
+        "{}",
+        checks.text()
+    );
+    let metrics = admin.fetch("/metrics").await;
+    for line in metrics
+        .text()
+        .lines()
+        .filter(|line| line.starts_with("defender_gateway_quota_remaining{"))
+    {
+        assert!(line.ends_with(" 0"), "{line}");
+    }
+    let status = broken.status().await;
+    let problems = status["problems"].as_array().unwrap();
+    assert!(
+        problems.iter().all(|problem| problem["code"] != "quota-spent"),
+        "{problems:?}"
+    );
+}
+
         StatusCode::NOT_FOUND
     );
 

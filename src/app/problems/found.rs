@@ -134,7 +134,9 @@ fn slots(states: &[State], earlier: &AtomicU64) -> Option<Problem> {
     }
     // The first of those whose callers wait for want of slots; if requests were refused, any that
     // is short. Where none is, the slots are merely promised to others, or a pause has just ended.
-    let mut short = states.iter().filter(|state| state.is_spent() || state.is_paced());
+    // While the store is lost, that is the problem.
+    let known = states.iter().filter(|state| state.quota.unavailable_for.is_none());
+    let mut short = known.filter(|state| state.is_spent() || state.is_paced());
     let state = short
         .clone()
         .find(|state| state.waiting > 0)
@@ -348,6 +350,7 @@ mod tests {
         let earlier = AtomicU64::new(0);
         let look = |state| slots(&[state], &earlier).map(|problem| (problem.code, problem.count));
         assert_eq!(
+                unavailable_for: None,
             look(state(90, Some(Duration::from_mins(1)), 50)),
             Some((Code::Paused, 0))
         );
