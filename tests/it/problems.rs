@@ -9,10 +9,12 @@ use bytes::Bytes;
 use futures_util::future::{FutureExt as _, LocalBoxFuture, join_all};
 use http::{Method, StatusCode};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use defender_gateway::testing::sim::{Fault, Often, Plan, Shape, SignInFault};
 
+use crate::shared_cache::proxy::Proxy;
 use crate::support::redis::Redis;
 use crate::support::{Program, Setup, Spawned, id, until};
 
@@ -118,6 +120,34 @@ async fn with_store(settings: &[&str], then: impl AsyncFnOnce(&mut Redis)) -> Br
     Broken::with(spawned, store)
 }
 
+/// It answers in time for the quota and too late for answers.
+async fn with_slow_store() -> Broken {
+    let store = Redis::start_with(&[]).await;
+    let there = Proxy::slow(&store.url(), Duration::from_millis(60)).await;
+    let spawned = Setup::new().set("store.url", &there.url()).spawn().await;
+    spawned.caller().ask(&[id(1)]).await;
+    Broken::with(spawned, (store, there))
+}
+
+/// Bodies of which the end does not come.
+async fn half_sent() -> Broken {
+    let spawned = Setup::new().set("server.memory", "48MiB").spawn().await;
+    let address = spawned.caller().base().trim_start_matches("http://").to_owned();
+    let mut held = Vec::new();
+    for _ in 0..24 {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        let path = crate::support::PATH;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 131072\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // Not all of it is taken of those that are refused.
+        let _ = stream.write_all(&[b' '; 120_000]).await;
+        held.push(stream);
+    }
+    Broken::with(spawned, held)
+}
+
 async fn contradicted() -> Broken {
     // Two rows a page: an answer for several requests comes in pages, and cannot be taken apart.
     let spawned = Setup::new()
@@ -140,7 +170,7 @@ async fn contradicted() -> Broken {
 }
 
 /// Each problem, the level of its log line, and how to have it.
-const TABLE: [(&str, &str, Break); 17] = [
+const TABLE: [(&str, &str, Break); 19] = [
     ("no-token", "ERROR", || {
         async { Broken::new(Setup::new().secret("wrong").spawn().await) }.boxed_local()
     }),
@@ -163,6 +193,7 @@ const TABLE: [(&str, &str, Break); 17] = [
     ("store-lost", "ERROR", || {
         with_store(&[], async |store: &mut Redis| store.kill().await).boxed_local()
     }),
+    ("store-slow", "WARN", || with_slow_store().boxed_local()),
     ("store-evicting", "WARN", || {
         with_store(&["--maxmemory-policy", "allkeys-lru"], async |_: &mut Redis| {}).boxed_local()
     }),
@@ -176,6 +207,7 @@ const TABLE: [(&str, &str, Break); 17] = [
     ("paced", "WARN", || {
         impatient(Setup::new().set("quota.burst", "1")).boxed_local()
     }),
+    ("memory-full", "WARN", || half_sent().boxed_local()),
     ("connections-full", "WARN", || crowded().boxed_local()),
     ("config-refused", "WARN", || {
         rewritten(&[("cache.ttl", "\"soon\"")]).boxed_local()
