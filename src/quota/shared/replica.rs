@@ -119,7 +119,9 @@ impl Replica {
         self.metrics.store.steps.inc();
         if change.epoch {
             self.metrics.store.epochs.inc();
-            tracing::warn!("the shared store had lost what it knew; bringing our copy of the ledger back");
+            tracing::warn!(
+                "the shared store had lost what it knew, or its clock has jumped; bringing our copy of the ledger back"
+            );
         } else if is_back {
             tracing::info!("the shared store answers");
         }
