@@ -129,10 +129,10 @@ fn describe(span: &mut Span, meta: &RequestMeta) {
     }
     span.set(
         "network.protocol.version",
-        if request.version() == Protocol::HTTP_2 {
-            "2"
-        } else {
-            "1.1"
+        match request.version() {
+            Protocol::HTTP_2 => "2",
+            Protocol::HTTP_10 => "1.0",
+            _ => "1.1",
         },
     );
     span.set("client.address", meta.peer.name().as_str().to_owned());

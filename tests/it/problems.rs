@@ -288,38 +288,6 @@ async fn a_gateway_that_is_well_says_that_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_problem_that_has_passed_is_over_everywhere() {
-    let broken = faulty(Fault::Status(StatusCode::FORBIDDEN)).await;
-    broken.has("upstream-forbidden").await;
-    broken.spawned.simulator.set_faults_everywhere(&Plan::none());
-    // Twenty calls later no failure is among the latest twenty.
-    broken.spawned.caller().ask_each(100..121).await;
-    let well = async || (broken.status().await["mode"] == "normal").then_some(());
-    until("the mode to be normal", well).await;
-    let log = broken.spawned.gateway.line_with("a problem has ended").await;
-    assert!(log.contains("\"problem\":\"upstream-forbidden\""), "{log}");
-}
-
-#[tokio::test]
-async fn failures_refusals_and_mistakes_name_who_asked_what() {
-    let spawned = Setup::new()
-        .limits(Shape::SlidingLog, &["2/1h"])
-        .set("telemetry.access_log", "true")
-        .spawn()
-        .await;
-    let caller = spawned.caller();
-    let forbidden = Plan::of(Fault::Status(StatusCode::FORBIDDEN), Often::Times(1));
-    spawned.simulator.set_faults_everywhere(&forbidden);
-    let soar = [("x-caller", "soar"), ("prefer", "wait=0")];
-    assert_eq!(caller.ask_with(&[id(1)], &soar).await.status, StatusCode::FORBIDDEN);
-    assert_eq!(caller.ask_with(&[id(2)], &soar).await.status, StatusCode::OK);
-    assert_eq!(
-        caller.ask_with(&[id(3)], &soar).await.status,
-        StatusCode::TOO_MANY_REQUESTS
-    );
-    assert_eq!(
-        caller.fetch("/api/elsewhere?token=hidden").await.status,
-#[tokio::test]
 async fn while_the_store_is_lost_no_quota_is_shown_as_free() {
     let broken = with_store(&[], async |store: &mut Redis| store.kill().await).await;
     broken.has("store-lost").await;
@@ -359,12 +327,47 @@ async fn while_the_store_is_lost_no_quota_is_shown_as_free() {
     );
 }
 
+#[tokio::test]
+async fn a_problem_that_has_passed_is_over_everywhere() {
+    let broken = faulty(Fault::Status(StatusCode::FORBIDDEN)).await;
+    broken.has("upstream-forbidden").await;
+    broken.spawned.simulator.set_faults_everywhere(&Plan::none());
+    // Twenty calls later no failure is among the latest twenty.
+    broken.spawned.caller().ask_each(100..121).await;
+    let well = async || (broken.status().await["mode"] == "normal").then_some(());
+    until("the mode to be normal", well).await;
+    let log = broken.spawned.gateway.line_with("a problem has ended").await;
+    assert!(log.contains("\"problem\":\"upstream-forbidden\""), "{log}");
+}
+
+#[tokio::test]
+async fn failures_refusals_and_mistakes_name_who_asked_what() {
+    let spawned = Setup::new()
+        .limits(Shape::SlidingLog, &["2/1h"])
+        .set("telemetry.access_log", "true")
+        .spawn()
+        .await;
+    let caller = spawned.caller();
+    let forbidden = Plan::of(Fault::Status(StatusCode::FORBIDDEN), Often::Times(1));
+    spawned.simulator.set_faults_everywhere(&forbidden);
+    let soar = [("x-caller", "soar"), ("prefer", "wait=0")];
+    assert_eq!(caller.ask_with(&[id(1)], &soar).await.status, StatusCode::FORBIDDEN);
+    assert_eq!(caller.ask_with(&[id(2)], &soar).await.status, StatusCode::OK);
+    assert_eq!(
+        caller.ask_with(&[id(3)], &soar).await.status,
+        StatusCode::TOO_MANY_REQUESTS
+    );
+    assert_eq!(
+        caller.fetch("/api/elsewhere?token=hidden").await.status,
         StatusCode::NOT_FOUND
     );
 
     let options = caller.request(Method::OPTIONS, crate::support::PATH);
     let options = caller.send(options.body(Bytes::new()).unwrap()).await;
     assert_eq!(options.status, StatusCode::NO_CONTENT);
+    let head = caller.request(Method::HEAD, "/api/elsewhere");
+    let head = caller.send(head.body(Bytes::new()).unwrap()).await;
+    assert_eq!((head.status, head.body.len()), (StatusCode::NOT_FOUND, 0));
 
     let status = spawned.admin().fetch("/status").await.json();
     let latest = status["trouble"]["latest"].as_array().unwrap();
@@ -377,6 +380,7 @@ async fn while_the_store_is_lost_no_quota_is_shown_as_free() {
     assert_eq!(
         told,
         [
+            ["invalid", "127.0.0.1", "-", "HEAD /api/elsewhere"],
             ["invalid", "127.0.0.1", "-", "GET /api/elsewhere"],
             ["refused", "soar", operation, &target],
             ["failed", "soar", operation, &target],
@@ -387,7 +391,7 @@ async fn while_the_store_is_lost_no_quota_is_shown_as_free() {
         r#"caller_requests_total{caller="soar",outcome="failed"} 1"#,
         r#"caller_requests_total{caller="soar",outcome="forwarded"} 1"#,
         r#"requests_total{operation="history_by_definition",outcome="failed",status="403"} 1"#,
-        r#"requests_total{operation="none",outcome="invalid",status="404"} 1"#,
+        r#"requests_total{operation="none",outcome="invalid",status="404"} 2"#,
     ] {
         assert!(metrics.text().contains(line), "{line} in {}", metrics.text());
     }
@@ -404,7 +408,8 @@ async fn while_the_store_is_lost_no_quota_is_shown_as_free() {
     );
     let access: Vec<_> = lines.iter().filter(|line| line["message"] == "access").collect();
     let statuses: Vec<_> = access.iter().map(|line| line["status"].as_u64().unwrap()).collect();
-    assert_eq!(statuses, [403, 200, 429, 404, 204]);
+    assert_eq!(statuses, [403, 200, 429, 404, 204, 404]);
+    assert_eq!(access[5]["bytes"], 0, "no body was sent");
     assert_eq!(access[4]["method"], "OPTIONS");
     assert_eq!(access[4].get("outcome"), None, "it is no request to an operation");
     assert!(
