@@ -176,7 +176,7 @@ impl Shared {
                     Err(ConnectionEvent::Look) => {}
                 }
             };
-            if ended.is_err() {
+            if matches!(ended, Err(End::Cut)) || state.is_cut() {
                 // What is still in flight ends with the connection, which is not its caller's doing.
                 peer.cut();
             }

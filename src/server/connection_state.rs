@@ -4,9 +4,8 @@
 //! pooled connection. Neither it nor hyper-util bounds the first byte, an HTTP/2 connection without
 //! streams, or a response that is not read. This module does.
 
-use std::sync::Arc;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -76,9 +75,9 @@ pub(super) struct ConnectionState {
     cut: AtomicBool,
     /// Its slot is needed for another connection.
     evicted: AtomicBool,
+    eviction: Notify,
     /// The stream, when the connection was dropped while a body may still come.
     left_open: Mutex<Option<Stream>>,
-    eviction: Notify,
 }
 
 /// What to do with a connection.
@@ -112,8 +111,8 @@ impl ConnectionState {
             head_memory: AtomicUsize::new(0),
             cut: AtomicBool::new(false),
             evicted: AtomicBool::new(false),
-            left_open: Mutex::default(),
             eviction: Notify::new(),
+            left_open: Mutex::default(),
         })
     }
 
@@ -197,6 +196,12 @@ impl ConnectionState {
         self.eviction.notify_one();
     }
 
+    /// Whether the connection is closed for that reason. For any other, it is the peer that reads
+    /// nothing.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
     /// Whether the next bytes belong to a head: no request is in flight, and they cannot be
     /// anything else.
     pub(super) fn expects_head(&self) -> bool {
@@ -262,11 +267,6 @@ impl ConnectionState {
         self.unread_body.load(Ordering::Relaxed)
     }
 
-    /// Watches a response until the peer has read it.
-    pub(super) fn watch(&self, answer: &mut Body) {
-        self.pending_responses.watch(answer);
-    }
-
     /// Keeps the stream of a connection that was dropped while an unwanted body may still come.
     pub(super) fn leave_open(&self, stream: Option<Stream>) {
         *self.left_open.lock().unwrap_or_else(PoisonError::into_inner) = stream;
@@ -275,6 +275,11 @@ impl ConnectionState {
     /// That stream, which is to be closed in order.
     pub(super) fn take_left_open(&self) -> Option<Stream> {
         self.left_open.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Watches a response until the peer has read it.
+    pub(super) fn watch(&self, answer: &mut Body) {
+        self.pending_responses.watch(answer);
     }
 
     /// What to do now. `closing_since` is when the connection was asked to close; `draining` tells
