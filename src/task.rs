@@ -1,8 +1,10 @@
 //! Background tasks: each has a name, is told to stop, and is awaited by the drain.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -12,6 +14,8 @@ use tracing::Instrument as _;
 pub struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
+    /// Cancelled when upkeep has panicked.
+    failed: CancellationToken,
 }
 
 impl Tasks {
@@ -38,23 +42,31 @@ impl Tasks {
     /// Runs `work` in the background until it ends or [`Tasks::finish`] is called, which drops it
     /// at its next await.
     ///
-    /// For upkeep that no request waits for, such as probing regions.
-    #[expect(clippy::disallowed_methods, reason = "the one place where tasks are spawned")]
+    /// For upkeep that no request waits for, such as probing regions. Should it panic,
+    /// [`Tasks::failed`] resolves: nobody else would miss it.
     pub fn spawn_upkeep<F>(&self, name: &'static str, work: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let stop = self.stop.clone();
-        let work = async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = work => {}
+        self.spawn_upkeep_to_end(name, async move {
+            stop.run_until_cancelled_owned(work).await;
+        });
+    }
+
+    /// Upkeep that ends by itself after [`Tasks::stopping`], and has something to do then.
+    pub fn spawn_upkeep_to_end<F>(&self, name: &'static str, work: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let failed = self.failed.clone();
+        self.spawn(name, async move {
+            // What the task leaves behind is used no longer than the drain takes.
+            if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+                tracing::error!(task = name, "a background task has ended by a panic");
+                failed.cancel();
             }
-        };
-        tokio::spawn(
-            self.tracker
-                .track_future(work.instrument(tracing::debug_span!(parent: None, "task", name))),
-        );
+        });
     }
 
     /// A subset whose upkeep also ends when the guard is dropped, for parts that may be replaced
@@ -62,8 +74,8 @@ impl Tasks {
     pub fn branch(&self) -> (Self, DropGuard) {
         let stop = self.stop.child_token();
         let branch = Self {
-            tracker: self.tracker.clone(),
             stop: stop.clone(),
+            ..self.clone()
         };
         (branch, stop.drop_guard())
     }
@@ -71,6 +83,16 @@ impl Tasks {
     /// Resolves when [`Tasks::finish`] has been called.
     pub async fn stopping(&self) {
         self.stop.cancelled().await;
+    }
+
+    /// Resolves when upkeep has panicked: the gateway had better be started anew.
+    pub async fn failed(&self) {
+        self.failed.cancelled().await;
+    }
+
+    /// Whether upkeep has panicked.
+    pub fn has_failed(&self) -> bool {
+        self.failed.is_cancelled()
     }
 
     /// How many tasks are alive.
@@ -122,6 +144,20 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(tasks.finish(Duration::from_secs(5)).await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn upkeep_that_panics_is_missed_by_the_whole() {
+        let tasks = Tasks::new();
+        let (branch, _guard) = tasks.branch();
+        branch.spawn_upkeep("ends well", async {});
+        while !tasks.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!tasks.has_failed());
+        branch.spawn_upkeep("panics", async { panic!("a defect") });
+        tasks.failed().await;
+        assert!(tasks.has_failed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -61,21 +61,23 @@ impl Status {
 
     fn check_quota(&self) -> Check {
         let snapshots = self.sources.quotas().map(quota::Quota::snapshot);
-        // The one that orders the longest pause speaks for all.
-        let Some(snapshot) = snapshots.max_by_key(|snapshot| snapshot.paused) else {
+        // The one that orders the longest pause speaks for all, and one that is lost before it.
+        let worst = snapshots.max_by_key(|snapshot| (snapshot.unavailable_for, snapshot.paused));
+        let Some(snapshot) = worst else {
             return Check {
                 name: "quota",
                 ok: true,
                 text: String::new(),
             };
         };
-        let text = snapshot.paused.map_or_else(
-            || snapshot.left(),
-            |pause| format!("the upstream ordered a pause of another {} s", pause.as_secs()),
-        );
+        let text = match snapshot.paused {
+            _ if snapshot.unavailable_for.is_some() => "the store is lost, so no call may leave".to_owned(),
+            Some(pause) => format!("the upstream ordered a pause of another {} s", pause.as_secs()),
+            None => snapshot.left(),
+        };
         Check {
             name: "quota",
-            ok: snapshot.paused.is_none(),
+            ok: snapshot.paused.is_none() && snapshot.unavailable_for.is_none(),
             text,
         }
     }

@@ -255,7 +255,7 @@ impl Components {
         let cache_limiters = token_limiters.clone();
         stack::Parts {
             trace: server::trace::Layer::new(context.tracer.clone()),
-            respond: settings::respond(config, token_limiters, &count.panics(), &context.memory),
+            respond: settings::respond(config, token_limiters, &count, &context.memory),
             access_log: server::access_log::Layer::new(count, settings::access_log(config)),
             guard: self.guard.clone(),
             read: self.read.clone(),

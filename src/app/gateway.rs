@@ -1,6 +1,7 @@
 //! The running gateway, with the admin listener on a thread of its own: a probe is answered while
 //! the data side is saturated.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -46,6 +47,8 @@ pub struct Ended {
     pub cut: usize,
     /// Tasks that did not end in time.
     pub left: usize,
+    /// It ended because upkeep had panicked, not because it was told to.
+    pub failed: bool,
 }
 
 /// A gateway that could not be started. The configuration was checked, so what is left is the
@@ -167,7 +170,11 @@ impl Gateway {
         // What it keeps up in the background must end with the last request to it.
         drop(made);
         let draining = async {
-            self.stop.cancelled().await;
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                // Without it callers might wait for ever, while every probe is answered.
+                () = self.tasks.failed() => self.stop.cancel(),
+            }
             tracing::info!(
                 linger_s = linger.as_secs(),
                 drain_s = drain.as_secs(),
@@ -186,20 +193,22 @@ impl Gateway {
                 // Whoever asked may have gone.
                 let _ = done.send(());
             }
-            std::future::pending::<()>().await;
+            std::future::pending::<Infallible>().await
         };
         let serving = self.data.serve(path.clone(), &self.tasks, self.stop.clone());
         let ending = async { tokio::join!(serving, draining) };
         let (drained, ()) = tokio::select! {
             ended = ending => ended,
-            () = exchanging => return Ended { cut: 0, left: 0 },
+            never = exchanging => match never {},
         };
+        let failed = self.tasks.has_failed();
         let left = self.tasks.finish(Duration::from_secs(1)).await;
         // Last: what the drain itself did is traced too.
         self.exporter.finish(Duration::from_secs(1)).await;
         self.admin.finish().await;
         tracing::info!(cut = drained.cut, left, "stopped");
-        Ended { cut: drained.cut, left }
+        let cut = drained.cut;
+        Ended { cut, left, failed }
     }
 }
 

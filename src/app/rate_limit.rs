@@ -57,7 +57,7 @@ fn policies(snapshot: &quota::Snapshot) -> Vec<response::Window> {
     snapshot.windows.iter().map(window).chain(pace).collect()
 }
 
-/// While everybody waits because of a 429, what is in the bucket cannot be used.
+/// While everybody waits because of a 429, the bucket counts as empty until the pause is over.
 fn pace(state: &quota::PaceState, paused: Option<Duration>) -> response::Window {
     let capacity_s = state.refill.as_secs().max(1);
     let (remaining, reset) = match paused {
@@ -171,6 +171,7 @@ mod tests {
         };
         quota.take(Instant::now()).unwrap().throttled(said);
         assert_eq!((pace().remaining, pace().reset_s), (0, 8));
+        assert_eq!(quota.snapshot().pace.unwrap().whole_tokens(), 0);
         assert!(pace().spread.unwrap().starts_with("the 1m window is being spread: "));
     }
 

@@ -65,21 +65,29 @@ async fn serve(
     let asked = Arc::new(Notify::new());
     // Before anything else: without a handler these signals end the process.
     watch_configuration_signals(&signals, Arc::clone(&asked), log.clone())?;
+    // So do these, except that the first process of a container never gets them without a handler.
+    let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+    watch_signals(&signals, stop.clone(), abort.clone())?;
     let gateway = Gateway::start(&loaded.resolved).await.map_err(|error| {
         // The configuration was right; what the machine refuses, such as a taken port, the user can
         // mend.
         Error::user(log::chain(&error))
     })?;
-    let abort = CancellationToken::new();
     gateway.reloader().set_log(log);
     gateway.follow(source, document, asked);
-    watch_signals(&signals, gateway.stop_token(), abort.clone())?;
+    let told = gateway.stop_token();
+    signals.spawn_upkeep("stop", async move {
+        stop.cancelled().await;
+        told.cancel();
+    });
     for address in gateway.addresses() {
         voice.say(Level::INFO, &format!("listening on {address}"));
     }
     voice.say(Level::INFO, &format!("admin on {}", gateway.admin_address()));
     tokio::select! {
         ended = gateway.serve() => match ended.cut {
+            // So that whoever watches the process starts it anew.
+            _ if ended.failed => Err(Error::failed("a background task has ended by a panic", "it is a defect; the log names the task")),
             0 => Ok(()),
             cut => Err(Error::failed("the drain ended too early", format!("{cut} connections were cut with requests in flight"))),
         },

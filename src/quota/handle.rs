@@ -203,7 +203,13 @@ impl Quota {
         let now = Instant::now();
         match &self.0 {
             Kind::Local(local) => local.state.look().quota_state.snapshot(now),
-            Kind::Shared(replica) => replica.state.look().snapshot(now),
+            Kind::Shared(replica) => {
+                let snapshot = replica.state.look().snapshot(now);
+                match self.unavailable_for() {
+                    Some(wait) => snapshot.unavailable(wait),
+                    None => snapshot,
+                }
+            }
         }
     }
 
@@ -212,7 +218,7 @@ impl Quota {
         let snapshot = self.snapshot();
         match &self.0 {
             Kind::Local(local) => local.metrics.show(&snapshot),
-            Kind::Shared(replica) => replica.metrics.show(&snapshot, self.unavailable_for().is_none()),
+            Kind::Shared(replica) => replica.metrics.show(&snapshot, snapshot.unavailable_for.is_none()),
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub steady_until: Instant,
     /// How long everybody still waits because the upstream said 429.
     pub paused: Option<Duration>,
+    /// While the store is lost, or has never answered: how long to stay away. Nothing is left then.
+    pub unavailable_for: Option<Duration>,
     /// Calls of others on the same app registration in a longest window, as estimated from 429s.
     pub foreign: u64,
     /// Calls that have left and are not answered yet.
@@ -41,6 +43,18 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The same while nobody can tell whether there are slots: none may be used.
+    pub(super) fn unavailable(mut self, wait: Duration) -> Self {
+        for window in &mut self.windows {
+            (window.remaining, window.reset) = (0, wait);
+        }
+        if let Some(pace) = &mut self.pace {
+            (pace.tokens, pace.next_token) = (0.0, wait);
+        }
+        self.unavailable_for = Some(wait);
+        self
+    }
+
     /// What is left of each window: `37 of 100 left in 1m, 1200 of 1500 left in 1h`.
     pub fn left(&self) -> String {
         let left = |window: &Window| format!("{} of {} left in {}", window.remaining, window.limit, window.name);
@@ -118,6 +132,7 @@ impl QuotaState {
             windows,
             pace,
             paused: self.pause(now),
+            unavailable_for: None,
             foreign: self.foreign(),
             in_flight: self.ledger.in_flight(),
             calls: self.calls(),
@@ -191,7 +206,8 @@ impl QuotaState {
             capacity,
             tokens: match self.held(now) {
                 Held::AllButOne => self.pace.level_at(now).min(1.0),
-                Held::Nothing | Held::For(_) => self.pace.level_at(now),
+                Held::Nothing => self.pace.level_at(now),
+                Held::For(_) => 0.0,
             },
             per_minute: self.pace.filling(now).rate * 60.0,
             next_token: self.pace.next_token(now),

@@ -107,6 +107,8 @@ pub struct Config {
     pub rate_limit: RateLimit,
     /// Counts requests that were lost to a panic.
     pub panics: Counter,
+    /// Counts requests that were refused for want of memory.
+    pub exhausted: Counter,
     /// Whose access token the upstream calls of these requests carry.
     pub token_owner: TokenOwner,
     /// For `Vary`: the request's field on which the upstream's answers depend, if there is one.
@@ -226,6 +228,9 @@ pub(super) fn failed(
         };
     }
     let problem = table::problem(error);
+    if problem.for_memory {
+        config.exhausted.inc();
+    }
     let outcome = problem.outcome;
     Answered {
         response: own(config, &problem, id, at),

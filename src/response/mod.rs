@@ -265,14 +265,21 @@ impl Origin {
             && request
                 .peer()
                 .is_none_or(|peer| trusted.iter().any(|network| network.contains(peer)));
-        let forwarded = is_trusted.then(|| forwarded_scheme(request.headers())).flatten();
+        let said = |parameter, instead| {
+            let first = is_trusted.then(|| forwarded(request.headers(), parameter, instead));
+            first.flatten()
+        };
         Self {
             // The gateway itself speaks cleartext. A proxy that terminates TLS names the scheme in
             // a header field, in HTTP/2's `:scheme` or in an absolute target.
-            scheme: forwarded
+            scheme: said("proto", X_FORWARDED_PROTO)
+                .and_then(scheme)
                 .or_else(|| request.uri().scheme().cloned())
                 .unwrap_or(Scheme::HTTP),
-            target: request.uri().authority().cloned(),
+            // A proxy may put another name into `Host`: the one that it knows the gateway by.
+            target: said("host", X_FORWARDED_HOST)
+                .and_then(authority)
+                .or_else(|| request.uri().authority().cloned()),
             host: host.map(|host| Bytes::copy_from_slice(host.as_bytes())),
         }
     }
@@ -293,27 +300,38 @@ impl std::fmt::Display for Origin {
 
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The scheme that the caller used, according to the first proxy on the way, which is the first one
-/// listed. `Forwarded` (RFC 7239) takes precedence over `X-Forwarded-Proto`. `None` when neither
-/// names a possible scheme.
-fn forwarded_scheme(fields: &HeaderMap) -> Option<Scheme> {
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// What the first proxy on the way, which is the first one listed, says of the caller's request in
+/// this parameter of `Forwarded` (RFC 7239), or else in the field that was there before it.
+fn forwarded<'a>(fields: &'a HeaderMap, parameter: &str, instead: HeaderName) -> Option<&'a str> {
     let text = |name| fields.get(name).and_then(|value| value.to_str().ok());
     let named = text(header::FORWARDED)
-        .and_then(proto)
-        .or_else(|| text(X_FORWARDED_PROTO));
-    let first = named?.split(',').next().unwrap_or_default().trim();
-    [Scheme::HTTP, Scheme::HTTPS]
-        .into_iter()
-        .find(|scheme| scheme.as_str().eq_ignore_ascii_case(first))
+        .and_then(|elements| of_first(elements, parameter))
+        .or_else(|| text(instead));
+    Some(named?.split(',').next().unwrap_or_default().trim())
 }
 
-/// The `proto` of the first element. Commas and semicolons inside quoted strings occur only in
+/// The parameter of the first element. Commas and semicolons inside quoted strings occur only in
 /// addresses, so they need no attention here.
-fn proto(forwarded: &str) -> Option<&str> {
-    let first = forwarded.split(',').next()?;
-    let pairs = first.split(';').filter_map(|pair| pair.split_once('='));
-    let mut protos = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case("proto"));
-    protos.next().map(|(_, value)| value.trim().trim_matches('"'))
+fn of_first<'a>(elements: &'a str, parameter: &str) -> Option<&'a str> {
+    let first = elements.split(',').next()?;
+    let mut pairs = first.split(';').filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case(parameter))?;
+    Some(value.trim().trim_matches('"'))
+}
+
+/// A scheme, if it is one that a caller can have used.
+fn scheme(text: &str) -> Option<Scheme> {
+    [Scheme::HTTP, Scheme::HTTPS]
+        .into_iter()
+        .find(|scheme| scheme.as_str().eq_ignore_ascii_case(text))
+}
+
+/// A host, with or without a port.
+fn authority(text: &str) -> Option<uri::Authority> {
+    let authority = text.parse::<uri::Authority>().ok()?;
+    (!authority.as_str().contains('@')).then_some(authority)
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ pub struct Problem {
     pub target: Option<Cow<'static, str>>,
     /// Which quota windows `violated-policies` names.
     pub policies: Policies,
+    /// The gateway had no memory for the request.
+    pub for_memory: bool,
     /// Further header fields, such as `Allow`; their names are in lower case.
     pub fields: &'static [(&'static str, &'static str)],
 }
@@ -67,6 +69,7 @@ impl Problem {
             },
             target: None,
             policies: Policies::None,
+            for_memory: false,
             fields: &[],
         }
     }

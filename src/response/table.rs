@@ -179,7 +179,10 @@ fn upstream(error: &upstream::Error) -> Problem {
 
 /// There is no memory for the request while others use it.
 fn exhausted(detail: String) -> Problem {
-    Problem::reduced_capacity(ErrorCode::ServiceUnavailable, detail, Exhausted::RETRY_AFTER)
+    Problem {
+        for_memory: true,
+        ..Problem::reduced_capacity(ErrorCode::ServiceUnavailable, detail, Exhausted::RETRY_AFTER)
+    }
 }
 
 fn no_answer(error: &region::Error) -> Problem {

@@ -232,9 +232,6 @@ pub enum ParseError {
     /// The body has no bytes.
     #[error("the body is empty; send {{\"{0}\": [\"…\"]}}")]
     Empty(&'static str),
-    /// The operation takes no body.
-    #[error("this operation takes no body")]
-    Body,
     /// JSON text must not begin with U+FEFF (RFC 8259 §8.1).
     #[error("the body starts with a byte order mark, which JSON does not allow")]
     ByteOrderMark,
@@ -323,12 +320,9 @@ impl ParseError {
             | Self::EmptyId(member)
             | Self::LongId { member, .. }
             | Self::TooManyIds(member) => Some(member),
-            Self::Empty(_)
-            | Self::Body
-            | Self::ByteOrderMark
-            | Self::NotUtf8 { .. }
-            | Self::NotJson { .. }
-            | Self::NotObject(_) => None,
+            Self::Empty(_) | Self::ByteOrderMark | Self::NotUtf8 { .. } | Self::NotJson { .. } | Self::NotObject(_) => {
+                None
+            }
         }
     }
 }

@@ -25,6 +25,7 @@ use super::poll_when_woken::PollWhenWoken;
 use super::serve::Accepted;
 use super::socket::Socket;
 use super::{Config, InboundRequest, Peer};
+use crate::BoxError;
 use crate::memory::MemoryBudget;
 use crate::response::Body;
 use crate::task::Tasks;
@@ -137,52 +138,69 @@ impl Shared {
             state: Arc::clone(&state),
             streams: self.streams.clone(),
         };
-        let mut connection = pin!(self.http.serve_connection(TokioIo::new(socket), answers));
-        let mut closing = None;
-        let end = loop {
-            let now = *phase.borrow_and_update();
-            if now != Phase::Serving {
-                state.start_closing();
-            }
-            let draining = match now {
-                Phase::Serving | Phase::Lingering => Draining::No,
-                Phase::Draining(since) => Draining::Since(since),
-                Phase::Cut => break End::Cut,
-            };
-            let until = match state.action(self.limits(), closing, draining) {
-                Action::Wait(until) => until,
-                Action::Cut => break End::Finished,
-                Action::Close => {
-                    closing = Some(Instant::now());
-                    connection.as_mut().graceful_shutdown();
-                    continue;
+        let ended = {
+            let mut connection = pin!(self.http.serve_connection(TokioIo::new(socket), answers));
+            let mut closing = None;
+            let ended = loop {
+                let now = *phase.borrow_and_update();
+                if now != Phase::Serving {
+                    state.start_closing();
                 }
-            };
-            let mut events = pin!(PollWhenWoken::new(events(&mut phase, &state, until)));
-            let happened = poll_fn(|context| {
-                // Polled first, so that the listener's phase already counts for the next response.
-                if let Poll::Ready(event) = events.as_mut().poll(context) {
-                    return Poll::Ready(Err(event));
-                }
-                let ended = connection.as_mut().poll(context);
-                state.stamp();
-                ended.map(Ok)
-            });
-            match happened.await {
-                Ok(result) => {
-                    if let Err(error) = result {
-                        // The peer went away, or does not speak HTTP.
-                        tracing::debug!(error, "a connection ended early");
+                let draining = match now {
+                    Phase::Serving | Phase::Lingering => Draining::No,
+                    Phase::Draining(since) => Draining::Since(since),
+                    Phase::Cut => break Err(End::Cut),
+                };
+                let until = match state.action(self.limits(), closing, draining) {
+                    Action::Wait(until) => until,
+                    Action::Cut => break Err(End::Finished),
+                    Action::Close => {
+                        closing = Some(Instant::now());
+                        connection.as_mut().graceful_shutdown();
+                        continue;
                     }
-                    return End::Finished;
+                };
+                let mut events = pin!(PollWhenWoken::new(events(&mut phase, &state, until)));
+                let happened = poll_fn(|context| {
+                    // Polled first, so that the listener's phase already counts for the next response.
+                    if let Poll::Ready(event) = events.as_mut().poll(context) {
+                        return Poll::Ready(Err(event));
+                    }
+                    let ended = connection.as_mut().poll(context);
+                    state.stamp();
+                    ended.map(Ok)
+                });
+                match happened.await {
+                    Ok(result) => break Ok(result),
+                    Err(ConnectionEvent::Gone) => break Err(End::Cut),
+                    Err(ConnectionEvent::Look) => {}
                 }
-                Err(ConnectionEvent::Gone) => break End::Cut,
-                Err(ConnectionEvent::Look) => {}
+            };
+            if matches!(ended, Err(End::Cut)) || state.is_cut() {
+                // What is still in flight ends with the connection, which is not its caller's doing.
+                peer.cut();
             }
+            ended
         };
-        // What is still in flight ends with the connection, which is not its caller's doing.
-        peer.cut();
-        end
+        finish(ended, &state).await
+    }
+}
+
+/// Finishes a connection that was dropped because it `ended` by itself, or to cut it off.
+async fn finish(ended: Result<Result<(), BoxError>, End>, state: &ConnectionState) -> End {
+    match ended {
+        Ok(Ok(())) => {
+            if let Some(stream) = state.take_left_open() {
+                stream.close().await;
+            }
+            End::Finished
+        }
+        Ok(Err(error)) => {
+            // The peer went away, or does not speak HTTP.
+            tracing::debug!(error, "a connection ended early");
+            End::Finished
+        }
+        Err(end) => end,
     }
 }
 

@@ -4,15 +4,15 @@
 //! pooled connection. Neither it nor hyper-util bounds the first byte, an HTTP/2 connection without
 //! streams, or a response that is not read. This module does.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::pending_responses::PendingResponses;
-use super::socket::Interims;
+use super::socket::{Interims, Stream};
 use crate::response::Body;
 
 /// The timeouts of a connection.
@@ -76,6 +76,8 @@ pub(super) struct ConnectionState {
     /// Its slot is needed for another connection.
     evicted: AtomicBool,
     eviction: Notify,
+    /// The stream, when the connection was dropped while a body may still come.
+    left_open: Mutex<Option<Stream>>,
 }
 
 /// What to do with a connection.
@@ -110,6 +112,7 @@ impl ConnectionState {
             cut: AtomicBool::new(false),
             evicted: AtomicBool::new(false),
             eviction: Notify::new(),
+            left_open: Mutex::default(),
         })
     }
 
@@ -193,6 +196,12 @@ impl ConnectionState {
         self.eviction.notify_one();
     }
 
+    /// Whether the connection is closed for that reason. For any other, it is the peer that reads
+    /// nothing.
+    pub(super) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
     /// Whether the next bytes belong to a head: no request is in flight, and they cannot be
     /// anything else.
     pub(super) fn expects_head(&self) -> bool {
@@ -256,6 +265,16 @@ impl ConnectionState {
     /// Whether the peer may still be sending a body that is not wanted.
     pub(super) fn has_unread_body(&self) -> bool {
         self.unread_body.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the stream of a connection that was dropped while an unwanted body may still come.
+    pub(super) fn leave_open(&self, stream: Option<Stream>) {
+        *self.left_open.lock().unwrap_or_else(PoisonError::into_inner) = stream;
+    }
+
+    /// That stream, which is to be closed in order.
+    pub(super) fn take_left_open(&self) -> Option<Stream> {
+        self.left_open.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Watches a response until the peer has read it.

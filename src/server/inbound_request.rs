@@ -197,10 +197,12 @@ impl Peer {
         self.0.tcp.is_none()
     }
 
-    /// Whether the peer is on the same machine.
+    /// Whether the peer is on the same machine. Both ends tell: the proxy of a service mesh passes
+    /// on from a loopback address what others send to the machine's own.
     pub fn is_local(&self) -> bool {
+        let is_loopback = |end: SocketAddr| end.ip().to_canonical().is_loopback();
         let tcp = self.0.tcp.as_ref();
-        tcp.is_none_or(|ends| ends.remote.ip().to_canonical().is_loopback())
+        tcp.is_none_or(|ends| is_loopback(ends.remote) && is_loopback(ends.local))
     }
 
     /// The peer's address without the port; `None` over a Unix socket.
@@ -263,5 +265,7 @@ mod tests {
     fn only_this_machine_is_local() {
         assert!(tcp("127.8.0.1:1").is_local() && tcp("[::1]:1").is_local() && Peer::unix().is_local());
         assert!(!tcp("10.0.0.1:1").is_local());
+        let passed_on = Peer::tcp("127.0.0.6:1".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
+        assert!(!passed_on.is_local());
     }
 }

@@ -7,8 +7,10 @@
 //! HTTP/1.1 client can parse one, expected or not), and if it is rejected, the caller is gone.
 
 use std::cell::RefCell;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -55,10 +57,34 @@ pub(super) struct Socket {
     discard: Option<Discard>,
 }
 
+/// Reads and discards until the peer has sent everything, or too much, or for too long.
 #[derive(Debug)]
 struct Discard {
     until: Pin<Box<Sleep>>,
     left: usize,
+}
+
+impl Discard {
+    fn new() -> Self {
+        Self {
+            until: Box::pin(tokio::time::sleep(DISCARD)),
+            left: DISCARD_BYTES,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, stream: &mut Stream) -> Poll<()> {
+        let mut buffer = [0; 8192];
+        while self.left > 0 && self.until.as_mut().poll(cx).is_pending() {
+            let mut buffer = ReadBuf::new(&mut buffer);
+            match ready!(stream.reader().poll_read(cx, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {
+                    self.left = self.left.saturating_sub(buffer.filled().len());
+                }
+                _ => break,
+            }
+        }
+        Poll::Ready(())
+    }
 }
 
 impl Socket {
@@ -76,28 +102,35 @@ impl Socket {
             discard: None,
         }
     }
+}
 
-    /// Reads and discards until the peer has sent everything, or too much, or for too long.
-    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let discard = self.discard.get_or_insert_with(|| Discard {
-            until: Box::pin(tokio::time::sleep(DISCARD)),
-            left: DISCARD_BYTES,
-        });
-        let mut buffer = [0; 8192];
-        while discard.left > 0 && discard.until.as_mut().poll(cx).is_pending() {
-            let mut buffer = ReadBuf::new(&mut buffer);
-            match ready!(self.stream.reader().poll_read(cx, &mut buffer)) {
-                Ok(()) if !buffer.filled().is_empty() => {
-                    discard.left = discard.left.saturating_sub(buffer.filled().len());
-                }
-                _ => break,
-            }
+impl Drop for Socket {
+    /// A connection whose last request offered an upgrade (`Upgrade: h2c`) is dropped by hyper and
+    /// not shut down, as if it had been upgraded.
+    fn drop(&mut self) {
+        if self.discard.is_none() && self.state.has_unread_body() {
+            // Without a descriptor for it, the response may be lost.
+            self.state.leave_open(self.stream.try_clone().ok());
         }
-        Poll::Ready(())
     }
 }
 
 impl Stream {
+    /// Says that nothing more will be sent, and discards what still comes.
+    pub(super) async fn close(mut self) {
+        if poll_fn(|cx| self.writer().poll_shutdown(cx)).await.is_ok() {
+            let mut discard = Discard::new();
+            poll_fn(|cx| discard.poll(cx, &mut self)).await;
+        }
+    }
+
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(stream) => Self::Tcp(TcpStream::from_std(stream.as_fd().try_clone_to_owned()?.into())?),
+            Self::Unix(stream) => Self::Unix(UnixStream::from_std(stream.as_fd().try_clone_to_owned()?.into())?),
+        })
+    }
+
     fn reader(&mut self) -> Pin<&mut (dyn AsyncRead + Unpin)> {
         match self {
             Self::Tcp(stream) => Pin::new(stream),
@@ -172,9 +205,11 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.stream.writer().poll_shutdown(cx))?;
-        if self.state.has_unread_body() {
-            ready!(self.poll_discard(cx));
+        let this = &mut *self;
+        ready!(this.stream.writer().poll_shutdown(cx))?;
+        if this.state.has_unread_body() {
+            let discard = this.discard.get_or_insert_with(Discard::new);
+            ready!(discard.poll(cx, &mut this.stream));
         }
         Poll::Ready(Ok(()))
     }

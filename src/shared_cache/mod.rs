@@ -99,7 +99,7 @@ impl SharedCache {
             tasks: tasks.clone(),
         });
         tasks.spawn_upkeep("shared answers: listening", listen(Arc::clone(&inner)));
-        tasks.spawn("shared answers: writing", run_writer(Arc::clone(&inner), jobs));
+        tasks.spawn_upkeep_to_end("shared answers: writing", run_writer(Arc::clone(&inner), jobs));
         Self(inner)
     }
 

@@ -102,6 +102,7 @@ pub(crate) fn respond() -> response::Layer {
         upstream_hosts: vec!["api.security.microsoft.com".into()],
         rate_limit: Arc::new(move |_, show| show(&windows)),
         panics: Counter::default(),
+        exhausted: Counter::default(),
         token_owner: scan::TokenOwner::Gateway,
         vary: None,
         large_answers: None,

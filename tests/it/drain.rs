@@ -94,7 +94,14 @@ async fn who_would_have_to_wait_longer_than_the_drain_is_told_and_not_cut() {
         assert!(answer.retry_after().is_some());
     }
     let (ended, simulator) = running.ended().await;
-    assert_eq!(ended, Ended { cut: 0, left: 0 });
+    assert_eq!(
+        ended,
+        Ended {
+            cut: 0,
+            left: 0,
+            failed: false
+        }
+    );
     assert_eq!(simulator.calls().len(), 50);
 }
 

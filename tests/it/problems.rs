@@ -9,10 +9,12 @@ use bytes::Bytes;
 use futures_util::future::{FutureExt as _, LocalBoxFuture, join_all};
 use http::{Method, StatusCode};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use defender_gateway::testing::sim::{Fault, Often, Plan, Shape, SignInFault};
 
+use crate::shared_cache::proxy::Proxy;
 use crate::support::redis::Redis;
 use crate::support::{Program, Setup, Spawned, id, until};
 
@@ -118,6 +120,34 @@ async fn with_store(settings: &[&str], then: impl AsyncFnOnce(&mut Redis)) -> Br
     Broken::with(spawned, store)
 }
 
+/// It answers in time for the quota and too late for answers.
+async fn with_slow_store() -> Broken {
+    let store = Redis::start_with(&[]).await;
+    let there = Proxy::slow(&store.url(), Duration::from_millis(60)).await;
+    let spawned = Setup::new().set("store.url", &there.url()).spawn().await;
+    spawned.caller().ask(&[id(1)]).await;
+    Broken::with(spawned, (store, there))
+}
+
+/// Bodies of which the end does not come.
+async fn half_sent() -> Broken {
+    let spawned = Setup::new().set("server.memory", "48MiB").spawn().await;
+    let address = spawned.caller().base().trim_start_matches("http://").to_owned();
+    let mut held = Vec::new();
+    for _ in 0..24 {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        let path = crate::support::PATH;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 131072\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // Not all of it is taken of those that are refused.
+        let _ = stream.write_all(&[b' '; 120_000]).await;
+        held.push(stream);
+    }
+    Broken::with(spawned, held)
+}
+
 async fn contradicted() -> Broken {
     // Two rows a page: an answer for several requests comes in pages, and cannot be taken apart.
     let spawned = Setup::new()
@@ -140,7 +170,7 @@ async fn contradicted() -> Broken {
 }
 
 /// Each problem, the level of its log line, and how to have it.
-const TABLE: [(&str, &str, Break); 17] = [
+const TABLE: [(&str, &str, Break); 19] = [
     ("no-token", "ERROR", || {
         async { Broken::new(Setup::new().secret("wrong").spawn().await) }.boxed_local()
     }),
@@ -163,6 +193,7 @@ const TABLE: [(&str, &str, Break); 17] = [
     ("store-lost", "ERROR", || {
         with_store(&[], async |store: &mut Redis| store.kill().await).boxed_local()
     }),
+    ("store-slow", "WARN", || with_slow_store().boxed_local()),
     ("store-evicting", "WARN", || {
         with_store(&["--maxmemory-policy", "allkeys-lru"], async |_: &mut Redis| {}).boxed_local()
     }),
@@ -176,6 +207,7 @@ const TABLE: [(&str, &str, Break); 17] = [
     ("paced", "WARN", || {
         impatient(Setup::new().set("quota.burst", "1")).boxed_local()
     }),
+    ("memory-full", "WARN", || half_sent().boxed_local()),
     ("connections-full", "WARN", || crowded().boxed_local()),
     ("config-refused", "WARN", || {
         rewritten(&[("cache.ttl", "\"soon\"")]).boxed_local()
@@ -294,6 +326,46 @@ async fn a_gateway_that_is_well_says_that_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn while_the_store_is_lost_no_quota_is_shown_as_free() {
+    let broken = with_store(&[], async |store: &mut Redis| store.kill().await).await;
+    broken.has("store-lost").await;
+    let caller = broken.spawned.caller();
+    // One that is answered from memory, and one that is refused.
+    for number in [1, 2] {
+        let request = caller.history_request().header("prefer", "wait=0");
+        let answer = caller
+            .send(request.body(crate::support::body(&[id(number)])).unwrap())
+            .await;
+        let limits = answer.headers["ratelimit"].to_str().unwrap();
+        assert!(
+            !limits.is_empty() && limits.split(',').all(|limit| limit.contains(";r=0")),
+            "{limits}"
+        );
+    }
+    let admin = broken.spawned.admin();
+    let checks = admin.fetch("/readyz?verbose").await;
+    assert!(
+        checks.text().contains("[-] quota: the store is lost"),
+        "{}",
+        checks.text()
+    );
+    let metrics = admin.fetch("/metrics").await;
+    for line in metrics
+        .text()
+        .lines()
+        .filter(|line| line.starts_with("defender_gateway_quota_remaining{"))
+    {
+        assert!(line.ends_with(" 0"), "{line}");
+    }
+    let status = broken.status().await;
+    let problems = status["problems"].as_array().unwrap();
+    assert!(
+        problems.iter().all(|problem| problem["code"] != "quota-spent"),
+        "{problems:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_problem_that_has_passed_is_over_everywhere() {
     let broken = faulty(Fault::Status(StatusCode::FORBIDDEN)).await;
     broken.has("upstream-forbidden").await;
@@ -331,6 +403,9 @@ async fn failures_refusals_and_mistakes_name_who_asked_what() {
     let options = caller.request(Method::OPTIONS, crate::support::PATH);
     let options = caller.send(options.body(Bytes::new()).unwrap()).await;
     assert_eq!(options.status, StatusCode::NO_CONTENT);
+    let head = caller.request(Method::HEAD, "/api/elsewhere");
+    let head = caller.send(head.body(Bytes::new()).unwrap()).await;
+    assert_eq!((head.status, head.body.len()), (StatusCode::NOT_FOUND, 0));
 
     let status = spawned.admin().fetch("/status").await.json();
     let latest = status["trouble"]["latest"].as_array().unwrap();
@@ -343,6 +418,7 @@ async fn failures_refusals_and_mistakes_name_who_asked_what() {
     assert_eq!(
         told,
         [
+            ["invalid", "127.0.0.1", "-", "HEAD /api/elsewhere"],
             ["invalid", "127.0.0.1", "-", "GET /api/elsewhere"],
             ["refused", "soar", operation, &target],
             ["failed", "soar", operation, &target],
@@ -353,7 +429,7 @@ async fn failures_refusals_and_mistakes_name_who_asked_what() {
         r#"caller_requests_total{caller="soar",outcome="failed"} 1"#,
         r#"caller_requests_total{caller="soar",outcome="forwarded"} 1"#,
         r#"requests_total{operation="history_by_definition",outcome="failed",status="403"} 1"#,
-        r#"requests_total{operation="none",outcome="invalid",status="404"} 1"#,
+        r#"requests_total{operation="none",outcome="invalid",status="404"} 2"#,
     ] {
         assert!(metrics.text().contains(line), "{line} in {}", metrics.text());
     }
@@ -370,7 +446,8 @@ async fn failures_refusals_and_mistakes_name_who_asked_what() {
     );
     let access: Vec<_> = lines.iter().filter(|line| line["message"] == "access").collect();
     let statuses: Vec<_> = access.iter().map(|line| line["status"].as_u64().unwrap()).collect();
-    assert_eq!(statuses, [403, 200, 429, 404, 204]);
+    assert_eq!(statuses, [403, 200, 429, 404, 204, 404]);
+    assert_eq!(access[5]["bytes"], 0, "no body was sent");
     assert_eq!(access[4]["method"], "OPTIONS");
     assert_eq!(access[4].get("outcome"), None, "it is no request to an operation");
     assert!(

@@ -5,9 +5,10 @@ use std::process::Stdio;
 use defender_gateway::testing::sim::Shape;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::net::unix::pipe;
 use tokio::process::Command;
 
-use crate::support::{Program, Setup, id, until, within};
+use crate::support::{Program, Setup, id, until, with, within};
 
 /// A setup whose gateway is started by hand.
 async fn spawned() -> crate::support::Spawned {
@@ -71,6 +72,27 @@ async fn a_program_that_dies_leaves_no_core_and_shows_nobody_its_memory() {
         assert_eq!(left, ["gateway.toml"]);
     }
     println!("without that a core is left on this machine: {}", system_dumps().await);
+    spawned.finish().await;
+}
+
+#[tokio::test]
+async fn a_sigterm_while_it_starts_is_not_lost() {
+    let spawned = spawned().await;
+    let folder = tempfile::tempdir().unwrap();
+    let state_file = folder.path().join("quota");
+    let pipe = folder.path().join("quota.merge");
+    let made = Command::new("mkfifo").arg(&pipe).status().await;
+    assert!(made.unwrap().success());
+    let toml = with(spawned.toml(), "quota.state_file", &format!("{state_file:?}"));
+    let toml = with(&toml, "merge.enabled", "\"auto\"");
+    let mut program = Program::limited_gateway("true", &toml, spawned.variables());
+    // It reads this file while it starts, until its end. Nobody can open it before it does.
+    let held = until("the start", async || pipe::OpenOptions::new().open_sender(&pipe).ok()).await;
+    program.signal("TERM").await;
+    drop(held);
+    let ended = program.ended().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    assert!(ended.output.contains("draining"), "{}", ended.output);
     spawned.finish().await;
 }
 

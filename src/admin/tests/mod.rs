@@ -1,6 +1,6 @@
 mod strangers;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -51,10 +51,15 @@ fn fixture() -> Fixture {
 
 async fn send(admin: &Admin, request: http::request::Builder, peer: &str) -> (Response<()>, String) {
     let mut request: Request<()> = request.body(()).unwrap();
-    request.extensions_mut().insert(Peer::tcp(
-        peer.parse().unwrap(),
-        SocketAddr::from(([10, 0, 0, 1], 9901)),
-    ));
+    let peer: SocketAddr = peer.parse().unwrap();
+    let own = if peer.ip() == Ipv4Addr::LOCALHOST {
+        peer.ip()
+    } else {
+        Ipv4Addr::new(10, 0, 0, 1).into()
+    };
+    request
+        .extensions_mut()
+        .insert(Peer::tcp(peer, SocketAddr::new(own, 9901)));
     let (head, body) = admin.clone().oneshot(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     (Response::from_parts(head, ()), String::from_utf8(body.into()).unwrap())

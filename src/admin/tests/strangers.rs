@@ -86,6 +86,8 @@ async fn only_this_machine_may_quit_and_no_page() {
     let ask = |host: &'static str| Request::post("/quitquitquit").header("host", host);
     for (request, peer, status) in [
         (ask("localhost"), "10.0.0.9:1", 403),
+        // The sidecar of a service mesh, for another pod.
+        (ask("localhost"), "127.0.0.6:1", 403),
         (ask("rebound.example"), "127.0.0.1:1", 421),
         (ask("192.168.7.7"), "127.0.0.1:1", 403),
         (

@@ -35,9 +35,15 @@ impl State {
     }
 }
 
-/// What is wrong now. `refused` is how many requests had been refused for want of slots when it was
-/// last looked.
-pub(super) fn find(sources: &Sources, refused: &AtomicU64, now: Instant) -> Vec<Problem> {
+/// How many requests had been refused when it was last looked.
+#[derive(Debug, Default)]
+pub(super) struct Earlier {
+    for_slots: AtomicU64,
+    for_memory: AtomicU64,
+}
+
+/// What is wrong now.
+pub(super) fn find(sources: &Sources, earlier: &Earlier, now: Instant) -> Vec<Problem> {
     let current = sources.current();
     let snapshot = current.token_source.part.snapshot();
     let mut found = Vec::new();
@@ -46,7 +52,8 @@ pub(super) fn find(sources: &Sources, refused: &AtomicU64, now: Instant) -> Vec<
     found.extend(upstream(&current.calls.recent().snapshot()));
     found.extend(regions(&current.regions.part.snapshot()));
     found.extend(store(sources, &current));
-    found.extend(slots(&states(sources), refused));
+    found.extend(slots(&states(sources), &earlier.for_slots));
+    found.extend(memory(sources, &earlier.for_memory));
     found.extend(connections(&sources.connections));
     found.extend(configuration(&sources.configuration));
     found.extend(merging(&current));
@@ -80,22 +87,18 @@ fn sign_in(sources: &Sources, snapshot: &token::Snapshot, now: Instant) -> Optio
 
 fn store(sources: &Sources, current: &Components) -> Vec<Problem> {
     let mut found = Vec::new();
-    let is_lost = sources.is_store_lost();
-    if is_lost
-        || current
-            .shared_cache
-            .as_ref()
-            .is_some_and(|member| !member.part.snapshot().up)
-    {
-        let message = if is_lost {
-            "the store that replicas share does not answer: no call is made, and only what is cached is answered"
-        } else {
-            "the store that replicas share does not answer in time: answers are not shared between replicas"
-        };
+    let shared_cache = current.shared_cache.as_ref();
+    if sources.is_store_lost() {
         found.push(problem(
             Code::StoreLost,
-            message,
+            "the store that replicas share does not answer: no call is made, and only what is cached is answered",
             "check that the store at store.url runs and can be reached from here",
+        ));
+    } else if shared_cache.is_some_and(|member| !member.part.snapshot().up) {
+        found.push(problem(
+            Code::StoreSlow,
+            "the store that replicas share answers too late: answers are not shared between replicas; calls are made",
+            "see what keeps the store at store.url, or the way to it, or raise store.answer_timeout",
         ));
     }
     if let Some(eviction) = sources.quotas().find_map(|quota| quota.snapshot().eviction)
@@ -134,7 +137,9 @@ fn slots(states: &[State], earlier: &AtomicU64) -> Option<Problem> {
     }
     // The first of those whose callers wait for want of slots; if requests were refused, any that
     // is short. Where none is, the slots are merely promised to others, or a pause has just ended.
-    let mut short = states.iter().filter(|state| state.is_spent() || state.is_paced());
+    // While the store is lost, that is the problem.
+    let known = states.iter().filter(|state| state.quota.unavailable_for.is_none());
+    let mut short = known.filter(|state| state.is_spent() || state.is_paced());
     let state = short
         .clone()
         .find(|state| state.waiting > 0)
@@ -170,6 +175,19 @@ fn states(sources: &Sources) -> Vec<State> {
         refused: queue.refused_for_slots(),
     };
     token_limiters.map(state).collect()
+}
+
+fn memory(sources: &Sources, earlier: &AtomicU64) -> Option<Problem> {
+    let refused = sources.context.metrics.count.exhausted().get();
+    let lately = refused.saturating_sub(earlier.swap(refused, Ordering::Relaxed));
+    (lately > 0).then(|| {
+        problem(
+            Code::MemoryFull,
+            format!("requests are refused because others use all memory there is for them: {refused} since the start"),
+            "give the gateway more memory, or have callers ask for less at a time and read their answers at once",
+        )
+        .counting(lately)
+    })
 }
 
 fn connections(connections: &server::Connections) -> Option<Problem> {
@@ -332,6 +350,7 @@ mod tests {
                 pace: None,
                 steady_until: Instant::now(),
                 paused,
+                unavailable_for: None,
                 foreign: 0,
                 in_flight: 0,
                 calls: 0,

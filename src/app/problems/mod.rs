@@ -8,7 +8,6 @@
 mod found;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::status::Sources;
 use crate::task::Tasks;
 use crate::telemetry::{Gauges, metrics, named_enum};
-use found::find;
+use found::{Earlier, find};
 
 /// How often somebody looks, if nobody asks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -51,8 +50,7 @@ pub(super) struct Problems(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     sources: Arc<Sources>,
-    /// Requests that had been refused for want of slots when it was last looked.
-    refused: AtomicU64,
+    earlier: Earlier,
     standing: Mutex<BTreeMap<Code, Standing>>,
     metrics: Metrics,
 }
@@ -70,7 +68,7 @@ impl Problems {
     pub(super) fn start(sources: Arc<Sources>, registry: &mut Registry, tasks: &Tasks) -> Self {
         let problems = Self(Arc::new(Shared {
             sources,
-            refused: AtomicU64::new(0),
+            earlier: Earlier::default(),
             standing: Mutex::default(),
             metrics: Metrics::register(registry),
         }));
@@ -92,7 +90,7 @@ impl Problems {
         // Held over the look: what is found must not be overtaken by what was found before it.
         let mut standing = shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        update(&mut standing, find(&shared.sources, &shared.refused, now), now);
+        update(&mut standing, find(&shared.sources, &shared.earlier, now), now);
         for code in Code::ALL {
             let is_there = i64::from(standing.contains_key(&code));
             shared.metrics.problems.of(code).set(is_there);
@@ -157,6 +155,8 @@ named_enum! {
         NoRegion = "no-region",
         /// The shared store does not answer.
         StoreLost = "store-lost",
+        /// The shared store answers too late for answers to be shared.
+        StoreSlow = "store-slow",
         /// Some of the upstream's hosts cannot be used.
         RegionLost = "region-lost",
         /// The token is valid, and cannot be renewed.
@@ -169,6 +169,8 @@ named_enum! {
         QuotaSpent = "quota-spent",
         /// Callers ask for more than the pace allows that spreads the longest window.
         Paced = "paced",
+        /// Requests are refused for want of memory.
+        MemoryFull = "memory-full",
         /// As many callers' connections are open as may be.
         ConnectionsFull = "connections-full",
         /// The configuration as it is written is wrong, or its credentials bring no token.
@@ -209,7 +211,9 @@ impl Code {
     /// is one problem, not a hundred.
     fn linger(self) -> Duration {
         match self {
-            Self::QuotaSpent | Self::Paced | Self::ConnectionsFull => Duration::from_mins(1),
+            Self::QuotaSpent | Self::Paced | Self::MemoryFull | Self::ConnectionsFull => Duration::from_mins(1),
+            // One that fails every other time is lost, or slow, all the while.
+            Self::StoreLost | Self::StoreSlow => Duration::from_secs(10),
             _ => Duration::ZERO,
         }
     }
@@ -256,6 +260,17 @@ mod tests {
         assert_eq!(standing.len(), 1);
         update(&mut standing, Vec::new(), later + Duration::from_millis(1));
         assert!(standing.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_comes_and_goes_is_one_problem() {
+        let (mut standing, start) = (BTreeMap::new(), Instant::now());
+        for second in 0..60 {
+            let found = (second % 7 == 0).then(|| problem(Code::StoreLost, 1));
+            let now = start + Duration::from_secs(second);
+            update(&mut standing, found.into_iter().collect(), now);
+            assert_eq!(standing[&Code::StoreLost].since, start);
+        }
     }
 
     #[test]

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
-use prometheus_client::metrics::counter::Counter;
 
 use super::context::Memory;
 use super::token_limiters::TokenLimiters;
@@ -119,7 +118,7 @@ pub(super) fn single_flight(config: &Resolved, attempt: Duration) -> single_flig
 pub(super) fn respond(
     config: &Resolved,
     token_limiters: &TokenLimiters,
-    panics: &Counter,
+    count: &server::access_log::Metrics,
     memory: &Memory,
 ) -> response::Layer {
     let hosts = config
@@ -137,7 +136,8 @@ pub(super) fn respond(
     let layer = response::Layer::by_quota(quotas.map(|(index, quota)| response::Config {
         upstream_hosts: hosts.clone(),
         rate_limit: rate_limit::of(quota.clone(), operation(index)),
-        panics: panics.clone(),
+        panics: count.panics(),
+        exhausted: count.exhausted(),
         token_owner: TokenOwner::Gateway,
         vary: None,
         large_answers: Some(Arc::clone(&memory.answers.large)),

@@ -44,9 +44,14 @@ impl fmt::Display for Report {
     }
 }
 
-/// Says what the gateway itself has found out about merging.
+/// Says what the gateway itself has found out about merging, or where that stands.
 pub(super) fn found_out(config: &Resolved, report: &mut Report) {
     if config.merge.enabled != Merging::Auto {
+        return;
+    }
+    if config.store.url.is_some() {
+        let text = "the gateway finds out by itself, and remembers it in the store: see merge in its /status";
+        report.say("merging", text);
         return;
     }
     let found = remembered_merging(config);

@@ -214,6 +214,11 @@ impl Experiment<'_> {
         let Some(together) = self.ask(&all, "").await? else {
             return Ok(());
         };
+        if together.status().is_server_error() {
+            let text = format!("not known: {} for {} ids in one call", together.status(), all.len());
+            self.report.say("sharing", text);
+            return Ok(());
+        }
         let split = if together.status() == StatusCode::OK {
             Request::plain(Endpoint::HISTORY, all.iter().copied())
                 .map_err(|_| SplitError::Shape)
@@ -241,7 +246,10 @@ impl Experiment<'_> {
             let Some(alone) = self.ask(&[id], "").await? else {
                 break;
             };
-            same &= alone.status() == StatusCode::OK && rows.only(|of| of == at) == *alone.body();
+            if alone.status() != StatusCode::OK {
+                break;
+            }
+            same &= rows.only(|of| of == at) == *alone.body();
             compared += 1;
         }
         let verdict = if same { "the same bytes" } else { "NOT the same bytes" };
@@ -250,10 +258,15 @@ impl Experiment<'_> {
             "sharing",
             format!("{found} rows for {asked} ids in one call; taken apart, {verdict} as {compared} calls alone"),
         );
-        // With an unfinished comparison nothing is certain.
-        let is_proven = same && compared > 1 && !rows.is_empty();
         self.oddities(&all, first, together.body()).await?;
-        recommend(self.report, is_proven.then_some(rows.len()));
+        if !same {
+            recommend(self.report, None);
+        } else if compared > 1 && !rows.is_empty() {
+            recommend(self.report, Some(rows.len()));
+        } else {
+            let text = "not known: too few rows or calls to tell; keep merge.enabled = \"auto\"";
+            self.report.say("sharing", text);
+        }
         Ok(())
     }
 

@@ -75,6 +75,31 @@ async fn whatever_speaks_against_merging_is_told() {
 }
 
 #[tokio::test]
+async fn what_was_not_found_out_is_no_advice_against_merging() {
+    // One call alone is compared with itself.
+    let probed = probe(|_| {}, sim::CLIENT_SECRET, "", (3, 1)).await;
+    probed.ended.unwrap();
+    let report = probed.report;
+    assert_eq!(report.settings, Vec::<String>::new(), "{report}");
+    assert!(
+        report.about("sharing").contains("keep merge.enabled = \"auto\""),
+        "{report}"
+    );
+}
+
+#[tokio::test]
+async fn with_a_store_what_was_found_out_stands_there() {
+    let simulator = Simulator::start(sim::Config::instant()).unwrap();
+    let text = format!("{}\n[store]\nurl = \"redis://127.0.0.1:1\"\n", simulator.config_toml());
+    let env: Environment = [(variable::CLIENT_SECRET, sim::CLIENT_SECRET)].into_iter().collect();
+    let loaded = config::parse(Path::new("gateway.toml"), &text, &env, &Disk).unwrap();
+    let mut report = Report::default();
+    super::found_out(&loaded.resolved, &mut report);
+    assert!(report.about("merging").contains("/status"), "{report}");
+    assert_eq!(simulator.stop().await, 0);
+}
+
+#[tokio::test]
 async fn oddities_are_noticed() {
     let strict = |config: &mut sim::Config| {
         config.history.unknown = Unknown::NotFound;

@@ -31,9 +31,9 @@ section! {
     hosts: Vec<String> = Key::list("up to 64 host names or IP addresses, without a port", &[]).live()
         => |reader, key| up_to_64(reader, key, "names", host);
 
-    /// Ingresses in front of the gateway. They are believed when they say in `Forwarded` or
-    /// `X-Forwarded-Proto` whether the caller came over `https`: links to further pages then begin
-    /// so. From anybody else these fields mean nothing.
+    /// Ingresses in front of the gateway. They are believed when they say in `Forwarded`, or in
+    /// `X-Forwarded-Proto` and `X-Forwarded-Host`, whether the caller came over `https` and by which
+    /// host: links to further pages then begin so. From anybody else these fields mean nothing.
     trusted_proxies: Vec<Network> = Key::list("up to 64 IP addresses or networks, such as \"10.0.0.0/8\"", &[]).live()
         => |reader, key| up_to_64(reader, key, "networks", network);
 

@@ -220,7 +220,7 @@ metrics! {
         steps: Counter = "store_steps",
         /// Steps without an answer from the shared store
         failures: Counter = "store_failures",
-        /// How often the shared store had lost what it knew
+        /// How often the shared store had lost what it knew, or its clock had jumped
         epochs: Counter = "store_epochs",
     }
 }

@@ -55,7 +55,7 @@ impl Replica {
             has_asked: false,
         };
         let stopping = tasks.clone();
-        tasks.spawn("store steps", async move { sync_task.run(&stopping).await });
+        tasks.spawn_upkeep_to_end("store steps", async move { sync_task.run(&stopping).await });
         replica
     }
 
@@ -119,7 +119,9 @@ impl Replica {
         self.metrics.store.steps.inc();
         if change.epoch {
             self.metrics.store.epochs.inc();
-            tracing::warn!("the shared store had lost what it knew; bringing our copy of the ledger back");
+            tracing::warn!(
+                "the shared store had lost what it knew, or its clock has jumped; bringing our copy of the ledger back"
+            );
         } else if is_back {
             tracing::info!("the shared store answers");
         }

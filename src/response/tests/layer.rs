@@ -33,6 +33,7 @@ pub(super) fn config() -> Config {
             show(&Windows::new(vec![window], None));
         }),
         panics: Counter::default(),
+        exhausted: Counter::default(),
         token_owner: TokenOwner::Gateway,
         vary: None,
         large_answers: None,
@@ -383,6 +384,23 @@ async fn links_begin_as_a_trusted_proxy_says_that_the_caller_came() {
         assert_eq!(link_for(&standard, &[trusted]).await, https);
         assert_eq!(link_for(&[("x-forwarded-proto", "gopher")], &[trusted]).await, http);
         assert_eq!(link_for(&[], &[trusted]).await, http);
+    }
+    for (fields, host) in [
+        (
+            &[("x-forwarded-host", "scans.example:8443, inner.example")][..],
+            "scans.example:8443",
+        ),
+        (
+            &[("forwarded", "for=192.0.2.1;host=\"scans.example\"")],
+            "scans.example",
+        ),
+        (&[("x-forwarded-host", "user@scans.example")], "gw.example"),
+        (&[("x-forwarded-host", "scans.example/\"x")], "gw.example"),
+        (&[("x-forwarded-host", "")], "gw.example"),
+    ] {
+        let link = format!("http://{host}/api/x?$skip=1");
+        assert_eq!(link_for(fields, &["10.0.0.7"]).await, link, "{fields:?}");
+        assert_eq!(link_for(fields, &[]).await, http, "{fields:?}");
     }
     assert_eq!(link_for(&fields, &[]).await, http, "anybody can say that");
     assert_eq!(link_for(&fields, &["192.0.2.0/24"]).await, http);

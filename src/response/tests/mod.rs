@@ -8,7 +8,7 @@ mod table;
 
 use http::HeaderMap;
 
-use super::forwarded_scheme;
+use super::{X_FORWARDED_PROTO, forwarded, scheme};
 
 #[test]
 fn the_first_proxy_on_the_way_tells_the_scheme() {
@@ -17,7 +17,8 @@ fn the_first_proxy_on_the_way_tells_the_scheme() {
         for (name, value) in fields {
             map.append(*name, value.parse().unwrap());
         }
-        forwarded_scheme(&map).map(|scheme| scheme.as_str().to_owned())
+        let named = forwarded(&map, "proto", X_FORWARDED_PROTO);
+        named.and_then(scheme).map(|scheme| scheme.as_str().to_owned())
     };
     let https = Some("https".to_owned());
     for value in [

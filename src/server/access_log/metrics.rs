@@ -24,6 +24,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     duration: Family<OutcomeLabel, Histogram>,
     panics: Counter,
+    exhausted: Counter,
     recent_errors: RecentErrors,
     callers: Callers,
     totals: Arc<Totals>,
@@ -67,12 +68,14 @@ const BUCKETS: [f64; 16] = [
 ];
 
 impl Metrics {
-    /// Registers `requests`, `request_duration_seconds`, `caller_requests` and `panics`.
+    /// Registers `requests`, `request_duration_seconds`, `caller_requests`, `panics` and
+    /// `memory_refused`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             requests: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             panics: Counter::default(),
+            exhausted: Counter::default(),
             recent_errors: RecentErrors::default(),
             callers: Callers::register(registry),
             totals: Arc::default(),
@@ -92,12 +95,22 @@ impl Metrics {
             "Requests lost to a defect in the gateway",
             metrics.panics.clone(),
         );
+        registry.register(
+            "memory_refused",
+            "Requests refused for want of memory",
+            metrics.exhausted.clone(),
+        );
         metrics
     }
 
     /// The counter for [`response::Config`](crate::response::Config).
     pub fn panics(&self) -> Counter {
         self.panics.clone()
+    }
+
+    /// The other one.
+    pub fn exhausted(&self) -> Counter {
+        self.exhausted.clone()
     }
 
     /// The latest requests without a successful response.

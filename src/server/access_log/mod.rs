@@ -167,7 +167,7 @@ where
             shared: Arc::clone(&self.shared),
             at: meta.at,
             span: is_heard.then(|| Box::new(span(&meta.id, &meta.trace))),
-            id: subject.access.is_some().then(|| meta.id.clone()),
+            id: meta.id.clone(),
             trace: meta.trace.clone(),
             subject,
             answered: false,
@@ -278,6 +278,24 @@ mod tests {
             text.contains("requests_total{operation=\"none\",outcome=\"gone\",status=\"499\"} 1"),
             "{text}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_request_that_the_gateway_cuts_off_is_remembered_by_its_id() {
+        let metrics = Metrics::register(&mut Registry::default());
+        let layer = Layer::new(metrics.clone(), Config::default());
+        let mut service = layer.layer(service_fn(|_: InboundRequest<()>| {
+            std::future::pending::<Result<Answered<Empty<bytes::Bytes>>, Infallible>>()
+        }));
+        let peer = Peer::unix();
+        let request = InboundRequest::new(http::Request::new(()), peer.clone());
+        let id = request.meta().id.clone();
+        let asked = service.call(request);
+        peer.cut();
+        drop(asked);
+        let latest = metrics.recent_errors().latest();
+        assert_eq!(latest.len(), 1);
+        assert_eq!((latest[0].status, &*latest[0].request_id), (503, id.as_str()));
     }
 
     #[tokio::test]

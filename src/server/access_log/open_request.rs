@@ -25,8 +25,7 @@ pub(super) struct OpenRequest {
     pub(super) at: Instant,
     pub(super) trace: Trace,
     pub(super) subject: Subject,
-    /// For the access log, when there is no response with the id.
-    pub(super) id: Option<RequestId>,
+    pub(super) id: RequestId,
     /// Boxed, because it is rare and the request is moved a lot.
     pub(super) span: Option<Box<Span>>,
     pub(super) answered: bool,
@@ -47,7 +46,11 @@ impl OpenRequest {
             answered.response.status().as_u16(),
             answered.at.saturating_duration_since(self.at).as_secs_f64(),
         );
-        let bytes = answered.response.body().size_hint().exact();
+        // Only the length that it would have had is sent of the body.
+        let bytes = match self.subject.method {
+            Method::HEAD => Some(0),
+            _ => answered.response.body().size_hint().exact(),
+        };
         // `OPTIONS` is not counted.
         let Some(ended) = &answered.ended else {
             self.log_access(None, status, seconds, bytes);
@@ -57,24 +60,28 @@ impl OpenRequest {
         metrics.count(self.subject.asked(), ended.outcome, status, seconds);
         metrics.forwarded(ended.outcome, ended.forward);
         if !matches!(ended.outcome, Outcome::Served(_)) {
-            let id = answered.id.as_str();
-            metrics.recent_errors().record(ended, status, id, &self.subject);
-            self.span
-                .get_or_insert_with(|| Box::new(span(&answered.id, &self.trace)));
+            self.name(ended, status);
         }
         self.within(|| log(ended, status, seconds, &self.subject));
         self.log_access(Some(ended.outcome), status, seconds, bytes);
     }
 
+    /// Remembers a request without a successful response, and has its log line say which it is.
+    fn name(&mut self, ended: &Ended, status: u16) {
+        let errors = self.shared.metrics.recent_errors();
+        errors.record(ended, status, self.id.as_str(), &self.subject);
+        self.span.get_or_insert_with(|| Box::new(span(&self.id, &self.trace)));
+    }
+
     /// Writes the line of the access log. `OPTIONS` has no outcome.
     fn log_access(&self, outcome: Option<Outcome>, status: u16, seconds: f64, bytes: Option<u64>) {
         let subject = &self.subject;
-        let (Some(access), Some(id)) = (&subject.access, &self.id) else {
+        let Some(access) = &subject.access else {
             return;
         };
         tracing::info!(
             target: "defender_gateway::access",
-            request_id = id.as_str(),
+            request_id = self.id.as_str(),
             trace_id = self.trace.id().map(tracing::field::display),
             caller = subject.origin.caller.name().as_str(),
             peer = subject.origin.peer.name().as_str(),
@@ -97,16 +104,19 @@ impl Drop for OpenRequest {
         if self.answered {
             return;
         }
-        let (seconds, subject) = (self.at.elapsed().as_secs_f64(), &self.subject);
-        let (outcome, status) = unanswered(&subject.origin.peer);
+        let seconds = self.at.elapsed().as_secs_f64();
+        let (outcome, status) = unanswered(&self.subject.origin.peer);
         let metrics = &self.shared.metrics;
-        metrics.count(subject.asked(), outcome, status, seconds);
+        metrics.count(self.subject.asked(), outcome, status, seconds);
         let ended = Ended {
             outcome,
             forward: None,
             cause: (outcome == Outcome::Failed).then(|| "the gateway cut the connection off".into()),
         };
-        self.within(|| log(&ended, status, seconds, subject));
+        if outcome == Outcome::Failed {
+            self.name(&ended, status);
+        }
+        self.within(|| log(&ended, status, seconds, &self.subject));
         self.log_access(Some(outcome), status, seconds, None);
     }
 }

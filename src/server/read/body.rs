@@ -190,8 +190,8 @@ fn is_transfer_coded(fields: &HeaderMap) -> bool {
     codings.next().is_some_and(|first| !is_chunked(first)) || codings.next().is_some()
 }
 
-/// Whether a media type is `application/json`, with any parameters except another character set
-/// than UTF-8.
+/// Whether a media type is `application/json`, with any parameters except a character set that is
+/// not UTF-8 even where the body is plain ASCII, as ids are.
 fn is_json(media: &str) -> bool {
     if media == "application/json" {
         return true;
@@ -202,10 +202,15 @@ fn is_json(media: &str) -> bool {
         .is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
     json && parts
         .filter_map(|parameter| parameter.split_once('='))
-        .all(|(name, value)| {
-            !name.trim().eq_ignore_ascii_case("charset") || value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+        .filter(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))
+        .all(|(_, value)| {
+            let named = value.trim().trim_matches('"');
+            CHARSETS.iter().any(|charset| charset.eq_ignore_ascii_case(named))
         })
 }
+
+/// UTF-8, and those whose ASCII is the same. What else a body holds has to be UTF-8.
+const CHARSETS: [&str; 4] = ["utf-8", "utf8", "us-ascii", "iso-8859-1"];
 
 #[cfg(test)]
 mod tests {
@@ -332,6 +337,9 @@ mod tests {
             "Application/JSON",
             "application/json; charset=utf-8",
             "application/json;charset=\"UTF-8\"; odata=x",
+            "application/json; charset=utf8",
+            "application/json; charset=US-ASCII",
+            "application/json; charset=ISO-8859-1",
             "application/json;",
         ] {
             assert_eq!(content(&[("content-type", good)]), Ok(()), "{good}");

@@ -59,8 +59,8 @@ where
         let (target, query) = (&head.target, head.query.as_deref());
         let read = || match target.endpoint.operation.declaration().input {
             Input::Ids { .. } => scan::Request::parse(target.endpoint, query, body),
-            Input::Path if body.is_empty() => scan::Request::get(target, query),
-            Input::Path => Err(ParseError::Body),
+            // A body of a `GET`, such as `{}`, means nothing (RFC 9110 §9.3.1).
+            Input::Path => scan::Request::get(target, query),
         };
         let caller = head.caller;
         let (request, mut service) = if let Some(caller_token) = head.caller_token {

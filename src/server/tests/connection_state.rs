@@ -201,4 +201,10 @@ async fn a_peer_that_reads_nothing_is_cut_off_while_others_wait_for_its_memory()
     // As long as the memory is not wanted, it is checked again soon.
     assert_eq!(serving(&state), Action::Wait(now + Duration::from_secs(1)));
     assert_eq!(state.action(wanted, None, Draining::No), Action::Cut);
+    assert!(
+        !state.is_cut(),
+        "it is the peer's doing that its other requests end, too"
+    );
+    state.cut();
+    assert!(state.is_cut());
 }

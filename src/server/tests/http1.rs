@@ -4,7 +4,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 
 use super::support::{GOOD, Server, history_body, request};
-use crate::scan::Endpoint;
+use crate::scan::{Endpoint, Operation};
 
 #[tokio::test]
 async fn a_request_is_answered_on_a_connection_that_stays_open() {
@@ -129,6 +129,16 @@ async fn options_are_answered_without_a_body() {
     let answer = caller.answer().await;
     assert_eq!(answer.status, 204);
     assert!(answer.has("allow: OPTIONS, POST, QUERY") && answer.has("accept-query: \"application/json\""));
+}
+
+/// Some clients send one with every request.
+#[tokio::test]
+async fn a_body_of_a_get_means_nothing() {
+    let server = Server::start().await;
+    let path = Endpoint::latest(Operation::Definitions).template();
+    let get = request("GET", "", "{}").replacen(&Endpoint::HISTORY.template(), &path, 1);
+    assert_eq!(server.status(&get).await, 200);
+    assert_eq!(server.calls(), 1);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::support::{GOOD, Server, history_body, request};
 use crate::scan::Endpoint;
@@ -28,6 +28,27 @@ async fn a_large_body_is_refused_and_the_refusal_arrives() {
         assert!(caller.closed().await.is_empty());
     }
     assert_eq!(server.calls(), 0);
+}
+
+/// Java's client and `curl --http2` offer it with every request.
+#[tokio::test]
+async fn a_refusal_arrives_though_the_request_offered_an_upgrade_and_the_body_comes_later() {
+    let server = Server::start().await;
+    let large = "x".repeat(2 * 1024 * 1024);
+    let offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n";
+    let request = request("POST", offer, &large);
+    let (head, body) = request.split_at(request.len() - large.len());
+    let mut caller = server.connect().await;
+    caller.send(head).await;
+    assert_eq!(caller.answer().await.status, 413);
+    caller.send(body).await;
+    caller.0.shutdown().await.unwrap();
+    assert_eq!(caller.0.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+    assert_eq!(
+        server.tasks.finish(super::support::PATIENCE).await,
+        1,
+        "the server alone is left"
+    );
 }
 
 #[tokio::test]

@@ -135,6 +135,7 @@ fn stack(
         upstream_hosts: Vec::new(),
         rate_limit: Arc::new(|_, _| {}),
         panics: metrics.panics(),
+        exhausted: metrics.exhausted(),
         token_owner: TokenOwner::Gateway,
         vary: None,
         large_answers: None,

@@ -39,6 +39,7 @@ pub(super) fn respond() -> response::Layer {
         upstream_hosts: vec![HOST.into()],
         rate_limit: Arc::new(|_, _| {}),
         panics: Counter::default(),
+        exhausted: Counter::default(),
         token_owner: TokenOwner::Gateway,
         vary: None,
         large_answers: None,

@@ -3,6 +3,6 @@
 mod damage;
 mod fifty;
 mod loss;
-mod proxy;
+pub(crate) mod proxy;
 mod replica;
 mod share;

@@ -1,6 +1,7 @@
-//! A way to the store that can be blocked: bytes are taken and go nowhere.
+//! A way to the store that is slow, or can be blocked: bytes are taken and go nowhere.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -17,6 +18,11 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) async fn start(server: &str) -> Self {
+        Self::slow(server, Duration::ZERO).await
+    }
+
+    /// One on which bytes take so long, each way.
+    pub(crate) async fn slow(server: &str, delay: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let blocked = watch::Sender::new(false);
@@ -28,8 +34,8 @@ impl Proxy {
                     continue;
                 };
                 let (client, server) = (client.into_split(), server.into_split());
-                Tasks::new().spawn("there", pump(client.0, server.1, watching.clone()));
-                Tasks::new().spawn("back", pump(server.0, client.1, watching.clone()));
+                Tasks::new().spawn("there", pump(client.0, server.1, watching.clone(), delay));
+                Tasks::new().spawn("back", pump(server.0, client.1, watching.clone(), delay));
             }
         });
         Self { port, blocked }
@@ -52,7 +58,12 @@ impl Proxy {
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut blocked: watch::Receiver<bool>) -> io::Result<()> {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut blocked: watch::Receiver<bool>,
+    delay: Duration,
+) -> io::Result<()> {
     let mut buffer = vec![0; 16 << 10];
     loop {
         let n = from.read(&mut buffer).await?;
@@ -60,6 +71,7 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut blocked: watc
         if n == 0 || blocked.wait_for(|blocked| !blocked).await.is_err() {
             return Ok(());
         }
+        tokio::time::sleep(delay).await;
         to.write_all(&buffer[..n]).await?;
     }
 }

@@ -221,7 +221,14 @@ impl Replica {
         self.stop.cancel();
         drop((self.caller, self.admin));
         let ended = within("the gateway's end", self.serving).await.unwrap();
-        assert_eq!(ended, Ended { cut: 0, left: 0 });
+        assert_eq!(
+            ended,
+            Ended {
+                cut: 0,
+                left: 0,
+                failed: false
+            }
+        );
     }
 }
 
@@ -284,7 +291,14 @@ impl Running {
     pub(crate) async fn finish(self) {
         self.stop.cancel();
         let (ended, simulator) = self.ended().await;
-        assert_eq!(ended, Ended { cut: 0, left: 0 });
+        assert_eq!(
+            ended,
+            Ended {
+                cut: 0,
+                left: 0,
+                failed: false
+            }
+        );
         satisfied(&simulator).await;
     }
 }
