@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::scan::{Request, StoredRows};
-use crate::single_flight::batcher::{Batch, MemberOutcome};
+use crate::scan::{Request, StoredRows, UpstreamResponse};
+use crate::single_flight::batcher::Batch;
 use crate::single_flight::flight::{Departure, Flight, Part, Stage, State};
 use crate::telemetry::trace;
 
@@ -23,6 +23,26 @@ pub(super) enum BatchRole {
     /// It asks for its own request only, after a batch whose answer could not be split. It never
     /// joins a batch again.
     NeverBatch,
+}
+
+/// What a member gets when the call is over.
+#[derive(Debug)]
+pub(super) enum MemberOutcome {
+    /// The member's part of the answer.
+    Response(MemberResponse),
+    /// The answer to an equal request, which another flight asked for alone.
+    Equal(MemberResponse),
+    /// The call did not answer the member, but another batch may. The member was found to have this
+    /// many rows, or 0 if none were counted.
+    Rejoin(usize),
+}
+
+/// A member's part of an answer.
+#[derive(Debug)]
+pub(super) struct MemberResponse {
+    pub(super) answer: UpstreamResponse,
+    /// When the batch's call left.
+    pub(super) asked: Instant,
 }
 
 impl BatchRole {

@@ -12,7 +12,8 @@ use crate::attempt::{Attempt, Failure, LateBoundRequest, Retries, RetryHint};
 use crate::middleware::Next;
 use crate::scan::{ResponseKind, Rows, UpstreamResponse};
 use crate::single_flight::Shared;
-use crate::single_flight::batcher::{Batch, Batcher, MemberOutcome, MemberResponse};
+use crate::single_flight::batch_role::{MemberOutcome, MemberResponse};
+use crate::single_flight::batcher::{Batch, Batcher};
 use crate::single_flight::flight::{Flight, Stage};
 use crate::single_flight::flight_table::FlightTable;
 use crate::single_flight::waiter::{BatchKind, FlightResponse, Leader};
@@ -221,12 +222,9 @@ impl FlightDriver {
             // Only Defender's own error counts: an error page of a proxy in front of it says
             // nothing about an id.
             StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND
-                if ResponseKind::of(self.flight.request().endpoint(), answer).is_answer() =>
+                if ResponseKind::of(request.endpoint(), answer).is_answer() =>
             {
-                batcher.reject(self.flight.request());
-            }
-            StatusCode::OK if self.flight.never_batches() => {
-                batcher.succeeded_alone(self.flight.request().endpoint());
+                batcher.reject(request);
             }
             _ => {}
         }
@@ -254,6 +252,13 @@ impl FlightDriver {
         let kept = asked
             .filter(|_| self.flight.is_storable())
             .and_then(|asked| self.flight.cache_sink().keep(self.flight.request(), &answer, asked));
+        let request = self.flight.request();
+        if answer.status == StatusCode::OK
+            && request.is_whole()
+            && let Some(batcher) = &self.flight_table.batcher
+        {
+            batcher.accept(request);
+        }
         if let Some(asked) = asked {
             self.answer_equal(&answer, asked);
         }
@@ -266,6 +271,7 @@ impl FlightDriver {
     }
 
     /// Answers the flights for the same request that still wait, unless theirs may be a better
+            StatusCode::OK if self.flight.never_batches() => batcher.succeeded_alone(request.endpoint()),
     /// answer.
     fn answer_equal(&self, answer: &UpstreamResponse, asked: Instant) {
         let others = self.flight_table.others(&self.flight);
