@@ -103,7 +103,8 @@ impl<P> State<P> {
     }
 }
 
-/// Callers remembered; beyond it the one not seen for longest is forgotten.
+/// Callers remembered; beyond it the one not seen for longest is forgotten. Queues that bound this
+/// together have an equal part each.
 const REMEMBERED: usize = 1024;
 
 /// The callers seen, in order of their last visit. Every step takes logarithmic time, whatever
@@ -137,7 +138,7 @@ impl RecentCallers {
             let before = std::mem::replace(&mut seen.visit, visit);
             self.order.remove(&before);
         } else {
-            if self.seen.len() >= REMEMBERED
+            if self.seen.len() >= REMEMBERED / (1 + self.others)
                 && let Some((_, oldest)) = self.order.pop_first()
             {
                 self.seen.remove(&oldest);
@@ -148,6 +149,8 @@ impl RecentCallers {
     }
 
     /// Notes that a caller was served.
+    /// Other queues that the bound holds for too.
+    others: usize,
     pub(super) fn served(&mut self, name: &Name) {
         if let Some(seen) = self.seen.get_mut(name) {
             seen.served += 1;
@@ -157,6 +160,14 @@ impl RecentCallers {
     /// Everybody remembered, with how often each was served since it was first seen.
     fn iter(&self) -> impl Iterator<Item = (&Name, u64)> {
         self.seen.iter().map(|(name, seen)| (name, seen.served))
+    /// Nobody is remembered yet. The bound holds together with so many other queues.
+    pub(super) fn beside(others: usize) -> Self {
+        Self {
+            others,
+            ..Self::default()
+        }
+    }
+
     }
 }
 

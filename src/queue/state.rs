@@ -72,15 +72,16 @@ pub(super) struct Entered<P> {
 }
 
 impl<P> State<P> {
-    pub(super) fn new(config: Config) -> Self {
+    /// Nobody waits. What is remembered of callers is bounded together with so many other queues.
+    pub(super) fn new(config: Config, others: usize) -> Self {
         Self {
             order: FairScheduler::new(config.weights.clone()),
             config,
             waiters: HashMap::new(),
             forecast: SlotForecast::default(),
             shared: None,
-            recent: RecentCallers::default(),
-            expectations: Expectations::default(),
+            recent: RecentCallers::beside(others),
+            expectations: Expectations::beside(others),
             tickets: 0,
             served: 0,
             check: Check::IDLE,

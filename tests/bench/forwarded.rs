@@ -62,6 +62,7 @@ pub(crate) fn paid(answer: UpstreamResponse) -> impl Service<Call, Response = Se
         },
         quota,
         queue::Metrics::default(),
+        0,
     );
     let flights = single_flight::SingleFlight::new(
         single_flight::Config {

@@ -73,8 +73,8 @@ struct Limiter {
 
 impl TokenLimiters {
     /// Most tokens of callers that calls are counted for at a time. A user's token lasts about an
-    /// hour, and its limiter an hour longer; with the documented limits each takes some 50 kB at
-    /// most.
+    /// hour, and its limiter an hour longer; with the documented limits each takes some 100 kB at
+    /// most, of which half are for the callers that its queue remembers.
     pub const MAX: usize = 64;
 
     /// Opens the gateway's own limiters, over its `quotas`: one for all operations, or one for
@@ -90,9 +90,12 @@ impl TokenLimiters {
             [1, Operation::ALL.len()].contains(&quotas.len()),
             "one, or one for each operation"
         );
+        let others = quotas.len() - 1;
         let own = quotas.into_iter().map(|quota| {
+            let queue = queue::Queue::new(config.queue.clone(), quota.clone(), metrics.queue.clone(), others);
+            tasks.spawn_upkeep("queue clock", queue.clone().run_clock());
             Arc::new(Limiter {
-                queue: queue::Queue::start(config.queue.clone(), quota.clone(), tasks, metrics.queue.clone()),
+                queue,
                 quota,
                 _clock: None,
             })
@@ -245,7 +248,8 @@ impl Middleware<Attempt, Next<Admitted<quota::Permit>>> for TokenLimiters {
 impl Shared {
     fn new_limiter(&self, config: &Config) -> Limiter {
         let quota = quota::Quota::ephemeral(&config.quota, self.wall.clone(), self.metrics.quota.clone());
-        let queue = queue::Queue::new(config.queue.clone(), quota.clone(), self.metrics.queue.clone());
+        let others = TokenLimiters::MAX - 1;
+        let queue = queue::Queue::new(config.queue.clone(), quota.clone(), self.metrics.queue.clone(), others);
         let ended = CancellationToken::new();
         let clock = ended.clone().run_until_cancelled_owned(queue.clone().run_clock());
         self.tasks.spawn_upkeep("limiter clock", async move {

@@ -153,6 +153,18 @@ async fn a_greedy_caller_cannot_fill_the_queue_against_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn callers_that_are_gone_are_forgotten_although_nobody_comes() {
+    let tasks = Tasks::new();
+    let (queue, _) = queue(SECOND, &tasks);
+    queue.turn(&attempt("a", 3, SECOND)).await.unwrap().used();
+    queue.turn(&attempt("a", 3, Duration::ZERO)).await.unwrap_err();
+    assert_eq!(queue.0.lock().order.returning(), 1);
+    tokio::time::sleep(Duration::from_mins(15)).await;
+    assert_eq!(queue.0.lock().order.returning(), 0);
+    assert!(queue.0.lock().expectations.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn whose_slot_moves_past_the_end_of_the_gateway_is_told_then() {
     let tasks = Tasks::new();
     let (queue, clockwork) = queue(10 * SECOND, &tasks);
