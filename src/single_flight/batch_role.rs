@@ -172,6 +172,20 @@ impl Flight {
         stored
     }
 
+    /// Whether an answer to it that comes without another call is in time for an equal flight that
+    /// has no place in the queue and whose leader waits until `deadline`.
+    pub(super) fn answers_in_time(&self, other: &Self, deadline: Instant) -> bool {
+        let (stage, start, part) = {
+            let state = self.state();
+            (state.stage, state.start, state.part)
+        };
+        match stage {
+            Stage::Waiting => start.is_some_and(|start| start <= deadline) && Instant::now() < deadline,
+            Stage::Departed(asked) => part != Part::Some && other.state().waiters.accept_answers_from(asked),
+            Stage::Over => false,
+        }
+    }
+
     /// From now on the flight asks for all of its ids.
     pub(super) fn ask_for_all(&self) {
         self.state().part = Part::Never;

@@ -2,13 +2,14 @@
 //! ends when the flight is completed or has no waiters.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::BoxError;
-use crate::attempt::{Attempt, Failure, LateBoundRequest, Retries, RetryHint};
+use crate::attempt::{Attempt, Delivery, Failure, LateBoundRequest, Retries, RetryHint};
 use crate::middleware::Next;
 use crate::scan::{ResponseKind, Rows, UpstreamResponse};
 use crate::single_flight::Shared;
@@ -17,6 +18,10 @@ use crate::single_flight::batcher::{Batch, Batcher};
 use crate::single_flight::flight::{Flight, Stage};
 use crate::single_flight::flight_table::FlightTable;
 use crate::single_flight::waiter::{BatchKind, FlightResponse, Leader};
+
+/// How often a flight without a place in the queue asks again, once its time is up and the call
+/// that will answer it is under way.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The service that makes calls.
 pub(super) type Below = Next<Attempt, UpstreamResponse, BoxError>;
@@ -100,7 +105,7 @@ impl FlightDriver {
         let outcome = {
             let call = async {
                 let Some(batcher) = batcher else {
-                    return inner.call(attempt).await;
+                    return self.queue_for_answer(None, inner, attempt).await;
                 };
                 let rejoined = self.flight.rejoined();
                 if let Some(rows) = rejoined {
@@ -115,7 +120,7 @@ impl FlightDriver {
                 {
                     sleep(gather).await;
                 }
-                self.queue_for_batch(batcher, inner, attempt).await
+                self.queue_for_answer(Some(batcher), inner, attempt).await
             };
             tokio::select! {
                 biased;
@@ -137,6 +142,37 @@ impl FlightDriver {
 
     /// Queues for a slot and, when the queue has none in time, waits to join a batch instead.
     async fn queue_for_batch(
+    /// Queues for a slot and, when the queue has none for it, waits for the answer to an equal
+    /// flight that has one in time: one that is less urgent, or whose caller may still wait.
+    async fn queue_for_answer(
+        &self,
+        batcher: Option<&Arc<Batcher>>,
+        inner: Below,
+        attempt: Attempt,
+    ) -> Result<UpstreamResponse, BoxError> {
+        let deadline = attempt.caller.deadline;
+        loop {
+            let result = match batcher {
+                Some(batcher) => self.queue_for_batch(batcher, inner.clone(), attempt.clone()).await,
+                None => inner.call(attempt.clone()).await,
+            };
+            if !is_refused(&result) || self.flight.stage() != Stage::Waiting {
+                return result;
+            }
+            self.flight.wait_again(Instant::now(), None);
+            // Subscribed before the others are looked at, so that no end is missed.
+            let ended = self.flight_table.ended.notified();
+            let others = self.flight_table.others(&self.flight);
+            if !others.iter().any(|other| other.answers_in_time(&self.flight, deadline)) {
+                return result;
+            }
+            self.flight.withdraw_refusal();
+            // A flight that is answered is cancelled here. Otherwise it asks the queue again, which
+            // knows when a retry makes sense.
+            wait_for(ended, deadline.max(Instant::now() + LOOK_AGAIN)).await;
+        }
+    }
+
         &self,
         batcher: &Batcher,
         inner: Below,
@@ -294,10 +330,16 @@ fn lacks_slot(result: &Result<UpstreamResponse, BoxError>) -> bool {
     failure.is_some_and(|failure| failure.again == RetryHint::InBatch)
 }
 
-/// Waits until a slot is released, but no longer than `until`.
-async fn wait_for(slot_released: Notified<'_>, until: Instant) {
+/// Whether the queue had no slot, or no room, for it.
+fn is_refused(result: &Result<UpstreamResponse, BoxError>) -> bool {
+    let failure = result.as_ref().err().and_then(|error| error.downcast_ref::<Failure>());
+    failure.is_some_and(|failure| failure.delivery == Delivery::NoSlot)
+}
+
+/// Waits until something has happened, but no longer than `until`.
+async fn wait_for(happened: Notified<'_>, until: Instant) {
     tokio::select! {
-        () = slot_released => {}
+        () = happened => {}
         () = sleep_until(until) => {}
     }
 }

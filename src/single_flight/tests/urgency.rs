@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use super::fixture::{Fixture, answer, caller, no_cache, rows};
+use tokio::time::Instant;
+
+use super::fixture::{Fixture, answer, caller, no_cache, pass, rows};
+use crate::BoxError;
+use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::caller::{Caller, Urgency};
 use crate::scan::{Merging, Outcome, UpstreamProfile};
 use crate::single_flight::BatchConfig;
@@ -88,6 +92,58 @@ async fn an_urgent_request_without_a_slot_is_told_at_once_and_leaves_the_patient
     reply.send(Ok(rows(&request(&["a"])))).unwrap();
     assert_eq!(patient.await.unwrap().unwrap().outcome, Outcome::Forwarded);
     assert_eq!(joined.await.unwrap().unwrap().outcome, Outcome::Collapsed);
+    fixture.nothing_is_left().await;
+}
+
+/// The queue's error when the caller's requests fill it.
+fn no_room() -> BoxError {
+    Failure {
+        delivery: Delivery::NoSlot,
+        again: RetryHint::Never,
+        answer: None,
+        source: "as many wait as may".into(),
+    }
+    .into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_urgent_request_without_a_slot_is_answered_by_the_patient_one_that_leaves_in_time() {
+    for (leaves_in, is_answered) in [(4, true), (6, false)] {
+        let mut fixture = Fixture::new();
+        let patient = fixture.ask(at(7, 600));
+        let (attempt, reply) = fixture.waiting().await;
+        let start = Instant::now() + Duration::from_secs(leaves_in);
+        attempt.request.queues(attempt.position, start);
+        let urgent = fixture.ask(at(0, 5));
+        let (_, refused) = fixture.waiting().await;
+        refused.send(Err(no_room())).map_err(drop).unwrap();
+        fixture.settled().await;
+        assert_eq!(urgent.is_finished(), !is_answered, "told at once if at all");
+        pass(leaves_in).await;
+        attempt.request.bind();
+        reply.send(Ok(rows(&request(&["a"])))).unwrap();
+        assert_eq!(patient.await.unwrap().unwrap().outcome, Outcome::Forwarded);
+        assert_eq!(urgent.await.unwrap().is_ok(), is_answered);
+        fixture.nothing_is_left().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_urgent_request_that_waited_for_a_patient_one_in_vain_asks_for_a_slot_again() {
+    let mut fixture = Fixture::new();
+    let patient = fixture.ask(at(7, 600));
+    let (attempt, reply) = fixture.waiting().await;
+    attempt.request.queues(attempt.position, Instant::now());
+    let urgent = fixture.ask(at(0, 5));
+    let (_, refused) = fixture.waiting().await;
+    refused.send(Err(no_room())).map_err(drop).unwrap();
+    fixture.settled().await;
+    attempt.request.bind();
+    reply.send(Err("lost".into())).map_err(drop).unwrap();
+    assert!(patient.await.unwrap().is_err());
+    let (_, refused) = fixture.waiting().await;
+    refused.send(Err(no_room())).map_err(drop).unwrap();
+    assert!(urgent.await.unwrap().is_err(), "nobody is left to wait for");
     fixture.nothing_is_left().await;
 }
 
