@@ -110,9 +110,17 @@ impl Flight {
     }
 
     /// The same for the answer to an equal request, whose call left at `departed`: it needs not be
-    /// split.
-    pub(super) fn take_equal_sender(&self, departed: Instant) -> Option<oneshot::Sender<MemberOutcome>> {
+    /// split. One that `has_stored_rows` is of the age of the oldest of them, and answers only
+    /// waiters who asked before that, and for any age.
+    pub(super) fn take_equal_sender(
+        &self,
+        departed: Instant,
+        has_stored_rows: bool,
+    ) -> Option<oneshot::Sender<MemberOutcome>> {
         let mut state = self.state();
+        if has_stored_rows && state.waiters.all_entered().is_none_or(|entered| entered > departed) {
+            return None;
+        }
         match state.batch_role {
             BatchRole::Solo | BatchRole::NeverBatch => self.become_member(&mut state, departed),
             BatchRole::Carrier(_) | BatchRole::Member(_) => None,
@@ -170,6 +178,11 @@ impl Flight {
             self.state().forget_part();
         }
         stored
+    }
+
+    /// Whether its answer also holds rows that other calls brought.
+    pub(super) fn has_stored_rows(&self) -> bool {
+        self.state().part == Part::Some
     }
 
     /// Whether an answer to it that comes without another call is in time for an equal flight that

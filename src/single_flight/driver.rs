@@ -315,7 +315,8 @@ impl FlightDriver {
             return;
         }
         for other in others {
-            if let Some(sender) = other.take_equal_sender(asked) {
+            if let Some(sender) = other.take_equal_sender(asked, has_stored_rows) {
+        let has_stored_rows = self.flight.has_stored_rows();
                 let answer = answer.clone();
                 // A flight whose task ended with the runtime needs no outcome.
                 let _ = sender.send(MemberOutcome::Equal(MemberResponse { answer, asked }));
