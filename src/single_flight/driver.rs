@@ -133,6 +133,8 @@ impl FlightDriver {
         match (self.flight.take_response_receiver(), outcome) {
             (Some(receiver), _) => {
                 self.flight.withdraw_refusal();
+                // An attempt of its own may have left before, without an answer.
+                self.flight.end_trace(true);
                 StepResult::Batched(receiver.await.ok())
             }
             (None, Some(result)) => StepResult::Completed(result),

@@ -13,6 +13,7 @@ use crate::scan::{Merging, Outcome, UpstreamProfile};
 use crate::single_flight::BatchConfig;
 use crate::single_flight::flight::Flight;
 use crate::single_flight::tests::fixture::{MERGE, request};
+use crate::telemetry::trace;
 
 fn at(level: u8, seconds: u64) -> Caller {
     Caller {
@@ -171,6 +172,34 @@ async fn rows_that_came_before_a_request_or_may_be_too_old_for_it_are_not_in_an_
         let sender = flight.take_equal_sender(asked, has_stored_rows);
         assert_eq!(sender.is_some(), is_answered, "{max_age:?} {has_stored_rows}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_trace_of_an_attempt_without_an_answer_ends_although_another_call_answers() {
+    let mut fixture = Fixture::new();
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let fields = [(
+        http::HeaderName::from_static("traceparent"),
+        traceparent.parse().unwrap(),
+    )];
+    let context = trace::read(&fields.into_iter().collect()).unwrap();
+    let patient = fixture.ask(Caller {
+        trace: trace::Trace::Passing(Arc::new(context)),
+        ..at(7, 600)
+    });
+    let (attempt, _throttled) = fixture.departed().await;
+    assert!(matches!(attempt.request.trace(), trace::Call::Passing(_)));
+    attempt
+        .request
+        .queues(attempt.position, Instant::now() + Duration::from_secs(60));
+    let urgent = fixture.ask(at(0, 5));
+    let (_, reply) = fixture.departed().await;
+    reply.send(Ok(rows(&request(&["a"])))).unwrap();
+    urgent.await.unwrap().unwrap();
+    patient.await.unwrap().unwrap();
+    assert!(matches!(attempt.request.trace(), trace::Call::None), "it has ended");
+    drop(attempt);
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
