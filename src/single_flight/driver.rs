@@ -142,8 +142,6 @@ impl FlightDriver {
         }
     }
 
-    /// Queues for a slot and, when the queue has none in time, waits to join a batch instead.
-    async fn queue_for_batch(
     /// Queues for a slot and, when the queue has none for it, waits for the answer to an equal
     /// flight that has one in time: one that is less urgent, or whose caller may still wait.
     async fn queue_for_answer(
@@ -175,6 +173,8 @@ impl FlightDriver {
         }
     }
 
+    /// Queues for a slot and, when the queue has none in time, waits to join a batch instead.
+    async fn queue_for_batch(
         &self,
         batcher: &Batcher,
         inner: Below,
@@ -255,6 +255,13 @@ impl FlightDriver {
 
     /// Tells the batcher how a request fared that was asked alone.
     fn record_status(&self, answer: &UpstreamResponse) {
+        let request = self.flight.request();
+        if answer.status == StatusCode::OK
+            && request.is_whole()
+            && let Some(batcher) = &self.flight_table.batcher
+        {
+            batcher.accept(request);
+        }
         let Some(batcher) = self.flight.batcher() else { return };
         match answer.status {
             // Only Defender's own error counts: an error page of a proxy in front of it says
@@ -264,6 +271,7 @@ impl FlightDriver {
             {
                 batcher.reject(request);
             }
+            StatusCode::OK if self.flight.never_batches() => batcher.succeeded_alone(request.endpoint()),
             _ => {}
         }
     }
@@ -290,13 +298,6 @@ impl FlightDriver {
         let kept = asked
             .filter(|_| self.flight.is_storable())
             .and_then(|asked| self.flight.cache_sink().keep(self.flight.request(), &answer, asked));
-        let request = self.flight.request();
-        if answer.status == StatusCode::OK
-            && request.is_whole()
-            && let Some(batcher) = &self.flight_table.batcher
-        {
-            batcher.accept(request);
-        }
         if let Some(asked) = asked {
             self.answer_equal(&answer, asked);
         }
@@ -309,16 +310,15 @@ impl FlightDriver {
     }
 
     /// Answers the flights for the same request that still wait, unless theirs may be a better
-            StatusCode::OK if self.flight.never_batches() => batcher.succeeded_alone(request.endpoint()),
     /// answer.
     fn answer_equal(&self, answer: &UpstreamResponse, asked: Instant) {
         let others = self.flight_table.others(&self.flight);
         if others.is_empty() || !ResponseKind::of(self.flight.request().endpoint(), answer).is_answer() {
             return;
         }
+        let has_stored_rows = self.flight.has_stored_rows();
         for other in others {
             if let Some(sender) = other.take_equal_sender(asked, has_stored_rows) {
-        let has_stored_rows = self.flight.has_stored_rows();
                 let answer = answer.clone();
                 // A flight whose task ended with the runtime needs no outcome.
                 let _ = sender.send(MemberOutcome::Equal(MemberResponse { answer, asked }));
