@@ -115,6 +115,8 @@ pub(super) struct RecentCallers {
     /// By number of the last visit.
     order: BTreeMap<u64, Name>,
     visits: u64,
+    /// Other queues that the bound holds for too.
+    others: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +126,14 @@ struct Seen {
 }
 
 impl RecentCallers {
+    /// Nobody is remembered yet. The bound holds together with so many other queues.
+    pub(super) fn beside(others: usize) -> Self {
+        Self {
+            others,
+            ..Self::default()
+        }
+    }
+
     /// Notes a visit.
     pub(super) fn visit(&mut self, name: &Name) {
         let latest = self.visits;
@@ -149,8 +159,6 @@ impl RecentCallers {
     }
 
     /// Notes that a caller was served.
-    /// Other queues that the bound holds for too.
-    others: usize,
     pub(super) fn served(&mut self, name: &Name) {
         if let Some(seen) = self.seen.get_mut(name) {
             seen.served += 1;
@@ -160,14 +168,6 @@ impl RecentCallers {
     /// Everybody remembered, with how often each was served since it was first seen.
     fn iter(&self) -> impl Iterator<Item = (&Name, u64)> {
         self.seen.iter().map(|(name, seen)| (name, seen.served))
-    /// Nobody is remembered yet. The bound holds together with so many other queues.
-    pub(super) fn beside(others: usize) -> Self {
-        Self {
-            others,
-            ..Self::default()
-        }
-    }
-
     }
 }
 
