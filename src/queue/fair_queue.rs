@@ -144,11 +144,6 @@ impl<S: PermitSource> Queue<S> {
         self.0.lock().snapshot(Instant::now(), &self.0.source)
     }
 
-    /// Brings the gauges up to date; called when somebody scrapes.
-    pub fn show(&self) {
-        self.0.metrics.show(&self.snapshot());
-    }
-
     fn take_ticket(&self, now: Instant, attempt: &Attempt) -> Result<QueueEntry<S>, Refused> {
         let mut state = self.0.lock();
         let waiting = |start, place| QueueEntry {
