@@ -313,7 +313,7 @@ impl Flight {
         }
         drop(state);
         let retry_after = start.map_or(Duration::ZERO, |start| start.saturating_duration_since(now));
-        let error = Shared::new(DeadlineExceeded { retry_after }.into());
+        let error = Shared::new(DeadlineExceeded::new(retry_after).into());
         for waiter in late.into_values() {
             // A waiter that has just hung up needs no answer.
             let _ = waiter.sender.send(Err(error.clone()));

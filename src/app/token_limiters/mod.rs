@@ -166,6 +166,12 @@ impl TokenLimiters {
             .map_or(Duration::ZERO, |limiter| limiter.queue.predicted_wait())
     }
 
+    /// While nobody can tell whether there are slots on the limiter of `payer`: how long callers
+    /// should stay away.
+    pub fn unavailable_for(&self, payer: Payer) -> Option<Duration> {
+        self.limiter(payer)?.quota.unavailable_for()
+    }
+
     /// The gateway stops at `closes`: see [`queue::Queue::close`].
     pub fn close(&self, closes: Instant) {
         self.queues().for_each(|queue| queue.close(closes));
