@@ -226,7 +226,7 @@ pub(super) fn open_quotas(
     tasks: &Tasks,
     store: Option<&store::Client>,
     root: &mut Registry,
-) -> Result<(Vec<quota::Quota>, quota::Metrics), Error> {
+) -> Result<Vec<quota::Quota>, Error> {
     let open = |operation: Option<Operation>, registry: &mut Registry, metrics: quota::Metrics| {
         let quota_config = settings::quota_of(operation, config, attempt)?;
         let Some(store) = store else {
@@ -239,7 +239,7 @@ pub(super) fn open_quotas(
     };
     if config.quota.scope == config::Scope::All {
         let metrics = quota::Metrics::register(root);
-        return Ok((vec![open(None, root, metrics.clone())?], metrics));
+        return Ok(vec![open(None, root, metrics)?]);
     }
     let quotas = Operation::ALL.into_iter().map(|operation| {
         let label = ("operation".into(), operation.declaration().name.into());
@@ -247,7 +247,7 @@ pub(super) fn open_quotas(
         let metrics = quota::Metrics::register(registry);
         open(Some(operation), registry, metrics)
     });
-    Ok((quotas.collect::<Result<_, _>>()?, quota::Metrics::default()))
+    quotas.collect()
 }
 
 /// Memory for requests that the cache could not answer: as many may wait as there is memory for,

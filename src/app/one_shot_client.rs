@@ -63,7 +63,7 @@ impl OneShotClient {
         let attempt = settings::attempt(config, &net_config, &region_config);
         let regions = region::HostSelector::new(region_config, region::Metrics::register(&mut registry));
         let store = settings::store(config).map(store::Client::from);
-        let (quotas, _) = open_quotas(config, attempt, &wall, &tasks, store.as_ref(), &mut registry)?;
+        let quotas = open_quotas(config, attempt, &wall, &tasks, store.as_ref(), &mut registry)?;
         let [exchange, imds] = settings::exchanges(&net, &config.credentials);
         let token_source = token::TokenSource::start(
             settings::token(&config.credentials),
