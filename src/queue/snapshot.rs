@@ -222,7 +222,7 @@ metrics! {
         pub(super) waiting: Gauge = "queue_waiting",
         /// How long requests waited for a slot
         wait: Histogram = "queue_wait_seconds" => new(WAIT_BUCKETS),
-        /// Requests refused because of the quota
+        /// Refusals because of the quota, one for all requests that share the call
         refused: Counters<Reason> = "queue_refused" => by("reason"),
         /// Callers who have a request waiting
         callers: Gauge = "queue_callers",
