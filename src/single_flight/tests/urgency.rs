@@ -191,7 +191,7 @@ async fn the_trace_of_an_attempt_without_an_answer_ends_although_another_call_an
     assert!(matches!(attempt.request.trace(), trace::Call::Passing(_)));
     attempt
         .request
-        .queues(attempt.position, Instant::now() + Duration::from_secs(60));
+        .queues(attempt.position, Instant::now() + Duration::from_mins(1));
     let urgent = fixture.ask(at(0, 5));
     let (_, reply) = fixture.departed().await;
     reply.send(Ok(rows(&request(&["a"])))).unwrap();
