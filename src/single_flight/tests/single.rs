@@ -1,5 +1,4 @@
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -151,25 +150,6 @@ async fn a_joiner_with_less_time_leaves_alone() {
     attempt.request.bind();
     reply.send(Ok(answer("rows"))).unwrap();
     assert_eq!(patient.await.unwrap().unwrap().outcome, Outcome::Forwarded);
-    fixture.nothing_is_left().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_joiner_of_a_call_that_waits_for_the_store_is_told_that_the_store_is_lost() {
-    let mut fixture = Fixture::new();
-    let patient = fixture.ask(caller("x", 30));
-    let (_, _waits) = fixture.waiting().await;
-    let hasty = fixture.ask(caller("y", 2));
-    fixture.is_store_lost.store(true, Ordering::Relaxed);
-    let refused = hasty.await.unwrap().unwrap_err();
-    assert_eq!(
-        refused.downcast_ref(),
-        Some(&DeadlineExceeded {
-            retry_after: Duration::from_secs(3),
-            is_store_lost: true,
-        })
-    );
-    patient.abort();
     fixture.nothing_is_left().await;
 }
 
