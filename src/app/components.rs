@@ -306,13 +306,9 @@ fn shared_context(
 ) -> Result<(SharedContext, Exporter), Error> {
     let wall = Wall::system();
     let store = settings::store(config).map(store::Client::from);
-    let (own, quota_metrics) = open_quotas(config, plan.attempt, &wall, tasks, store.as_ref(), root)?;
-    let limiter_metrics = token_limiters::SharedMetrics {
-        quota: quota_metrics,
-        queue: queue::Metrics::register(root),
-    };
+    let own = open_quotas(config, plan.attempt, &wall, tasks, store.as_ref(), root)?;
     let metrics = SharedMetrics {
-        queue: limiter_metrics.queue.clone(),
+        queue: queue::Metrics::register(root),
         count: server::access_log::Metrics::register(root),
         token: token::Metrics::register(root),
         shared_cache: store.as_ref().map(|_| shared_cache::Metrics::register(root)),
@@ -323,7 +319,7 @@ fn shared_context(
         tracer,
         way_out,
         store,
-        token_limiters: TokenLimiters::open(plan.limiter.clone(), own, wall.clone(), tasks, limiter_metrics),
+        token_limiters: TokenLimiters::open(plan.limiter.clone(), own, wall.clone(), tasks, metrics.queue.clone()),
         tasks: tasks.clone(),
         wall,
         memory: Memory::new(settings::shares(config, environment.machine)),

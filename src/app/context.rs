@@ -130,12 +130,13 @@ impl SharedContext {
         upstream_profile: &Arc<scan::UpstreamProfile>,
         metrics: single_flight::Metrics,
     ) -> single_flight::SingleFlight {
-        let [waits, scarcity, slots, surplus] = std::array::from_fn(|_| self.token_limiters.clone());
+        let [waits, scarcity, slots, surplus, stores] = std::array::from_fn(|_| self.token_limiters.clone());
         let outlook = single_flight::PredictedWait {
             wait: Arc::new(move |payer| waits.predicted_wait(payer)),
             scarcity: Arc::new(move |payer| scarcity.scarcity(payer)),
             slots: Arc::new(move |payer, until, most| slots.slots_until(payer, until, most)),
             has_surplus: Arc::new(move |payer| surplus.has_surplus(payer)),
+            unavailable_for: Arc::new(move |payer| stores.unavailable_for(payer)),
         };
         single_flight::SingleFlight::new(
             settings::single_flight(config, attempt),
@@ -225,7 +226,7 @@ pub(super) fn open_quotas(
     tasks: &Tasks,
     store: Option<&store::Client>,
     root: &mut Registry,
-) -> Result<(Vec<quota::Quota>, quota::Metrics), Error> {
+) -> Result<Vec<quota::Quota>, Error> {
     let open = |operation: Option<Operation>, registry: &mut Registry, metrics: quota::Metrics| {
         let quota_config = settings::quota_of(operation, config, attempt)?;
         let Some(store) = store else {
@@ -238,7 +239,7 @@ pub(super) fn open_quotas(
     };
     if config.quota.scope == config::Scope::All {
         let metrics = quota::Metrics::register(root);
-        return Ok((vec![open(None, root, metrics.clone())?], metrics));
+        return Ok(vec![open(None, root, metrics)?]);
     }
     let quotas = Operation::ALL.into_iter().map(|operation| {
         let label = ("operation".into(), operation.declaration().name.into());
@@ -246,7 +247,7 @@ pub(super) fn open_quotas(
         let metrics = quota::Metrics::register(registry);
         open(Some(operation), registry, metrics)
     });
-    Ok((quotas.collect::<Result<_, _>>()?, quota::Metrics::default()))
+    quotas.collect()
 }
 
 /// Memory for requests that the cache could not answer: as many may wait as there is memory for,

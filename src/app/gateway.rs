@@ -24,7 +24,7 @@ use crate::resources::{self, Machine};
 use crate::task::Tasks;
 use crate::telemetry::metrics::{Mode, ModeGauge, Registry};
 use crate::telemetry::trace::Exporter;
-use crate::{BoxError, admin, queue, quota, server, stack};
+use crate::{BoxError, admin, quota, server, stack};
 
 /// A gateway whose listeners are bound and whose upkeep runs; [`Gateway::serve`] lets callers in.
 #[derive(Debug)]
@@ -260,10 +260,11 @@ fn view(
                 if let Some(shared_cache) = &scraped.sources.current().shared_cache {
                     shared_cache.part.show();
                 }
-                // What one queue shows takes the place of what another did: the one for history,
-                // which is asked most, comes last.
-                scraped.sources.queues().rev().for_each(queue::Queue::show);
-                scraped.sources.context.metrics.count.callers().rank();
+                let metrics = &scraped.sources.context.metrics;
+                if let Some(queue) = scraped.sources.queue() {
+                    metrics.queue.show(&queue);
+                }
+                metrics.count.callers().rank();
                 per_call.show(scraped.per_call());
                 gauge.set(scraped.mode(&health).0);
                 registry.encode(exposition)

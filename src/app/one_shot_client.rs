@@ -10,7 +10,6 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use super::components::region_client;
 use super::context::open_quotas;
 use super::{Error, HostEnvironment, settings};
-use crate::BoxError;
 use crate::attempt::FlowDemand;
 use crate::caller::{Name, Urgency};
 use crate::clock::Wall;
@@ -69,7 +68,7 @@ impl OneShotClient {
         let attempt = settings::attempt(config, &net_config, &region_config);
         let regions = region::HostSelector::new(region_config, region::Metrics::register(&mut registry));
         let store = settings::store(config).map(store::Client::from);
-        let (quotas, _) = open_quotas(config, attempt, &wall, &tasks, store.as_ref(), &mut registry)?;
+        let quotas = open_quotas(config, attempt, &wall, &tasks, store.as_ref(), &mut registry)?;
         let [exchange, imds] = settings::exchanges(&net, &config.credentials);
         let token_source = token::TokenSource::start(
             settings::token(&config.credentials),

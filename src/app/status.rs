@@ -88,16 +88,9 @@ impl Status {
     }
 
     fn queue(&self) -> Value {
-        let mut snapshots = self.sources.queues().map(queue::Queue::snapshot);
-        let Some(mut snapshot) = snapshots.next() else {
+        let Some(snapshot) = self.sources.queue() else {
             return Value::Null;
         };
-        for other in snapshots {
-            snapshot.waiting += other.waiting;
-            snapshot.callers = snapshot.callers.max(other.callers);
-            snapshot.predicted_wait = snapshot.predicted_wait.max(other.predicted_wait);
-            snapshot.shares.extend(other.shares);
-        }
         let shares = snapshot.shares.iter().map(|share| {
             json!({
                 "caller": share.name.as_str(),
@@ -327,6 +320,11 @@ impl Sources {
     /// Likewise.
     pub(super) fn queues(&self) -> impl DoubleEndedIterator<Item = &queue::Queue<quota::Quota>> {
         self.context.token_limiters.queues()
+    }
+
+    /// All of these queues as one.
+    pub(super) fn queue(&self) -> Option<queue::Snapshot> {
+        self.queues().map(queue::Queue::snapshot).reduce(queue::Snapshot::with)
     }
 
     /// How many calls have been let leave, with whatever token.

@@ -15,6 +15,9 @@ use crate::attempt::Attempt;
 use crate::caller::{Caller, Name};
 use crate::task::Tasks;
 
+/// Callers of which nothing is expected any more are forgotten this much later at the latest.
+const FORGET_AFTER: Duration = Duration::from_mins(1);
+
 /// A fair, bounded queue in front of `S`. Clones share it.
 #[derive(Debug)]
 pub struct Queue<S: PermitSource>(pub(super) Arc<Shared<S>>);
@@ -42,16 +45,17 @@ pub(super) struct Shared<S: PermitSource> {
 impl<S: PermitSource> Queue<S> {
     /// An empty queue, with the task that hands slots out when they come.
     pub fn start(config: Config, source: S, tasks: &Tasks, metrics: Metrics) -> Self {
-        let queue = Self::new(config, source, metrics);
+        let queue = Self::new(config, source, metrics, 0);
         tasks.spawn_upkeep("queue clock", queue.clone().run_clock());
         queue
     }
 
     /// An empty queue that hands slots out only while somebody runs [`Queue::run_clock`]: for one
-    /// that may end before the program does.
-    pub fn new(config: Config, source: S, metrics: Metrics) -> Self {
+    /// that may end before the program does, or of which there are several. This one and so many
+    /// `others` remember as many callers together as one alone.
+    pub fn new(config: Config, source: S, metrics: Metrics, others: usize) -> Self {
         Self(Arc::new(Shared {
-            state: Mutex::new(State::new(config)),
+            state: Mutex::new(State::new(config, others)),
             source,
             wake: Notify::new(),
             shown: AtomicI64::new(0),
@@ -140,11 +144,6 @@ impl<S: PermitSource> Queue<S> {
         self.0.lock().snapshot(Instant::now(), &self.0.source)
     }
 
-    /// Brings the gauges up to date; called when somebody scrapes.
-    pub fn show(&self) {
-        self.0.metrics.show(&self.snapshot());
-    }
-
     fn take_ticket(&self, now: Instant, attempt: &Attempt) -> Result<QueueEntry<S>, Refused> {
         let mut state = self.0.lock();
         let waiting = |start, place| QueueEntry {
@@ -175,27 +174,25 @@ impl<S: PermitSource> Queue<S> {
         Ok(waiting(start, EntryState::Waiting(ticket)))
     }
 
-    /// Hands slots out when they come, for as long as it is polled. Once for each queue.
+    /// Hands slots out when they come, and forgets callers of which nothing is expected any more, for
+    /// as long as it is polled. Once for each queue.
     ///
     /// # Cancel safety
     /// Safe; until it is run again, slots come only to those who find one free.
     pub async fn run_clock(self) {
         loop {
+            let now = Instant::now();
             let next = {
-                let mut state = self.0.lock();
-                let next = state.hand_out(Instant::now(), &self.0.source);
+                let state = &mut *self.0.lock();
+                state.expectations.expire(now, &mut state.order);
+                let next = state.hand_out(now, &self.0.source);
                 state.armed = next;
-                self.0.tell(&state);
+                self.0.tell(state);
                 next
             };
-            let timer = async {
-                match next {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let latest = now + FORGET_AFTER;
             tokio::select! {
-                () = timer => {}
+                () = tokio::time::sleep_until(next.map_or(latest, |next| next.min(latest))) => {}
                 () = self.0.source.changed() => {}
                 () = self.0.wake.notified() => {}
             }

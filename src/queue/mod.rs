@@ -45,7 +45,7 @@ pub use caller_limit::{CallerLimit, CallerLimitLayer, CallerLimiter};
 pub use fair_queue::Queue;
 pub use fair_scheduler::{FairScheduler, Ticket};
 pub use refused::{Reason, Refused, Wait};
-pub use snapshot::Metrics;
+pub use snapshot::{Metrics, Snapshot};
 
 use crate::attempt::{FlowOrder, SharedOrder};
 use crate::caller::{Name, Urgency};

@@ -57,6 +57,44 @@ pub struct PredictedTurns {
     pub last: Duration,
 }
 
+impl PredictedTurns {
+    /// For a caller whose requests wait at two places.
+    fn with(self, other: Self) -> Self {
+        Self {
+            position: self.position.min(other.position),
+            next: self.next.min(other.next),
+            last: self.last.max(other.last),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Two queues as one: the longer wait, and what each caller has in both.
+    pub fn with(mut self, other: Self) -> Self {
+        self.waiting += other.waiting;
+        self.callers = self.callers.max(other.callers);
+        self.predicted_wait = self.predicted_wait.max(other.predicted_wait);
+        for share in other.shares {
+            match self.shares.iter_mut().find(|known| known.name == share.name) {
+                None => self.shares.push(share),
+                Some(known) => {
+                    known.waiting += share.waiting;
+                    known.served += share.served;
+                    known.outlook = known
+                        .outlook
+                        .into_iter()
+                        .chain(share.outlook)
+                        .reduce(PredictedTurns::with);
+                }
+            }
+        }
+        self.shares
+            .sort_unstable_by(|a, b| (b.waiting, b.served, &a.name).cmp(&(a.waiting, a.served, &b.name)));
+        self.shares.truncate(SHOWN);
+        self
+    }
+}
+
 /// Callers shown.
 const SHOWN: usize = 50;
 
@@ -95,15 +133,12 @@ impl<P> State<P> {
                 last: last.saturating_duration_since(now),
             })
         });
-        turns.reduce(|one, other| PredictedTurns {
-            position: one.position.min(other.position),
-            next: one.next.min(other.next),
-            last: one.last.max(other.last),
-        })
+        turns.reduce(PredictedTurns::with)
     }
 }
 
-/// Callers remembered; beyond it the one not seen for longest is forgotten.
+/// Callers remembered; beyond it the one not seen for longest is forgotten. Queues that bound this
+/// together have an equal part each.
 const REMEMBERED: usize = 1024;
 
 /// The callers seen, in order of their last visit. Every step takes logarithmic time, whatever
@@ -114,6 +149,8 @@ pub(super) struct RecentCallers {
     /// By number of the last visit.
     order: BTreeMap<u64, Name>,
     visits: u64,
+    /// Other queues that the bound holds for too.
+    others: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +160,14 @@ struct Seen {
 }
 
 impl RecentCallers {
+    /// Nobody is remembered yet. The bound holds together with so many other queues.
+    pub(super) fn beside(others: usize) -> Self {
+        Self {
+            others,
+            ..Self::default()
+        }
+    }
+
     /// Notes a visit.
     pub(super) fn visit(&mut self, name: &Name) {
         let latest = self.visits;
@@ -137,7 +182,7 @@ impl RecentCallers {
             let before = std::mem::replace(&mut seen.visit, visit);
             self.order.remove(&before);
         } else {
-            if self.seen.len() >= REMEMBERED
+            if self.seen.len() >= REMEMBERED / (1 + self.others)
                 && let Some((_, oldest)) = self.order.pop_first()
             {
                 self.seen.remove(&oldest);
@@ -177,7 +222,7 @@ metrics! {
         pub(super) waiting: Gauge = "queue_waiting",
         /// How long requests waited for a slot
         wait: Histogram = "queue_wait_seconds" => new(WAIT_BUCKETS),
-        /// Requests refused because of the quota
+        /// Refusals because of the quota, one for all requests that share the call
         refused: Counters<Reason> = "queue_refused" => by("reason"),
         /// Callers who have a request waiting
         callers: Gauge = "queue_callers",
@@ -196,8 +241,8 @@ metrics! {
 const WAIT_BUCKETS: [f64; 10] = [0.001, 0.01, 0.1, 1.0, 2.5, 5.0, 15.0, 30.0, 120.0, 600.0];
 
 impl Metrics {
-    /// Brings the gauges up to date.
-    pub(super) fn show(&self, snapshot: &Snapshot) {
+    /// Brings the gauges up to date; called when somebody scrapes.
+    pub fn show(&self, snapshot: &Snapshot) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.callers.set(gauge(snapshot.callers));
         self.predicted_wait.set(snapshot.predicted_wait.as_secs_f64());
@@ -245,6 +290,38 @@ mod tests {
         }
         let served = callers.iter().find(|(name, _)| **name == steady).unwrap().1;
         assert_eq!(served, 10 * REMEMBERED as u64);
+    }
+
+    #[test]
+    fn queues_beside_each_other_are_as_long_as_the_longest_and_a_caller_has_what_it_has_in_all() {
+        let second = Duration::from_secs(1);
+        let queue = |wait, callers: &[(&str, usize)]| Snapshot {
+            waiting: callers.iter().map(|(_, waiting)| waiting).sum(),
+            callers: callers.len(),
+            predicted_wait: wait * second,
+            shares: callers
+                .iter()
+                .map(|(name, waiting)| CallerShare {
+                    name: Name::new(name),
+                    waiting: *waiting,
+                    served: 1,
+                    outlook: Some(PredictedTurns {
+                        position: 0,
+                        next: wait * second,
+                        last: wait * second,
+                    }),
+                })
+                .collect(),
+        };
+        let both = queue(600, &[("a", 2)]).with(queue(1, &[("b", 3), ("a", 2)]));
+        assert_eq!((both.waiting, both.callers, both.predicted_wait), (7, 2, 600 * second));
+        let shares = both
+            .shares
+            .iter()
+            .map(|share| (share.name.as_str(), share.waiting, share.served));
+        assert_eq!(shares.collect::<Vec<_>>(), [("a", 4, 2), ("b", 3, 1)]);
+        let outlook = both.shares[0].outlook.unwrap();
+        assert_eq!((outlook.next, outlook.last), (second, 600 * second));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::expectation::Expectations;
-use super::fair_scheduler::{Ahead, FairScheduler, InTime, Late, ServicePosition, Ticket};
+use super::fair_scheduler::{Ahead, FairScheduler, ServicePosition, Ticket};
 use super::refused::{Reason, Refused, Request};
 use super::snapshot::RecentCallers;
 use super::take_back::{Check, Delay, STEPS_PER_ARRIVAL};
@@ -72,15 +72,16 @@ pub(super) struct Entered<P> {
 }
 
 impl<P> State<P> {
-    pub(super) fn new(config: Config) -> Self {
+    /// Nobody waits. What is remembered of callers is bounded together with so many other queues.
+    pub(super) fn new(config: Config, others: usize) -> Self {
         Self {
             order: FairScheduler::new(config.weights.clone()),
             config,
             waiters: HashMap::new(),
             forecast: SlotForecast::default(),
             shared: None,
-            recent: RecentCallers::default(),
-            expectations: Expectations::default(),
+            recent: RecentCallers::beside(others),
+            expectations: Expectations::beside(others),
             tickets: 0,
             served: 0,
             check: Check::IDLE,
@@ -184,7 +185,8 @@ impl<P> State<P> {
             self.take_back(last, Reason::Displaced, None, now);
         }
         self.order.add(ticket);
-        let in_time = self.forecast.until(deadline).saturating_sub(ahead.rank() + 1);
+        let latest = self.closes.map_or(deadline, |closes| closes.min(deadline));
+        let in_time = self.forecast.until(latest).saturating_sub(ahead.rank() + 1);
         self.check.came(delay, in_time, self.order.loops(), now);
         self.check.budget = (self.check.budget + STEPS_PER_ARRIVAL).min(2 * self.order.len() + STEPS_PER_ARRIVAL);
         let (sender, turn) = oneshot::channel();
@@ -269,21 +271,12 @@ impl<P> State<P> {
         self.forecast.on_granted(now);
     }
 
-    /// No slot is of use after `closes`: whoever would have to wait longer is told now.
+    /// No slot is of use after `closes`: whoever would have to wait longer is told now, and whose
+    /// turn comes to lie later, then.
     pub(super) fn close<S: PermitSource<Permit = P>>(&mut self, now: Instant, closes: Instant, source: &S) {
         self.closes = Some(closes);
         self.look_ahead(now, self.order.len() + 1, source);
-        let until = self.forecast.until(closes);
-        let in_time = InTime {
-            wanted: until,
-            tolerated: until,
-        };
-        let played = self
-            .order
-            .play(self.others(), |rank| self.forecast.after(rank, now), |_| in_time);
-        for Late { id, .. } in played.late {
-            self.tell(id, Refused::new(Reason::ShuttingDown, Duration::from_secs(1)), now);
-        }
+        self.tell_late(now);
     }
 
     /// The request is gone, served or not.

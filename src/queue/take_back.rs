@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::expectation::Arrival;
 use super::fair_scheduler::{InTime, Late};
-use super::refused::{Reason, Request};
+use super::refused::{Reason, Refused, Request};
 use super::state::{State, TOLERANCE};
 
 /// A place is not taken back for the sake of less than this.
@@ -83,10 +83,22 @@ impl<P> State<P> {
         if cost > self.check.budget.max(STEPS_PER_ARRIVAL) && put_off > now {
             return Some(put_off);
         }
-        let tolerance = if unknown_since.is_some() { SLIGHTLY } else { TOLERANCE };
+        self.tell_late(now);
+        None
+    }
+
+    /// The same, whatever it costs.
+    pub(super) fn tell_late(&mut self, now: Instant) {
+        let cost = self.order.len();
+        let tolerance = match self.check.unknown_since {
+            Some(_) => SLIGHTLY,
+            None => TOLERANCE,
+        };
+        // No slot is of use once the gateway stops.
+        let until = |at: Instant| self.forecast.until(self.closes.map_or(at, |closes| closes.min(at)));
         let in_time = |deadline| InTime {
-            wanted: self.forecast.until(deadline),
-            tolerated: self.forecast.until(deadline + tolerance),
+            wanted: until(deadline),
+            tolerated: until(deadline + tolerance),
         };
         let played = self
             .order
@@ -98,10 +110,18 @@ impl<P> State<P> {
             ..Check::IDLE
         };
         for (index, Late { id, rank }) in played.late.into_iter().enumerate() {
-            let reason = self.why_late(id, rank);
-            self.take_back(id, reason, Some(rank + index), now);
+            let deadline = self.order.ticket(id).map(|ticket| ticket.deadline);
+            if self
+                .closes
+                .zip(deadline)
+                .is_some_and(|(closes, deadline)| closes < deadline)
+            {
+                self.tell(id, Refused::new(Reason::ShuttingDown, Duration::from_secs(1)), now);
+            } else {
+                let reason = self.why_late(id, rank);
+                self.take_back(id, reason, Some(rank + index), now);
+            }
         }
-        None
     }
 
     /// Takes the place of a ticket back. Its turn would come with the slot of this number.

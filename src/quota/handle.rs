@@ -19,6 +19,7 @@ use super::throttle_hint::ThrottleHint;
 use crate::attempt::{FlowOrder, Scarcity, SharedOrder};
 use crate::caller::{Name, Urgency};
 use crate::clock::Wall;
+use crate::scan::TokenId;
 use crate::task::Tasks;
 
 /// The quota of one app registration. Clones share it.
@@ -60,6 +61,12 @@ impl Quota {
     /// A quota of its own that is forgotten with it: a state file in `config` is left alone.
     pub fn ephemeral(config: &Config, wall: Wall, metrics: Metrics) -> Self {
         Self(Kind::Local(Arc::new(Local::ephemeral(config, wall, metrics))))
+    }
+
+    /// Such a quota for calls with the token of `holder`, a caller. What it comes to is in no metric
+    /// of the gateway's own quota.
+    pub fn of_caller(config: &Config, wall: Wall, holder: TokenId) -> Self {
+        Self(Kind::Local(Arc::new(Local::of_caller(config, wall, holder))))
     }
 
     /// Joins the replicas that share the quota through a store. No call goes before the store has

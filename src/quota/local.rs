@@ -15,6 +15,7 @@ use super::state::QuotaState;
 use super::state_file::StateFile;
 use super::throttle_hint::ThrottleHint;
 use crate::clock::{Reading, Wall};
+use crate::scan::TokenId;
 
 /// The quota, kept in this process.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(super) struct Local {
     pub(super) state: Watched<PersistedState>,
     wall: Wall,
     pub(super) metrics: Metrics,
+    /// Whose token the calls are made with, if it is a caller's.
+    holder: Option<TokenId>,
 }
 
 /// The state, and the file that remembers it, if there is one.
@@ -75,6 +78,14 @@ impl Local {
         Self::new(config, quota_state, None, wall, metrics)
     }
 
+    /// Such a quota for calls with the token of `holder`.
+    pub(super) fn of_caller(config: &Config, wall: Wall, holder: TokenId) -> Self {
+        Self {
+            holder: Some(holder),
+            ..Self::ephemeral(config, wall, Metrics::default())
+        }
+    }
+
     fn new(config: &Config, quota_state: QuotaState, file: Option<StateFile>, wall: Wall, metrics: Metrics) -> Self {
         let state = PersistedState {
             attempt: config.attempt,
@@ -85,6 +96,7 @@ impl Local {
             state: Watched::new(state),
             wall,
             metrics,
+            holder: None,
         }
     }
 
@@ -168,15 +180,18 @@ impl LocalCharge {
         self.local.metrics.throttled();
         let pause = until.saturating_duration_since(Instant::now());
         let paused_s = pause.as_secs();
+        // Without one it is the gateway's own token.
+        let holder = self.local.holder.map(tracing::field::debug);
         if foreign > 0 {
             tracing::warn!(
+                holder,
                 foreign,
                 paused_s,
                 "the upstream answered 429 while the ledger had room: others on the same app registration are estimated to make that many \
                  calls in the longest window"
             );
         } else {
-            tracing::warn!(paused_s, "the upstream answered 429: all calls pause");
+            tracing::warn!(holder, paused_s, "the upstream answered 429: all calls pause");
         }
         pause
     }

@@ -259,7 +259,7 @@ metrics! {
         pace_tokens: Gauge<f64, AtomicU64> = "quota_pace_tokens",
         /// Calls by others on the same app registration in a window, as estimated from answers of 429
         foreign: Family<WindowLabel, Gauge> = "quota_foreign_calls",
-        /// Answers of 429 from the upstream
+        /// Answers of 429 from the upstream to calls with the gateway's own token
         throttled: Counter = "quota_throttled",
     }
 }

@@ -141,8 +141,14 @@ fn queue(refused: &queue::Refused) -> Problem {
     }
 }
 
-/// The request joined a call that did not leave in time.
+/// The request joined a call that did not leave in time. It is told what the call's own request is.
 fn joined(deadline_exceeded: &single_flight::DeadlineExceeded) -> Problem {
+    if deadline_exceeded.is_store_lost {
+        return queue(&queue::Refused::new(
+            queue::Reason::StoreLost,
+            deadline_exceeded.retry_after,
+        ));
+    }
     Problem::quota_exceeded(
         deadline_exceeded.to_string(),
         deadline_exceeded.retry_after,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::scan::{Request, StoredRows};
-use crate::single_flight::batcher::{Batch, MemberOutcome};
+use crate::scan::{Request, StoredRows, UpstreamResponse};
+use crate::single_flight::batcher::Batch;
 use crate::single_flight::flight::{Departure, Flight, Part, Stage, State};
 use crate::telemetry::trace;
 
@@ -23,6 +23,26 @@ pub(super) enum BatchRole {
     /// It asks for its own request only, after a batch whose answer could not be split. It never
     /// joins a batch again.
     NeverBatch,
+}
+
+/// What a member gets when the call is over.
+#[derive(Debug)]
+pub(super) enum MemberOutcome {
+    /// The member's part of the answer.
+    Response(MemberResponse),
+    /// The answer to an equal request, which another flight asked for alone.
+    Equal(MemberResponse),
+    /// The call did not answer the member, but another batch may. The member was found to have this
+    /// many rows, or 0 if none were counted.
+    Rejoin(usize),
+}
+
+/// A member's part of an answer.
+#[derive(Debug)]
+pub(super) struct MemberResponse {
+    pub(super) answer: UpstreamResponse,
+    /// When the batch's call left.
+    pub(super) asked: Instant,
 }
 
 impl BatchRole {
@@ -90,9 +110,17 @@ impl Flight {
     }
 
     /// The same for the answer to an equal request, whose call left at `departed`: it needs not be
-    /// split.
-    pub(super) fn take_equal_sender(&self, departed: Instant) -> Option<oneshot::Sender<MemberOutcome>> {
+    /// split. One that `has_stored_rows` is of the age of the oldest of them, and answers only
+    /// waiters who asked before that, and for any age.
+    pub(super) fn take_equal_sender(
+        &self,
+        departed: Instant,
+        has_stored_rows: bool,
+    ) -> Option<oneshot::Sender<MemberOutcome>> {
         let mut state = self.state();
+        if has_stored_rows && state.waiters.all_entered().is_none_or(|entered| entered > departed) {
+            return None;
+        }
         match state.batch_role {
             BatchRole::Solo | BatchRole::NeverBatch => self.become_member(&mut state, departed),
             BatchRole::Carrier(_) | BatchRole::Member(_) => None,
@@ -150,6 +178,25 @@ impl Flight {
             self.state().forget_part();
         }
         stored
+    }
+
+    /// Whether its answer also holds rows that other calls brought.
+    pub(super) fn has_stored_rows(&self) -> bool {
+        self.state().part == Part::Some
+    }
+
+    /// Whether an answer to it that comes without another call is in time for an equal flight that
+    /// has no place in the queue and whose leader waits until `deadline`.
+    pub(super) fn answers_in_time(&self, other: &Self, deadline: Instant) -> bool {
+        let (stage, start, part) = {
+            let state = self.state();
+            (state.stage, state.start, state.part)
+        };
+        match stage {
+            Stage::Waiting => start.is_some_and(|start| start <= deadline) && Instant::now() < deadline,
+            Stage::Departed(asked) => part != Part::Some && other.state().waiters.accept_answers_from(asked),
+            Stage::Over => false,
+        }
     }
 
     /// From now on the flight asks for all of its ids.

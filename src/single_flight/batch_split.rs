@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use crate::BoxError;
 use crate::scan::{Endpoint, Merging, Request, ResponseKind, Rows, SplitError, StoredRows, UpstreamResponse};
-use crate::single_flight::batcher::{Batch, BatchMember, Batcher, MemberOutcome, MemberResponse, State, lacking};
+use crate::single_flight::batch_role::{MemberOutcome, MemberResponse};
+use crate::single_flight::batcher::{Batch, BatchMember, Batcher, State, lacking};
 use crate::single_flight::driver::FlightDriver;
 use crate::single_flight::flight::Stage;
 use crate::single_flight::waiter::{BatchKind, Leader};

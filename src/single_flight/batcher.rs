@@ -15,15 +15,19 @@
 //! long as calls that will leave in time have room for all pending ids.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher as _;
+use std::iter;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::attempt::QueuePosition;
-use crate::scan::{Endpoint, Merging, Request, SharedIds, StoredRows, UpstreamProfile, UpstreamResponse};
+use crate::scan::{Endpoint, Merging, Request, SharedIds, StoredRows, UpstreamProfile};
+use crate::single_flight::batch_role::MemberOutcome;
 use crate::single_flight::batch_size::BatchSizer;
 use crate::single_flight::flight::{Departure, Flight};
 use crate::single_flight::pending::PendingFlights;
@@ -72,7 +76,7 @@ pub(super) struct State {
     /// Indexed by endpoint.
     pub(super) pending: [PendingFlights; Endpoint::COUNT],
     pub(super) sizes: [BatchSizer; Endpoint::COUNT],
-    rejected_ids: RejectedIds,
+    rejected: Rejected,
     pub(super) split_errors: u32,
     /// A batch has failed since the last request that succeeded alone after a failed batch.
     pub(super) failed: bool,
@@ -98,26 +102,6 @@ pub(super) struct BatchMember {
     pub(super) stored: Option<Box<dyn StoredRows>>,
     /// Where its outcome goes. Dropped without sending, it makes the member ask alone.
     pub(super) sender: oneshot::Sender<MemberOutcome>,
-}
-
-/// What a member gets when the call is over.
-#[derive(Debug)]
-pub(super) enum MemberOutcome {
-    /// The member's part of the answer.
-    Response(MemberResponse),
-    /// The answer to an equal request, which another flight asked for alone.
-    Equal(MemberResponse),
-    /// The call did not answer the member, but another batch may. The member was found to have this
-    /// many rows, or 0 if none were counted.
-    Rejoin(usize),
-}
-
-/// A member's part of an answer.
-#[derive(Debug)]
-pub(super) struct MemberResponse {
-    pub(super) answer: UpstreamResponse,
-    /// When the batch's call left.
-    pub(super) asked: Instant,
 }
 
 impl BatchMember {
@@ -159,7 +143,7 @@ impl Batcher {
         request.is_whole()
             && request.ids().len() <= self.merge.max_ids.get()
             && self.may_batch(request)
-            && !self.state().rejected_ids.include(request, Instant::now())
+            && !self.state().rejected.include(request, Instant::now())
     }
 
     /// Whether it is certain enough that batching changes no answer.
@@ -167,10 +151,15 @@ impl Batcher {
         self.merge.when == Merging::On || self.upstream_profile.may_merge(request)
     }
 
-    /// Records that the upstream rejected a request that was asked alone. In a batch, its ids would
-    /// make the whole call fail.
+    /// Records that the upstream rejected a request that was asked alone. In a batch, it would make
+    /// the whole call fail.
     pub(super) fn reject(&self, request: &Request) {
-        self.state().rejected_ids.note(request, Instant::now());
+        self.state().rejected.note(request, Instant::now());
+    }
+
+    /// Records that the upstream answered a request that was asked alone.
+    pub(super) fn accept(&self, request: &Request) {
+        self.state().rejected.forget(request);
     }
 
     /// Makes a waiting flight available as a member for as long as the guard lives.
@@ -326,60 +315,72 @@ impl Drop for PendingGuard {
     }
 }
 
-/// Ids that the upstream rejected when they were asked for alone, and that would make a batch fail,
-/// each for some minutes.
+/// What the upstream rejected when it was asked for alone, and what would make a batch fail, each for
+/// some minutes: ids, and requests for several ids, of which it is not known which was the reason.
 #[derive(Debug, Default)]
-struct RejectedIds {
-    until: HashMap<Box<str>, Instant>,
+struct Rejected {
+    until: HashMap<u64, Instant>,
+    hasher: RandomState,
 }
 
-impl RejectedIds {
+impl Rejected {
     /// How long an id is kept out of batches. As when batching is paused, this only costs some
     /// calls.
     const TIME: Duration = Duration::from_mins(10);
-    /// The most ids remembered. If there are more, batching is paused now and then.
+    /// The most that is remembered. If there are more, batching is paused now and then.
     const MOST: usize = 1024;
 
-    /// Records that a request was rejected. Any of its ids may have been the reason.
+    /// Hashes of a request's key and of its ids. Two that happen to be the same cost some calls.
+    fn parts<'a>(hasher: &'a RandomState, request: &'a Request) -> impl Iterator<Item = u64> + 'a {
+        iter::once(hasher.hash_one(request.key())).chain(request.ids().map(|id| hasher.hash_one(id)))
+    }
+
+    /// Records that a request was rejected: for its id, if it has only one.
     fn note(&mut self, request: &Request, now: Instant) {
-        for id in request.ids() {
-            if self.until.len() >= Self::MOST {
-                self.until.retain(|_, until| *until > now);
-            }
-            if self.until.len() < Self::MOST {
-                self.until.insert(id.into(), now + Self::TIME);
+        if self.until.len() >= Self::MOST {
+            self.until.retain(|_, until| *until > now);
+        }
+        let has_one_id = request.ids().len() == 1;
+        let reason = Self::parts(&self.hasher, request).nth(usize::from(has_one_id));
+        if self.until.len() < Self::MOST {
+            self.until.extend(reason.map(|reason| (reason, now + Self::TIME)));
+        }
+    }
+
+    /// Records that a request was answered: nothing in it is a reason to reject a batch.
+    fn forget(&mut self, request: &Request) {
+        if !self.until.is_empty() {
+            for part in Self::parts(&self.hasher, request) {
+                self.until.remove(&part);
             }
         }
     }
 
-    /// Whether a request names one of them.
+    /// Whether it is such a request, or names such an id.
     fn include(&self, request: &Request, now: Instant) -> bool {
-        !self.until.is_empty()
-            && request
-                .ids()
-                .any(|id| self.until.get(id).is_some_and(|until| *until > now))
+        let is_rejected = |part| self.until.get(&part).is_some_and(|until| *until > now);
+        !self.until.is_empty() && Self::parts(&self.hasher, request).any(is_rejected)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::Endpoint;
 
     #[tokio::test(start_paused = true)]
     async fn rejected_ids_expire_and_are_bounded() {
         let request = |id: &str| Request::plain(Endpoint::HISTORY, [id]).unwrap();
-        let mut rejected_ids = RejectedIds::default();
+        let mut rejected = Rejected::default();
         let now = Instant::now();
         for n in 0..2000 {
-            rejected_ids.note(&request(&n.to_string()), now);
+            rejected.note(&request(&n.to_string()), now);
         }
-        assert_eq!(rejected_ids.until.len(), RejectedIds::MOST);
-        assert!(rejected_ids.include(&request("7"), now));
-        assert!(!rejected_ids.include(&request("x"), now));
-        let later = now + RejectedIds::TIME;
-        assert!(!rejected_ids.include(&request("7"), later));
-        rejected_ids.note(&request("x"), later);
-        assert_eq!(rejected_ids.until.len(), 1);
+        assert_eq!(rejected.until.len(), Rejected::MOST);
+        assert!(rejected.include(&request("7"), now));
+        assert!(!rejected.include(&request("x"), now));
+        let later = now + Rejected::TIME;
+        assert!(!rejected.include(&request("7"), later));
+        rejected.note(&request("x"), later);
+        assert_eq!(rejected.until.len(), 1);
     }
 }

@@ -2,20 +2,26 @@
 //! ends when the flight is completed or has no waiters.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::BoxError;
-use crate::attempt::{Attempt, Failure, LateBoundRequest, Retries, RetryHint};
+use crate::attempt::{Attempt, Delivery, Failure, LateBoundRequest, Retries, RetryHint};
 use crate::middleware::Next;
 use crate::scan::{ResponseKind, Rows, UpstreamResponse};
 use crate::single_flight::Shared;
-use crate::single_flight::batcher::{Batch, Batcher, MemberOutcome, MemberResponse};
+use crate::single_flight::batch_role::{MemberOutcome, MemberResponse};
+use crate::single_flight::batcher::{Batch, Batcher};
 use crate::single_flight::flight::{Flight, Stage};
 use crate::single_flight::flight_table::FlightTable;
 use crate::single_flight::waiter::{BatchKind, FlightResponse, Leader};
+
+/// How often a flight without a place in the queue asks again, once its time is up and the call
+/// that will answer it is under way.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The service that makes calls.
 pub(super) type Below = Next<Attempt, UpstreamResponse, BoxError>;
@@ -99,7 +105,7 @@ impl FlightDriver {
         let outcome = {
             let call = async {
                 let Some(batcher) = batcher else {
-                    return inner.call(attempt).await;
+                    return self.queue_for_answer(None, inner, attempt).await;
                 };
                 let rejoined = self.flight.rejoined();
                 if let Some(rows) = rejoined {
@@ -114,7 +120,7 @@ impl FlightDriver {
                 {
                     sleep(gather).await;
                 }
-                self.queue_for_batch(batcher, inner, attempt).await
+                self.queue_for_answer(Some(batcher), inner, attempt).await
             };
             tokio::select! {
                 biased;
@@ -127,10 +133,43 @@ impl FlightDriver {
         match (self.flight.take_response_receiver(), outcome) {
             (Some(receiver), _) => {
                 self.flight.withdraw_refusal();
+                // An attempt of its own may have left before, without an answer.
+                self.flight.end_trace(true);
                 StepResult::Batched(receiver.await.ok())
             }
             (None, Some(result)) => StepResult::Completed(result),
             (None, None) => StepResult::Abandoned,
+        }
+    }
+
+    /// Queues for a slot and, when the queue has none for it, waits for the answer to an equal
+    /// flight that has one in time: one that is less urgent, or whose caller may still wait.
+    async fn queue_for_answer(
+        &self,
+        batcher: Option<&Arc<Batcher>>,
+        inner: Below,
+        attempt: Attempt,
+    ) -> Result<UpstreamResponse, BoxError> {
+        let deadline = attempt.caller.deadline;
+        loop {
+            let result = match batcher {
+                Some(batcher) => self.queue_for_batch(batcher, inner.clone(), attempt.clone()).await,
+                None => inner.call(attempt.clone()).await,
+            };
+            if !is_refused(&result) || self.flight.stage() != Stage::Waiting {
+                return result;
+            }
+            self.flight.wait_again(Instant::now(), None);
+            // Subscribed before the others are looked at, so that no end is missed.
+            let ended = self.flight_table.ended.notified();
+            let others = self.flight_table.others(&self.flight);
+            if !others.iter().any(|other| other.answers_in_time(&self.flight, deadline)) {
+                return result;
+            }
+            self.flight.withdraw_refusal();
+            // A flight that is answered is cancelled here. Otherwise it asks the queue again, which
+            // knows when a retry makes sense.
+            wait_for(ended, deadline.max(Instant::now() + LOOK_AGAIN)).await;
         }
     }
 
@@ -216,18 +255,23 @@ impl FlightDriver {
 
     /// Tells the batcher how a request fared that was asked alone.
     fn record_status(&self, answer: &UpstreamResponse) {
+        let request = self.flight.request();
+        if answer.status == StatusCode::OK
+            && request.is_whole()
+            && let Some(batcher) = &self.flight_table.batcher
+        {
+            batcher.accept(request);
+        }
         let Some(batcher) = self.flight.batcher() else { return };
         match answer.status {
             // Only Defender's own error counts: an error page of a proxy in front of it says
             // nothing about an id.
             StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND
-                if ResponseKind::of(self.flight.request().endpoint(), answer).is_answer() =>
+                if ResponseKind::of(request.endpoint(), answer).is_answer() =>
             {
-                batcher.reject(self.flight.request());
+                batcher.reject(request);
             }
-            StatusCode::OK if self.flight.never_batches() => {
-                batcher.succeeded_alone(self.flight.request().endpoint());
-            }
+            StatusCode::OK if self.flight.never_batches() => batcher.succeeded_alone(request.endpoint()),
             _ => {}
         }
     }
@@ -272,8 +316,9 @@ impl FlightDriver {
         if others.is_empty() || !ResponseKind::of(self.flight.request().endpoint(), answer).is_answer() {
             return;
         }
+        let has_stored_rows = self.flight.has_stored_rows();
         for other in others {
-            if let Some(sender) = other.take_equal_sender(asked) {
+            if let Some(sender) = other.take_equal_sender(asked, has_stored_rows) {
                 let answer = answer.clone();
                 // A flight whose task ended with the runtime needs no outcome.
                 let _ = sender.send(MemberOutcome::Equal(MemberResponse { answer, asked }));
@@ -288,10 +333,16 @@ fn lacks_slot(result: &Result<UpstreamResponse, BoxError>) -> bool {
     failure.is_some_and(|failure| failure.again == RetryHint::InBatch)
 }
 
-/// Waits until a slot is released, but no longer than `until`.
-async fn wait_for(slot_released: Notified<'_>, until: Instant) {
+/// Whether the queue had no slot, or no room, for it.
+fn is_refused(result: &Result<UpstreamResponse, BoxError>) -> bool {
+    let failure = result.as_ref().err().and_then(|error| error.downcast_ref::<Failure>());
+    failure.is_some_and(|failure| failure.delivery == Delivery::NoSlot)
+}
+
+/// Waits until something has happened, but no longer than `until`.
+async fn wait_for(happened: Notified<'_>, until: Instant) {
     tokio::select! {
-        () = slot_released => {}
+        () = happened => {}
         () = sleep_until(until) => {}
     }
 }

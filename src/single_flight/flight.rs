@@ -43,6 +43,8 @@ pub(super) struct State {
     pub(super) rejoins: u8,
     /// What of its answer came with other calls while it waited.
     pub(super) part: Part,
+    /// When its call is predicted to leave, while it has a place in the queue.
+    pub(super) start: Option<Instant>,
     /// The queue's last refusal, until it is known whether anybody is told.
     refusal: Option<Box<dyn Refusal>>,
     /// How many rows its request was found to have, as long as it is not known whether an answer of
@@ -128,6 +130,7 @@ impl Flight {
                 elections: Self::ELECTIONS,
                 rejoins: Self::REJOINS,
                 part: Part::Nothing,
+                start: None,
                 refusal: None,
                 rows: 0,
                 trace: trace::Call::None,
@@ -288,6 +291,7 @@ impl Flight {
     /// same: its members cannot leave it before it ends.
     pub(super) fn wait_again(&self, now: Instant, start: Option<Instant>) {
         let mut state = self.state();
+        state.start = start;
         let is_alone = matches!(state.batch_role, BatchRole::Solo | BatchRole::NeverBatch);
         if !is_alone || !matches!(state.stage, Stage::Departed(_)) {
             return;
@@ -309,7 +313,7 @@ impl Flight {
         }
         drop(state);
         let retry_after = start.map_or(Duration::ZERO, |start| start.saturating_duration_since(now));
-        let error = Shared::new(DeadlineExceeded { retry_after }.into());
+        let error = Shared::new(DeadlineExceeded::new(retry_after).into());
         for waiter in late.into_values() {
             // A waiter that has just hung up needs no answer.
             let _ = waiter.sender.send(Err(error.clone()));

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::scan::{CacheSink, Call, Key, Merging, UpstreamProfile};
@@ -25,6 +26,8 @@ pub(super) struct FlightTable {
     pub(super) batcher: Option<Arc<Batcher>>,
     pub(super) upstream_profile: Arc<UpstreamProfile>,
     pub(super) metrics: Metrics,
+    /// Notified when a flight has ended.
+    pub(super) ended: Notify,
     flights: Mutex<Flights>,
 }
 
@@ -41,6 +44,7 @@ impl FlightTable {
             batcher: (merge.when != Merging::Off).then(|| Arc::new(batcher())),
             upstream_profile,
             metrics,
+            ended: Notify::new(),
             flights: Mutex::default(),
         }
     }
@@ -80,21 +84,20 @@ impl FlightTable {
         equal.filter(|other| !Arc::ptr_eq(other, flight)).cloned().collect()
     }
 
-    /// Removes a flight. If it was the last for its key, one before it may be joined again that
-    /// still waits.
+    /// Removes a flight, which has ended. If it was the last for its key, one before it may be joined
+    /// again that still waits.
     pub(super) fn remove(&self, flight: &Arc<Flight>) {
-        let mut flights = self.flights();
-        let Entry::Occupied(mut entry) = flights.entry(flight.request().key().clone()) else {
-            return;
-        };
-        let equal = entry.get_mut();
-        let was_last = equal.last().is_some_and(|last| Arc::ptr_eq(last, flight));
-        equal.retain(|other| !Arc::ptr_eq(other, flight));
-        // The answer of one that has left would be older than those that were given meanwhile.
-        while was_last && equal.pop_if(|last| last.stage() != Stage::Waiting).is_some() {}
-        if equal.is_empty() {
-            entry.remove();
+        if let Entry::Occupied(mut entry) = self.flights().entry(flight.request().key().clone()) {
+            let equal = entry.get_mut();
+            let was_last = equal.last().is_some_and(|last| Arc::ptr_eq(last, flight));
+            equal.retain(|other| !Arc::ptr_eq(other, flight));
+            // The answer of one that has left would be older than those that were given meanwhile.
+            while was_last && equal.pop_if(|last| last.stage() != Stage::Waiting).is_some() {}
+            if equal.is_empty() {
+                entry.remove();
+            }
         }
+        self.ended.notify_waiters();
     }
 
     /// How many requests have flights.

@@ -64,6 +64,8 @@ pub struct PredictedWait {
     pub slots: Arc<dyn Fn(Payer, Instant, usize) -> usize + Send + Sync>,
     /// Whether there is quota to spare.
     pub has_surplus: Arc<dyn Fn(Payer) -> bool + Send + Sync>,
+    /// While nobody can tell whether there are slots: how long callers should stay away.
+    pub unavailable_for: Arc<dyn Fn(Payer) -> Option<Duration> + Send + Sync>,
 }
 
 impl fmt::Debug for PredictedWait {
@@ -199,12 +201,22 @@ impl SingleFlight {
                 // The result is just being sent.
                 Stage::Over => break,
                 Stage::Waiting | Stage::Departed(_) => {
-                    let retry_after = (self.predicted_wait.wait)(guard.flight.request().payer());
-                    return Err(DeadlineExceeded { retry_after }.into());
+                    return Err(self.deadline_exceeded(guard.flight.request().payer()).into());
                 }
             }
         }
         Ok(receiver.await.map_err(|_| FlightDropped)??)
+    }
+
+    /// The call has not left in time; the leader of one that never leaves is told the same.
+    fn deadline_exceeded(&self, payer: Payer) -> DeadlineExceeded {
+        match (self.predicted_wait.unavailable_for)(payer) {
+            Some(retry_after) => DeadlineExceeded {
+                is_store_lost: true,
+                retry_after,
+            },
+            None => DeadlineExceeded::new((self.predicted_wait.wait)(payer)),
+        }
     }
 }
 
@@ -243,6 +255,19 @@ impl Error for Shared {
 pub struct DeadlineExceeded {
     /// By then the call will have left: it is ahead in the queue of any request that comes now.
     pub retry_after: Duration,
+    /// Nobody can tell whether there are slots, because the store does not answer through which
+    /// replicas share the quota.
+    pub is_store_lost: bool,
+}
+
+impl DeadlineExceeded {
+    /// There are slots, but none in time.
+    pub fn new(retry_after: Duration) -> Self {
+        Self {
+            retry_after,
+            is_store_lost: false,
+        }
+    }
 }
 
 /// The flight ended without a result: because of a panic, or because the runtime is shutting down.

@@ -15,8 +15,9 @@ use tokio::time::{Instant, timeout_at};
 use crate::attempt::QueuePosition;
 use crate::caller::Name;
 use crate::scan::{Request, Rows, SharedIds};
+use crate::single_flight::batch_role::{MemberOutcome, MemberResponse};
 use crate::single_flight::batch_split::count_rows;
-use crate::single_flight::batcher::{BatchMember, Batcher, MemberOutcome, MemberResponse, lacking};
+use crate::single_flight::batcher::{BatchMember, Batcher, lacking};
 use crate::single_flight::flight::Flight;
 
 /// The flights that may become members of a batch, by place. There are never more than there are

@@ -62,6 +62,7 @@ pub(crate) fn paid(answer: UpstreamResponse) -> impl Service<Call, Response = Se
         },
         quota,
         queue::Metrics::default(),
+        0,
     );
     let flights = single_flight::SingleFlight::new(
         single_flight::Config {
@@ -80,6 +81,7 @@ pub(crate) fn paid(answer: UpstreamResponse) -> impl Service<Call, Response = Se
             scarcity: Arc::new(|_| Scarcity::default()),
             slots: Arc::new(|_, _, _| 0),
             has_surplus: Arc::new(|_| true),
+            unavailable_for: Arc::new(|_| None),
         },
         single_flight::Metrics::default(),
     );

@@ -1,6 +1,7 @@
 //! Callers with tokens of their own, where the configuration lets them through.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -155,6 +156,33 @@ async fn a_rubbish_tokens_401_passes_through_and_touches_nobody_elses() {
     assert_eq!(running.caller.ask(&[id(0)]).await.status, StatusCode::OK);
     assert_eq!(running.simulator.token_requests().len(), 1, "no new sign-in");
     running.finish().await;
+}
+
+#[tokio::test]
+async fn a_429_to_a_callers_token_is_not_taken_for_one_to_the_gateways() {
+    let spawned = setup().spawn().await;
+    let (caller, admin) = (spawned.caller(), spawned.admin());
+    let own = token(&spawned.simulator).await;
+    let plan = Plan::of(Fault::Throttle(Duration::from_secs(1)), Often::Times(1));
+    spawned.simulator.set_faults("eu", &plan).unwrap();
+    assert_eq!(ask_as(&caller, &own, 1).await.status, StatusCode::OK);
+    let metrics = admin.fetch("/metrics").await;
+    let value = |has: &[&str]| {
+        let line = metrics
+            .text()
+            .lines()
+            .find(|line| has.iter().all(|part| line.contains(part)));
+        line.and_then(|line| line.rsplit(' ').next()).map(str::to_owned)
+    };
+    assert_eq!(value(&["gateway_quota_throttled_total "]).as_deref(), Some("0"));
+    assert_eq!(
+        value(&["gateway_upstream_calls_total{", "\"429\""]).as_deref(),
+        Some("1")
+    );
+    drop((caller, admin));
+    let output = spawned.finish().await;
+    let line = output.lines().find(|line| line.contains("the upstream answered 429"));
+    assert!(line.is_some_and(|line| line.contains("holder")), "{output}");
 }
 
 #[tokio::test]

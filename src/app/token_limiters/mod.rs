@@ -30,14 +30,6 @@ pub(super) struct Config {
     pub(super) queue: queue::Config,
 }
 
-/// Where all limiters report: what waits and what was refused is summed up; `quota_limit` and
-/// `quota_remaining` are the gateway's own.
-#[derive(Clone, Debug)]
-pub(super) struct SharedMetrics {
-    pub(super) quota: quota::Metrics,
-    pub(super) queue: queue::Metrics,
-}
-
 /// All limiters. Clones share them.
 #[derive(Clone, Debug)]
 pub struct TokenLimiters(Arc<Shared>);
@@ -47,7 +39,8 @@ struct Shared {
     /// One for all operations, or one for each.
     own: Vec<Arc<Limiter>>,
     caller_token: Mutex<CallerToken>,
-    metrics: SharedMetrics,
+    /// Where all queues report: what waits and what was refused is summed up.
+    metrics: queue::Metrics,
     wall: Wall,
     tasks: Tasks,
 }
@@ -73,8 +66,8 @@ struct Limiter {
 
 impl TokenLimiters {
     /// Most tokens of callers that calls are counted for at a time. A user's token lasts about an
-    /// hour, and its limiter an hour longer; with the documented limits each takes some 50 kB at
-    /// most.
+    /// hour, and its limiter an hour longer; with the documented limits each takes some 100 kB at
+    /// most, of which half are for the callers that its queue remembers.
     pub const MAX: usize = 64;
 
     /// Opens the gateway's own limiters, over its `quotas`: one for all operations, or one for
@@ -84,15 +77,18 @@ impl TokenLimiters {
         quotas: Vec<quota::Quota>,
         wall: Wall,
         tasks: &Tasks,
-        metrics: SharedMetrics,
+        metrics: queue::Metrics,
     ) -> Self {
         debug_assert!(
             [1, Operation::ALL.len()].contains(&quotas.len()),
             "one, or one for each operation"
         );
+        let others = quotas.len() - 1;
         let own = quotas.into_iter().map(|quota| {
+            let queue = queue::Queue::new(config.queue.clone(), quota.clone(), metrics.clone(), others);
+            tasks.spawn_upkeep("queue clock", queue.clone().run_clock());
             Arc::new(Limiter {
-                queue: queue::Queue::start(config.queue.clone(), quota.clone(), tasks, metrics.queue.clone()),
+                queue,
                 quota,
                 _clock: None,
             })
@@ -163,6 +159,12 @@ impl TokenLimiters {
             .map_or(Duration::ZERO, |limiter| limiter.queue.predicted_wait())
     }
 
+    /// While nobody can tell whether there are slots on the limiter of `payer`: how long callers
+    /// should stay away.
+    pub fn unavailable_for(&self, payer: Payer) -> Option<Duration> {
+        self.limiter(payer)?.quota.unavailable_for()
+    }
+
     /// The gateway stops at `closes`: see [`queue::Queue::close`].
     pub fn close(&self, closes: Instant) {
         self.queues().for_each(|queue| queue.close(closes));
@@ -195,11 +197,11 @@ impl TokenLimiters {
         }
         caller_token.forget(now);
         if caller_token.token_limiters.len() >= Self::MAX {
-            self.0.metrics.queue.refused(Reason::Tokens);
+            self.0.metrics.refused(Reason::Tokens);
             let retry_after = caller_token.next_end(now).saturating_duration_since(now);
             return Err(Refused::new(Reason::Tokens, retry_after));
         }
-        let limiter = Arc::new(self.0.new_limiter(&caller_token.config));
+        let limiter = Arc::new(self.0.new_limiter(&caller_token.config, token_id.0));
         if let Some(closes) = caller_token.closes {
             limiter.queue.close(closes);
         }
@@ -243,9 +245,10 @@ impl Middleware<Attempt, Next<Admitted<quota::Permit>>> for TokenLimiters {
 }
 
 impl Shared {
-    fn new_limiter(&self, config: &Config) -> Limiter {
-        let quota = quota::Quota::ephemeral(&config.quota, self.wall.clone(), self.metrics.quota.clone());
-        let queue = queue::Queue::new(config.queue.clone(), quota.clone(), self.metrics.queue.clone());
+    fn new_limiter(&self, config: &Config, holder: TokenId) -> Limiter {
+        let quota = quota::Quota::of_caller(&config.quota, self.wall.clone(), holder);
+        let others = TokenLimiters::MAX - 1;
+        let queue = queue::Queue::new(config.queue.clone(), quota.clone(), self.metrics.clone(), others);
         let ended = CancellationToken::new();
         let clock = ended.clone().run_until_cancelled_owned(queue.clone().run_clock());
         self.tasks.spawn_upkeep("limiter clock", async move {

@@ -9,7 +9,7 @@ use http::StatusCode;
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, advance, sleep};
 
-use super::{Config, SharedMetrics, TokenLimiters};
+use super::{Config, TokenLimiters};
 use crate::attempt::{Admitted, Attempt, Delivery, Failure, QueuePosition, Retries};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::clock::Wall;
@@ -36,12 +36,8 @@ fn token_limiters(tasks: &Tasks) -> TokenLimiters {
             weights: [].into_iter().collect(),
         },
     };
-    let mut registry = Registry::default();
-    let metrics = SharedMetrics {
-        quota: quota::Metrics::register(&mut registry),
-        queue: queue::Metrics::register(&mut registry),
-    };
-    let own = quota::Quota::open(&config.quota, Wall::system(), metrics.quota.clone()).unwrap();
+    let metrics = queue::Metrics::register(&mut Registry::default());
+    let own = quota::Quota::open(&config.quota, Wall::system(), quota::Metrics::default()).unwrap();
     TokenLimiters::open(config, vec![own], Wall::system(), tasks, metrics)
 }
 
@@ -225,13 +221,7 @@ async fn mixed_hour(quotas: usize) -> Vec<Vec<Duration>> {
         },
     };
     let quotas = (0..quotas).map(|_| quota::Quota::ephemeral(&config.quota, Wall::system(), quota::Metrics::default()));
-    let (quotas, metrics) = (
-        quotas.collect(),
-        SharedMetrics {
-            quota: quota::Metrics::default(),
-            queue: queue::Metrics::register(&mut Registry::default()),
-        },
-    );
+    let (quotas, metrics) = (quotas.collect(), queue::Metrics::register(&mut Registry::default()));
     let token_limiters = TokenLimiters::open(config, quotas, Wall::system(), &tasks, metrics);
     let start = Instant::now();
     let arrived = Arc::new(std::sync::Mutex::new(vec![Vec::new(); Operation::ALL.len()]));

@@ -21,9 +21,10 @@ use super::fair_scheduler::{Expected, FairScheduler};
 use crate::caller::{Name, Urgency};
 
 /// Callers of which something is expected; beyond it the one is forgotten whose time is up first.
+/// Queues that bound this together have an equal part each.
 const MOST_CALLERS: usize = 4096;
 
-/// Requests expected back in all.
+/// Requests expected back in all, likewise.
 const MOST_RETURNS: usize = 10_000;
 
 /// What is expected of everybody.
@@ -33,9 +34,25 @@ pub(super) struct Expectations {
     /// When each has to be looked at again, at the latest.
     looks: BTreeSet<(Instant, Urgency, Name)>,
     returns: usize,
+    /// Other queues that the bounds hold for too.
+    others: usize,
 }
 
 impl Expectations {
+    /// Nothing is expected yet. The bounds hold together with so many other queues.
+    pub(super) fn beside(others: usize) -> Self {
+        Self {
+            others,
+            ..Self::default()
+        }
+    }
+
+    /// Whether nothing is known of anybody.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.looks.is_empty()
+    }
+
     /// A request comes.
     pub(super) fn arrive(
         &mut self,
@@ -74,7 +91,7 @@ impl Expectations {
         order: &mut FairScheduler,
     ) {
         self.take_out((caller, urgency), arrival, order);
-        let has_room = self.returns < MOST_RETURNS;
+        let has_room = self.returns < MOST_RETURNS / (1 + self.others);
         self.update(caller, urgency, now, order, |history| {
             history.refuse(due, has_room, now);
         });
@@ -173,7 +190,7 @@ impl Expectations {
         if self.callers[usize::from(urgency.level())].contains_key(caller) {
             return;
         }
-        if self.looks.len() >= MOST_CALLERS
+        if self.looks.len() >= MOST_CALLERS / (1 + self.others)
             && let Some((_, urgency, oldest)) = self.looks.pop_first()
             && let Some(history) = self.callers[usize::from(urgency.level())].remove(&oldest)
         {

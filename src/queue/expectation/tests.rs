@@ -164,3 +164,18 @@ fn a_caller_all_of_whose_requests_are_away_does_not_ask_again_before_one_is_back
     expectations.let_in((&caller, urgency), arrival, now, now, &mut order);
     assert_eq!((order.loops(), order.returning()), (1, 0));
 }
+
+#[test]
+fn queues_that_are_bounded_together_expect_as_much_as_one_alone() {
+    let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::beside(63));
+    let (urgency, now) = (Urgency::default(), Instant::now());
+    for n in 0..1000 {
+        let caller = Name::new(&n.to_string());
+        for _ in 0..3 {
+            let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+            expectations.refuse((&caller, urgency), arrival, now + 9 * SECOND, now, &mut order);
+        }
+        assert!(64 * expectations.looks.len() <= MOST_CALLERS && 64 * expectations.returns <= MOST_RETURNS);
+    }
+    assert_eq!(expectations.looks.len(), 64, "the latest");
+}

@@ -151,3 +151,36 @@ async fn a_greedy_caller_cannot_fill_the_queue_against_others() {
     assert_eq!(displaced.len(), 1, "the last one makes room: {displaced:?}");
     assert!(displaced[0].wait.is_some() && displaced[0].retry_after >= SECOND);
 }
+
+#[tokio::test(start_paused = true)]
+async fn callers_that_are_gone_are_forgotten_although_nobody_comes() {
+    let tasks = Tasks::new();
+    let (queue, _) = queue(SECOND, &tasks);
+    queue.turn(&attempt("a", 3, SECOND)).await.unwrap().used();
+    queue.turn(&attempt("a", 3, Duration::ZERO)).await.unwrap_err();
+    assert_eq!(queue.0.lock().order.returning(), 1);
+    tokio::time::sleep(Duration::from_mins(15)).await;
+    assert_eq!(queue.0.lock().order.returning(), 0);
+    assert!(queue.0.lock().expectations.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_slot_moves_past_the_end_of_the_gateway_is_told_then() {
+    let tasks = Tasks::new();
+    let (queue, clockwork) = queue(10 * SECOND, &tasks);
+    queue.turn(&attempt("a", 3, SECOND)).await.unwrap().used();
+    let start = Instant::now();
+    let [first, second, third] = [("a", 600), ("b", 600), ("c", 600)].map(|(name, wait)| {
+        let (queue, attempt) = (queue.clone(), attempt(name, 3, wait * SECOND));
+        tasks.spawn("caller", async move { queue.turn(&attempt).await.map(Slot::used) })
+    });
+    tokio::task::yield_now().await;
+    queue.close(start + 25 * SECOND);
+    let told = third.await.unwrap().unwrap_err();
+    assert_eq!((told.reason, start.elapsed()), (Reason::ShuttingDown, Duration::ZERO));
+    first.await.unwrap().unwrap();
+    assert_eq!(start.elapsed(), 10 * SECOND);
+    clockwork.pause_until(start + 60 * SECOND);
+    let told = second.await.unwrap().unwrap_err();
+    assert_eq!((told.reason, start.elapsed()), (Reason::ShuttingDown, 10 * SECOND));
+}

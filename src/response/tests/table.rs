@@ -193,13 +193,21 @@ fn rows() -> Vec<Row> {
             None,
         ),
         (
-            single_flight::DeadlineExceeded {
-                retry_after: 7 * SECOND,
-            }
-            .into(),
+            single_flight::DeadlineExceeded::new(7 * SECOND).into(),
             429,
             "TooManyRequests",
             "http_request_error",
+            Some(7),
+        ),
+        (
+            single_flight::DeadlineExceeded {
+                retry_after: 7 * SECOND,
+                is_store_lost: true,
+            }
+            .into(),
+            503,
+            "QuotaUnavailable",
+            "proxy_internal_response",
             Some(7),
         ),
         (

@@ -224,3 +224,42 @@ async fn where_every_answer_is_cut_off_all_ask_alone_in_the_end() {
     }
     fixture.nothing_is_left().await;
 }
+
+/// Asks for these ids alone, and answers with this status.
+async fn answer_alone(fixture: &mut Fixture, ids: &[&str], status: u16) {
+    let asked = fixture.ask_for(request(ids), caller("x", 30));
+    let (attempt, reply) = fixture.departed().await;
+    let mut response = rows(&attempt.request.bind().unwrap());
+    if status != 200 {
+        response = answer(r#"{"error":{"code":"NotFound","message":"no such definition"}}"#);
+        response.status = status.try_into().unwrap();
+    }
+    reply.send(Ok(response)).unwrap();
+    asked.await.unwrap().unwrap();
+    fixture.settled().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_request_keeps_itself_out_of_batches_and_not_its_ids() {
+    let mut fixture = Fixture::batching();
+    answer_alone(&mut fixture, &["a", "b", "gone"], 404).await;
+    assert_eq!(calls(&mut fixture).await, 1, "a and b may be as good as any");
+    let asked = [
+        fixture.ask_for(request(&["a", "b", "gone"]), caller("x", 30)),
+        fixture.ask_for(request(&["c"]), caller("y", 30)),
+    ];
+    assert_eq!(fixture.answer_all(rows).await.len(), 2, "it would be rejected again");
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_id_is_merged_again_once_it_has_been_answered_alone() {
+    let mut fixture = Fixture::batching();
+    answer_alone(&mut fixture, &["a"], 404).await;
+    assert_eq!(calls(&mut fixture).await, 2, "and here it is answered");
+    assert_eq!(calls(&mut fixture).await, 1);
+    fixture.nothing_is_left().await;
+}

@@ -2,6 +2,7 @@
 //! they join.
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -13,7 +14,7 @@ use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, Refusal, RetryHint, Scarcity};
 use crate::caller::Name;
 use crate::scan::{Merging, Outcome, ServedResponse, UpstreamProfile};
-use crate::single_flight::BatchConfig;
+use crate::single_flight::{BatchConfig, DeadlineExceeded};
 
 type Asked = JoinHandle<Result<ServedResponse, BoxError>>;
 
@@ -304,5 +305,24 @@ async fn calls_wait_for_others_as_long_as_slots_are_scarce_and_only_where_there_
         let waited = gather_delay(&mut fixture, "a", name, 30).await;
         assert_eq!(waited, Duration::ZERO, "slots are plenty");
     }
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_call_that_waits_for_the_store_is_told_that_the_store_is_lost() {
+    let mut fixture = Fixture::new();
+    let patient = fixture.ask(caller("x", 30));
+    let (_, _waits) = fixture.waiting().await;
+    let hasty = fixture.ask(caller("y", 2));
+    fixture.is_store_lost.store(true, Ordering::Relaxed);
+    let refused = hasty.await.unwrap().unwrap_err();
+    assert_eq!(
+        refused.downcast_ref(),
+        Some(&DeadlineExceeded {
+            retry_after: Duration::from_secs(3),
+            is_store_lost: true,
+        })
+    );
+    patient.abort();
     fixture.nothing_is_left().await;
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -39,6 +40,7 @@ pub(super) struct Fixture {
     pub(super) sink: Arc<RecordingSink>,
     pub(super) tasks: Tasks,
     pub(super) metrics: Metrics,
+    pub(super) is_store_lost: Arc<AtomicBool>,
 }
 
 impl Fixture {
@@ -69,6 +71,8 @@ impl Fixture {
         let sink = Arc::new(RecordingSink::default());
         let tasks = Tasks::new();
         let metrics = Metrics::default();
+        let is_store_lost = Arc::<AtomicBool>::default();
+        let is_lost = Arc::clone(&is_store_lost);
         let single_flight = SingleFlight::new(
             Config {
                 merge,
@@ -79,6 +83,7 @@ impl Fixture {
             Arc::new(upstream_profile),
             PredictedWait {
                 scarcity: Arc::new(move |_| scarcity),
+                unavailable_for: Arc::new(move |_| is_lost.load(Ordering::Relaxed).then_some(Duration::from_secs(3))),
                 ..predicted_wait(Duration::from_secs(77))
             },
             metrics.clone(),
@@ -90,6 +95,7 @@ impl Fixture {
             sink,
             tasks,
             metrics,
+            is_store_lost,
         }
     }
 
@@ -179,6 +185,7 @@ pub(super) fn predicted_wait(wait: Duration) -> PredictedWait {
         scarcity: Arc::new(|_| Scarcity::default()),
         slots: Arc::new(|_, _, _| 0),
         has_surplus: Arc::new(|_| true),
+        unavailable_for: Arc::new(|_| None),
     }
 }
 

@@ -145,9 +145,7 @@ async fn a_joiner_with_less_time_leaves_alone() {
     assert_eq!(start.elapsed(), Duration::from_secs(2));
     assert_eq!(
         refused.downcast_ref(),
-        Some(&DeadlineExceeded {
-            retry_after: Duration::from_secs(77)
-        })
+        Some(&DeadlineExceeded::new(Duration::from_secs(77)))
     );
     attempt.request.bind();
     reply.send(Ok(answer("rows"))).unwrap();
@@ -200,7 +198,7 @@ async fn a_joiner_does_not_wait_for_a_call_that_queues_again() {
     let retry_after = Duration::from_secs(30);
     assert_eq!(
         shared.find::<DeadlineExceeded>(),
-        Some(&DeadlineExceeded { retry_after })
+        Some(&DeadlineExceeded::new(retry_after))
     );
     assert_eq!(start.elapsed(), Duration::ZERO);
     let fresh = fixture.ask(no_cache(caller("z", 60)));

@@ -1,12 +1,19 @@
 //! Equal requests of which one is more urgent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::fixture::{Fixture, answer, caller, no_cache, rows};
+use tokio::time::Instant;
+
+use super::fixture::{Fixture, RecordingSink, answer, caller, no_cache, pass, rows};
+use crate::BoxError;
+use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::caller::{Caller, Urgency};
 use crate::scan::{Merging, Outcome, UpstreamProfile};
 use crate::single_flight::BatchConfig;
+use crate::single_flight::flight::Flight;
 use crate::single_flight::tests::fixture::{MERGE, request};
+use crate::telemetry::trace;
 
 fn at(level: u8, seconds: u64) -> Caller {
     Caller {
@@ -88,6 +95,110 @@ async fn an_urgent_request_without_a_slot_is_told_at_once_and_leaves_the_patient
     reply.send(Ok(rows(&request(&["a"])))).unwrap();
     assert_eq!(patient.await.unwrap().unwrap().outcome, Outcome::Forwarded);
     assert_eq!(joined.await.unwrap().unwrap().outcome, Outcome::Collapsed);
+    fixture.nothing_is_left().await;
+}
+
+/// The queue's error when the caller's requests fill it.
+fn no_room() -> BoxError {
+    Failure {
+        delivery: Delivery::NoSlot,
+        again: RetryHint::Never,
+        answer: None,
+        source: "as many wait as may".into(),
+    }
+    .into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_urgent_request_without_a_slot_is_answered_by_the_patient_one_that_leaves_in_time() {
+    for (leaves_in, is_answered) in [(4, true), (6, false)] {
+        let mut fixture = Fixture::new();
+        let patient = fixture.ask(at(7, 600));
+        let (attempt, reply) = fixture.waiting().await;
+        let start = Instant::now() + Duration::from_secs(leaves_in);
+        attempt.request.queues(attempt.position, start);
+        let urgent = fixture.ask(at(0, 5));
+        let (_, refused) = fixture.waiting().await;
+        refused.send(Err(no_room())).map_err(drop).unwrap();
+        fixture.settled().await;
+        assert_eq!(urgent.is_finished(), !is_answered, "told at once if at all");
+        pass(leaves_in).await;
+        attempt.request.bind();
+        reply.send(Ok(rows(&request(&["a"])))).unwrap();
+        assert_eq!(patient.await.unwrap().unwrap().outcome, Outcome::Forwarded);
+        assert_eq!(urgent.await.unwrap().is_ok(), is_answered);
+        fixture.nothing_is_left().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_urgent_request_that_waited_for_a_patient_one_in_vain_asks_for_a_slot_again() {
+    let mut fixture = Fixture::new();
+    let patient = fixture.ask(at(7, 600));
+    let (attempt, reply) = fixture.waiting().await;
+    attempt.request.queues(attempt.position, Instant::now());
+    let urgent = fixture.ask(at(0, 5));
+    let (_, refused) = fixture.waiting().await;
+    refused.send(Err(no_room())).map_err(drop).unwrap();
+    fixture.settled().await;
+    attempt.request.bind();
+    reply.send(Err("lost".into())).map_err(drop).unwrap();
+    assert!(patient.await.unwrap().is_err());
+    let (_, refused) = fixture.waiting().await;
+    refused.send(Err(no_room())).map_err(drop).unwrap();
+    assert!(urgent.await.unwrap().is_err(), "nobody is left to wait for");
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_came_before_a_request_or_may_be_too_old_for_it_are_not_in_an_equal_ones_answer() {
+    let flight = |max_age| {
+        let mut caller = at(0, 5);
+        caller.cache_directives.max_age = max_age;
+        let sink = Arc::<RecordingSink>::default();
+        Flight::new(Arc::new(request(&["a"])), None, sink, &Arc::new(caller), Instant::now())
+    };
+    let before = Instant::now();
+    pass(1).await;
+    let now = Instant::now();
+    for (max_age, asked, has_stored_rows, is_answered) in [
+        (None, before, false, true),
+        (None, before, true, false),
+        (None, now, true, true),
+        (Some(Duration::from_secs(5)), now, true, false),
+        (Some(Duration::from_secs(5)), now, false, true),
+    ] {
+        let (flight, ..) = flight(max_age);
+        let sender = flight.take_equal_sender(asked, has_stored_rows);
+        assert_eq!(sender.is_some(), is_answered, "{max_age:?} {has_stored_rows}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_trace_of_an_attempt_without_an_answer_ends_although_another_call_answers() {
+    let mut fixture = Fixture::new();
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let fields = [(
+        http::HeaderName::from_static("traceparent"),
+        traceparent.parse().unwrap(),
+    )];
+    let context = trace::read(&fields.into_iter().collect()).unwrap();
+    let patient = fixture.ask(Caller {
+        trace: trace::Trace::Passing(Arc::new(context)),
+        ..at(7, 600)
+    });
+    let (attempt, _throttled) = fixture.departed().await;
+    assert!(matches!(attempt.request.trace(), trace::Call::Passing(_)));
+    attempt
+        .request
+        .queues(attempt.position, Instant::now() + Duration::from_mins(1));
+    let urgent = fixture.ask(at(0, 5));
+    let (_, reply) = fixture.departed().await;
+    reply.send(Ok(rows(&request(&["a"])))).unwrap();
+    urgent.await.unwrap().unwrap();
+    patient.await.unwrap().unwrap();
+    assert!(matches!(attempt.request.trace(), trace::Call::None), "it has ended");
+    drop(attempt);
     fixture.nothing_is_left().await;
 }
 

@@ -190,6 +190,7 @@ impl Replica {
             }),
             slots: Arc::new(|_, _, _| 0),
             has_surplus: Arc::new(|_| true),
+            unavailable_for: Arc::new(|_| None),
         };
         let metrics = single_flight::Metrics::default();
         let calls = upstream.clone();

@@ -169,12 +169,13 @@ impl StackFixture {
                 merge,
                 attempt: ATTEMPT,
             };
-            let (scarcity, slots, surplus) = (quota.clone(), quota.clone(), quota.clone());
+            let [scarcity, slots, surplus, stores] = [(); 4].map(|()| quota.clone());
             let outlook = single_flight::PredictedWait {
                 wait: Arc::new(move |_| queue.predicted_wait()),
                 scarcity: Arc::new(move |_| scarcity.scarcity()),
                 slots: Arc::new(move |_, until, most| slots.slots_until(until, most)),
                 has_surplus: Arc::new(move |_| surplus.has_surplus()),
+                unavailable_for: Arc::new(move |_| stores.unavailable_for()),
             };
             let keep = Arc::clone(&cache) as Arc<dyn CacheSink>;
             let metrics = single_flight::Metrics::register(registry);
