@@ -142,7 +142,7 @@ async fn half_sent() -> Broken {
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         // Not all of it is taken of those that are refused.
-        let _ = stream.write_all(&[b' '; 120_000]).await;
+        let _ = stream.write_all(" ".repeat(120_000).as_bytes()).await;
         streams.push(stream);
     }
     Broken::with(spawned, streams)
