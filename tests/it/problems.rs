@@ -133,7 +133,7 @@ async fn with_slow_store() -> Broken {
 async fn half_sent() -> Broken {
     let spawned = Setup::new().set("server.memory", "48MiB").spawn().await;
     let address = spawned.caller().base().trim_start_matches("http://").to_owned();
-    let mut held = Vec::new();
+    let mut streams = Vec::new();
     for _ in 0..24 {
         let mut stream = TcpStream::connect(&address).await.unwrap();
         let path = crate::support::PATH;
@@ -142,10 +142,10 @@ async fn half_sent() -> Broken {
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         // Not all of it is taken of those that are refused.
-        let _ = stream.write_all(&[b' '; 120_000]).await;
-        held.push(stream);
+        let _ = stream.write_all(" ".repeat(120_000).as_bytes()).await;
+        streams.push(stream);
     }
-    Broken::with(spawned, held)
+    Broken::with(spawned, streams)
 }
 
 async fn contradicted() -> Broken {
