@@ -47,7 +47,7 @@ pub use proxy::Proxy;
 /// One HTTP exchange with complete, bounded bodies: what sign-in needs, and what its tests replace.
 pub type Exchange = BoxCloneSyncService<http::Request<Bytes>, http::Response<Bytes>, BoxError>;
 
-/// Settings of a [`Client`](crate::net::Client) and its connections.
+/// Settings of a [`Client`] and its connections.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// A PEM file with additional CA certificates, trusted besides the built-in Mozilla roots. It

@@ -50,7 +50,7 @@ pub struct Candidate {
     pub url: Url,
 }
 
-/// Settings of a [`HostSelector`](crate::region::HostSelector).
+/// Settings of a [`HostSelector`].
 #[derive(Clone, Debug)]
 pub struct Config {
     candidates: Vec<Candidate>,

@@ -1,7 +1,7 @@
 //! The upstream's call limits: the ways in which it may count, and a verifier that does not know
 //! which one it uses.
 //!
-//! Pure. Time comes in as a [`Duration`](std::time::Duration) since an epoch that the user picks
+//! Pure. Time comes in as a [`Duration`] since an epoch that the user picks
 //! (the start of the simulator, the start of a test), so the same limiter works with real sockets
 //! and with virtual time.
 //!
