@@ -189,9 +189,9 @@ impl CacheService {
             ForwardReason::Partial => Lookup::Partial,
             ForwardReason::Bypass => Lookup::Bypass,
         };
-        let (inner, endpoint) = (self.inner.clone(), call.request.endpoint());
+        let (inner, request) = (self.inner.clone(), Arc::clone(&call.request));
         let lists = &self.shared.lists;
-        let may_wait = forward != ForwardReason::Bypass && cache.form(endpoint).is_some();
+        let may_wait = forward != ForwardReason::Bypass && cache.form(request.endpoint()).is_some();
         let list = lists.list_for(&call).filter(|_| may_wait);
         let (under_way, cache) = (lists.begin(&call), Arc::clone(cache));
         let asked = async move {
@@ -209,13 +209,13 @@ impl CacheService {
             self.shared.cache.count(lookup);
             return Either::Right(asked);
         };
-        Either::Right(self.with_fallback(endpoint, asked, entry, lookup).boxed())
+        Either::Right(self.with_fallback(request, asked, entry, lookup).boxed())
     }
 
     /// Serves a stale entry when no better answer can be fetched.
     fn with_fallback(
         &self,
-        endpoint: Endpoint,
+        request: Arc<Request>,
         asked: BoxFuture<'static, Result<ServedResponse, BoxError>>,
         entry: Arc<Entry>,
         lookup: Lookup,
@@ -227,7 +227,7 @@ impl CacheService {
         async move {
             let result = asked.await;
             let now = Instant::now();
-            let outcome = RefreshOutcome::of(endpoint, &result);
+            let outcome = RefreshOutcome::of(&request, &result);
             if let Some(guard) = guard {
                 guard.finish(outcome, now);
             }

@@ -17,10 +17,10 @@ use crate::attempt::{Delivery, Failure};
 use crate::cache::entry::Entry;
 use crate::cache::freshness::StaleReason;
 use crate::cache::layer::{Below, HasSpareQuota, is_answer};
-use crate::cache::memory_store::Cache;
+use crate::cache::memory_store::{Cache, rejects_gateway};
 use crate::cache::partial_hit::PartialHit;
 use crate::caller::{CacheDirectives, Caller, Urgency};
-use crate::scan::{Call, Endpoint, Key, Payer, Request, ServedResponse};
+use crate::scan::{Call, Key, Payer, Request, ServedResponse};
 use crate::task::Tasks;
 use crate::telemetry::log;
 
@@ -101,14 +101,14 @@ impl Refresher {
                 ..caller
             }),
         };
-        let endpoint = call.request.endpoint();
+        let request = Arc::clone(&call.request);
         let asked = inner.call(call);
         self.tasks.spawn("cache renewal", async move {
             let result = asked.await;
             if let Err(error) = &result {
                 tracing::debug!(%error, "a stale entry could not be renewed");
             }
-            guard.finish(RefreshOutcome::of(endpoint, &result), Instant::now());
+            guard.finish(RefreshOutcome::of(&request, &result), Instant::now());
         });
     }
 }
@@ -253,9 +253,10 @@ pub(super) enum RefreshOutcome {
 }
 
 impl RefreshOutcome {
-    pub(super) fn of(endpoint: Endpoint, result: &Result<ServedResponse, BoxError>) -> Self {
+    pub(super) fn of(request: &Request, result: &Result<ServedResponse, BoxError>) -> Self {
         match result {
-            Ok(served) if is_answer(endpoint, served) => Self::Answered,
+            Ok(served) if rejects_gateway(request, &served.answer) => Self::Failed,
+            Ok(served) if is_answer(request.endpoint(), served) => Self::Answered,
             Ok(_) => Self::Failed,
             Err(error) => match log::causes(error.as_ref()).find_map(|cause| cause.downcast_ref::<Failure>()) {
                 Some(failure) if failure.delivery != Delivery::NoSlot => Self::Failed,
