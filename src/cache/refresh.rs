@@ -108,7 +108,10 @@ impl Refresher {
             if let Err(error) = &result {
                 tracing::debug!(%error, "a stale entry could not be renewed");
             }
-            guard.finish(RefreshOutcome::of(&request, &result), Instant::now());
+            match RefreshOutcome::of(&request, &result) {
+                RefreshOutcome::NotTried => guard.pause(Instant::now()),
+                outcome => guard.finish(outcome, Instant::now()),
+            }
         });
     }
 }
@@ -222,9 +225,9 @@ impl RefreshState {
         self.failures.store(0, Ordering::Relaxed);
     }
 
-    /// Ends a refresh; the next one may start at once.
-    fn cancel(&self, now: Instant) {
-        self.not_before_ms.store(self.millis(now), Ordering::Relaxed);
+    /// Ends a refresh; the next one may start at `next`.
+    fn cancel(&self, next: Instant) {
+        self.not_before_ms.store(self.millis(next), Ordering::Relaxed);
     }
 
     /// Records that a refresh failed. `spread`, from 0 to 1, lengthens the pause, so that entries
@@ -232,8 +235,7 @@ impl RefreshState {
     fn fail(&self, now: Instant, spread: f64) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(16);
         let pause = FIRST_PAUSE.saturating_mul(1 << failures).min(LONGEST_PAUSE);
-        self.not_before_ms
-            .store(self.millis(now + pause.mul_f64(1.0 + spread)), Ordering::Relaxed);
+        self.cancel(now + pause.mul_f64(1.0 + spread));
     }
 
     fn millis(&self, at: Instant) -> u64 {
@@ -291,6 +293,16 @@ impl RefreshGuard {
             RefreshOutcome::Answered => self.entry.refresh_state().succeed(),
             RefreshOutcome::NotTried => {}
         }
+    }
+}
+
+impl RefreshGuard {
+    /// Ends a background refresh that found no slot. The next request that wants a slot asks the
+    /// queue itself; but if the refresh began again with each hit, the queue would refuse each.
+    fn pause(mut self, now: Instant) {
+        let pause = FIRST_PAUSE.mul_f64(1.0 + rand::random::<f64>());
+        self.entry.refresh_state().cancel(now + pause);
+        self.finished = true;
     }
 }
 
