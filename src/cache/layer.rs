@@ -254,7 +254,8 @@ async fn ask(inner: Below, call: Call, forward: ForwardReason) -> Result<ServedR
 }
 
 /// Fetches the missing ids and joins the answer; fetches all of them when the joined answer would
-/// not be certain to be right, or when stored rows have become too old for the caller meanwhile.
+/// not be certain to be right, or when stored rows have become too old meanwhile. If there is no slot
+/// for that, and the caller set no limits, the joined answer with the old rows is better than none.
 async fn ask_for_missing(
     inner: Below,
     call: Call,
@@ -274,29 +275,43 @@ async fn ask_for_missing(
         return Ok(rest);
     }
     let now = Instant::now();
-    let usable = partial_hit.usable_at(&cache, &call.caller.cache_directives, now);
-    let Some(partial_hit) = usable.filter(|usable| usable.missing_count() == missing.ids().len()) else {
+    let usable = partial_hit
+        .clone()
+        .usable_at(&cache, &call.caller.cache_directives, now);
+    let Some(usable) = usable.filter(|usable| usable.missing_count() == missing.ids().len()) else {
         tracing::debug!("stored rows became too old while the others were fetched");
-        return ask(inner, call, forward).await;
-    };
-    match partial_hit.with(&missing, &rest, &cache) {
-        Ok(assembly) => {
-            let whole = assembled(assembly, now);
-            Ok(ServedResponse {
-                may_link: whole.may_link,
-                answer: whole.answer,
-                age: whole.age,
-                outcome: rest.outcome,
-                status: Status {
-                    ttl: rest.status.ttl.and(whole.status.ttl),
-                    ..rest.status
-                },
-            })
+        let request = Arc::clone(&call.request);
+        let has_limits = call.caller.cache_directives.limits_age();
+        let again = ask(inner, call, forward).await;
+        if !has_limits
+            && RefreshOutcome::of(&request, &again) == RefreshOutcome::NotTried
+            && let Ok(assembly) = partial_hit.with(&missing, &rest, &cache)
+        {
+            return Ok(joined(assembly, rest, Instant::now()));
         }
+        return again;
+    };
+    match usable.with(&missing, &rest, &cache) {
+        Ok(assembly) => Ok(joined(assembly, rest, now)),
         Err(split_error) => {
             tracing::debug!(reason = split_error.as_str(), "a partial answer could not be completed");
             ask(inner, call, forward).await
         }
+    }
+}
+
+/// A joined answer, with what is known of the answer for the rest.
+fn joined(assembly: Assembled, rest: ServedResponse, now: Instant) -> ServedResponse {
+    let whole = assembled(assembly, now);
+    ServedResponse {
+        may_link: whole.may_link,
+        answer: whole.answer,
+        age: whole.age,
+        outcome: rest.outcome,
+        status: Status {
+            ttl: rest.status.ttl.and(whole.status.ttl),
+            ..rest.status
+        },
     }
 }
 

@@ -369,7 +369,7 @@ async fn a_caller_that_hangs_up_while_refreshing_releases_the_refresh() {
 }
 
 /// An attempt that brought no answer.
-fn failed(delivery: Delivery) -> BoxError {
+pub(super) fn failed(delivery: Delivery) -> BoxError {
     Failure {
         delivery,
         again: RetryHint::Never,
