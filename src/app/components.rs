@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::context::{
@@ -329,6 +330,7 @@ fn shared_context(
         memory: Memory::new(settings::shares(config, environment.machine)),
         environment,
         metrics,
+        closing: watch::Sender::new(None),
     };
     Ok((context, exporter))
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
 use super::token_limiters::TokenLimiters;
@@ -34,6 +36,8 @@ pub(super) struct SharedContext {
     pub(super) token_limiters: TokenLimiters,
     pub(super) metrics: SharedMetrics,
     pub(super) memory: Memory,
+    /// When the last call may leave; `None` in it before the stop.
+    pub(super) closing: watch::Sender<Option<Instant>>,
 }
 
 /// What each purpose may take of the memory, and the budgets of those that are shared. Divided
@@ -66,6 +70,12 @@ pub(super) struct SharedMetrics {
 }
 
 impl SharedContext {
+    /// No call leaves after `last`: who would have to wait longer is told.
+    pub(super) fn close(&self, last: Instant) {
+        self.token_limiters.close(last);
+        self.closing.send_replace(Some(last));
+    }
+
     pub(super) fn token_source(
         &self,
         config: &Resolved,
@@ -112,7 +122,9 @@ impl SharedContext {
     ) -> Option<Supervised<shared_cache::SharedCache>> {
         let (store, metrics) = (self.store.clone()?, self.metrics.shared_cache.clone()?);
         let shared_cache = settings::shared_cache(config, store)?;
-        let shared_cache = shared_cache.with_memory(self.memory.answers.clone());
+        let shared_cache = shared_cache
+            .with_memory(self.memory.answers.clone())
+            .with_closing(self.closing.subscribe());
         let memory = Arc::clone(cache);
         let adopt: shared_cache::InsertLocal = Arc::new(move |request, found| {
             memory.insert_remote(request, &found.answer, (found.asked, found.stored), found.ttl);
