@@ -161,7 +161,8 @@ impl Components {
         if other_net {
             next.net = connections(&plan.net, &context.environment)?;
         }
-        if other_net || changes.sign_in() {
+        let other_sign_in = other_net || changes.sign_in();
+        if other_sign_in {
             let metrics = context.metrics.token.of_candidate();
             next.token_source = context.token_source(config, plan.token, &next.net, metrics);
             if self.token_source.part.current().is_some() {
@@ -172,7 +173,8 @@ impl Components {
         if other_way {
             next.region_client = region_client(&next.net, config);
         }
-        if other_way || changes.any(&["defender.cloud", "defender.region", "defender.regions"]) {
+        let other_regions = other_way || changes.any(&["defender.cloud", "defender.region", "defender.regions"]);
+        if other_regions {
             let metrics = self.regions.part.metrics().succeed();
             next.regions = context.regions(plan.regions, metrics, &next.region_client);
             // The first callers need not wait for what can be known before.
@@ -187,7 +189,7 @@ impl Components {
         if other_profile || changes.any(&["merge.enabled", "quota.state_file", "store.prefix"]) {
             next.merge_memory = context.remember_merging(config, &next.upstream_profile);
         }
-        next.share_answers(self, plan.attempt);
+        next.share_answers(self, plan.attempt, !other_sign_in && !other_regions);
         if changes.any(&["callers.limit"]) {
             next.fair_use = context.fair_use(config);
         }
@@ -203,8 +205,8 @@ impl Components {
     }
 
     /// The cache and the flights go on from those before. What was answered to one application is
-    /// not for another.
-    fn share_answers(&mut self, before: &Self, attempt: Duration) {
+    /// not for another, and no new request waits for a call by another way.
+    fn share_answers(&mut self, before: &Self, attempt: Duration, is_same_way: bool) {
         let is_same_identity = before.has_identity_of(&self.config);
         let cache_config = settings::cache(&self.config, &self.context.memory.shares);
         let profile = Arc::clone(&self.upstream_profile);
@@ -215,15 +217,9 @@ impl Components {
         });
         self.shared_cache = self.context.shared_cache(&self.config, &self.cache);
         let keep = keep(&self.cache, self.shared_cache.as_ref());
-        self.single_flight = if is_same_identity {
-            let flights = settings::single_flight(&self.config, attempt);
-            let profile = Arc::clone(&self.upstream_profile);
-            before.single_flight.reconfigured(flights, keep, profile)
-        } else {
-            let (profile, metrics) = (&self.upstream_profile, before.single_flight.metrics());
-            self.context
-                .single_flight(&self.config, attempt, keep, profile, metrics)
-        };
+        let flights = settings::single_flight(&self.config, attempt);
+        let profile = Arc::clone(&self.upstream_profile);
+        self.single_flight = before.single_flight.reconfigured(flights, keep, profile, is_same_way);
     }
 
     /// Where merged calls are counted; `None` when nothing is merged.
@@ -271,7 +267,7 @@ impl Components {
             ),
             request_memory: super::RequestMemory(Arc::clone(&context.memory.waiting)),
             shared_cache: self.shared_cache.as_ref().map(|supervised| supervised.part.clone()),
-            single_flight: self.single_flight.clone(),
+            single_flight: self.single_flight.clone().keeping_up(self.upkeep().keep_up()),
             token_limiters: token_limiters.clone(),
             quota: quota::Charging {
                 wall: context.wall.clone(),

@@ -1,7 +1,7 @@
 //! What outlives every configuration, and how parts are made on it, with their work in the
 //! background.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -207,6 +207,13 @@ pub(super) struct BackgroundTasks(Vec<Arc<DropGuard>>);
 impl BackgroundTasks {
     pub(super) fn together<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
         Self(all.into_iter().flat_map(|one| one.0.iter().cloned()).collect())
+    }
+
+    /// Keeps up what is still going on: for flights, which a request begins that keeps this alive.
+    /// What waits for a request must not do so itself.
+    pub(super) fn keep_up(&self) -> single_flight::KeepUp {
+        let tasks: Vec<_> = self.0.iter().map(Arc::downgrade).collect();
+        Arc::new(move || Box::new(tasks.iter().filter_map(Weak::upgrade).collect::<Vec<_>>()))
     }
 }
 
