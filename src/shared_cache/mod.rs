@@ -159,7 +159,7 @@ async fn listen(inner: Arc<Inner>) {
     let (store, channel) = (inner.config.store.clone(), inner.config.channel());
     let listener = Arc::downgrade(&inner);
     let heard = move |event: Event<'_>| {
-        let Some(inner) = listener.upgrade() else { return };
+        let Some(inner) = listener.upgrade() else { return false };
         match event {
             Event::Message(message) => inner.registry.notify(&String::from_utf8_lossy(message)),
             Event::Missed => {
@@ -171,6 +171,7 @@ async fn listen(inner: Arc<Inner>) {
                     .spawn_upkeep("shared answers: greeting", async move { asks.backend.warm_up().await });
             }
         }
+        true
     };
     store.subscribe(channel, heard).await;
 }
