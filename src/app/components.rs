@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::context::{
     BackgroundTasks, HostEnvironment, Memory, SharedContext, SharedMetrics, Supervised, keep, open_quotas,
 };
+use super::merge_memory::MergeTurns;
 use super::token_limiters::{self, TokenLimiters};
 use super::{Error, ReloadError, settings};
 use crate::clock::Wall;
@@ -326,6 +327,7 @@ fn shared_context(
         memory: Memory::new(settings::shares(config, environment.machine)),
         environment,
         metrics,
+        merge_turns: MergeTurns::default(),
         closing: watch::Sender::new(None),
     };
     Ok((context, exporter))

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
+use super::merge_memory::MergeTurns;
 use super::token_limiters::TokenLimiters;
 use super::{Error, settings};
 use crate::clock::Wall;
@@ -36,6 +37,7 @@ pub(super) struct SharedContext {
     pub(super) token_limiters: TokenLimiters,
     pub(super) metrics: SharedMetrics,
     pub(super) memory: Memory,
+    pub(super) merge_turns: MergeTurns,
     /// When the last call may leave; `None` in it before the stop.
     pub(super) closing: watch::Sender<Option<Instant>>,
 }
