@@ -287,12 +287,12 @@ async fn ask_for_missing(
             && RefreshOutcome::of(&request, &again) == RefreshOutcome::NotTried
             && let Ok(assembly) = partial_hit.with(&missing, &rest, &cache)
         {
-            return Ok(joined(assembly, rest, Instant::now()));
+            return Ok(joined(assembly, &rest, Instant::now()));
         }
         return again;
     };
     match usable.with(&missing, &rest, &cache) {
-        Ok(assembly) => Ok(joined(assembly, rest, now)),
+        Ok(assembly) => Ok(joined(assembly, &rest, now)),
         Err(split_error) => {
             tracing::debug!(reason = split_error.as_str(), "a partial answer could not be completed");
             ask(inner, call, forward).await
@@ -301,7 +301,7 @@ async fn ask_for_missing(
 }
 
 /// A joined answer, with what is known of the answer for the rest.
-fn joined(assembly: Assembled, rest: ServedResponse, now: Instant) -> ServedResponse {
+fn joined(assembly: Assembled, rest: &ServedResponse, now: Instant) -> ServedResponse {
     let whole = assembled(assembly, now);
     ServedResponse {
         may_link: whole.may_link,

@@ -86,7 +86,7 @@ impl Config {
         {
             return sleep_until(closes).await;
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Limits the freshness of finished sessions, if the limit is longer than the usual one.

@@ -62,7 +62,7 @@ async fn rows_that_became_too_old_during_the_call_are_fetched_again_unless_anoth
 #[tokio::test(start_paused = true)]
 async fn rows_that_became_too_old_during_the_call_are_served_when_there_is_no_slot_for_another() {
     let limited = CacheDirectives {
-        max_stale: Some(Duration::from_secs(60)),
+        max_stale: Some(Duration::from_mins(1)),
         ..CacheDirectives::default()
     };
     for directives in [CacheDirectives::default(), limited] {
