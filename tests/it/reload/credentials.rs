@@ -81,7 +81,7 @@ async fn other_credentials_are_taken_only_when_they_work() {
 /// one does not.
 #[tokio::test]
 async fn who_comes_after_the_change_does_not_wait_for_a_call_of_before() {
-    let setup = Setup::new().region("eu", 3_000).set("cache.ttl", "0s");
+    let setup = Setup::new().region("eu", 1_500).set("cache.ttl", "0s");
     let running = setup.start().await;
     let (_good, good) = secret_file(CLIENT_SECRET);
     let asked = [id(1)];
