@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::context::{
     BackgroundTasks, HostEnvironment, Memory, SharedContext, SharedMetrics, Supervised, keep, open_quotas,
 };
+use super::merge_memory::MergeTurns;
 use super::token_limiters::{self, TokenLimiters};
 use super::{Error, ReloadError, settings};
 use crate::clock::Wall;
@@ -160,7 +162,8 @@ impl Components {
         if other_net {
             next.net = connections(&plan.net, &context.environment)?;
         }
-        if other_net || changes.sign_in() {
+        let other_sign_in = other_net || changes.sign_in();
+        if other_sign_in {
             let metrics = context.metrics.token.of_candidate();
             next.token_source = context.token_source(config, plan.token, &next.net, metrics);
             if self.token_source.part.current().is_some() {
@@ -171,7 +174,8 @@ impl Components {
         if other_way {
             next.region_client = region_client(&next.net, config);
         }
-        if other_way || changes.any(&["defender.cloud", "defender.region", "defender.regions"]) {
+        let other_regions = other_way || changes.any(&["defender.cloud", "defender.region", "defender.regions"]);
+        if other_regions {
             let metrics = self.regions.part.metrics().succeed();
             next.regions = context.regions(plan.regions, metrics, &next.region_client);
             // The first callers need not wait for what can be known before.
@@ -186,7 +190,7 @@ impl Components {
         if other_profile || changes.any(&["merge.enabled", "quota.state_file", "store.prefix"]) {
             next.merge_memory = context.remember_merging(config, &next.upstream_profile);
         }
-        next.share_answers(self, plan.attempt);
+        next.share_answers(self, plan.attempt, !other_sign_in && !other_regions);
         if changes.any(&["callers.limit"]) {
             next.fair_use = context.fair_use(config);
         }
@@ -202,8 +206,8 @@ impl Components {
     }
 
     /// The cache and the flights go on from those before. What was answered to one application is
-    /// not for another.
-    fn share_answers(&mut self, before: &Self, attempt: Duration) {
+    /// not for another, and no new request waits for a call by another way.
+    fn share_answers(&mut self, before: &Self, attempt: Duration, is_same_way: bool) {
         let is_same_identity = before.has_identity_of(&self.config);
         let cache_config = settings::cache(&self.config, &self.context.memory.shares);
         let profile = Arc::clone(&self.upstream_profile);
@@ -214,15 +218,9 @@ impl Components {
         });
         self.shared_cache = self.context.shared_cache(&self.config, &self.cache);
         let keep = keep(&self.cache, self.shared_cache.as_ref());
-        self.single_flight = if is_same_identity {
-            let flights = settings::single_flight(&self.config, attempt);
-            let profile = Arc::clone(&self.upstream_profile);
-            before.single_flight.reconfigured(flights, keep, profile)
-        } else {
-            let (profile, metrics) = (&self.upstream_profile, before.single_flight.metrics());
-            self.context
-                .single_flight(&self.config, attempt, keep, profile, metrics)
-        };
+        let flights = settings::single_flight(&self.config, attempt);
+        let profile = Arc::clone(&self.upstream_profile);
+        self.single_flight = before.single_flight.reconfigured(flights, keep, profile, is_same_way);
     }
 
     /// Where merged calls are counted; `None` when nothing is merged.
@@ -270,7 +268,7 @@ impl Components {
             ),
             request_memory: super::RequestMemory(Arc::clone(&context.memory.waiting)),
             shared_cache: self.shared_cache.as_ref().map(|supervised| supervised.part.clone()),
-            single_flight: self.single_flight.clone(),
+            single_flight: self.single_flight.clone().keeping_up(self.upkeep().keep_up()),
             token_limiters: token_limiters.clone(),
             quota: quota::Charging {
                 wall: context.wall.clone(),
@@ -325,6 +323,8 @@ fn shared_context(
         memory: Memory::new(settings::shares(config, environment.machine)),
         environment,
         metrics,
+        merge_turns: MergeTurns::default(),
+        closing: watch::Sender::new(None),
     };
     Ok((context, exporter))
 }

@@ -1,13 +1,16 @@
 //! What outlives every configuration, and how parts are made on it, with their work in the
 //! background.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
+use super::merge_memory::MergeTurns;
 use super::token_limiters::TokenLimiters;
 use super::{Error, settings};
 use crate::clock::Wall;
@@ -34,6 +37,9 @@ pub(super) struct SharedContext {
     pub(super) token_limiters: TokenLimiters,
     pub(super) metrics: SharedMetrics,
     pub(super) memory: Memory,
+    pub(super) merge_turns: MergeTurns,
+    /// When the last call may leave; `None` in it before the stop.
+    pub(super) closing: watch::Sender<Option<Instant>>,
 }
 
 /// What each purpose may take of the memory, and the budgets of those that are shared. Divided
@@ -66,6 +72,12 @@ pub(super) struct SharedMetrics {
 }
 
 impl SharedContext {
+    /// No call leaves after `last`: who would have to wait longer is told.
+    pub(super) fn close(&self, last: Instant) {
+        self.token_limiters.close(last);
+        self.closing.send_replace(Some(last));
+    }
+
     pub(super) fn token_source(
         &self,
         config: &Resolved,
@@ -112,7 +124,9 @@ impl SharedContext {
     ) -> Option<Supervised<shared_cache::SharedCache>> {
         let (store, metrics) = (self.store.clone()?, self.metrics.shared_cache.clone()?);
         let shared_cache = settings::shared_cache(config, store)?;
-        let shared_cache = shared_cache.with_memory(self.memory.answers.clone());
+        let shared_cache = shared_cache
+            .with_memory(self.memory.answers.clone())
+            .with_closing(self.closing.subscribe());
         let memory = Arc::clone(cache);
         let adopt: shared_cache::InsertLocal = Arc::new(move |request, found| {
             memory.insert_remote(request, &found.answer, (found.asked, found.stored), found.ttl);
@@ -196,6 +210,13 @@ pub(super) struct BackgroundTasks(Vec<Arc<DropGuard>>);
 impl BackgroundTasks {
     pub(super) fn together<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
         Self(all.into_iter().flat_map(|one| one.0.iter().cloned()).collect())
+    }
+
+    /// Keeps up what is still going on: for flights, which a request begins that keeps this alive.
+    /// What waits for a request must not do so itself.
+    pub(super) fn keep_up(&self) -> single_flight::KeepUp {
+        let tasks: Vec<_> = self.0.iter().map(Arc::downgrade).collect();
+        Arc::new(move || Box::new(tasks.iter().filter_map(Weak::upgrade).collect::<Vec<_>>()))
     }
 }
 

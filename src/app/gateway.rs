@@ -165,7 +165,7 @@ impl Gateway {
         self.health.set_ready();
         let made = self.reloader.current().load_full();
         let (linger, drain) = (made.config.server.linger, made.config.server.drain);
-        let token_limiters = made.context.token_limiters.clone();
+        let context = made.context.clone();
         let path = Swap::new(stack::build(made.parts()), made.upkeep());
         // What it keeps up in the background must end with the last request to it.
         drop(made);
@@ -184,7 +184,7 @@ impl Gateway {
             self.mode.set(Mode::Draining);
             // The last call must leave early enough for its answer to arrive.
             let last = Instant::now() + linger + drain.saturating_sub(ANSWER);
-            token_limiters.close(last);
+            context.close(last);
         };
         let mut next = self.next;
         let exchanging = async {

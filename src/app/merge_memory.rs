@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -43,9 +43,38 @@ struct MergeMemory {
     registration: String,
     upstream_profile: Arc<UpstreamProfile>,
     file: Option<PathBuf>,
+    turn: Turn,
     store: Option<SharedMemory>,
     /// How often the store is looked at.
     interval: Duration,
+}
+
+/// Whose turn it is to write the file. After a change of configuration the memory before goes on
+/// with its last requests, and what they teach may be about another application.
+#[derive(Debug)]
+struct Turn {
+    latest: MergeTurns,
+    own: u64,
+}
+
+/// How many memories there have been; locked while the file is written.
+pub(super) type MergeTurns = Arc<Mutex<u64>>;
+
+impl Turn {
+    fn take(latest: &MergeTurns) -> Self {
+        let mut number = latest.lock().unwrap_or_else(PoisonError::into_inner);
+        *number += 1;
+        Self {
+            latest: Arc::clone(latest),
+            own: *number,
+        }
+    }
+
+    /// `None` when it is another's turn.
+    fn now(&self) -> Option<MutexGuard<'_, u64>> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        (*latest == self.own).then_some(latest)
+    }
 }
 
 struct SharedMemory {
@@ -70,6 +99,7 @@ impl SharedContext {
         let memory = MergeMemory {
             upstream_profile: Arc::clone(upstream_profile),
             file: file(config),
+            turn: Turn::take(&self.merge_turns),
             store: self.store.clone().map(|client| {
                 // Beside the ledger's keys, in the same slot of a cluster.
                 let (tenant, application) = settings::registration(config);
@@ -156,20 +186,26 @@ impl MergeMemory {
             // Before the records are read, so that no change is missed.
             let changed = upstream_profile.merge_evidence().changed();
             self.share().await;
-            if let (Some(file), Some(text)) = (&self.file, self.text())
-                && written.as_ref() != Some(&text)
-            {
-                if let Err(error) = write(file, &text) {
-                    tracing::warn!(file = %file.display(), %error, "what was found out about merging is not remembered");
-                }
-                written = Some(text);
-            }
+            self.write_down(&mut written);
             if self.store.is_some() {
                 // Whether it changed or not, the next look is due.
                 let _ = timeout(self.interval, changed).await;
             } else {
                 changed.await;
             }
+        }
+    }
+
+    /// Writes the records to the file, if they are not what was written last.
+    fn write_down(&self, written: &mut Option<Vec<u8>>) {
+        if let (Some(file), Some(text)) = (&self.file, self.text())
+            && written.as_ref() != Some(&text)
+            && let Some(_turn) = self.turn.now()
+        {
+            if let Err(error) = write(file, &text) {
+                tracing::warn!(file = %file.display(), %error, "what was found out about merging is not remembered");
+            }
+            *written = Some(text);
         }
     }
 
@@ -231,5 +267,39 @@ impl SharedMemory {
             self.leased_until = now + LEASE;
             self.leased_until
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_before_a_change_of_configuration_writes_nothing_over_the_new_ones_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("calls.merge");
+        let turns = MergeTurns::default();
+        let memory = |registration: &str| MergeMemory {
+            registration: registration.into(),
+            upstream_profile: Arc::new(UpstreamProfile::new(1000)),
+            file: Some(file.clone()),
+            turn: Turn::take(&turns),
+            store: None,
+            interval: Duration::from_mins(1),
+        };
+        let learn = |memory: &MergeMemory, revision| {
+            let record = MergeRecord {
+                revision,
+                ..MergeRecord::default()
+            };
+            memory.upstream_profile.adopt_merge_record(Endpoint::HISTORY, record);
+            memory.write_down(&mut None);
+            read(&file).unwrap().registration
+        };
+        let before = memory("before");
+        assert_eq!(learn(&before, 1), "before");
+        let now = memory("now");
+        assert_eq!(learn(&now, 1), "now");
+        assert_eq!(learn(&before, 2), "now");
     }
 }

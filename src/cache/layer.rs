@@ -189,9 +189,9 @@ impl CacheService {
             ForwardReason::Partial => Lookup::Partial,
             ForwardReason::Bypass => Lookup::Bypass,
         };
-        let (inner, endpoint) = (self.inner.clone(), call.request.endpoint());
+        let (inner, request) = (self.inner.clone(), Arc::clone(&call.request));
         let lists = &self.shared.lists;
-        let may_wait = forward != ForwardReason::Bypass && cache.form(endpoint).is_some();
+        let may_wait = forward != ForwardReason::Bypass && cache.form(request.endpoint()).is_some();
         let list = lists.list_for(&call).filter(|_| may_wait);
         let (under_way, cache) = (lists.begin(&call), Arc::clone(cache));
         let asked = async move {
@@ -209,13 +209,13 @@ impl CacheService {
             self.shared.cache.count(lookup);
             return Either::Right(asked);
         };
-        Either::Right(self.with_fallback(endpoint, asked, entry, lookup).boxed())
+        Either::Right(self.with_fallback(request, asked, entry, lookup).boxed())
     }
 
     /// Serves a stale entry when no better answer can be fetched.
     fn with_fallback(
         &self,
-        endpoint: Endpoint,
+        request: Arc<Request>,
         asked: BoxFuture<'static, Result<ServedResponse, BoxError>>,
         entry: Arc<Entry>,
         lookup: Lookup,
@@ -227,7 +227,7 @@ impl CacheService {
         async move {
             let result = asked.await;
             let now = Instant::now();
-            let outcome = RefreshOutcome::of(endpoint, &result);
+            let outcome = RefreshOutcome::of(&request, &result);
             if let Some(guard) = guard {
                 guard.finish(outcome, now);
             }
@@ -254,7 +254,8 @@ async fn ask(inner: Below, call: Call, forward: ForwardReason) -> Result<ServedR
 }
 
 /// Fetches the missing ids and joins the answer; fetches all of them when the joined answer would
-/// not be certain to be right, or when stored rows have become too old for the caller meanwhile.
+/// not be certain to be right, or when stored rows have become too old meanwhile. If there is no slot
+/// for that, and the caller set no limits, the joined answer with the old rows is better than none.
 async fn ask_for_missing(
     inner: Below,
     call: Call,
@@ -274,29 +275,43 @@ async fn ask_for_missing(
         return Ok(rest);
     }
     let now = Instant::now();
-    let usable = partial_hit.usable_at(&cache, &call.caller.cache_directives, now);
-    let Some(partial_hit) = usable.filter(|usable| usable.missing_count() == missing.ids().len()) else {
+    let usable = partial_hit
+        .clone()
+        .usable_at(&cache, &call.caller.cache_directives, now);
+    let Some(usable) = usable.filter(|usable| usable.missing_count() == missing.ids().len()) else {
         tracing::debug!("stored rows became too old while the others were fetched");
-        return ask(inner, call, forward).await;
-    };
-    match partial_hit.with(&missing, &rest, &cache) {
-        Ok(assembly) => {
-            let whole = assembled(assembly, now);
-            Ok(ServedResponse {
-                may_link: whole.may_link,
-                answer: whole.answer,
-                age: whole.age,
-                outcome: rest.outcome,
-                status: Status {
-                    ttl: rest.status.ttl.and(whole.status.ttl),
-                    ..rest.status
-                },
-            })
+        let request = Arc::clone(&call.request);
+        let has_limits = call.caller.cache_directives.limits_age();
+        let again = ask(inner, call, forward).await;
+        if !has_limits
+            && RefreshOutcome::of(&request, &again) == RefreshOutcome::NotTried
+            && let Ok(assembly) = partial_hit.with(&missing, &rest, &cache)
+        {
+            return Ok(joined(assembly, &rest, Instant::now()));
         }
+        return again;
+    };
+    match usable.with(&missing, &rest, &cache) {
+        Ok(assembly) => Ok(joined(assembly, &rest, now)),
         Err(split_error) => {
             tracing::debug!(reason = split_error.as_str(), "a partial answer could not be completed");
             ask(inner, call, forward).await
         }
+    }
+}
+
+/// A joined answer, with what is known of the answer for the rest.
+fn joined(assembly: Assembled, rest: &ServedResponse, now: Instant) -> ServedResponse {
+    let whole = assembled(assembly, now);
+    ServedResponse {
+        may_link: whole.may_link,
+        answer: whole.answer,
+        age: whole.age,
+        outcome: rest.outcome,
+        status: Status {
+            ttl: rest.status.ttl.and(whole.status.ttl),
+            ..rest.status
+        },
     }
 }
 

@@ -17,7 +17,9 @@ use crate::cache::metrics::{Lookup, Snapshot};
 use crate::cache::popularity::Popularity;
 use crate::cache::{Config, Metrics};
 use crate::memory::{MemoryBudget, Reservation};
-use crate::scan::{CacheSink, Endpoint, Key, Request, ResponseKind, StoredRows, UpstreamProfile, UpstreamResponse};
+use crate::scan::{
+    CacheSink, Endpoint, Key, Request, ResponseKind, StoredRows, TokenOwner, UpstreamProfile, UpstreamResponse,
+};
 
 /// Bodies up to this size are not counted after they leave the cache.
 const SMALL: usize = 4 * 1024;
@@ -259,6 +261,11 @@ impl Cache {
     }
 }
 
+/// Whether a response is about the gateway's own token and not about the request.
+pub(super) fn rejects_gateway(request: &Request, answer: &UpstreamResponse) -> bool {
+    answer.status == StatusCode::UNAUTHORIZED && TokenOwner::of(request) == TokenOwner::Gateway
+}
+
 /// The store, bounded by `config`.
 fn entries(config: &Config) -> Entries {
     moka::sync::Cache::builder()
@@ -283,7 +290,7 @@ impl CacheSink for Cache {
             Some(_) => answer.may_be_json(),
             None => ResponseKind::of(request.endpoint(), answer).is_answer(),
         };
-        if !is_answer {
+        if !is_answer || rejects_gateway(request, answer) {
             // The response says nothing about the request, so it is neither stored nor does it
             // replace an answer.
             return None;

@@ -17,10 +17,10 @@ use crate::attempt::{Delivery, Failure};
 use crate::cache::entry::Entry;
 use crate::cache::freshness::StaleReason;
 use crate::cache::layer::{Below, HasSpareQuota, is_answer};
-use crate::cache::memory_store::Cache;
+use crate::cache::memory_store::{Cache, rejects_gateway};
 use crate::cache::partial_hit::PartialHit;
 use crate::caller::{CacheDirectives, Caller, Urgency};
-use crate::scan::{Call, Endpoint, Key, Payer, Request, ServedResponse};
+use crate::scan::{Call, Key, Payer, Request, ServedResponse};
 use crate::task::Tasks;
 use crate::telemetry::log;
 
@@ -101,14 +101,17 @@ impl Refresher {
                 ..caller
             }),
         };
-        let endpoint = call.request.endpoint();
+        let request = Arc::clone(&call.request);
         let asked = inner.call(call);
         self.tasks.spawn("cache renewal", async move {
             let result = asked.await;
             if let Err(error) = &result {
                 tracing::debug!(%error, "a stale entry could not be renewed");
             }
-            guard.finish(RefreshOutcome::of(endpoint, &result), Instant::now());
+            match RefreshOutcome::of(&request, &result) {
+                RefreshOutcome::NotTried => guard.pause(Instant::now()),
+                outcome => guard.finish(outcome, Instant::now()),
+            }
         });
     }
 }
@@ -222,9 +225,9 @@ impl RefreshState {
         self.failures.store(0, Ordering::Relaxed);
     }
 
-    /// Ends a refresh; the next one may start at once.
-    fn cancel(&self, now: Instant) {
-        self.not_before_ms.store(self.millis(now), Ordering::Relaxed);
+    /// Ends a refresh; the next one may start at `next`.
+    fn cancel(&self, next: Instant) {
+        self.not_before_ms.store(self.millis(next), Ordering::Relaxed);
     }
 
     /// Records that a refresh failed. `spread`, from 0 to 1, lengthens the pause, so that entries
@@ -232,8 +235,7 @@ impl RefreshState {
     fn fail(&self, now: Instant, spread: f64) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(16);
         let pause = FIRST_PAUSE.saturating_mul(1 << failures).min(LONGEST_PAUSE);
-        self.not_before_ms
-            .store(self.millis(now + pause.mul_f64(1.0 + spread)), Ordering::Relaxed);
+        self.cancel(now + pause.mul_f64(1.0 + spread));
     }
 
     fn millis(&self, at: Instant) -> u64 {
@@ -253,9 +255,10 @@ pub(super) enum RefreshOutcome {
 }
 
 impl RefreshOutcome {
-    pub(super) fn of(endpoint: Endpoint, result: &Result<ServedResponse, BoxError>) -> Self {
+    pub(super) fn of(request: &Request, result: &Result<ServedResponse, BoxError>) -> Self {
         match result {
-            Ok(served) if is_answer(endpoint, served) => Self::Answered,
+            Ok(served) if rejects_gateway(request, &served.answer) => Self::Failed,
+            Ok(served) if is_answer(request.endpoint(), served) => Self::Answered,
             Ok(_) => Self::Failed,
             Err(error) => match log::causes(error.as_ref()).find_map(|cause| cause.downcast_ref::<Failure>()) {
                 Some(failure) if failure.delivery != Delivery::NoSlot => Self::Failed,
@@ -290,6 +293,16 @@ impl RefreshGuard {
             RefreshOutcome::Answered => self.entry.refresh_state().succeed(),
             RefreshOutcome::NotTried => {}
         }
+    }
+}
+
+impl RefreshGuard {
+    /// Ends a background refresh that found no slot. The next request that wants a slot asks the
+    /// queue itself; but if the refresh began again with each hit, the queue would refuse each.
+    fn pause(mut self, now: Instant) {
+        let pause = FIRST_PAUSE.mul_f64(1.0 + rand::random::<f64>());
+        self.entry.refresh_state().cancel(now + pause);
+        self.finished = true;
     }
 }
 

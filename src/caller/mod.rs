@@ -112,6 +112,13 @@ pub struct CacheDirectives {
     pub only_if_cached: bool,
 }
 
+impl CacheDirectives {
+    /// Whether the caller said how old an answer may be.
+    pub fn limits_age(&self) -> bool {
+        self.max_age.or(self.max_stale).or(self.min_fresh).is_some()
+    }
+}
+
 /// 1 to 128 visible ASCII characters, without quotes or backslashes.
 #[derive(Clone)]
 pub struct RequestId(Text);

@@ -16,7 +16,7 @@ use crate::BoxError;
 use crate::attempt::Failure;
 use crate::caller::RequestId;
 use crate::memory::{Exhausted, LARGE_ANSWER, MemoryBudget};
-use crate::scan::{self, ForwardReason, Operation, ServedResponse, Status, TokenOwner, UpstreamResponse};
+use crate::scan::{self, ForwardReason, Headers, Operation, ServedResponse, Status, TokenOwner, UpstreamResponse};
 use crate::telemetry::log;
 
 /// The body of every response: complete, and shared with the cache.
@@ -310,6 +310,17 @@ static FIELDS: [HeaderName; 9] = [
     X_REQUEST_ID,
 ];
 
+/// The fields of an answer that its caller may see: a challenge (RFC 9110 §11.6.1) is for the owner
+/// of the rejected token, and a caller can do nothing about the gateway's.
+fn shown_to(owner: TokenOwner, fields: Headers) -> Headers {
+    let is_shown = |name: &HeaderName| owner == TokenOwner::Caller || *name != header::WWW_AUTHENTICATE;
+    if fields.iter().all(|(name, _)| is_shown(name)) {
+        return fields;
+    }
+    let shown = fields.iter().filter(|(name, _)| is_shown(name));
+    shown.map(|(name, value)| (name.clone(), value)).collect()
+}
+
 /// What the response adds to an upstream answer.
 struct ResponseMeta<'a> {
     status: &'a Status,
@@ -346,7 +357,8 @@ fn upstream(
     ];
     let mut response = Response::new(Body::new(answer.body));
     *response.status_mut() = answer.status;
-    *response.headers_mut() = header_template::build(&answer.headers, &FIELDS, values);
+    let headers = shown_to(config.token_owner, answer.headers);
+    *response.headers_mut() = header_template::build(&headers, &FIELDS, values);
     response
 }
 

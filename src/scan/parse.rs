@@ -22,12 +22,11 @@ pub(super) fn read_ids(head: &KeyPrefix, body: &[u8]) -> Result<IdSet, ParseErro
     if let Some(ids) = read_usual(head, body) {
         return ids.canonical();
     }
-    if body.starts_with(b"\xEF\xBB\xBF") {
-        return Err(ParseError::ByteOrderMark);
-    }
     let text = std::str::from_utf8(body).map_err(|error| ParseError::NotUtf8 {
         valid_bytes: error.valid_up_to(),
     })?;
+    // Parsers may ignore a byte order mark (RFC 8259 §8.1), and files from Windows begin with one.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut reading = Reading::new(head, text.len());
     let mut json = serde_json::Deserializer::from_str(text);
     match reading.deserialize(&mut json).and_then(|()| json.end()) {
@@ -232,9 +231,6 @@ pub enum ParseError {
     /// The body has no bytes.
     #[error("the body is empty; send {{\"{0}\": [\"…\"]}}")]
     Empty(&'static str),
-    /// JSON text must not begin with U+FEFF (RFC 8259 §8.1).
-    #[error("the body starts with a byte order mark, which JSON does not allow")]
-    ByteOrderMark,
     /// JSON text must be UTF-8 (RFC 8259 §8.1).
     #[error("the body is not UTF-8 from byte {valid_bytes} on")]
     NotUtf8 {
@@ -320,9 +316,7 @@ impl ParseError {
             | Self::EmptyId(member)
             | Self::LongId { member, .. }
             | Self::TooManyIds(member) => Some(member),
-            Self::Empty(_) | Self::ByteOrderMark | Self::NotUtf8 { .. } | Self::NotJson { .. } | Self::NotObject(_) => {
-                None
-            }
+            Self::Empty(_) | Self::NotUtf8 { .. } | Self::NotJson { .. } | Self::NotObject(_) => None,
         }
     }
 }

@@ -96,9 +96,8 @@ impl UpstreamResponse {
 }
 
 /// Whether a 401 rejects the token although it may not have Defender's format: what checks tokens
-/// in front of Defender's own code sends a challenge (RFC 6750 §3), mostly without a body. The
-/// challenge for the gateway's own token does not get here. A proxy that wants to know who the
-/// gateway is sends a page, or a challenge of another scheme.
+/// in front of Defender's own code sends a challenge (RFC 6750 §3), mostly without a body. A proxy
+/// that wants to know who the gateway is sends a page, or a challenge of another scheme.
 fn rejects_token(response: &UpstreamResponse) -> bool {
     let mut challenges = response.headers.get_all(header::WWW_AUTHENTICATE).peekable();
     if challenges.peek().is_none() {

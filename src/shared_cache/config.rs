@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
 use crate::memory::AnswerMemory;
 use crate::operation::Lifetime;
 use crate::scan::{Endpoint, Key, Namespace, hex};
@@ -27,6 +30,8 @@ pub struct Config {
     pub lease: Duration,
     /// The memory for answers from the store; `None` when they are not counted.
     pub(super) memory: Option<AnswerMemory>,
+    /// When this replica stops; `None` in it while that is not known.
+    pub(super) closing: Option<watch::Receiver<Option<Instant>>>,
 }
 
 impl Config {
@@ -53,6 +58,7 @@ impl Config {
             finished_ttl: ttl,
             lease: Self::LEASE,
             memory: None,
+            closing: None,
         }
     }
 
@@ -63,6 +69,24 @@ impl Config {
             memory: Some(memory),
             ..self
         }
+    }
+
+    /// Nobody waits for another replica past the moment that `closing` says, once it says one.
+    pub fn with_closing(self, closing: watch::Receiver<Option<Instant>>) -> Self {
+        Self {
+            closing: Some(closing),
+            ..self
+        }
+    }
+
+    /// Resolves at the closing moment, if there will be one.
+    pub(super) async fn closed(&self) {
+        if let Some(mut closing) = self.closing.clone()
+            && let Ok(Some(closes)) = closing.wait_for(Option::is_some).await.map(|closes| *closes)
+        {
+            return sleep_until(closes).await;
+        }
+        std::future::pending::<()>().await;
     }
 
     /// Limits the freshness of finished sessions, if the limit is longer than the usual one.

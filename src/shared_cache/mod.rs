@@ -12,7 +12,7 @@
 //! ```text
 //! memory ─ miss ─► lookup ─┬─ answer found ──────────────► served, and inserted into memory
 //!                          ├─ nothing: lease taken ──────► asks; the answer is written, the lease ends, followers get an event
-//!                          ├─ another has the lease ─────► waits for the event, then looks up again, until the deadline
+//!                          ├─ another has the lease ─────► waits for the event, then looks up again, until the deadline or the stop
 //!                          └─ store slow or unreachable ─► asks for itself
 //! ```
 //!
@@ -141,12 +141,20 @@ impl SharedCache {
             LookupRole::Led(lease) => return LookupOutcome::Led(lease),
             LookupRole::Pending(lookup) => lookup,
         };
-        // A caller that does not wait for a slot still waits for the store's reply.
-        let until = call.caller.deadline.max(Instant::now() + inner.config.look);
+        // A caller that does not wait for a slot still waits for the store's reply, and so does one
+        // that comes when the gateway closes. Who is left then asks alone, and the queue says why
+        // there is no slot.
+        let reply = Instant::now() + inner.config.look;
+        let until = call.caller.deadline.max(reply);
+        let closed = async {
+            inner.config.closed().await;
+            sleep_until(reply).await;
+        };
         tokio::select! {
             biased;
             outcome = lookup => outcome,
             () = sleep_until(until) => LookupOutcome::Alone,
+            () = closed => LookupOutcome::Alone,
         }
     }
 }
@@ -156,7 +164,7 @@ async fn listen(inner: Arc<Inner>) {
     let (store, channel) = (inner.config.store.clone(), inner.config.channel());
     let listener = Arc::downgrade(&inner);
     let heard = move |event: Event<'_>| {
-        let Some(inner) = listener.upgrade() else { return };
+        let Some(inner) = listener.upgrade() else { return false };
         match event {
             Event::Message(message) => inner.registry.notify(&String::from_utf8_lossy(message)),
             Event::Missed => {
@@ -168,6 +176,7 @@ async fn listen(inner: Arc<Inner>) {
                     .spawn_upkeep("shared answers: greeting", async move { asks.backend.warm_up().await });
             }
         }
+        true
     };
     store.subscribe(channel, heard).await;
 }

@@ -26,6 +26,7 @@ mod pending;
 mod tests;
 mod waiter;
 
+use std::any::Any;
 use std::error::Error;
 use std::fmt;
 use std::panic::resume_unwind;
@@ -84,11 +85,15 @@ pub struct Config {
     pub attempt: Duration,
 }
 
+/// Gives what the service below needs in the background, which goes on while that is kept.
+pub type KeepUp = Arc<dyn Fn() -> Box<dyn Any + Send> + Send + Sync>;
+
 /// Makes one call for all equal requests at the same time. Clones share the flights.
 #[derive(Clone)]
 pub struct SingleFlight {
     config: Config,
     tasks: Tasks,
+    keep_up: KeepUp,
     cache_sink: Arc<dyn CacheSink>,
     predicted_wait: PredictedWait,
     flight_table: Arc<FlightTable>,
@@ -109,10 +114,17 @@ impl SingleFlight {
         Self {
             config,
             tasks,
+            keep_up: Arc::new(|| Box::new(())),
             cache_sink,
             predicted_wait,
             flight_table: Arc::new(flight_table),
         }
+    }
+
+    /// The same, where each flight keeps what `keep_up` gives until it ends: the request that began
+    /// it may end before.
+    pub fn keeping_up(self, keep_up: KeepUp) -> Self {
+        Self { keep_up, ..self }
     }
 
     /// The metrics of batching.
@@ -121,15 +133,18 @@ impl SingleFlight {
     }
 
     /// The same with other settings, whose answers go to `cache_sink` and `upstream_profile`. Calls
-    /// under way can still be joined, unless other requests may now share calls.
+    /// under way can still be joined if they are made as new ones are (`is_same_way`), unless other
+    /// requests may now share calls.
     pub fn reconfigured(
         &self,
         config: Config,
         cache_sink: Arc<dyn CacheSink>,
         upstream_profile: Arc<UpstreamProfile>,
+        is_same_way: bool,
     ) -> Self {
         let (before, table) = (self.clone(), &self.flight_table);
-        if config.merge.is_equivalent(&before.config.merge) && Arc::ptr_eq(&upstream_profile, &table.upstream_profile) {
+        let is_same_profile = Arc::ptr_eq(&upstream_profile, &table.upstream_profile);
+        if is_same_way && is_same_profile && config.merge.is_equivalent(&before.config.merge) {
             return Self {
                 config,
                 cache_sink,
@@ -169,7 +184,11 @@ impl Middleware<Call, Below, ServedResponse, BoxError> for SingleFlight {
         let task = start.map(|flight| {
             let flight_table = Arc::clone(&self.flight_table);
             let driver = FlightDriver { flight_table, flight };
-            self.tasks.spawn("flight", driver.run(next.clone()))
+            let (kept_up, next) = ((self.keep_up)(), next.clone());
+            self.tasks.spawn("flight", async move {
+                driver.run(next).await;
+                drop(kept_up);
+            })
         });
         match self.wait(&guard, receiver, &call.caller).await {
             Ok(response) => Ok(served(&response, guard.role())),

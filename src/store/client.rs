@@ -193,8 +193,9 @@ impl Client {
 
     /// Passes on what is said on `channel` from now on, and when something may have been missed.
     /// Some messages may be lost: whoever listens must also look from time to time. `heard` is
-    /// called where messages are read and must not wait.
-    pub async fn subscribe(&self, channel: String, heard: impl Fn(Event<'_>) + Send + Sync + 'static) {
+    /// called where messages are read and must not wait; it returns `false` once nobody listens any
+    /// more.
+    pub async fn subscribe(&self, channel: String, heard: impl Fn(Event<'_>) -> bool + Send + Sync + 'static) {
         let is_new = self.0.subscribers.add(channel.clone(), Arc::new(heard));
         let mut state = self.0.state.lock().await;
         match &mut state.connection {

@@ -28,11 +28,13 @@ pub enum Event<'a> {
     Missed,
 }
 
-type Heard = Arc<dyn Fn(Event<'_>) + Send + Sync>;
+/// Is told of an event; `false` when nobody listens any more.
+type Heard = Arc<dyn Fn(Event<'_>) -> bool + Send + Sync>;
 
-/// Who listens to which channel. Messages are passed on as they come, so that none has to be kept.
+/// Who listens to which channel: several, while requests of an earlier configuration are under way.
+/// Messages are passed on as they come, so that none has to be kept.
 #[derive(Default)]
-pub(super) struct Subscribers(Mutex<HashMap<String, Heard>>);
+pub(super) struct Subscribers(Mutex<HashMap<String, Vec<Heard>>>);
 
 impl fmt::Debug for Subscribers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -41,10 +43,12 @@ impl fmt::Debug for Subscribers {
 }
 
 impl Subscribers {
-    /// Passes on what is said on `channel`, to this subscriber in place of an earlier one. Says
-    /// whether there was none.
+    /// Passes on what is said on `channel` to this subscriber too. Says whether it is the first.
     pub(super) fn add(&self, channel: String, heard: Heard) -> bool {
-        self.map().insert(channel, heard).is_none()
+        let mut map = self.map();
+        let is_new = !map.contains_key(&channel);
+        map.entry(channel).or_default().push(heard);
+        is_new
     }
 
     pub(super) fn channels(&self) -> Vec<String> {
@@ -52,16 +56,19 @@ impl Subscribers {
     }
 
     pub(super) fn missed(&self) {
-        let all: Vec<_> = self.map().values().cloned().collect();
-        for heard in all {
-            heard(Event::Missed);
+        for channel in self.channels() {
+            self.tell(&channel, Event::Missed);
         }
     }
 
-    fn message(&self, channel: &str, message: &[u8]) {
-        let heard = self.map().get(channel).cloned();
-        if let Some(heard) = heard {
-            heard(Event::Message(message));
+    /// Tells all who listen to the channel, and forgets who does not any more.
+    fn tell(&self, channel: &str, event: Event<'_>) {
+        let mut all = self.map().get(channel).cloned().unwrap_or_default();
+        all.retain(|heard| !heard(event));
+        if !all.is_empty()
+            && let Some(listening) = self.map().get_mut(channel)
+        {
+            listening.retain(|heard| !all.iter().any(|gone| Arc::ptr_eq(gone, heard)));
         }
     }
 
@@ -72,7 +79,7 @@ impl Subscribers {
                 let channel = String::from_redis_value_ref(channel);
                 let message = Vec::<u8>::from_redis_value_ref(message);
                 if let (Ok(channel), Ok(message)) = (channel, message) {
-                    self.message(&channel, &message);
+                    self.tell(&channel, Event::Message(&message));
                 }
             }
             (PushKind::Disconnection, _) => self.missed(),
@@ -80,7 +87,7 @@ impl Subscribers {
         }
     }
 
-    fn map(&self) -> MutexGuard<'_, HashMap<String, Heard>> {
+    fn map(&self) -> MutexGuard<'_, HashMap<String, Vec<Heard>>> {
         // Nothing in here panics halfway through a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,8 +121,39 @@ async fn hear(config: &Config, subscribers: &Subscribers) -> Result<(), Error> {
     subscribers.missed();
     while let Some(message) = messages.next().await {
         unheard.heard();
-        subscribers.message(message.get_channel_name(), message.get_payload_bytes());
+        let heard = Event::Message(message.get_payload_bytes());
+        subscribers.tell(message.get_channel_name(), heard);
     }
     subscribers.missed();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn all_who_listen_to_a_channel_hear_what_is_said_there() {
+        let subscribers = Subscribers::default();
+        let counts: [Arc<AtomicUsize>; 2] = Default::default();
+        let [before, now] = counts.each_ref().map(Arc::downgrade);
+        for (count, is_first) in [(before, true), (now, false)] {
+            let heard = move |_: Event<'_>| {
+                let count = count.upgrade();
+                count.map(|count| count.fetch_add(1, Ordering::Relaxed)).is_some()
+            };
+            assert_eq!(subscribers.add("a".into(), Arc::new(heard)), is_first);
+        }
+        subscribers.tell("a", Event::Message(b"x"));
+        subscribers.tell("b", Event::Message(b"x"));
+        subscribers.missed();
+        let [before, now] = counts;
+        assert_eq!([&before, &now].map(|count| count.load(Ordering::Relaxed)), [2, 2]);
+        drop(before);
+        subscribers.tell("a", Event::Message(b"y"));
+        assert_eq!(now.load(Ordering::Relaxed), 3);
+        assert_eq!(subscribers.map().get("a").map(Vec::len), Some(1));
+    }
 }

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::memory::Exhausted;
 use crate::net;
-use crate::scan::{Headers, TokenOwner, UpstreamResponse};
+use crate::scan::{Headers, UpstreamResponse};
 
 /// A failed call, with its host.
 #[derive(Debug, thiserror::Error)]
@@ -142,7 +142,7 @@ pub(super) fn without_lost_body(error: net::Error) -> Result<Response<Bytes>, ne
 }
 
 /// The answer, if it may be passed on.
-pub(super) fn checked(response: Response<Bytes>, owner: TokenOwner) -> Result<UpstreamResponse, Reason> {
+pub(super) fn checked(response: Response<Bytes>) -> Result<UpstreamResponse, Reason> {
     let (head, mut body) = response.into_parts();
     if head.status.is_redirection() {
         return Err(Reason::Redirect { status: head.status });
@@ -158,7 +158,7 @@ pub(super) fn checked(response: Response<Bytes>, owner: TokenOwner) -> Result<Up
     }
     Ok(UpstreamResponse {
         status: head.status,
-        headers: allowed(&head.headers, owner),
+        headers: allowed(&head.headers),
         body,
     })
 }
@@ -185,12 +185,11 @@ fn kept(name: &HeaderName) -> Option<HeaderName> {
     })
 }
 
-/// The fields on the allow-list, in order. A challenge (RFC 9110 §11.6.1) is for the owner of the
-/// rejected token: a caller can do nothing about the gateway's. Fields listed in `Connection` were
-/// for this connection only (RFC 9110 §7.6.1).
-fn allowed(headers: &HeaderMap, owner: TokenOwner) -> Headers {
-    let challenge =
-        |name: &HeaderName| (owner == TokenOwner::Caller && *name == WWW_AUTHENTICATE).then_some(WWW_AUTHENTICATE);
+/// The fields on the allow-list, in order. A challenge (RFC 9110 §11.6.1) says whether Defender or
+/// a proxy on the way sent the 401; the response shows it to the owner of the rejected token only.
+/// Fields listed in `Connection` were for this connection only (RFC 9110 §7.6.1).
+fn allowed(headers: &HeaderMap) -> Headers {
+    let challenge = |name: &HeaderName| (*name == WWW_AUTHENTICATE).then_some(WWW_AUTHENTICATE);
     headers
         .iter()
         .filter(|(name, _)| !is_of_connection(headers, name))
@@ -220,6 +219,7 @@ fn is_identity(value: &HeaderValue) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scan::{Endpoint, ResponseKind};
 
     #[test]
     fn only_fields_on_the_list_pass_with_all_their_values() {
@@ -243,27 +243,41 @@ mod tests {
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        let sorted = |owner| {
-            let kept = allowed(&headers, owner);
-            let mut sorted: Vec<_> = kept
-                .iter()
-                .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
-                .collect();
-            sorted.sort();
-            sorted
-        };
-        let mut expected = vec![
+        let kept = allowed(&headers);
+        let mut sorted: Vec<_> = kept
+            .iter()
+            .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
+            .collect();
+        sorted.sort();
+        let expected = [
             "age=25",
             "content-type=application/json",
             "odata-version=4.0",
             "retry-after-ms=8000",
             "retry-after=8",
+            "www-authenticate=Bearer",
             "x-ms-request-id=1",
             "x-ms-request-id=2",
         ];
-        assert_eq!(sorted(TokenOwner::Gateway), expected);
-        expected.push("www-authenticate=Bearer");
-        expected.sort_unstable();
-        assert_eq!(sorted(TokenOwner::Caller), expected);
+        assert_eq!(sorted, expected);
+    }
+
+    #[test]
+    fn who_rejects_the_gateways_token_is_seen_by_the_challenge() {
+        for (challenge, is_answer) in [
+            (None, true),
+            (Some("Bearer error=\"invalid_token\""), true),
+            (Some("Negotiate"), false),
+        ] {
+            let mut response = Response::new(Bytes::new());
+            *response.status_mut() = StatusCode::UNAUTHORIZED;
+            if let Some(challenge) = challenge {
+                let challenge = HeaderValue::from_static(challenge);
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+            }
+            let answer = checked(response).unwrap();
+            let kind = ResponseKind::of(Endpoint::HISTORY, &answer);
+            assert_eq!(kind.is_answer(), is_answer, "{challenge:?}");
+        }
     }
 }

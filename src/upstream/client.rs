@@ -201,7 +201,7 @@ impl Service<Authorized> for Client {
                 Secrets::Replaced => answer.without_secrets(charged.request.endpoint()),
                 Secrets::Passed => answer,
             };
-            let result = answer.and_then(|response| checked(response, owner));
+            let result = answer.and_then(checked);
             let result = result.map(without_secrets).map_err(|reason| {
                 let host = base.host_str().unwrap_or_default().to_owned();
                 Error::new(host, reason)

@@ -8,6 +8,8 @@ use tower::Service as _;
 
 use super::by_id::{ById, request, upstream};
 use super::fixture::{call, only_if_cached, pass};
+use super::stale::failed;
+use crate::attempt::Delivery;
 use crate::caller::{CacheDirectives, Caller};
 use crate::scan::{Call, Endpoint, MergeRecord, SplitError};
 
@@ -53,6 +55,35 @@ async fn rows_that_became_too_old_during_the_call_are_fetched_again_unless_anoth
         let served = asked.await.unwrap().unwrap();
         assert_eq!(served.answer.body, upstream(&request(&["a", "b"])).body);
         assert_eq!(served.age, refreshed.then(|| Duration::from_secs(11)));
+    }
+}
+
+/// What the call brought is paid for. It is better than a refusal, but for who has limits.
+#[tokio::test(start_paused = true)]
+async fn rows_that_became_too_old_during_the_call_are_served_when_there_is_no_slot_for_another() {
+    let limited = CacheDirectives {
+        max_stale: Some(Duration::from_mins(1)),
+        ..CacheDirectives::default()
+    };
+    for directives in [CacheDirectives::default(), limited] {
+        let mut cache = ById::with_known_order();
+        cache.keep(&["a"]);
+        let asked = cache.ask(&["a", "b"], directives);
+        let (call, respond) = cache.fixture.next().await;
+        pass(91).await;
+        cache.fixture.respond(&call, respond, upstream(&call.request));
+        let (call, respond) = cache.fixture.next().await;
+        assert_eq!(call.request.ids().collect::<Vec<_>>(), ["a", "b"]);
+        pass(1).await;
+        respond.send_error(failed(Delivery::NoSlot));
+        let served = asked.await.unwrap();
+        if directives.max_stale.is_some() {
+            served.unwrap_err();
+            continue;
+        }
+        let served = served.unwrap();
+        assert_eq!(served.answer.body, upstream(&request(&["a", "b"])).body);
+        assert_eq!(served.age, Some(Duration::from_secs(92)));
     }
 }
 

@@ -329,6 +329,28 @@ async fn without_spare_quota_one_call_after_each_pause_finds_out_whether_the_out
     assert_eq!(fixture.stored("a").await.answer.body, NEW);
 }
 
+/// Otherwise each hit would make another attempt, and the queue another refusal that nobody is told.
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_finds_no_slot_is_followed_by_a_pause() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
+    fixture.surplus.store(false, Ordering::Relaxed);
+    pass(95).await;
+    let asked = fixture.ask("a", CacheDirectives::default());
+    let (_, respond) = fixture.next().await;
+    respond.send_error(failed(Delivery::Unknown));
+    asked.await.unwrap().unwrap();
+    for _ in 0..3 {
+        pass(10).await;
+        fixture.ask("a", CacheDirectives::default()).await.unwrap().unwrap();
+        let (_, respond) = fixture.next().await;
+        respond.send_error(failed(Delivery::NoSlot));
+        tokio::task::yield_now().await;
+        fixture.ask("a", CacheDirectives::default()).await.unwrap().unwrap();
+        fixture.nothing_is_asked().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_hangs_up_while_refreshing_releases_the_refresh() {
     let mut fixture = Fixture::new(Config::default());
@@ -347,7 +369,7 @@ async fn a_caller_that_hangs_up_while_refreshing_releases_the_refresh() {
 }
 
 /// An attempt that brought no answer.
-fn failed(delivery: Delivery) -> BoxError {
+pub(super) fn failed(delivery: Delivery) -> BoxError {
     Failure {
         delivery,
         again: RetryHint::Never,

@@ -10,7 +10,7 @@ use super::fixture::{Fixture, answer, long, no_cache, only_if_cached, pass};
 use crate::cache::{Config, NotCached};
 use crate::caller::CacheDirectives;
 use crate::memory::MemoryBudget;
-use crate::scan::{CacheSink as _, Endpoint, ForwardReason, Outcome, Request, UpstreamResponse};
+use crate::scan::{CacheSink as _, CallerToken, Endpoint, ForwardReason, Outcome, Request, UpstreamResponse};
 
 const ROWS: &str = r#"{"value":["rows"]}"#;
 const OLD: &str = r#"{"value":["old"]}"#;
@@ -147,6 +147,38 @@ async fn answers_that_must_not_be_stored_are_not() {
         fixture.cache.find(request.key(), Instant::now()).is_none(),
         "the old answer is gone too"
     );
+}
+
+/// The caller can do nothing about the gateway's token, and the stored answer is as right as before.
+#[tokio::test(start_paused = true)]
+async fn a_rejection_of_the_gateways_token_takes_no_stored_answer_away() {
+    for body in ["", REFUSED] {
+        let mut fixture = Fixture::new(Config::default());
+        fixture.fill("a", OLD).await;
+        let asked = fixture.ask("a", no_cache());
+        fixture.answer(401, body).await;
+        assert_eq!(asked.await.unwrap().unwrap().answer.status, 401);
+        assert_eq!(fixture.stored("a").await.answer.body, OLD);
+        pass(100).await;
+        for _ in 0..2 {
+            let asked = fixture.ask("a", CacheDirectives::default());
+            fixture.answer(401, body).await;
+            let served = asked.await.unwrap().unwrap();
+            assert_eq!(
+                (&*served.answer.body, served.status.detail),
+                (OLD.as_bytes(), Some("stale-if-error"))
+            );
+            pass(120).await;
+        }
+    }
+    let mut fixture = Fixture::new(Config::default());
+    let own = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
+    let own = own.with_token(CallerToken::new("t").unwrap());
+    fixture.cache.keep(&own, &answer(200, OLD), Instant::now());
+    fixture.cache.keep(&own, &answer(401, ""), Instant::now());
+    let kept = fixture.cache.find(own.key(), Instant::now());
+    assert!(kept.is_none(), "a caller's token is its own affair");
+    fixture.nothing_is_asked().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -247,16 +247,23 @@ impl SyncTask {
 /// Wakes the steps when the store says that this replica's turn is earlier than it was told.
 async fn listen(replica: Arc<Replica>, store: store::Client, [own, all]: [String; 2]) {
     let to_wake = Arc::clone(&replica);
-    let on_event = move |event: Event<'_>| match event {
-        Event::Message(message) => {
-            to_wake.wake(std::str::from_utf8(message).ok().and_then(|text| text.parse().ok()));
+    let on_event = move |event: Event<'_>| {
+        match event {
+            Event::Message(message) => {
+                to_wake.wake(std::str::from_utf8(message).ok().and_then(|text| text.parse().ok()));
+            }
+            // Something may have been said meanwhile, and another server may know less than the one
+            // before. Others have missed it as well.
+            Event::Missed => to_wake.wake_all(),
         }
-        // Something may have been said meanwhile, and another server may know less than the one
-        // before. Others have missed it as well.
-        Event::Missed => to_wake.wake_all(),
+        true
     };
     store.subscribe(own, on_event).await;
-    store.subscribe(all, move |_: Event<'_>| replica.wake_all()).await;
+    let on_any = move |_: Event<'_>| {
+        replica.wake_all();
+        true
+    };
+    store.subscribe(all, on_any).await;
 }
 
 /// A charge in the store, made when the slot was granted.

@@ -40,7 +40,7 @@ pub(super) fn config() -> Config {
     }
 }
 
-fn upstream_answer(status: u16, body: &'static str) -> UpstreamResponse {
+pub(super) fn upstream_answer(status: u16, body: &'static str) -> UpstreamResponse {
     let mut headers = HeaderMap::new();
     headers.insert(
         "content-type",
@@ -240,40 +240,6 @@ async fn the_upstreams_own_error_passes_through() {
     );
     let ended = ended.unwrap();
     assert_eq!(ended.outcome.as_str(), "failed");
-}
-
-/// A cache on the way must not give an answer to a caller with another token.
-#[tokio::test]
-async fn where_callers_bring_tokens_answers_depend_on_them() {
-    let vary = async |layer: Layer, tag: &str, token: Option<&str>| {
-        let tag = response::Tag::Unless(tag.into());
-        let inner = service_fn(move |_: ResponsePreferences| {
-            let preferences = response::ResponsePreferences {
-                tag: tag.clone(),
-                ..<_>::default()
-            };
-            std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(hit("{}")), preferences)))
-        });
-        let mut request = Request::get("/api/x").header("host", "localhost");
-        if let Some(token) = token {
-            request = request.header("authorization", token);
-        }
-        let request = ResponsePreferences(request.body(()).unwrap());
-        let answer = layer.layer(inner).oneshot(request).await.unwrap().response;
-        let vary = answer.headers().get("vary").cloned();
-        (answer.status().as_u16(), vary)
-    };
-    let layer = || Layer::new(config()).without_rate_limit_for(http::header::AUTHORIZATION);
-    for token in [None, Some("Bearer x")] {
-        for (tag, status) in [("", 200), ("*", 304)] {
-            let (answered, vary) = vary(layer(), tag, token).await;
-            assert_eq!(
-                (answered, vary.unwrap()),
-                (status, HeaderValue::from_static("authorization"))
-            );
-        }
-    }
-    assert_eq!(vary(Layer::new(config()), "", None).await, (200, None));
 }
 
 #[tokio::test]

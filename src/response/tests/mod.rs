@@ -3,6 +3,7 @@
 
 mod layer;
 pub(crate) mod openapi;
+mod passthrough;
 mod rate_limit;
 mod table;
 

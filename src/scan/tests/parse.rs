@@ -17,6 +17,11 @@ fn the_documented_shapes_are_read() {
     assert_eq!(read(r#"{"ScanDefinitionIds":["b","a"]}"#).unwrap(), ["a", "b"]);
     assert_eq!(read(r#" { "ScanDefinitionIds" : "x" } "#).unwrap(), ["x"]);
     assert_eq!(read(r#"{"\u0053canDefinitionIds":["\u0061\n"]}"#).unwrap(), ["a"]);
+    // As files from Windows begin.
+    assert_eq!(
+        read("\u{feff}{\"ScanDefinitionIds\":[\"b\",\"a\"]}").unwrap(),
+        ["a", "b"]
+    );
 }
 
 #[test]
@@ -49,7 +54,7 @@ fn ids_that_share_their_first_eight_bytes_are_still_sorted_and_told_apart() {
 fn every_other_body_is_refused_with_its_own_reason() {
     let cases = [
         ("", ParseError::Empty(MEMBER)),
-        ("\u{feff}{}", ParseError::ByteOrderMark),
+        ("\u{feff}{}", ParseError::NoMember(MEMBER)),
         ("[]", ParseError::NotObject(MEMBER)),
         ("null", ParseError::NotObject(MEMBER)),
         ("\"ScanDefinitionIds\"", ParseError::NotObject(MEMBER)),

@@ -49,7 +49,7 @@ async fn flights_use_the_cache_of_the_latest_settings_and_let_go_of_the_one_befo
         wait,
         Metrics::default(),
     );
-    let second = first.reconfigured(config, now, profile);
+    let second = first.reconfigured(config, now, profile, true);
     drop(first);
     let below = Below::new(service_fn(|attempt: Attempt| async move {
         Ok::<_, BoxError>(rows(&attempt.request.bind().unwrap()))
@@ -85,10 +85,55 @@ async fn settings_of_merging_change_nothing_for_calls_under_way_while_it_is_off(
         predicted_wait(Duration::from_secs(1)),
         Metrics::default(),
     );
-    let keeps_flights = |config| {
-        let now = flights.reconfigured(config, Arc::clone(&sink), Arc::clone(&profile));
+    let keeps_flights = |config, is_same_way| {
+        let now = flights.reconfigured(config, Arc::clone(&sink), Arc::clone(&profile), is_same_way);
         Arc::ptr_eq(&now.flight_table, &flights.flight_table)
     };
-    assert!(keeps_flights(config(Merging::Off, 6)));
-    assert!(!keeps_flights(config(Merging::On, 5)));
+    assert!(keeps_flights(config(Merging::Off, 6), true));
+    assert!(
+        !keeps_flights(config(Merging::Off, 6), false),
+        "a call by another way is nobody's"
+    );
+    assert!(!keeps_flights(config(Merging::On, 5), true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flight_keeps_up_what_it_needs_until_it_ends() {
+    let config = Config {
+        merge: MERGE,
+        attempt: Duration::from_mins(1),
+    };
+    let tasks = Tasks::new();
+    let generation = Arc::new(());
+    let weak = Arc::downgrade(&generation);
+    let flights = SingleFlight::new(
+        config,
+        tasks.clone(),
+        Arc::<CountingSink>::default(),
+        Arc::new(UpstreamProfile::new(1000)),
+        predicted_wait(Duration::from_secs(1)),
+        Metrics::default(),
+    );
+    let kept = Weak::clone(&weak);
+    let flights = flights.keeping_up(Arc::new(move || Box::new(kept.upgrade())));
+    let below = Below::new(service_fn(|attempt: Attempt| async move {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        Ok::<_, BoxError>(rows(&attempt.request.bind().unwrap()))
+    }));
+    let flights = middleware::layer(flights).layer(below);
+    let ask = || {
+        let (request, caller) = (Arc::new(request(&["a"])), Arc::new(caller("x", 30)));
+        tasks.spawn("test", flights.call(Call { request, caller }))
+    };
+    let first = ask();
+    tokio::task::yield_now().await;
+    let joined = ask();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    first.abort();
+    drop(generation);
+    assert!(first.await.unwrap_err().is_cancelled());
+    assert!(weak.upgrade().is_some(), "the other request waits for the flight");
+    joined.await.unwrap().unwrap();
+    assert_eq!(tasks.finish(Duration::from_secs(1)).await, 0);
+    assert!(weak.upgrade().is_none());
 }

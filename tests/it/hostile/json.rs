@@ -64,7 +64,7 @@ fn bombs() -> Vec<(&'static str, String, u16)> {
             400,
         ),
         ("two documents", format!("{}{}", ids(1), ids(1)), 400),
-        ("a byte order mark", format!("\u{feff}{}", ids(1)), 400),
+        ("two byte order marks", format!("\u{feff}\u{feff}{}", ids(1)), 400),
         ("a comment", format!("/**/{}", ids(1)), 400),
         ("spaces only", " ".repeat(1_000_000), 400),
     ]

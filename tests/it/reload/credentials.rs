@@ -77,6 +77,28 @@ async fn other_credentials_are_taken_only_when_they_work() {
     running.finish().await;
 }
 
+/// A call under way was made with the former credentials, by the former way: it may fail where a new
+/// one does not.
+#[tokio::test]
+async fn who_comes_after_the_change_does_not_wait_for_a_call_of_before() {
+    let setup = Setup::new().region("eu", 1_500).set("cache.ttl", "0s");
+    let running = setup.start().await;
+    let (_good, good) = secret_file(CLIENT_SECRET);
+    let asked = [id(1)];
+    let before = running.caller().ask(&asked);
+    let after = async {
+        running.simulator.wait_for_calls(1).await.unwrap();
+        let changes = [("credentials.client_secret_file", &*good)];
+        running.reload(&changes).await.unwrap();
+        running.caller().ask(&asked).await
+    };
+    let (before, after) = tokio::join!(before, after);
+    assert_eq!((before.status, after.status), (StatusCode::OK, StatusCode::OK));
+    assert!(!after.field("cache-status").contains("collapsed"), "{after:?}");
+    assert_eq!(running.simulator.calls().len(), 2);
+    running.finish().await;
+}
+
 #[tokio::test]
 async fn credentials_that_serve_nobody_are_replaced_at_once() {
     let (_bad, bad) = secret_file("not the secret of this application");

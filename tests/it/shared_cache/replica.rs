@@ -144,6 +144,8 @@ pub(crate) const LONG_LEASE: Duration = Duration::from_mins(10);
 pub(crate) struct Replica {
     service: BoxCloneSyncService<Call, ServedResponse, BoxError>,
     pub(crate) member: shared_cache::SharedCache,
+    /// When it stops.
+    pub(crate) closing: watch::Sender<Option<Instant>>,
     tasks: Tasks,
     /// Its tasks live here, so that dropping it ends them at any point.
     runtime: Option<Runtime>,
@@ -170,7 +172,8 @@ impl Replica {
         };
         let metrics = cache::Metrics::register(&mut prometheus_client::registry::Registry::default());
         let cache = Arc::new(cache::Cache::new(memory, Some(Arc::clone(&upstream_profile)), metrics));
-        let member = join(url, options, &tasks, &cache);
+        let closing = watch::Sender::new(None);
+        let member = join(url, options, &tasks, &cache, closing.subscribe());
         let keep = Arc::new(shared_cache::Publisher::new(member.clone(), Arc::clone(&cache) as _));
         let merge = single_flight::BatchConfig {
             when: if options.merge { Merging::On } else { Merging::Off },
@@ -209,6 +212,7 @@ impl Replica {
         Self {
             service: BoxCloneSyncService::new(service),
             member,
+            closing,
             tasks,
             runtime: Some(runtime),
         }
@@ -282,11 +286,18 @@ impl Drop for Replica {
     }
 }
 
-fn join(url: &str, options: &Options, tasks: &Tasks, cache: &Arc<cache::Cache>) -> shared_cache::SharedCache {
+fn join(
+    url: &str,
+    options: &Options,
+    tasks: &Tasks,
+    cache: &Arc<cache::Cache>,
+    closing: watch::Receiver<Option<Instant>>,
+) -> shared_cache::SharedCache {
     let patience = Duration::from_secs(10);
     let store = store::Config::new(store::Address::parse(url).unwrap(), patience);
     let mut config = shared_cache::Config::new(store, "test", ("tenant", "app"), options.look, options.ttl);
     config.lease = options.lease;
+    let config = config.with_closing(closing);
     let memory = Arc::clone(cache);
     let adopt: shared_cache::InsertLocal = Arc::new(move |request, found| {
         memory.insert_remote(request, &found.answer, (found.asked, found.stored), found.ttl);

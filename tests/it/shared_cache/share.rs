@@ -104,6 +104,31 @@ async fn a_caller_waits_for_another_replica_no_longer_than_for_a_slot_and_joins_
     assert_eq!(upstream.calls(), 3);
 }
 
+/// The queue, which is asked then, tells them that the gateway stops.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_follows_another_replica_when_the_gateway_closes_asks_alone() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let options = Options {
+        look: Duration::from_secs(1),
+        ..Options::default()
+    };
+    let [leader, follower] = replicas(&redis, &upstream, &options).await;
+    upstream.close_gate();
+    let lead = leader.ask(&["a"]);
+    upstream.arrived(1).await;
+    let follow = follower.ask(&["a"]);
+    settle(&redis, 2).await;
+    let now = tokio::time::Instant::now();
+    follower.closing.send_replace(Some(now));
+    upstream.arrived(2).await;
+    let late = follower.ask(&["b"]);
+    upstream.arrived(3).await;
+    upstream.open_gate();
+    for asked in [lead, follow, late] {
+        good(asked).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_a_call_fails_one_follower_asks_and_after_two_each_for_itself() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());

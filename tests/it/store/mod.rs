@@ -33,6 +33,7 @@ async fn messages(client: &Client, channel: &str) -> mpsc::UnboundedReceiver<Vec
         if let Event::Message(message) = event {
             let _ = sender.send(message.to_vec());
         }
+        true
     };
     client.subscribe(channel.to_owned(), heard).await;
     messages
