@@ -241,7 +241,13 @@ impl Store {
     }
 
     fn copy(&mut self, from: &str, to: &str) {
-        const ALL: &str = "for _, key in ipairs(KEYS) do redis.call('DEL', ARGV[2] .. key) redis.call('COPY', ARGV[1] .. key, ARGV[2] .. key) end";
+        const ALL: &str = "
+            for _, key in ipairs(KEYS) do
+              local from, to = ARGV[1] .. key, ARGV[2] .. key
+              local lifetime, content = redis.call('PTTL', from), redis.call('DUMP', from)
+              redis.call('DEL', to)
+              if content then redis.call('RESTORE', to, math.max(lifetime, 0), content) end
+            end";
         let mut copy = redis::cmd("EVAL");
         copy.arg(ALL).arg(self.keys.len()).arg(&self.keys).arg(from).arg(to);
         copy.query::<redis::Value>(&mut self.connection).unwrap();
