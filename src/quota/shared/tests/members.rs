@@ -116,6 +116,22 @@ fn who_has_left_and_come_back_is_a_member() {
 }
 
 #[test]
+fn the_ledger_goes_on_in_a_store_whose_memory_is_full() {
+    let mut few = Few::new(2, None);
+    let now = few.start + few.now;
+    let wanted = waiting(&few.replicas[0].terms.me, 1);
+    few.replicas[0].demand(&wanted, now);
+    few.store.set(few.now, 1);
+    few.store.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    // The clock stands still, or setting it would be refused.
+    for n in [0, 1, 1] {
+        let (_, reply) = few.ask(n);
+        few.replicas[n].on_reply(&reply, now, now);
+    }
+    assert!(few.replicas[0].take(now).is_some());
+}
+
+#[test]
 fn members_that_know_each_other_need_not_say_so_again_after_a_flush() {
     for count in [3, 20] {
         let mut few = Few::new(count, None);
