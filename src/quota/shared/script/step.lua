@@ -209,7 +209,7 @@ local function run_step()
   end_offers()
   local granted, due = {}, math.huge
   if is_known(me) then granted, due = grant(me) elseif step.wants then due = call_all() end
-  membership(reply)
+  membership(me, reply)
   reply.news, reply.seq = news(me), state.seq
   if step.seq < state.trimmed then me.had = nil end
   if #granted > 0 then reply.granted = granted end

@@ -115,6 +115,22 @@ fn who_has_left_and_come_back_is_a_member() {
     assert_eq!([0, 1, 2].map(|n| few.members(n)), [3, 3, 3]);
 }
 
+/// It hears of all members when it is told that it is one again: who left meanwhile is no longer
+/// listed among those that are gone.
+#[test]
+fn who_is_a_member_again_by_a_step_that_was_not_answered_keeps_no_name_of_those_who_left() {
+    let lease = Timing::new(SECOND / 4).lease;
+    let mut few = Few::new(4, None);
+    (0..4).for_each(|n| few.step(n));
+    for _ in 0..4 {
+        few.now += lease / 2;
+        (0..2).for_each(|n| few.step(n));
+    }
+    few.lose(2);
+    few.step(2);
+    assert_eq!(few.members(2), 3, "the fourth is gone");
+}
+
 #[test]
 fn the_ledger_goes_on_in_a_store_whose_memory_is_full() {
     let mut few = Few::new(2, None);
