@@ -163,9 +163,12 @@ impl Server {
         let (mut connection, driver) = opened?;
         let (tasks, guard) = Tasks::new().branch();
         tasks.spawn_upkeep("store connection", driver);
-        let channels = subscribers.map(|subscribers| subscribers.channels());
-        for channel in channels.into_iter().flatten() {
-            connection.subscribe(channel).await?;
+        let channels = subscribers
+            .map(|subscribers| subscribers.channels())
+            .unwrap_or_default();
+        if !channels.is_empty() {
+            // At once: the time to connect has to do for a store that is far away.
+            connection.subscribe(channels).await?;
         }
         Ok(Connection::One {
             connection,

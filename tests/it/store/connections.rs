@@ -67,6 +67,31 @@ async fn messages_come_over_a_second_connection_where_the_store_refuses_hello() 
     works_over(&server, 2).await;
 }
 
+/// Each takes a round trip, and a connection to a store that is far away has to be there in time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_command_subscribes_to_all_channels_of_a_new_connection() {
+    let server = Redis::start().await;
+    let client = Client::new(&config(&server.url()));
+    client.set("{t}a", b"1", KEPT).await.unwrap();
+    let mut channels = Vec::new();
+    for n in 0..13 {
+        let channel = format!("{{t}}{n}");
+        let heard = messages(&client, &channel).await;
+        channels.push((channel, heard));
+    }
+    server.command(&["CONFIG", "RESETSTAT"]).await;
+    for kind in ["pubsub", "normal"] {
+        server.command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).await;
+    }
+    comes_back(&client).await;
+    let stats: String = server.ask(&["INFO", "commandstats"]).await.unwrap();
+    assert!(stats.contains("cmdstat_subscribe:calls=1,"), "{stats}");
+    for (channel, heard) in &mut channels {
+        publish(&client, channel, b"hello").await;
+        assert_eq!(within("a message", heard.recv()).await.unwrap(), b"hello");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_do_not_pile_up_in_front_of_a_store_that_stands_still() {
     let server = Redis::start().await;
