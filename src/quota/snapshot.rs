@@ -38,6 +38,8 @@ pub struct Snapshot {
     /// What the store does when its memory is full; `None` without a store, and while it has not
     /// said.
     pub eviction: Option<Eviction>,
+    /// Why the store does not answer; `None` without a store, and while it answers.
+    pub store_failure: Option<String>,
 }
 
 impl Snapshot {
@@ -123,6 +125,7 @@ impl QuotaState {
             calls: self.calls(),
             replicas: None,
             eviction: None,
+            store_failure: None,
         }
     }
 

@@ -88,14 +88,20 @@ fn store(sources: &Sources, current: &Components) -> Vec<Problem> {
             .is_some_and(|member| !member.part.snapshot().up)
     {
         let message = if is_lost {
-            "the store that replicas share does not answer: no call is made, and only what is cached is answered"
+            let reason = sources.quotas().find_map(|quota| quota.snapshot().store_failure);
+            let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
+            format!(
+                "the store that replicas share does not answer as it should{reason}: no call is made, and only what is cached is \
+                 answered"
+            )
         } else {
-            "the store that replicas share does not answer in time: answers are not shared between replicas"
+            "the store that replicas share does not answer in time: answers are not shared between replicas".into()
         };
         found.push(problem(
             Code::StoreLost,
             message,
-            "check that the store at store.url runs and can be reached from here",
+            "check that the store at store.url runs, can be reached from here, lets this gateway in and takes writes, and that all \
+             gateways there have one version",
         ));
     }
     if let Some(eviction) = sources.quotas().find_map(|quota| quota.snapshot().eviction)
@@ -337,6 +343,7 @@ mod tests {
                 calls: 0,
                 replicas: None,
                 eviction: None,
+                store_failure: None,
             },
             waiting: 0,
             refused,

@@ -68,6 +68,8 @@ pub struct Protocol {
     /// Since when something waits that the store need not hear of at once.
     unsettled: Option<Instant>,
     pub(super) outage: Outage,
+    /// Why the latest step was not answered, for people.
+    pub(super) failure: Option<String>,
     /// Since when the store has not answered, and how often.
     lost: Option<(Instant, u32)>,
     merging: bool,
@@ -148,6 +150,7 @@ impl Protocol {
             collecting: None,
             unsettled: None,
             outage: Outage::default(),
+            failure: None,
             lost: None,
             merging: false,
             last: None,
