@@ -12,6 +12,7 @@ local function begin_epoch(before)
     trimmed = before.seq + 1,
     clock = 0, keys = {}, clocks = {}, flows = {}, sums = {},
   }
+  state.epochs = math.max(before.epochs or 0, step.epochs or 0) + 1
   for class = 1, 8 do
     state.keys[class], state.clocks[class], state.flows[class] = 0, 0, 0
     state.sums[class] = { n = 0, w = 0, q = 0, r = 0, a = 0 }

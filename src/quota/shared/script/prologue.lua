@@ -35,7 +35,8 @@ end
 
 local function count(key) return redis.call('ZCARD', key) end
 
--- A key of ours was evicted or deleted, or this data was written by another server: calls may be missing.
+-- A key of ours was evicted or deleted, this data was written by another server, or the server went back to older data of its own: calls may
+-- be missing.
 local function counts()
   return {
     count(PAST), count(FLYING), count(LOG), redis.call('HLEN', MEMBERS), count(LEASES), count(SEEN), count(JOINED),
@@ -45,6 +46,9 @@ end
 
 local function is_lost()
   if not state or state.run ~= run or step.doubt == state.epoch then return true end
+  -- Numbers only grow, so nobody knows a higher one than the latest.
+  if (step.epochs or 0) > (state.epochs or 0) then return true end
+  if step.epoch == state.epoch and (step.seq > state.seq or step.gen > state.gen) then return true end
   for n, size in ipairs(counts()) do
     if state.counts[n] ~= size then return true end
   end

@@ -181,7 +181,7 @@ end
 
 local function run_step()
   if is_lost() then begin_epoch(state or { shift = 0, seq = 0, keep = 0, most = 0 }) end
-  if step.epoch ~= state.epoch then return finish({ stale = true, server = run, doubted = state.doubted }) end
+  if step.epoch ~= state.epoch then return finish({ stale = true, epochs = state.epochs, server = run, doubted = state.doubted }) end
   state.keep, state.most = math.max(state.keep, step.keep), math.max(state.most, step.most)
   if step.leave then return leave() end
   end_leases()

@@ -82,6 +82,13 @@ impl Few {
         step
     }
 
+    /// The epoch that the store is in.
+    fn epoch(&mut self) -> String {
+        let [state, ..] = self.sharing.keys();
+        let read = "return cmsgpack.unpack(redis.call('GET', KEYS[1])).epoch";
+        self.store.ask(&["EVAL", read, "1", &state])
+    }
+
     fn members(&self, n: usize) -> usize {
         self.replicas[n].copy.members.len()
     }
@@ -129,6 +136,29 @@ fn who_is_a_member_again_by_a_step_that_was_not_answered_keeps_no_name_of_those_
     few.lose(2);
     few.step(2);
     assert_eq!(few.members(2), 3, "the fourth is gone");
+}
+
+/// As when its machine is set back to a snapshot, or when a master takes over an older copy and
+/// becomes master again.
+#[test]
+fn a_store_that_went_back_in_time_under_the_same_run_is_found_out() {
+    for is_of_another_epoch in [false, true] {
+        let mut few = Few::new(2, None);
+        few.store.save("earlier");
+        let earlier = few.epoch();
+        if is_of_another_epoch {
+            few.store.flush();
+            (0..4).for_each(|_| (0..2).for_each(|n| few.step(n)));
+        }
+        assert!(few.is_granted(0));
+        few.replicas[0].demand(&waiting("nobody", 0), few.start + few.now);
+        few.store.load("earlier");
+        few.step(0);
+        assert_ne!(few.epoch(), earlier, "the next step begins a new one");
+        (0..3).for_each(|_| (0..2).for_each(|n| few.step(n)));
+        let [_, _, pending_calls, ..] = few.sharing.keys();
+        assert_eq!(few.store.ask::<i64>(&["ZCARD", &pending_calls]), 1);
+    }
 }
 
 #[test]
