@@ -40,6 +40,8 @@ pub struct Snapshot {
     /// What the store does when its memory is full; `None` without a store, and while it has not
     /// said.
     pub eviction: Option<Eviction>,
+    /// Why the store does not answer; `None` without a store, and while it answers.
+    pub store_failure: Option<String>,
 }
 
 impl Snapshot {
@@ -138,6 +140,7 @@ impl QuotaState {
             calls: self.calls(),
             replicas: None,
             eviction: None,
+            store_failure: None,
         }
     }
 

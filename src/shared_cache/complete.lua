@@ -7,7 +7,9 @@ if ARGV[4] ~= '' then
   -- replaces a newer one.
   local there = redis.pcall('GETRANGE', KEYS[1], 0, 8)
   if type(there) ~= 'string' or string.sub(there, 1, 1) ~= string.sub(ARGV[4], 1, 1) or there <= string.sub(ARGV[4], 1, 9) then
-    redis.call('SET', KEYS[1], ARGV[4], 'PXAT', ARGV[5])
+    -- `SET` has `PXAT` for this from Redis 6.2 on only.
+    redis.call('SET', KEYS[1], ARGV[4])
+    redis.call('PEXPIREAT', KEYS[1], ARGV[5])
   end
   done = true
 end

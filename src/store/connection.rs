@@ -106,17 +106,23 @@ impl Connection {
     }
 }
 
-/// A server that hears what is published: the master, or any server of a cluster.
-pub(super) async fn listener(config: &Config) -> Result<Server, Error> {
-    let access = Access::read(config).await?;
-    if config.address.kind != Kind::Cluster {
-        return access.master(config).await;
-    }
+/// A connection that hears what is published on `channels`: to the master, or to any server of a
+/// cluster.
+pub(super) async fn listener(config: &Config, channels: &[String]) -> Result<(PubSub, Unheard), Error> {
+    let servers = within(longest(config), async {
+        let access = Access::read(config).await?;
+        if config.address.kind != Kind::Cluster {
+            return Ok(vec![access.master(config).await?]);
+        }
+        let servers = config.address.servers.iter();
+        let servers = servers.map(|server| access.server(server.clone().set_redis_settings(access.settings.clone())));
+        servers.collect()
+    })
+    .await?;
     let mut last = None;
-    for server in &config.address.servers {
-        let server = access.server(server.clone().set_redis_settings(access.settings.clone()))?;
-        match within(config.timeout, server.connect(None)).await {
-            Ok(_) => return Ok(server),
+    for server in servers {
+        match within(longest(config), server.subscribe(channels)).await {
+            Ok(listening) => return Ok(listening),
             Err(error) => last = Some(error),
         }
     }
@@ -136,8 +142,7 @@ pub(super) fn longest(config: &Config) -> Duration {
 }
 
 /// One server, and how to be let in there.
-#[derive(Clone)]
-pub(super) struct Server {
+struct Server {
     info: ConnectionInfo,
     tls: Option<Arc<ClientConfig>>,
 }
@@ -145,7 +150,7 @@ pub(super) struct Server {
 impl Server {
     /// Opens a connection for commands, and for the messages of `subscribers`. The time limits are
     /// ours, around each command; the library's own would only add a second set.
-    pub(super) async fn connect(&self, subscribers: Option<&Arc<Subscribers>>) -> Result<Connection, Error> {
+    async fn connect(&self, subscribers: Option<&Arc<Subscribers>>) -> Result<Connection, Error> {
         let wire = self.wire(Allowance::commands()).await?;
         let mut limits = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
@@ -163,9 +168,12 @@ impl Server {
         let (mut connection, driver) = opened?;
         let (tasks, guard) = Tasks::new().branch();
         tasks.spawn_upkeep("store connection", driver);
-        let channels = subscribers.map(|subscribers| subscribers.channels());
-        for channel in channels.into_iter().flatten() {
-            connection.subscribe(channel).await?;
+        let channels = subscribers
+            .map(|subscribers| subscribers.channels())
+            .unwrap_or_default();
+        if !channels.is_empty() {
+            // At once: the time to connect has to do for a store that is far away.
+            connection.subscribe(channels).await?;
         }
         Ok(Connection::One {
             connection,
@@ -174,10 +182,13 @@ impl Server {
         })
     }
 
-    /// Opens a connection for messages.
-    pub(super) async fn subscribe(&self, unheard: Unheard) -> Result<PubSub, Error> {
-        let wire = self.wire(Allowance::Messages(unheard)).await?;
-        Ok(PubSub::new(self.info.redis_settings(), wire).await?)
+    /// Opens a connection for messages on these channels.
+    async fn subscribe(&self, channels: &[String]) -> Result<(PubSub, Unheard), Error> {
+        let unheard = Unheard::default();
+        let wire = self.wire(Allowance::Messages(unheard.clone())).await?;
+        let mut subscription = PubSub::new(self.info.redis_settings(), wire).await?;
+        subscription.subscribe(channels).await?;
+        Ok((subscription, unheard))
     }
 
     async fn wire(&self, allowance: Allowance) -> Result<Wire, Error> {

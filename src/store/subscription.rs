@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use redis::aio::PubSub;
 use redis::{FromRedisValue as _, PushInfo, PushKind};
 use tokio_util::sync::DropGuard;
 
@@ -15,8 +16,13 @@ use super::connection::{listener, longest, within};
 use super::limited_stream::Unheard;
 use crate::task::Tasks;
 
-/// How long to wait before listening again after the connection was lost.
-const LISTEN_AGAIN: Duration = Duration::from_millis(200);
+/// How long to wait before listening again after the connection was lost; twice as long after each
+/// further failure, up to the second.
+const LISTEN_AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(3200));
+
+/// After so many times the timeout, and after this time at most, a connection that only brings
+/// messages has to answer: one that is broken may stay silent for ever.
+const CHECK: (u32, Duration) = (60, Duration::from_secs(15));
 
 /// What a subscriber hears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,33 +105,58 @@ pub(super) fn listen(config: &Config, subscribers: &Arc<Subscribers>) -> DropGua
     let (tasks, guard) = Tasks::new().branch();
     let (config, subscribers) = (config.clone(), Arc::clone(subscribers));
     tasks.spawn_upkeep("store messages", async move {
+        let mut pause = LISTEN_AGAIN.0;
         loop {
-            if let Err(error) = hear(&config, &subscribers).await {
+            let ended = match listener(&config, &subscribers.channels()).await {
+                Ok((subscription, unheard)) => {
+                    pause = LISTEN_AGAIN.0;
+                    // Something may have been said before we listened.
+                    subscribers.missed();
+                    let ended = hear(subscription, &unheard, &config, &subscribers).await;
+                    subscribers.missed();
+                    ended
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = ended {
                 tracing::debug!(error = &error as &dyn std::error::Error, "cannot listen to the store");
             }
-            tokio::time::sleep(LISTEN_AGAIN).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LISTEN_AGAIN.1);
         }
     });
     guard
 }
 
-async fn hear(config: &Config, subscribers: &Subscribers) -> Result<(), Error> {
-    let unheard = Unheard::default();
-    let mut messages = within(longest(config), async {
-        let mut subscription = listener(config).await?.subscribe(unheard.clone()).await?;
-        subscription.subscribe(subscribers.channels()).await?;
-        Ok(subscription.into_on_message())
-    })
-    .await?;
-    // Something may have been said before we listened.
-    subscribers.missed();
-    while let Some(message) = messages.next().await {
-        unheard.heard();
-        let heard = Event::Message(message.get_payload_bytes());
-        subscribers.tell(message.get_channel_name(), heard);
+/// Passes messages on until the connection ends, or no longer answers.
+async fn hear(
+    subscription: PubSub,
+    unheard: &Unheard,
+    config: &Config,
+    subscribers: &Subscribers,
+) -> Result<(), Error> {
+    let (mut sink, mut messages) = subscription.split();
+    let pass_on = async {
+        while let Some(message) = messages.next().await {
+            unheard.heard();
+            let heard = Event::Message(message.get_payload_bytes());
+            subscribers.tell(message.get_channel_name(), heard);
+        }
+        Ok(())
+    };
+    let (timeouts, most) = CHECK;
+    let check = async {
+        loop {
+            tokio::time::sleep((config.timeout * timeouts).min(most)).await;
+            within(longest(config), async { Ok(sink.ping::<redis::Value>().await?) }).await?;
+            // The answer has arrived like a message.
+            unheard.heard();
+        }
+    };
+    tokio::select! {
+        ended = pass_on => ended,
+        failed = check => failed,
     }
-    subscribers.missed();
-    Ok(())
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ FOLDERS = ("*.md", ".github/*.md", "src/*.md", "tests/*.md", "tests/bench/*.md",
 DOCUMENTS = sorted(file for pattern in FOLDERS for file in ROOT.glob(pattern))
 # Versions in the documents that are not this program's: the example applications', curl's, cargo-auditable's, the stores' that were
 # tried, and the oldest Kubernetes.
-OTHERS = {"6.2.14", "7.0.15", "8.0.2", "8.1.1", "0.7.7", "1.2.3", "1.2.4", "1.29.0", "8.10.1"}
+OTHERS = {"6.0.16", "6.2.14", "7.0.15", "8.0.2", "8.1.1", "9.1.2", "0.7.7", "1.2.3", "1.2.4", "1.29.0", "8.10.1"}
 KUBECTL = {"annotate", "apply", "create", "debug", "delete", "describe", "diff", "exec", "get", "kustomize", "label", "logs", "port-forward",
            "rollout", "scale"}
 wrong = []

@@ -303,6 +303,19 @@ async fn pages_of_others_are_failures_and_no_advice_about_permissions() {
 }
 
 #[tokio::test]
+async fn a_store_that_refuses_is_shown_with_what_it_says() {
+    let broken = with_store(&[], async |store: &mut Redis| {
+        store.command(&["ACL", "SETUSER", "default", "-eval", "-evalsha"]).await;
+    })
+    .await;
+    let shown = async || {
+        let message = broken.has("store-lost").await["message"].as_str().unwrap().to_owned();
+        message.contains("no permissions").then_some(())
+    };
+    until("the reason", shown).await;
+}
+
+#[tokio::test]
 async fn a_gateway_that_is_well_says_that_and_nothing_else() {
     let well = Broken::new(Setup::new().spawn().await);
     well.spawned.caller().ask(&[id(1)]).await;

@@ -89,10 +89,16 @@ fn store(sources: &Sources, current: &Components) -> Vec<Problem> {
     let mut found = Vec::new();
     let shared_cache = current.shared_cache.as_ref();
     if sources.is_store_lost() {
+        let reason = sources.quotas().find_map(|quota| quota.snapshot().store_failure);
+        let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
         found.push(problem(
             Code::StoreLost,
-            "the store that replicas share does not answer: no call is made, and only what is cached is answered",
-            "check that the store at store.url runs and can be reached from here",
+            format!(
+                "the store that replicas share does not answer as it should{reason}: no call is made, and only what is cached is \
+                 answered"
+            ),
+            "check that the store at store.url runs, can be reached from here, lets this gateway in and takes writes, and that all \
+             gateways there have one version",
         ));
     } else if shared_cache.is_some_and(|member| !member.part.snapshot().up) {
         found.push(problem(
@@ -356,6 +362,7 @@ mod tests {
                 calls: 0,
                 replicas: None,
                 eviction: None,
+                store_failure: None,
             },
             waiting: 0,
             refused,

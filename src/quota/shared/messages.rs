@@ -39,6 +39,8 @@ pub(super) struct SyncRequest<'a> {
     #[serde(flatten)]
     pub(super) terms: &'a SyncParams,
     pub(super) epoch: &'a str,
+    /// How many epochs there were, this one included, as far as this replica was told.
+    pub(super) epochs: u64,
     pub(super) nonce: String,
     pub(super) call: u64,
     /// The number of the first charge, if one is granted.
@@ -176,6 +178,8 @@ pub struct SyncReply {
     pub(super) now: String,
     /// Nothing was done: the epoch is another one, or the step was overtaken.
     pub(super) stale: bool,
+    /// Of another epoch: how many there were with it.
+    pub(super) epochs: f64,
     /// Of another epoch: the server's run.
     pub(super) server: Option<String>,
     /// Of another epoch: it began because the clock had jumped.

@@ -22,7 +22,8 @@
 //! # What happens when the store forgets
 //!
 //! The state names the server's run and counts its own parts, so that a restart, a failover to an
-//! older copy, a flush or an eviction is noticed by the next step, whoever takes it. That begins a
+//! older copy, a flush or an eviction is noticed by the next step, whoever takes it. Older data of
+//! the same run is noticed by the next step of a replica that has heard of newer. That begins a
 //! new *epoch*, in which nothing is granted until the replicas have merged their copies back. It
 //! ends when every charge is provably known, or after a time in which every living replica can have
 //! come.

@@ -16,6 +16,10 @@ use crate::quota::handle::{Charge, Permit, Watched};
 use crate::quota::{self, ThrottleHint};
 use crate::store::{self, Event, Eviction, Script};
 use crate::task::Tasks;
+use crate::telemetry;
+
+/// Most letters of what the store says when it refuses.
+const LONGEST_REASON: usize = 300;
 
 /// A replica's part in the shared quota.
 #[derive(Debug)]
@@ -115,6 +119,7 @@ impl Replica {
         let is_first = state.is_new();
         let change = state.on_reply(reply, asked, Instant::now());
         let is_back = state.outage.answered() || is_first;
+        state.failure = None;
         drop(state);
         self.metrics.store.steps.inc();
         if change.epoch {
@@ -144,6 +149,12 @@ impl Replica {
         let now = Instant::now();
         let mut state = self.state.lock();
         let (is_lost, is_news) = (state.on_error(now), state.outage.failed(now));
+        // That it failed a moment ago is no reason: the one that is known is.
+        if !matches!(error.downcast_ref(), Some(store::Error::Resting)) {
+            let reason = telemetry::log::chain(error.as_ref());
+            let shown = reason.chars().filter(|letter| !letter.is_control());
+            state.failure = Some(shown.take(LONGEST_REASON).collect());
+        }
         drop(state);
         if is_news {
             tracing::warn!(

@@ -3,6 +3,7 @@
 mod access;
 mod connections;
 mod many;
+mod scripts;
 
 use std::time::Duration;
 

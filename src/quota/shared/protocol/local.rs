@@ -126,6 +126,7 @@ impl Protocol {
             calls: self.calls,
             replicas: Some(self.replicas()),
             eviction: self.eviction.clone(),
+            store_failure: self.failure.clone(),
             ..self.quota_state(now).snapshot(now)
         }
     }

@@ -44,6 +44,8 @@ pub struct Protocol {
     timing: Timing,
     pub(super) copy: LedgerReplica,
     epoch: String,
+    /// How many epochs there were, as the store said when this one began.
+    epochs: u64,
     call: u64,
     next: u64,
     seq: u64,
@@ -68,6 +70,8 @@ pub struct Protocol {
     /// Since when something waits that the store need not hear of at once.
     unsettled: Option<Instant>,
     pub(super) outage: Outage,
+    /// Why the latest step was not answered, for people.
+    pub(super) failure: Option<String>,
     /// Since when the store has not answered, and how often.
     lost: Option<(Instant, u32)>,
     merging: bool,
@@ -131,6 +135,7 @@ impl Protocol {
             timing: sharing.timing,
             copy: LedgerReplica::new(config.clone(), kept, now),
             epoch: String::new(),
+            epochs: 0,
             call: 0,
             next: 0,
             seq: 0,
@@ -148,6 +153,7 @@ impl Protocol {
             collecting: None,
             unsettled: None,
             outage: Outage::default(),
+            failure: None,
             lost: None,
             merging: false,
             last: None,
@@ -205,6 +211,7 @@ impl Protocol {
         serde_json::to_string(&SyncRequest {
             terms: &self.terms,
             epoch: &self.epoch,
+            epochs: self.epochs,
             nonce,
             call: self.call,
             next: self.next,
@@ -345,6 +352,7 @@ impl Protocol {
     fn begin_epoch(&mut self, reply: &SyncReply, asked: Instant, now: Instant) -> Change {
         let epoch = !self.epoch.is_empty();
         self.epoch.clone_from(&reply.epoch);
+        self.epochs = messages::number(reply.epochs);
         (self.seq, self.r#gen) = (0, 0);
         // Of few, each brings all at once; of many, those who are asked.
         self.resync = match self.copy.asked {

@@ -12,6 +12,7 @@ local function begin_epoch(before)
     trimmed = before.seq + 1,
     clock = 0, keys = {}, clocks = {}, flows = {}, sums = {},
   }
+  state.epochs = math.max(before.epochs or 0, step.epochs or 0) + 1
   for class = 1, 8 do
     state.keys[class], state.clocks[class], state.flows[class] = 0, 0, 0
     state.sums[class] = { n = 0, w = 0, q = 0, r = 0, a = 0 }
@@ -25,9 +26,15 @@ local function note(id)
   redis.call('ZADD', LOG, state.seq, id)
 end
 
+-- The later time counts. `ZADD` has `GT` for this from Redis 6.2 on only.
+local function keep_later(key, at, id)
+  local known = redis.call('ZSCORE', key, id)
+  if not known or at > tonumber(known) then redis.call('ZADD', key, at, id) end
+end
+
 local function count_at(id, at)
   redis.call('ZREM', FLYING, id)
-  redis.call('ZADD', PAST, 'GT', at, id)
+  keep_later(PAST, at, id)
   if state.gate and state.gate.probe == id then state.gate = nil end
   note(id)
 end
@@ -117,7 +124,7 @@ local function merge(copy)
       -- do all who noticed the jump.
       if state.doubted or string.sub(id, 1, #step.me + 1) == step.me .. ':' then redis.call('ZREM', PAST, id) end
       if not redis.call('ZSCORE', PAST, id) then
-        redis.call('ZADD', FLYING, 'GT', now + offset, id)
+        keep_later(FLYING, now + offset, id)
         note(id)
       end
     end

@@ -13,6 +13,9 @@ local STATE, PAST, FLYING, LOG, FORMAT = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEY
 local MEMBERS, LEASES, SEEN, JOINED, GONE, AWAITED = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local WAITS, FLOWS, INFOS, IDLE, OFFERS = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
 local step = cjson.decode(ARGV[1])
+-- A store whose memory is full refuses a script's first write if that can need memory, and none after it. This one needs none, so the quota
+-- goes on there; a ledger that somebody comes to has no lifetime anyway.
+redis.call('PERSIST', STATE)
 local raw = redis.call('GET', STATE)
 local state = raw and cmsgpack.unpack(raw)
 local wakes = {}
@@ -32,7 +35,8 @@ end
 
 local function count(key) return redis.call('ZCARD', key) end
 
--- A key of ours was evicted or deleted, or this data was written by another server: calls may be missing.
+-- A key of ours was evicted or deleted, this data was written by another server, or the server went back to older data of its own: calls may
+-- be missing.
 local function counts()
   return {
     count(PAST), count(FLYING), count(LOG), redis.call('HLEN', MEMBERS), count(LEASES), count(SEEN), count(JOINED),
@@ -42,6 +46,9 @@ end
 
 local function is_lost()
   if not state or state.run ~= run or step.doubt == state.epoch then return true end
+  -- Numbers only grow, so nobody knows a higher one than the latest.
+  if (step.epochs or 0) > (state.epochs or 0) then return true end
+  if step.epoch == state.epoch and (step.seq > state.seq or step.gen > state.gen) then return true end
   for n, size in ipairs(counts()) do
     if state.counts[n] ~= size then return true end
   end

@@ -181,7 +181,7 @@ end
 
 local function run_step()
   if is_lost() then begin_epoch(state or { shift = 0, seq = 0, keep = 0, most = 0 }) end
-  if step.epoch ~= state.epoch then return finish({ stale = true, server = run, doubted = state.doubted }) end
+  if step.epoch ~= state.epoch then return finish({ stale = true, epochs = state.epochs, server = run, doubted = state.doubted }) end
   state.keep, state.most = math.max(state.keep, step.keep), math.max(state.most, step.most)
   if step.leave then return leave() end
   end_leases()
@@ -209,7 +209,7 @@ local function run_step()
   end_offers()
   local granted, due = {}, math.huge
   if is_known(me) then granted, due = grant(me) elseif step.wants then due = call_all() end
-  membership(reply)
+  membership(me, reply)
   reply.news, reply.seq = news(me), state.seq
   if step.seq < state.trimmed then me.had = nil end
   if #granted > 0 then reply.granted = granted end

@@ -82,6 +82,13 @@ impl Few {
         step
     }
 
+    /// The epoch that the store is in.
+    fn epoch(&mut self) -> String {
+        let [state, ..] = self.sharing.keys();
+        let read = "return cmsgpack.unpack(redis.call('GET', KEYS[1])).epoch";
+        self.store.ask(&["EVAL", read, "1", &state])
+    }
+
     fn members(&self, n: usize) -> usize {
         self.replicas[n].copy.members.len()
     }
@@ -113,6 +120,61 @@ fn who_has_left_and_come_back_is_a_member() {
     few.step(0);
     few.step(2);
     assert_eq!([0, 1, 2].map(|n| few.members(n)), [3, 3, 3]);
+}
+
+/// It hears of all members when it is told that it is one again: who left meanwhile is no longer
+/// listed among those that are gone.
+#[test]
+fn who_is_a_member_again_by_a_step_that_was_not_answered_keeps_no_name_of_those_who_left() {
+    let lease = Timing::new(SECOND / 4).lease;
+    let mut few = Few::new(4, None);
+    (0..4).for_each(|n| few.step(n));
+    for _ in 0..4 {
+        few.now += lease / 2;
+        (0..2).for_each(|n| few.step(n));
+    }
+    few.lose(2);
+    few.step(2);
+    assert_eq!(few.members(2), 3, "the fourth is gone");
+}
+
+/// As when its machine is set back to a snapshot, or when a master takes over an older copy and
+/// becomes master again.
+#[test]
+fn a_store_that_went_back_in_time_under_the_same_run_is_found_out() {
+    for is_of_another_epoch in [false, true] {
+        let mut few = Few::new(2, None);
+        few.store.save("earlier");
+        let earlier = few.epoch();
+        if is_of_another_epoch {
+            few.store.flush();
+            (0..4).for_each(|_| (0..2).for_each(|n| few.step(n)));
+        }
+        assert!(few.is_granted(0));
+        few.replicas[0].demand(&waiting("nobody", 0), few.start + few.now);
+        few.store.load("earlier");
+        few.step(0);
+        assert_ne!(few.epoch(), earlier, "the next step begins a new one");
+        (0..3).for_each(|_| (0..2).for_each(|n| few.step(n)));
+        let [_, _, pending_calls, ..] = few.sharing.keys();
+        assert_eq!(few.store.ask::<i64>(&["ZCARD", &pending_calls]), 1);
+    }
+}
+
+#[test]
+fn the_ledger_goes_on_in_a_store_whose_memory_is_full() {
+    let mut few = Few::new(2, None);
+    let now = few.start + few.now;
+    let wanted = waiting(&few.replicas[0].terms.me, 1);
+    few.replicas[0].demand(&wanted, now);
+    few.store.set(few.now, 1);
+    few.store.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    // The clock stands still, or setting it would be refused.
+    for n in [0, 1, 1] {
+        let (_, reply) = few.ask(n);
+        few.replicas[n].on_reply(&reply, now, now);
+    }
+    assert!(few.replicas[0].take(now).is_some());
 }
 
 #[test]

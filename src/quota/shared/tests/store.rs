@@ -22,7 +22,9 @@ pub(super) struct Store {
     whole: Option<String>,
     keys: [String; KEYS],
     /// The time and the identity that the server has from the next command on.
-    clock: Option<[String; 2]>,
+    clock: [String; 2],
+    /// Whether the server has them already.
+    is_clock_set: bool,
     /// Whom the script has woken, as the server said it.
     woken: Vec<String>,
     child: Child,
@@ -107,7 +109,8 @@ impl Store {
             script,
             whole: None,
             keys,
-            clock: None,
+            clock: Default::default(),
+            is_clock_set: true,
             woken: Vec::new(),
             child,
             _folder: folder,
@@ -130,8 +133,9 @@ impl Store {
     /// trip for each of them would take most of these tests' time.
     fn after_the_clock(&mut self) -> redis::Pipeline {
         let mut commands = redis::pipe();
-        if let Some([clock, run]) = self.clock.take() {
-            commands.cmd("MSET").arg(&["clock", &clock, "run", &run]).ignore();
+        if !std::mem::replace(&mut self.is_clock_set, true) {
+            let [clock, run] = &self.clock;
+            commands.cmd("MSET").arg(&["clock", clock, "run", run]).ignore();
         }
         commands
     }
@@ -139,7 +143,9 @@ impl Store {
     /// The time and identity of the server from now on.
     pub(super) fn set(&mut self, at: Duration, run: u32) {
         let clock = START + i64::try_from(at.as_micros()).unwrap();
-        self.clock = Some([clock.to_string(), run.to_string()]);
+        let clock = [clock.to_string(), run.to_string()];
+        self.is_clock_set &= clock == self.clock;
+        self.clock = clock;
     }
 
     /// From now on each step is taken twice from the same state: as it is, and without the early
@@ -241,7 +247,13 @@ impl Store {
     }
 
     fn copy(&mut self, from: &str, to: &str) {
-        const ALL: &str = "for _, key in ipairs(KEYS) do redis.call('DEL', ARGV[2] .. key) redis.call('COPY', ARGV[1] .. key, ARGV[2] .. key) end";
+        const ALL: &str = "
+            for _, key in ipairs(KEYS) do
+              local from, to = ARGV[1] .. key, ARGV[2] .. key
+              local lifetime, content = redis.call('PTTL', from), redis.call('DUMP', from)
+              redis.call('DEL', to)
+              if content then redis.call('RESTORE', to, math.max(lifetime, 0), content) end
+            end";
         let mut copy = redis::cmd("EVAL");
         copy.arg(ALL).arg(self.keys.len()).arg(&self.keys).arg(from).arg(to);
         copy.query::<redis::Value>(&mut self.connection).unwrap();
