@@ -160,7 +160,7 @@ impl LocalCharge {
         let (until, foreign) = self.end(
             |quota_state, charge, now| {
                 let until = quota_state.throttled(charge, answer, now);
-                (until, quota_state.foreign())
+                (until, quota_state.foreign(now))
             },
             StateFile::settled,
         );

@@ -118,7 +118,7 @@ impl QuotaState {
             windows,
             pace,
             paused: self.pause(now),
-            foreign: self.foreign(),
+            foreign: self.foreign(now),
             in_flight: self.ledger.in_flight(),
             calls: self.calls(),
             replicas: None,

@@ -297,8 +297,8 @@ impl QuotaState {
     }
 
     /// Calls of others in a longest window, as estimated from 429s.
-    pub fn foreign(&self) -> u64 {
-        let calls = self.span().map_or(0.0, |(_, span)| self.foreign.calls(&span));
+    pub fn foreign(&self, now: Instant) -> u64 {
+        let calls = self.span().map_or(0.0, |(_, span)| self.foreign.calls(&span, now));
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,

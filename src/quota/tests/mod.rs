@@ -1,6 +1,7 @@
 //! Virtual time: a day of calls in milliseconds, judged by what the upstream would have counted.
 
 mod day;
+mod endings;
 mod forecast;
 mod ledger;
 mod pacing;

@@ -13,7 +13,7 @@ local longest = step.limits[#step.limits]
 local short = #step.limits > 1 and step.limits[1].window or longest.window / 60
 
 local function nothing_foreign(refuted)
-  return { measured = 0, calm = 0, holes = {}, claims = {}, confirmed = 0, unproved = 0, refuted = refuted }
+  return { measured = 0, calm = 0, told = now, holes = {}, claims = {}, confirmed = 0, unproved = 0, refuted = refuted }
 end
 
 local function foreign()
@@ -22,7 +22,9 @@ local function foreign()
 end
 
 local function decay()
-  return longest.calls * DECAY * (2 ^ math.min(20, foreign().calm * DOUBLING / longest.hold) - 1)
+  local f = foreign()
+  local calm = math.max(f.calm, f.told and now - f.told - longest.hold or 0)
+  return longest.calls * DECAY * (2 ^ math.min(20, calm * DOUBLING / longest.hold) - 1)
 end
 
 local function others()
@@ -68,7 +70,7 @@ local function measure(own, wait, sure, from)
   target = math.min(target, MOST * longest.calls)
   local before = others()
   local gain = (sure or before <= 0 or f.confirmed >= SURE) and 1 or GAIN
-  f.measured, f.calm = before + math.max(0, target - before) * gain, 0
+  f.measured, f.calm, f.told = before + math.max(0, target - before) * gain, 0, now
 end
 
 -- Which window is full, by what the refusal names. One that names neither a window nor a long wait is taken for that of the window which
@@ -152,6 +154,7 @@ local function refuse(said)
   if run then
     run.left, run.next = math.max(0, run.own + run.refusals - own), next_return()
     run.refusals, run.probed = run.refusals + 1, run.probed or now
+    if run.believed then f.told = now end
   else
     run = {
       since = now, own = own, answered = answered_calls(), refusals = 1, left = 0, next = next_return(), elsewhere = which == 'other',
@@ -220,7 +223,7 @@ end
 local function go_on(f, own)
   local room, margin = spare(own), MARGIN * longest.calls
   if room < -margin then
-    f.measured, f.calm = others() - math.max(1, (longest.calls - others()) / 16), 0
+    f.measured, f.calm, f.told = others() - math.max(1, (longest.calls - others()) / 16), 0, now
   elseif room < 2 * margin + decay() then
     f.calm = f.calm + (f.seen and math.min(now - f.seen, longest.hold / 60) or 0)
   end
