@@ -2,7 +2,7 @@
 //!
 //! A line is a fact, appended when it happens: `i 17 1790000000123456` (charge 17 was issued at
 //! that Unix time in microseconds), `s` (it settled), `r` (it was refunded), `b` (what the bucket
-//! held then), `c` (which boot the lines below were written in, and which time since that boot was
+//! held then), `p` (for how long everybody pauses from then on), `c` (which boot the lines below were written in, and which time since that boot was
 //! which Unix time). A process that dies leaves at worst a torn last line, which is skipped. The
 //! data reaches the operating system before the call leaves, so it survives `kill -9`; it is not
 //! forced to the disk, so a power cut may lose the last few seconds.
@@ -26,7 +26,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::pacer::BucketState;
-use super::state_lines::{Clock, Replayed, micros, replay, write_bucket};
+use super::state_lines::{Clock, Replayed, micros, replay, write_bucket, write_pause};
 use crate::clock::Reading;
 
 /// The open state file.
@@ -53,6 +53,8 @@ pub struct StateFile {
     pub(super) live: BTreeMap<u64, i64>,
     /// The bucket as it was last written down, and when.
     bucket: Option<(i64, BucketState)>,
+    /// The pause that is not over yet, likewise.
+    pause: Option<(i64, Duration)>,
     window: Duration,
     attempt: Duration,
 }
@@ -65,6 +67,8 @@ pub struct RestoredState {
     pub charges: Vec<SignedDuration>,
     /// The bucket as it was last written down, and how long ago that was.
     pub bucket: Option<(SignedDuration, BucketState)>,
+    /// A pause that no call has found to be over, and how long ago it had so long to last.
+    pub pause: Option<(SignedDuration, Duration)>,
 }
 
 /// A process that dies takes its connections with it; what it had written may still arrive for this
@@ -103,7 +107,12 @@ impl StateFile {
         let lock = lock(path)?;
         let clock = Clock::new(reading);
         let now = clock.now(reading);
-        let Replayed { live, bucket, writer } = replay(&read(path)?, attempt, &clock);
+        let Replayed {
+            live,
+            bucket,
+            pause,
+            writer,
+        } = replay(&read(path)?, attempt, &clock);
         let mut charges: Vec<_> = live.into_values().collect();
         for predecessor in written_after(path, predecessors) {
             let others = replay(&read(predecessor)?, attempt, &clock).live.into_values();
@@ -118,6 +127,7 @@ impl StateFile {
         let restored = RestoredState {
             charges: charges.iter().map(|at| ago(*at)).collect(),
             bucket: bucket.map(|(at, bucket)| (ago(at), bucket)),
+            pause: pause.map(|(at, left)| (ago(at), left)),
         };
         let mut state_file = Self {
             path: path.to_owned(),
@@ -132,6 +142,7 @@ impl StateFile {
             // Named anew: whatever numbers the file holds, there are some left.
             live: (0..).zip(charges).collect(),
             bucket,
+            pause,
             window,
             attempt,
         };
@@ -197,6 +208,16 @@ impl StateFile {
         self.append(reading, |clock| format!("r {id} {}\n", clock.to_unix(at)))
     }
 
+    /// Remembers that everybody pauses for so long, or no more.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn paused(&mut self, reading: &Reading, pause: Option<Duration>) -> io::Result<()> {
+        let at = self.clock.now(reading);
+        self.pause = pause.map(|left| (at, left));
+        self.append(reading, |clock| write_pause(clock.to_unix(at), pause))
+    }
+
     fn append(&mut self, reading: &Reading, facts: impl FnOnce(&Clock) -> String) -> io::Result<()> {
         let now = self.clock.now(reading);
         self.stepped |= self.clock.follow(reading);
@@ -239,6 +260,7 @@ impl StateFile {
         for (id, at) in written.live {
             self.live.entry(id).or_insert(at);
         }
+        self.pause = written.pause;
         self.rewrite(now)
     }
 
@@ -254,6 +276,10 @@ impl StateFile {
         text.extend(
             self.bucket
                 .map(|(at, bucket)| write_bucket(self.clock.to_unix(at), bucket)),
+        );
+        text.extend(
+            self.pause
+                .map(|(at, left)| write_pause(self.clock.to_unix(at), Some(left))),
         );
         let new = beside(&self.path, ".new");
         fs::write(&new, text)?;

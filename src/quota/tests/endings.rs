@@ -5,8 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{HOUR, MINUTE, documented};
+use crate::clock::Wall;
 use crate::quota::state::QuotaState;
 use crate::quota::throttle_hint::ThrottleHint;
+use crate::quota::{Metrics, Quota};
 
 fn said(window: Duration, seconds: u64) -> ThrottleHint {
     ThrottleHint {
@@ -60,4 +62,37 @@ fn an_estimate_that_is_confirmed_does_not_end() {
         quota_state.throttled(refused, said(HOUR, 1800), now);
         assert_eq!(quota_state.snapshot(now + HOUR).foreign, 1350, "hour {hour}");
     }
+}
+
+/// A running gateway would wait, and send one call to find out.
+#[tokio::test(start_paused = true)]
+async fn a_pause_goes_on_after_a_restart_and_ends_with_one_call() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = documented().state_file(Some(dir.path().join("state")));
+    let wall = Wall::anchored(jiff::Timestamp::from_second(1_790_000_000).unwrap());
+    let open = || Quota::open(&config, wall.clone(), Metrics::default()).unwrap();
+    let quota = open();
+    let refused = quota.take(Instant::now()).unwrap();
+    let wait = ThrottleHint {
+        window: None,
+        wait: Some(Duration::from_mins(10)),
+    };
+    refused.throttled(wait);
+    drop(quota);
+    tokio::time::advance(MINUTE).await;
+    let quota = open();
+    let paused = quota.snapshot().paused.expect("the pause goes on");
+    assert!(paused.abs_diff(MINUTE * 9) <= Duration::from_secs(2), "{paused:?}");
+    assert!(quota.take(Instant::now()).is_err());
+    drop(quota);
+    tokio::time::advance(MINUTE * 10).await;
+    let quota = open();
+    let probe = quota.take(Instant::now()).unwrap();
+    assert!(quota.take(Instant::now()).is_err(), "one call finds out");
+    probe.settle();
+    drop(quota);
+    let quota = open();
+    assert_eq!(quota.snapshot().paused, None);
+    let calls = [(); 3].map(|()| quota.take(Instant::now()).is_ok());
+    assert_eq!(calls, [true; 3], "it is over");
 }
