@@ -132,6 +132,16 @@ impl Local {
         self.state.slots_changed();
     }
 
+    /// Goes on as another app registration: see [`QuotaState::forget_refusals`].
+    pub(super) fn forget_refusals(&self) {
+        let mut state = self.state.lock();
+        state.quota_state.forget_refusals(Instant::now());
+        let noted = state.note_pause(&self.wall);
+        drop(state);
+        report(noted, "write");
+        self.state.slots_changed();
+    }
+
     /// Takes the slot that is free now.
     ///
     /// # Errors

@@ -29,6 +29,8 @@ pub struct QuotaState {
     pub(super) slow_start: Option<SlowStart>,
     /// From when on the bucket does not hold calls back; `None`: never.
     pub(super) unpaced_from: Option<Instant>,
+    /// When the app registration became another one.
+    registered: Option<Instant>,
     calls: u64,
 }
 
@@ -79,6 +81,7 @@ impl QuotaState {
             foreign: Foreign::default(),
             slow_start: None,
             unpaced_from: None,
+            registered: None,
             calls: 0,
         }
     }
@@ -99,6 +102,16 @@ impl QuotaState {
         self.ledger
             .reconfigure(config.limits.clone(), config.attempt + Self::LANDING, now);
         self.pace.resize(config.burst, now);
+    }
+
+    /// The calls go on as another app registration, of which nothing is known: what refusals have
+    /// left is forgotten, and those of calls under way are no news.
+    pub(super) fn forget_refusals(&mut self, now: Instant) {
+        self.throttle = ThrottleState::Open;
+        self.foreign = Foreign::default();
+        self.slow_start = None;
+        self.registered = Some(now);
+        self.pace.invalidate();
     }
 
     /// Takes the slot that is free now.
@@ -203,6 +216,15 @@ impl QuotaState {
     /// A call that had left before the pause was ordered tells nothing new, but a wait that it
     /// names is kept.
     pub fn throttled(&mut self, charge: Charge, answer: ThrottleHint, now: Instant) -> Instant {
+        let issued = self.ledger.issued_at(charge);
+        if self
+            .registered
+            .is_some_and(|from| issued.is_some_and(|issued| issued <= from))
+        {
+            // It was another registration's call.
+            self.ledger.settle(charge, now);
+            return self.paused_until().unwrap_or(now);
+        }
         let is_news =
             self.throttle == ThrottleState::Open || self.throttle == (ThrottleState::Probing { probe: charge });
         self.ledger.settle(charge, now);

@@ -64,6 +64,31 @@ fn an_estimate_that_is_confirmed_does_not_end() {
     }
 }
 
+/// Another registration has a quota of its own: what was found out about the one before says
+/// nothing of it. The calls count on, which is careful.
+#[test]
+fn another_registration_inherits_no_refusals() {
+    let start = Instant::now();
+    let mut quota_state = QuotaState::new(&documented(), start);
+    let refused = quota_state.take(start).unwrap();
+    quota_state.throttled(refused, said(HOUR, 1800), start);
+    let probe = quota_state.take(after(start, 1800)).unwrap();
+    quota_state.forget_refusals(after(start, 1801));
+    assert_eq!(quota_state.snapshot(after(start, 1801)).foreign, 0);
+    // The answer to the registration before comes later.
+    quota_state.throttled(probe, said(HOUR, 1800), after(start, 1802));
+    assert_eq!(quota_state.paused_until(), None);
+    assert_eq!(quota_state.snapshot(after(start, 1802)).windows[1].used, 2);
+    let own = quota_state.take(after(start, 1803)).unwrap();
+    assert!(quota_state.take(after(start, 1803)).is_ok(), "no slow start");
+    quota_state.throttled(own, said(MINUTE, 30), after(start, 1804));
+    assert_eq!(
+        quota_state.paused_until(),
+        Some(after(start, 1834)),
+        "its own refusals count"
+    );
+}
+
 /// A running gateway would wait, and send one call to find out.
 #[tokio::test(start_paused = true)]
 async fn a_pause_goes_on_after_a_restart_and_ends_with_one_call() {
