@@ -29,6 +29,7 @@ pub(super) struct LedgerReplica {
     pub(super) paused_until: Option<Instant>,
     pace: Pacer,
     is_unpaced: bool,
+    paced_until: Option<Instant>,
     foreign: Foreign,
     pub(super) latency: Latency,
 }
@@ -57,6 +58,7 @@ impl LedgerReplica {
             paused_until: None,
             pace,
             is_unpaced: false,
+            paced_until: None,
             foreign: Foreign::default(),
             latency: Latency::START,
         }
@@ -103,6 +105,7 @@ impl LedgerReplica {
         self.paused_until = reply.pause.map(|pause| now + messages::span(pause));
         let end = now + messages::span(reply.plan);
         self.is_unpaced = reply.unpaced;
+        self.paced_until = reply.paced.map(|paced| now + messages::span(paced));
         self.pace = Pacer::kept(self.config.burst, reply.level, reply.rate, end, now);
         let holes = reply.holes.iter().take(MOST_HOLES);
         let hole = |&(from, to): &(f64, f64)| (now + messages::span(from), now + messages::span(to));
@@ -148,6 +151,11 @@ impl LedgerReplica {
             ChargeState::Flying(latest) => (id.clone(), messages::FLYING, -messages::age(latest, now)),
             ChargeState::Past(at) => (id.clone(), messages::PAST, messages::age(at, now)),
         };
+        let left = |until: Option<Instant>| {
+            until
+                .filter(|until| *until > now)
+                .map(|until| -messages::age(until, now))
+        };
         Some(LedgerSnapshot {
             age: messages::age(asked, now),
             members: own.is_none().then(|| self.members.iter().cloned().collect()),
@@ -158,10 +166,8 @@ impl LedgerReplica {
                 .filter(|(id, _)| own.is_none_or(|own| id.starts_with(own)))
                 .map(charge)
                 .collect(),
-            pause: self
-                .paused_until
-                .filter(|until| *until > now)
-                .map(|until| -messages::age(until, now)),
+            pause: left(self.paused_until),
+            paced: left(self.paced_until),
             level: self.pace.level_at(now),
         })
     }

@@ -50,7 +50,7 @@ do
       redis.call('SET', FORMAT, step.format, 'PX', step.quiet)
       return cjson.encode({
         epoch = state.epoch, now = string.format('%.0f', now), seq = state.seq, gen = state.gen, replicas = count(JOINED),
-        level = state.level, rate = state.rate * 1000000, plan = state.plan - now, unpaced = is_unpaced() or nil,
+        level = state.level, rate = state.rate * 1000000, plan = state.plan - now, unpaced = is_unpaced() or nil, paced = paced(),
       })
     end
   end

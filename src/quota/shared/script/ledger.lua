@@ -9,6 +9,7 @@ local function begin_epoch(before)
     shift = before.shift, seq = before.seq, keep = before.keep, most = before.most,
     merging = now + step.window, copies = 0, gen = 0, known = 0, offered = 0,
     level = 0, rate = 0, at = now, plan = 0, gate = gate, foreign = before.foreign, told = before.told,
+    slow = before.slow, paced_till = before.paced_till,
     trimmed = before.seq + 1,
     clock = 0, keys = {}, clocks = {}, flows = {}, sums = {},
   }
@@ -126,6 +127,7 @@ local function merge(copy)
     local till = now + copy.pause
     if not (state.gate and state.gate.till and state.gate.till > till) then state.gate = { till = till } end
   end
+  if copy.paced then state.paced_till = math.max(state.paced_till or 0, now + copy.paced) end
   upset()
   if not state.merging then return false end
   state.copies, state.copied = state.copies + 1, now

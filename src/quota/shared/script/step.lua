@@ -225,7 +225,7 @@ local function run_step()
   -- Nobody else may go before the probe is answered, which is soon.
   local probe = gate.probe and redis.call('ZSCORE', FLYING, gate.probe)
   local pause = gate.till or probe and math.max(now + SECOND, tonumber(probe) - step.attempt + step.landing)
-  reply.unpaced = is_unpaced() or nil
+  reply.unpaced, reply.paced = is_unpaced() or nil, paced()
   reply.level, reply.rate, reply.plan = state.level, state.rate * 1000000, math.max(0, state.plan - now)
   reply.pause, reply.probe = pause and math.max(0, pause - now) or nil, gate.probe
   return finish(reply)

@@ -157,3 +157,22 @@ async fn a_forecast_ends_whatever_the_store_says_of_others() {
     assert_eq!(slots.len(), 1000);
     assert!(slots.iter().is_sorted());
 }
+
+/// The store begins an epoch in the middle of a slow start.
+#[test]
+fn an_epoch_does_not_end_a_slow_start() {
+    let mut pair = Pair::new(None);
+    let refused = pair.slots(0, &waiting("a", 1)).pop().unwrap();
+    let now = pair.now;
+    pair.slots(0, &Vec::new());
+    pair.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
+    pair.pass(6, [true, true]);
+    let probe = pair.slots(1, &waiting("b", 9));
+    assert_eq!(probe.len(), 1);
+    let now = pair.now;
+    pair.replicas[1].settle(probe[0].id.clone(), now);
+    pair.slots(1, &Vec::new());
+    pair.store.evict(6);
+    pair.pass(4, [true, true]);
+    assert_eq!(pair.slots(1, &waiting("b", 9)).len(), 2);
+}
