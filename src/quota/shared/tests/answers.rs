@@ -158,6 +158,21 @@ async fn a_forecast_ends_whatever_the_store_says_of_others() {
     assert!(slots.iter().is_sorted());
 }
 
+#[test]
+fn a_slot_that_goes_back_is_no_call() {
+    let mut pair = Pair::new(None);
+    let taken = pair.slots(0, &waiting("a", 3));
+    assert_eq!(taken.len(), 3);
+    let now = pair.now;
+    pair.replicas[0].refund(taken[0].id.clone(), now);
+    assert_eq!(pair.replicas[0].snapshot(now).calls, 2);
+    // Slots that nobody took were never calls.
+    pair.replicas[0].demand(&waiting("a", 2), now);
+    pair.step(0, true);
+    pair.replicas[0].demand(&Vec::<FlowDemand>::new(), now);
+    assert_eq!(pair.replicas[0].snapshot(now).calls, 2);
+}
+
 /// The store begins an epoch in the middle of a slow start.
 #[test]
 fn an_epoch_does_not_end_a_slow_start() {
