@@ -19,7 +19,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -79,7 +79,8 @@ const LANDING: Duration = Duration::from_secs(1);
 /// with the moment at which it came.
 const BESIDES: u64 = 1 << 63;
 
-/// A file larger than this is not ours.
+/// Of a larger file the end is read: while a process that makes no calls has the right to rewrite it,
+/// it grows. What counts is far less.
 const LARGEST: u64 = 64 << 20;
 
 impl StateFile {
@@ -94,7 +95,7 @@ impl StateFile {
     /// is part of this file from then on.
     ///
     /// # Errors
-    /// When a file cannot be read or written, or is larger than 64 MiB.
+    /// When a file cannot be read or written, or is larger than 64 MiB and not a state file.
     pub fn open(
         path: &Path,
         predecessors: &[PathBuf],
@@ -253,9 +254,13 @@ impl StateFile {
             self.lock = lock(&self.path)?;
         }
         if self.lock.is_none() {
+            self.prune(now);
             (self.stepped, self.facts) = (false, 0);
-            return Ok(());
+            // Of a file that has grown long only the end is read, which has to say it by itself.
+            return self.file.write_all(self.clock.write(now).as_bytes());
         }
+        // What others have written down may have ended since it was last read.
+        self.live.retain(|id, _| *id < BESIDES);
         let written = replay(&read(&self.path)?, self.attempt, &self.clock);
         for (id, at) in written.live {
             self.live.entry(id).or_insert(at);
@@ -264,11 +269,15 @@ impl StateFile {
         self.rewrite(now)
     }
 
+    fn prune(&mut self, now: i64) {
+        let oldest = now.saturating_sub(micros(self.window));
+        self.live.retain(|_, at| *at > oldest);
+    }
+
     /// Writes what still counts to a new file and puts it in the old one's place, so that a crash
     /// leaves one or the other.
     fn rewrite(&mut self, now: i64) -> io::Result<()> {
-        let oldest = now.saturating_sub(micros(self.window));
-        self.live.retain(|_, at| *at > oldest);
+        self.prune(now);
         let mut text = self.clock.write(now);
         for (id, at) in &self.live {
             writeln!(text, "s {id} {}", self.clock.to_unix(*at)).map_err(io::Error::other)?;
@@ -336,17 +345,24 @@ fn written_after<'a>(path: &Path, others: &'a [PathBuf]) -> impl Iterator<Item =
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    match File::open(path) {
-        Ok(file) => file.take(LARGEST + 1).read_to_end(&mut bytes)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
         Err(error) => return Err(error),
     };
-    if bytes.len() as u64 > LARGEST {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "the state file is larger than 64 MiB",
-        ));
+    let length = file.metadata()?.len();
+    if length > LARGEST {
+        let mut first = [0; 2];
+        file.read_exact(&mut first)?;
+        if !matches!(&first, b"c " | b"s " | b"i " | b"\ni" | b"\nc") {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "larger than 64 MiB, and no state file",
+            ));
+        }
+        file.seek(SeekFrom::Start(length - LARGEST))?;
     }
+    let mut bytes = Vec::new();
+    file.take(LARGEST).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

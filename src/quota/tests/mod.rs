@@ -7,6 +7,7 @@ mod ledger;
 mod pacing;
 mod retune;
 mod state_file;
+mod state_file_size;
 mod throttled;
 
 use std::num::NonZeroU32;
