@@ -191,3 +191,23 @@ fn an_epoch_does_not_end_a_slow_start() {
     pair.pass(4, [true, true]);
     assert_eq!(pair.slots(1, &waiting("b", 9)).len(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_copy_of_a_ledger_without_an_end_is_bounded() {
+    let now = Instant::now() + Duration::from_hours(2);
+    let mut state = replica(now);
+    let mut hear = |from: usize, name: &str| {
+        let many = || (from..from + 20_000).map(|n| format!("{name}{n}"));
+        let news: Vec<_> = many().map(|id| (id, 2, 0)).collect();
+        let joined: Vec<_> = many().collect();
+        state.step("n".into(), false, now).unwrap();
+        let reply = serde_json::json!({"epoch": "e", "news": news, "joined": joined});
+        let _ = state.on_reply(&serde_json::from_value(reply).unwrap(), now, now);
+        state.copy.size()
+    };
+    hear(0, "an epoch begins");
+    hear(0, "a");
+    let full = hear(20_000, "b");
+    assert_eq!(hear(40_000, "c"), full, "nothing grows");
+    assert_eq!(hear(60_000, &"long".repeat(1000)), full);
+}
