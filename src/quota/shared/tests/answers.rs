@@ -158,6 +158,27 @@ async fn a_forecast_ends_whatever_the_store_says_of_others() {
     assert!(slots.iter().is_sorted());
 }
 
+/// More refusals than the script used to remember: told again, all of them would be new again.
+#[test]
+fn as_many_refusals_as_a_burst_holds_are_known_when_they_are_told_again() {
+    let mut pair = Pair::new(None);
+    let refused = pair.slots(0, &waiting("a", 40));
+    assert_eq!(refused.len(), 40);
+    let now = pair.now;
+    pair.slots(0, &Vec::new());
+    for slot in refused {
+        pair.replicas[0].throttle(slot.id, ThrottleHint::default(), now);
+    }
+    pair.pass(6, [false, true]);
+    let probe = pair.slots(1, &waiting("b", 9));
+    assert_eq!(probe.len(), 1, "one call finds out");
+    let now = pair.now;
+    pair.replicas[1].settle(probe[0].id.clone(), now);
+    pair.step(1, true);
+    pair.step(0, true);
+    assert_eq!(pair.slots(1, &waiting("b", 9)).len(), 2, "the slow start goes on");
+}
+
 #[test]
 fn a_slot_that_goes_back_is_no_call() {
     let mut pair = Pair::new(None);
