@@ -291,6 +291,21 @@ local function throttle(said)
   upset()
 end
 
+-- What refusals have left ends with time too: then steps that have nothing to say end early again.
+local function forget_refusals()
+  local f, gate, slow = state.foreign, state.gate, state.slow
+  if slow and now - slow.latest >= math.max(short, 300 * SECOND) then state.slow = nil end
+  if gate and gate.till and now - gate.till > longest.hold then
+    state.gate = nil
+    if f then f.run, f.trial = nil, nil end
+  end
+  if not f or f.run then return end
+  f.told = f.told or now -- an earlier version has measured it
+  local latest = f.claims[#f.claims]
+  local is_over = now - f.told > longest.hold and others() <= 0 and not (latest and now - latest[1] < longest.hold)
+  if is_over and not (f.holes[#f.holes] and f.holes[#f.holes][2] > now) then state.foreign = nil end
+end
+
 -- The plan of the bucket: see pacer.rs.
 local function replan()
   local returns = {}

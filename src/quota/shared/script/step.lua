@@ -193,6 +193,7 @@ local function run_step()
   if not state.merging then acknowledge() end
   heard_of(me)
   sweep()
+  forget_refusals()
   if step.copy then
     if state.merging then me.had, me.of = now - step.copy.age, step.copy.of end
     reply.bring = merge(step.copy) or nil

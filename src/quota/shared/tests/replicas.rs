@@ -51,6 +51,8 @@ impl Asking {
 struct Replica {
     state: Protocol,
     pending_calls: VecDeque<(Instant, String)>,
+    /// So many of its next calls are refused.
+    refusals: usize,
     /// The step that a frozen store has not answered: when it was asked for, and the text.
     unanswered: Option<(Instant, String)>,
 }
@@ -152,6 +154,7 @@ impl Replicas {
         self.all.push(Replica {
             state: Protocol::new(name, &self.config, &self.sharing, self.now),
             pending_calls: VecDeque::new(),
+            refusals: 0,
             unanswered: None,
         });
     }
@@ -161,6 +164,16 @@ impl Replicas {
         self.dead.insert(n);
         let here = self.callers.iter_mut().filter(|caller| caller.replica == n);
         here.for_each(|caller| caller.waiting = 0);
+    }
+
+    /// The next calls of this replica are refused: the longest window is full.
+    pub(super) fn refuse(&mut self, n: usize, calls: usize) {
+        self.all[n].refusals = calls;
+    }
+
+    /// What the replicas are told of others.
+    pub(super) fn estimate(&self) -> u64 {
+        self.all[0].state.foreign
     }
 
     /// The store takes no step until it is told to [`Replicas::thaw`].
@@ -353,7 +366,16 @@ impl Replicas {
 impl Replica {
     fn answers(&mut self, now: Instant) {
         while let Some((_, id)) = self.pending_calls.pop_front_if(|(at, _)| *at <= now) {
-            self.state.settle(id, now);
+            if let Some(left) = self.refusals.checked_sub(1) {
+                self.refusals = left;
+                let hint = quota::ThrottleHint {
+                    window: Some(SECOND * 60),
+                    wait: Some(SECOND * 30),
+                };
+                self.state.throttle(id, hint, now);
+            } else {
+                self.state.settle(id, now);
+            }
         }
     }
 
