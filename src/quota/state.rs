@@ -154,6 +154,7 @@ impl QuotaState {
             }
             ThrottleState::Probing { .. } => return None,
         };
+        self.slow_start.take_if(|start| start.is_over(now));
         let opens = self.slow_start.map_or(opens, |start| start.opens_at().max(opens));
         let Availability::At(at) = self.ledger.opening(now) else {
             return None;
@@ -194,7 +195,7 @@ impl QuotaState {
             self.calls = self.calls.saturating_sub(1);
             self.pace.put_back(now);
             if let Some(start) = &mut self.slow_start {
-                start.refund();
+                start.end();
             }
             self.pace.invalidate();
             self.again_probe(charge, now);
@@ -205,6 +206,9 @@ impl QuotaState {
     /// later than forecast.
     pub fn lose(&mut self, charge: Charge, now: Instant) {
         self.again_probe(charge, now);
+        if let (Some(start), Some(_)) = (&mut self.slow_start, self.ledger.issued_at(charge)) {
+            start.end();
+        }
         self.ledger.lose(charge);
         self.pace.invalidate();
     }
@@ -272,7 +276,7 @@ impl QuotaState {
                 return true;
             }
             Change::Resumed { gently } => {
-                self.slow_start = Some(SlowStart::new(self.pace.burst(), now));
+                self.slow_start = Some(SlowStart::new(self.pace.burst(), span.short, now));
                 if gently {
                     self.pace.keep_a_tenth(now);
                 }

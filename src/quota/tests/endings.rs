@@ -64,6 +64,27 @@ fn an_estimate_that_is_confirmed_does_not_end() {
     }
 }
 
+/// Calls whose fate nobody learns are not in flight for ever, and a slow start after which hardly
+/// anybody calls is over.
+#[test]
+fn lost_calls_do_not_slow_down_the_calls_after_a_refusal() {
+    let start = Instant::now();
+    let mut quota_state = QuotaState::new(&documented(), start);
+    let refused = quota_state.take(start).unwrap();
+    quota_state.throttled(refused, said(MINUTE, 8), start);
+    let probe = quota_state.take(after(start, 8)).unwrap();
+    quota_state.settle(probe, after(start, 9));
+    let lost: Vec<_> = std::iter::from_fn(|| quota_state.take(after(start, 9)).ok()).collect();
+    assert_eq!(lost.len(), 2);
+    for charge in lost {
+        quota_state.lose(charge, after(start, 10));
+    }
+    let go = |quota_state: &mut QuotaState, now| std::iter::from_fn(|| quota_state.take(now).ok()).count();
+    assert_eq!(go(&mut quota_state, after(start, 10)), 2, "still few at once");
+    let calls = go(&mut quota_state, after(start, 400));
+    assert!(calls >= 50, "{calls} calls after minutes without any");
+}
+
 /// Another registration has a quota of its own: what was found out about the one before says
 /// nothing of it. The calls count on, which is careful.
 #[test]

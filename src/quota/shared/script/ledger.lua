@@ -97,11 +97,21 @@ local function probe_again(id)
   if state.gate and state.gate.probe == id then state.gate = { till = now } end
 end
 
+-- A call that has ended without an answer does not hold back those after a refusal.
+local function not_accepted()
+  if state.slow then state.slow.issued = math.max(state.slow.issued - 1, 0) end
+end
+
+local function lose(id)
+  probe_again(id)
+  if redis.call('ZSCORE', FLYING, id) then not_accepted() end
+end
+
 local function refund(id)
   if redis.call('ZREM', FLYING, id) == 1 then
     note(id)
     state.level = math.min(state.level + 1, step.burst)
-    if state.slow then state.slow.issued = math.max(state.slow.issued - 1, 0) end
+    not_accepted()
     upset()
     probe_again(id)
   end

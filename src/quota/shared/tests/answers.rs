@@ -194,6 +194,25 @@ fn a_slot_that_goes_back_is_no_call() {
     assert_eq!(pair.replicas[0].snapshot(now).calls, 2);
 }
 
+#[test]
+fn lost_calls_do_not_slow_down_those_after_a_refusal() {
+    let mut pair = Pair::new(None);
+    let refused = pair.slots(0, &waiting("a", 1)).pop().unwrap();
+    let now = pair.now;
+    pair.slots(0, &Vec::new());
+    pair.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
+    pair.pass(6, [true, true]);
+    let probe = pair.slots(1, &waiting("b", 9)).pop().unwrap();
+    let now = pair.now;
+    pair.replicas[1].settle(probe.id, now);
+    for _ in 0..5 {
+        let lost = pair.slots(1, &waiting("b", 9));
+        assert_eq!(lost.len(), 2, "few at once, and at once");
+        let now = pair.now;
+        lost.into_iter().for_each(|slot| pair.replicas[1].lose(slot.id, now));
+    }
+}
+
 /// The store begins an epoch in the middle of a slow start.
 #[test]
 fn an_epoch_does_not_end_a_slow_start() {
