@@ -209,7 +209,9 @@ fn lost_calls_do_not_slow_down_those_after_a_refusal() {
         let lost = pair.slots(1, &waiting("b", 9));
         assert_eq!(lost.len(), 2, "few at once, and at once");
         let now = pair.now;
-        lost.into_iter().for_each(|slot| pair.replicas[1].lose(slot.id, now));
+        for slot in lost {
+            pair.replicas[1].lose(slot.id, now);
+        }
     }
 }
 
