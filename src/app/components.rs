@@ -240,10 +240,13 @@ impl Components {
 
     /// What all configurations share goes on as this one says: queue and quota, the way of traces,
     /// and whose token is shown in metrics.
-    pub(super) fn take_over(&self) {
+    pub(super) fn take_over(&self, before: &Resolved) {
         self.context.way_out.store(Arc::new(self.net.clone()));
         self.token_source.part.take_over();
         self.context.token_limiters.reconfigure(self.limiter.clone());
+        if !self.has_identity_of(before) {
+            self.context.token_limiters.forget_refusals();
+        }
     }
 
     /// The layers of the request path.

@@ -7,7 +7,8 @@
 //! slows the pace and never stops calls, and it is adjusted as congestion control does (AIMD,
 //! RFC 5681): each refusal at the estimate raises it a little, each stretch without one lowers it,
 //! slowly at first and then twice as fast every twelfth of the window. An accepted call while it
-//! says that the window is full refutes it, and it shrinks at once.
+//! says that the window is full refutes it, and it shrinks at once. Calls far from the limit say
+//! nothing of others; so once a whole window has passed without a refusal, time alone lowers it.
 //!
 //! A refusal is taken for the long window's when it says so itself, when the estimate foresaw it,
 //! when its end coincides with our own earliest call leaving the window, or when it comes again at
@@ -85,6 +86,8 @@ pub(super) struct Foreign {
     measured: f64,
     /// For how long the window has been as good as full since, and nothing was refused.
     calm: Duration,
+    /// When it was last measured, confirmed or refuted; `None` when it is kept elsewhere.
+    told: Option<Instant>,
     /// The rate that was last planned with.
     planned: f64,
     /// Times in which others made no calls, or none are known of, by when those calls would leave
@@ -133,21 +136,20 @@ impl Foreign {
     }
 
     /// Calls of others in a long window, as estimated now.
-    pub(super) fn calls(&self, span: &Span) -> f64 {
-        if self.measured <= 0.0 {
-            return 0.0;
-        }
-        (self.measured - self.decay(span)).clamp(0.0, span.calls * share::MOST)
+    pub(super) fn calls(&self, span: &Span, now: Instant) -> f64 {
+        (self.measured - self.decay(span, now)).clamp(0.0, span.calls * share::MOST)
     }
 
-    fn decay(&self, span: &Span) -> f64 {
-        let doublings = self.calm.as_secs_f64() * f64::from(DOUBLING) / span.window.as_secs_f64();
+    fn decay(&self, span: &Span, now: Instant) -> f64 {
+        let aged = self.told.map(|told| now.saturating_duration_since(told + span.window));
+        let calm = self.calm.max(aged.unwrap_or_default());
+        let doublings = calm.as_secs_f64() * f64::from(DOUBLING) / span.window.as_secs_f64();
         span.calls * share::DECAY * (doublings.min(20.0).exp2() - 1.0)
     }
 
     /// How many calls the window has room for by the estimate; negative when it should be over.
     pub(super) fn room(&self, span: &Span, own: usize, now: Instant) -> f64 {
-        span.calls - own as f64 - self.calls(span) * self.presence(span, now)
+        span.calls - own as f64 - self.calls(span, now) * self.presence(span, now)
     }
 
     /// The share of the present window in which others made calls.
@@ -161,8 +163,8 @@ impl Foreign {
     }
 
     /// The plan was made with the present estimate.
-    pub(super) fn planned(&mut self, span: &Span) {
-        self.planned = self.calls(span);
+    pub(super) fn planned(&mut self, span: &Span, now: Instant) {
+        self.planned = self.calls(span, now);
     }
 
     /// A call was answered that was in flight when another was refused.
@@ -192,6 +194,7 @@ impl Foreign {
             }
             None => self.first_refused(span, answer, own, now),
         };
+        self.told = if run.believed { Some(now) } else { self.told };
         let wait = if let Some(wait) = answer.wait {
             let probing = run
                 .probed
@@ -255,11 +258,11 @@ impl Foreign {
     }
 
     /// Calls of others that the pace leaves room for: none in a trial.
-    pub(super) fn respected(&self, span: &Span) -> f64 {
+    pub(super) fn respected(&self, span: &Span, now: Instant) -> f64 {
         if self.trials.is_under_way() {
             0.0
         } else {
-            self.calls(span)
+            self.calls(span, now)
         }
     }
 
@@ -279,7 +282,7 @@ impl Foreign {
             return false;
         }
         let coincides = |wait: Duration| back.is_some_and(|back| back <= now + wait + ROUNDING);
-        let foreseen = self.calls(span) > 0.0 && self.room(span, own.count, now) <= share::FORESEEN * span.calls;
+        let foreseen = self.calls(span, now) > 0.0 && self.room(span, own.count, now) <= share::FORESEEN * span.calls;
         let is_long = |wait: &Duration| *wait > span.short;
         foreseen || answer.wait.filter(is_long).is_some_and(coincides) || self.is_known(span, own, now)
     }
@@ -288,11 +291,8 @@ impl Foreign {
     /// since.
     fn is_known(&self, span: &Span, own: OwnCalls, now: Instant) -> bool {
         let answered = own.answered;
-        let asked = if own.count as f64 >= share::NEARLY_FULL * span.calls {
-            1
-        } else {
-            2
-        };
+        let is_nearly_full = own.count as f64 >= share::NEARLY_FULL * span.calls;
+        let asked = if is_nearly_full { 1 } else { 2 };
         let near = |&&(at, n): &&(Instant, usize)| {
             now.saturating_duration_since(at) < span.window && answered.abs_diff(n) as f64 <= share::NEAR * span.calls
         };
@@ -310,11 +310,11 @@ impl Foreign {
         let presence = self.presence(span, now).max(0.25);
         let target = (span.calls - own as f64) / presence + share::MARGIN * span.calls;
         let target = target.min(share::MOST * span.calls);
-        let before = self.calls(span);
+        let before = self.calls(span, now);
         let is_believed = is_sure || before <= 0.0 || self.trials.are_sure();
         let gain = if is_believed { 1.0 } else { GAIN };
         self.measured = before + (target - before).max(0.0) * gain;
-        self.calm = Duration::ZERO;
+        (self.calm, self.told) = (Duration::ZERO, Some(now));
     }
 
     /// No refusal has left a trace.
@@ -336,7 +336,7 @@ impl Foreign {
                 return change;
             }
             self.go_on(span, own.count, seen, now);
-            let changed = (self.calls(span) - self.planned).abs() >= (span.calls / 500.0).max(0.05);
+            let changed = (self.calls(span, now) - self.planned).abs() >= (span.calls / 500.0).max(0.05);
             return if changed { Change::Estimate } else { Change::None };
         };
         let is_long = now.saturating_duration_since(run.since) >= span.short;
@@ -370,14 +370,14 @@ impl Foreign {
         let margin = share::MARGIN * span.calls;
         let room = self.room(span, count, now);
         if room < -margin {
-            let aim = span.calls - self.calls(span);
-            self.measured = self.calls(span) - (aim / 16.0).max(1.0);
-            self.calm = Duration::ZERO;
-        } else if room < 2.0 * margin + self.decay(span) {
+            let estimated = self.calls(span, now);
+            self.measured = estimated - ((span.calls - estimated) / 16.0).max(1.0);
+            (self.calm, self.told) = (Duration::ZERO, Some(now));
+        } else if room < 2.0 * margin + self.decay(span, now) {
             let most = span.window / 60;
             self.calm += seen.map_or(Duration::ZERO, |seen| now.saturating_duration_since(seen).min(most));
         }
-        if self.calls(span) <= 0.0 {
+        if self.calls(span, now) <= 0.0 {
             (self.measured, self.calm) = (0.0, Duration::ZERO);
             self.trials.forget();
         }

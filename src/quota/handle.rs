@@ -83,6 +83,14 @@ impl Quota {
         }
     }
 
+    /// Goes on as another app registration, to which nobody has refused a call yet. Replicas keep
+    /// the ledger of each registration apart: a shared quota stays as it is.
+    pub fn forget_refusals(&self) {
+        if let Kind::Local(local) = &self.0 {
+            local.forget_refusals();
+        }
+    }
+
     /// Takes the slot that is free now. That is no change of [`Quota::version`] in a quota that is
     /// not shared: the rest of a forecast counts on it.
     ///

@@ -11,7 +11,7 @@ use super::config::{Config, Limit};
 use super::handle::{self, Permit, Watched};
 use super::ledger::Charge;
 use super::snapshot::Metrics;
-use super::state::QuotaState;
+use super::state::{QuotaState, ThrottleState};
 use super::state_file::StateFile;
 use super::throttle_hint::ThrottleHint;
 use crate::clock::{Reading, Wall};
@@ -34,6 +34,26 @@ pub(super) struct PersistedState {
     attempt: Duration,
     pub(super) quota_state: QuotaState,
     file: Option<StateFile>,
+    /// The pause as it was last written down.
+    noted_pause: Option<Instant>,
+}
+
+impl PersistedState {
+    /// Writes down that a pause was ordered, or is over.
+    fn note_pause(&mut self, wall: &Wall) -> io::Result<()> {
+        let paused = match self.quota_state.throttle {
+            ThrottleState::Paused { until } => Some(until),
+            ThrottleState::Open => None,
+            // One call finds out whether it is over.
+            ThrottleState::Probing { .. } => return Ok(()),
+        };
+        let Some(state_file) = self.file.as_mut().filter(|_| paused != self.noted_pause) else {
+            return Ok(());
+        };
+        self.noted_pause = paused;
+        let now = Instant::now();
+        state_file.paused(&wall.read(), paused.map(|until| until.saturating_duration_since(now)))
+    }
 }
 
 impl Local {
@@ -60,6 +80,12 @@ impl Local {
                     let mut past: Vec<Instant> = past.charges.into_iter().map(|ago| moment(ago, now)).collect();
                     past.sort();
                     quota_state = QuotaState::resume(config, &past, bucket, now);
+                }
+                if let Some((ago, left)) = past.pause {
+                    let ordered = moment(ago, now).min(now);
+                    quota_state.throttle = ThrottleState::Paused {
+                        until: ordered + left.min(ThrottleHint::LONGEST_WAIT),
+                    };
                 }
                 if let Some(at) = now.checked_sub(window) {
                     // Those processes may have made calls before the ones that were worth
@@ -89,6 +115,7 @@ impl Local {
     fn new(config: &Config, quota_state: QuotaState, file: Option<StateFile>, wall: Wall, metrics: Metrics) -> Self {
         let state = PersistedState {
             attempt: config.attempt,
+            noted_pause: quota_state.paused_until(),
             quota_state,
             file,
         };
@@ -114,6 +141,16 @@ impl Local {
         }
         drop(state);
         self.metrics.forget_windows();
+        self.state.slots_changed();
+    }
+
+    /// Goes on as another app registration: see [`QuotaState::forget_refusals`].
+    pub(super) fn forget_refusals(&self) {
+        let mut state = self.state.lock();
+        state.quota_state.forget_refusals(Instant::now());
+        let noted = state.note_pause(&self.wall);
+        drop(state);
+        report(noted, "write");
         self.state.slots_changed();
     }
 
@@ -172,7 +209,7 @@ impl LocalCharge {
         let (until, foreign) = self.end(
             |quota_state, charge, now| {
                 let until = quota_state.throttled(charge, answer, now);
-                (until, quota_state.foreign())
+                (until, quota_state.foreign(now))
             },
             StateFile::settled,
         );
@@ -207,6 +244,7 @@ impl LocalCharge {
             (Some(note), Some(state_file)) => on_file(state_file, note, &self.local.wall.read()),
             _ => Ok(()),
         };
+        let noted = noted.and(state.note_pause(&self.local.wall));
         drop(state);
         report(noted, "write");
         result

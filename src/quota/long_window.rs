@@ -164,9 +164,9 @@ impl QuotaState {
         let landed = self.ledger.pending_calls().map(|issued| (issued + landing).max(now));
         let returns: Vec<Instant> = past.chain(landed).map(|at| at + longest.hold()).collect();
         let free = longest.calls().saturating_sub(returns.len()) as f64;
-        let others = Some(span).filter(|span| self.foreign.respected(span) > 0.0);
+        let others = Some(span).filter(|span| self.foreign.respected(span, now) > 0.0);
         if let Some(span) = &others {
-            self.foreign.planned(span);
+            self.foreign.planned(span, now);
         }
         let room = others.map_or(free, |span| self.foreign.room(&span, returns.len(), now));
         let supply = WindowBudget {
@@ -174,7 +174,7 @@ impl QuotaState {
             returns: &returns,
             window: longest.hold(),
             others: others.map(|span| Others {
-                calls: self.foreign.calls(&span),
+                calls: self.foreign.calls(&span, now),
                 most: longest.calls() as f64,
                 // What is not spread leaves in bursts, and then nothing returns for long.
                 least: self
@@ -187,7 +187,7 @@ impl QuotaState {
     }
 
     fn is_room_beside_others(&self, now: Instant) -> bool {
-        let Some((longest, span)) = self.span().filter(|(_, span)| self.foreign.respected(span) > 0.0) else {
+        let Some((longest, span)) = self.span().filter(|(_, span)| self.foreign.respected(span, now) > 0.0) else {
             return true;
         };
         self.foreign.room(&span, self.ledger.used(&longest, now), now) >= 1.0

@@ -4,11 +4,16 @@
 //! When a window turns out to be full again, all calls in flight are refused. So no more of them
 //! are in flight than were accepted before, and never more than a tenth of the burst, however many
 //! requests wait and however full the bucket is. A second after each call another may go all the
-//! same: answers that take long, or never come, must not stop the rest.
+//! same: answers that take long, or never come, must not stop the rest. It ends when no call has
+//! left for as long as the shortest window, and for five minutes: beside others one a minute may be
+//! all that goes.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+/// So long without a call ends it, or the shortest window if that is longer.
+const IDLE: Duration = Duration::from_mins(5);
 
 /// So long after a call another one goes, although none was accepted.
 const EACH: Duration = Duration::from_secs(1);
@@ -18,16 +23,19 @@ const EACH: Duration = Duration::from_secs(1);
 pub(super) struct SlowStart {
     latest: Instant,
     burst: usize,
+    /// So long without a call ends it.
+    idle: Duration,
     issued: usize,
     accepted: usize,
 }
 
 impl SlowStart {
     /// After a probe that was accepted.
-    pub(super) fn new(burst: usize, now: Instant) -> Self {
+    pub(super) fn new(burst: usize, short: Duration, now: Instant) -> Self {
         Self {
             latest: now,
             burst,
+            idle: short.max(IDLE),
             issued: 0,
             accepted: 1,
         }
@@ -48,8 +56,13 @@ impl SlowStart {
         self.latest = now;
     }
 
-    /// A call was not made after all.
-    pub(super) fn refund(&mut self) {
+    /// Whether no call was made for so long that it is over.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.latest) >= self.idle
+    }
+
+    /// A call was not made after all, or nobody will learn what became of it.
+    pub(super) fn end(&mut self) {
         self.issued = self.issued.saturating_sub(1);
     }
 
@@ -67,7 +80,7 @@ mod tests {
     #[test]
     fn as_many_are_in_flight_as_were_accepted_up_to_a_tenth_of_the_burst() {
         let now = Instant::now();
-        let mut start = SlowStart::new(100, now);
+        let mut start = SlowStart::new(100, EACH * 60, now);
         let issue = |start: &mut SlowStart| {
             let before = start.issued;
             while start.opens_at() <= now {

@@ -135,7 +135,7 @@ impl QuotaState {
             pace,
             paused: self.pause(now),
             unavailable_for: None,
-            foreign: self.foreign(),
+            foreign: self.foreign(now),
             in_flight: self.ledger.in_flight(),
             calls: self.calls(),
             replicas: None,

@@ -29,6 +29,8 @@ pub struct QuotaState {
     pub(super) slow_start: Option<SlowStart>,
     /// From when on the bucket does not hold calls back; `None`: never.
     pub(super) unpaced_from: Option<Instant>,
+    /// When the app registration became another one.
+    registered: Option<Instant>,
     calls: u64,
 }
 
@@ -79,6 +81,7 @@ impl QuotaState {
             foreign: Foreign::default(),
             slow_start: None,
             unpaced_from: None,
+            registered: None,
             calls: 0,
         }
     }
@@ -99,6 +102,16 @@ impl QuotaState {
         self.ledger
             .reconfigure(config.limits.clone(), config.attempt + Self::LANDING, now);
         self.pace.resize(config.burst, now);
+    }
+
+    /// The calls go on as another app registration, of which nothing is known: what refusals have
+    /// left is forgotten, and those of calls under way are no news.
+    pub(super) fn forget_refusals(&mut self, now: Instant) {
+        self.throttle = ThrottleState::Open;
+        self.foreign = Foreign::default();
+        self.slow_start = None;
+        self.registered = Some(now);
+        self.pace.invalidate();
     }
 
     /// Takes the slot that is free now.
@@ -141,6 +154,7 @@ impl QuotaState {
             }
             ThrottleState::Probing { .. } => return None,
         };
+        self.slow_start.take_if(|start| start.is_over(now));
         let opens = self.slow_start.map_or(opens, |start| start.opens_at().max(opens));
         let Availability::At(at) = self.ledger.opening(now) else {
             return None;
@@ -181,7 +195,7 @@ impl QuotaState {
             self.calls = self.calls.saturating_sub(1);
             self.pace.put_back(now);
             if let Some(start) = &mut self.slow_start {
-                start.refund();
+                start.end();
             }
             self.pace.invalidate();
             self.again_probe(charge, now);
@@ -192,6 +206,9 @@ impl QuotaState {
     /// later than forecast.
     pub fn lose(&mut self, charge: Charge, now: Instant) {
         self.again_probe(charge, now);
+        if let (Some(start), Some(_)) = (&mut self.slow_start, self.ledger.issued_at(charge)) {
+            start.end();
+        }
         self.ledger.lose(charge);
         self.pace.invalidate();
     }
@@ -203,6 +220,15 @@ impl QuotaState {
     /// A call that had left before the pause was ordered tells nothing new, but a wait that it
     /// names is kept.
     pub fn throttled(&mut self, charge: Charge, answer: ThrottleHint, now: Instant) -> Instant {
+        let issued = self.ledger.issued_at(charge);
+        if self
+            .registered
+            .is_some_and(|from| issued.is_some_and(|issued| issued <= from))
+        {
+            // It was another registration's call.
+            self.ledger.settle(charge, now);
+            return self.paused_until().unwrap_or(now);
+        }
         let is_news =
             self.throttle == ThrottleState::Open || self.throttle == (ThrottleState::Probing { probe: charge });
         self.ledger.settle(charge, now);
@@ -250,7 +276,7 @@ impl QuotaState {
                 return true;
             }
             Change::Resumed { gently } => {
-                self.slow_start = Some(SlowStart::new(self.pace.burst(), now));
+                self.slow_start = Some(SlowStart::new(self.pace.burst(), span.short, now));
                 if gently {
                     self.pace.keep_a_tenth(now);
                 }
@@ -297,8 +323,8 @@ impl QuotaState {
     }
 
     /// Calls of others in a longest window, as estimated from 429s.
-    pub fn foreign(&self) -> u64 {
-        let calls = self.span().map_or(0.0, |(_, span)| self.foreign.calls(&span));
+    pub fn foreign(&self, now: Instant) -> u64 {
+        let calls = self.span().map_or(0.0, |(_, span)| self.foreign.calls(&span, now));
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,

@@ -2,7 +2,7 @@
 //!
 //! A line is a fact, appended when it happens: `i 17 1790000000123456` (charge 17 was issued at
 //! that Unix time in microseconds), `s` (it settled), `r` (it was refunded), `b` (what the bucket
-//! held then), `c` (which boot the lines below were written in, and which time since that boot was
+//! held then), `p` (for how long everybody pauses from then on), `c` (which boot the lines below were written in, and which time since that boot was
 //! which Unix time). A process that dies leaves at worst a torn last line, which is skipped. The
 //! data reaches the operating system before the call leaves, so it survives `kill -9`; it is not
 //! forced to the disk, so a power cut may lose the last few seconds.
@@ -19,14 +19,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::SignedDuration;
 
 use super::pacer::BucketState;
-use super::state_lines::{Clock, Replayed, micros, replay, write_bucket};
+use super::state_lines::{Clock, Replayed, micros, replay, write_bucket, write_pause};
 use crate::clock::Reading;
 
 /// The open state file.
@@ -53,6 +53,8 @@ pub struct StateFile {
     pub(super) live: BTreeMap<u64, i64>,
     /// The bucket as it was last written down, and when.
     bucket: Option<(i64, BucketState)>,
+    /// The pause that is not over yet, likewise.
+    pause: Option<(i64, Duration)>,
     window: Duration,
     attempt: Duration,
 }
@@ -65,6 +67,8 @@ pub struct RestoredState {
     pub charges: Vec<SignedDuration>,
     /// The bucket as it was last written down, and how long ago that was.
     pub bucket: Option<(SignedDuration, BucketState)>,
+    /// A pause that no call has found to be over, and how long ago it had so long to last.
+    pub pause: Option<(SignedDuration, Duration)>,
 }
 
 /// A process that dies takes its connections with it; what it had written may still arrive for this
@@ -75,7 +79,8 @@ const LANDING: Duration = Duration::from_secs(1);
 /// with the moment at which it came.
 const BESIDES: u64 = 1 << 63;
 
-/// A file larger than this is not ours.
+/// Of a larger file the end is read: while a process that makes no calls has the right to rewrite it,
+/// it grows. What counts is far less.
 const LARGEST: u64 = 64 << 20;
 
 impl StateFile {
@@ -90,7 +95,7 @@ impl StateFile {
     /// is part of this file from then on.
     ///
     /// # Errors
-    /// When a file cannot be read or written, or is larger than 64 MiB.
+    /// When a file cannot be read or written, or is larger than 64 MiB and not a state file.
     pub fn open(
         path: &Path,
         predecessors: &[PathBuf],
@@ -103,7 +108,12 @@ impl StateFile {
         let lock = lock(path)?;
         let clock = Clock::new(reading);
         let now = clock.now(reading);
-        let Replayed { live, bucket, writer } = replay(&read(path)?, attempt, &clock);
+        let Replayed {
+            live,
+            bucket,
+            pause,
+            writer,
+        } = replay(&read(path)?, attempt, &clock);
         let mut charges: Vec<_> = live.into_values().collect();
         for predecessor in written_after(path, predecessors) {
             let others = replay(&read(predecessor)?, attempt, &clock).live.into_values();
@@ -118,6 +128,7 @@ impl StateFile {
         let restored = RestoredState {
             charges: charges.iter().map(|at| ago(*at)).collect(),
             bucket: bucket.map(|(at, bucket)| (ago(at), bucket)),
+            pause: pause.map(|(at, left)| (ago(at), left)),
         };
         let mut state_file = Self {
             path: path.to_owned(),
@@ -132,6 +143,7 @@ impl StateFile {
             // Named anew: whatever numbers the file holds, there are some left.
             live: (0..).zip(charges).collect(),
             bucket,
+            pause,
             window,
             attempt,
         };
@@ -197,6 +209,16 @@ impl StateFile {
         self.append(reading, |clock| format!("r {id} {}\n", clock.to_unix(at)))
     }
 
+    /// Remembers that everybody pauses for so long, or no more.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn paused(&mut self, reading: &Reading, pause: Option<Duration>) -> io::Result<()> {
+        let at = self.clock.now(reading);
+        self.pause = pause.map(|left| (at, left));
+        self.append(reading, |clock| write_pause(clock.to_unix(at), pause))
+    }
+
     fn append(&mut self, reading: &Reading, facts: impl FnOnce(&Clock) -> String) -> io::Result<()> {
         let now = self.clock.now(reading);
         self.stepped |= self.clock.follow(reading);
@@ -232,21 +254,30 @@ impl StateFile {
             self.lock = lock(&self.path)?;
         }
         if self.lock.is_none() {
+            self.prune(now);
             (self.stepped, self.facts) = (false, 0);
-            return Ok(());
+            // Of a file that has grown long only the end is read, which has to say it by itself.
+            return self.file.write_all(self.clock.write(now).as_bytes());
         }
+        // What others have written down may have ended since it was last read.
+        self.live.retain(|id, _| *id < BESIDES);
         let written = replay(&read(&self.path)?, self.attempt, &self.clock);
         for (id, at) in written.live {
             self.live.entry(id).or_insert(at);
         }
+        self.pause = written.pause;
         self.rewrite(now)
+    }
+
+    fn prune(&mut self, now: i64) {
+        let oldest = now.saturating_sub(micros(self.window));
+        self.live.retain(|_, at| *at > oldest);
     }
 
     /// Writes what still counts to a new file and puts it in the old one's place, so that a crash
     /// leaves one or the other.
     fn rewrite(&mut self, now: i64) -> io::Result<()> {
-        let oldest = now.saturating_sub(micros(self.window));
-        self.live.retain(|_, at| *at > oldest);
+        self.prune(now);
         let mut text = self.clock.write(now);
         for (id, at) in &self.live {
             writeln!(text, "s {id} {}", self.clock.to_unix(*at)).map_err(io::Error::other)?;
@@ -254,6 +285,10 @@ impl StateFile {
         text.extend(
             self.bucket
                 .map(|(at, bucket)| write_bucket(self.clock.to_unix(at), bucket)),
+        );
+        text.extend(
+            self.pause
+                .map(|(at, left)| write_pause(self.clock.to_unix(at), Some(left))),
         );
         let new = beside(&self.path, ".new");
         fs::write(&new, text)?;
@@ -310,17 +345,24 @@ fn written_after<'a>(path: &Path, others: &'a [PathBuf]) -> impl Iterator<Item =
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    match File::open(path) {
-        Ok(file) => file.take(LARGEST + 1).read_to_end(&mut bytes)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
         Err(error) => return Err(error),
     };
-    if bytes.len() as u64 > LARGEST {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            "the state file is larger than 64 MiB",
-        ));
+    let length = file.metadata()?.len();
+    if length > LARGEST {
+        let mut first = [0; 2];
+        file.read_exact(&mut first)?;
+        if !matches!(&first, b"c " | b"s " | b"i " | b"\ni" | b"\nc") {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                "larger than 64 MiB, and no state file",
+            ));
+        }
+        file.seek(SeekFrom::Start(length - LARGEST))?;
     }
+    let mut bytes = Vec::new();
+    file.take(LARGEST).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

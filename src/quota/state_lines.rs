@@ -113,6 +113,19 @@ fn read_bucket(words: &str) -> Option<(i64, BucketState)> {
     words.next().is_none().then_some((unix, bucket))
 }
 
+/// The line that says for how long everybody pauses from that Unix time on, in microseconds; no time
+/// at all: a pause is over.
+pub(super) fn write_pause(unix: i64, pause: Option<Duration>) -> String {
+    let left = pause.map_or(0, |left| left.as_micros().max(1));
+    format!("p {unix} {left}\n")
+}
+
+/// What that line says; `None` when it is not one.
+fn read_pause(words: &str) -> Option<(i64, Duration)> {
+    let (unix, left) = words.split_once(' ')?;
+    Some((unix.parse().ok()?, Duration::from_micros(left.parse().ok()?)))
+}
+
 /// What the lines of a file come to.
 #[derive(Debug, Default)]
 pub(super) struct Replayed {
@@ -120,6 +133,8 @@ pub(super) struct Replayed {
     pub(super) live: BTreeMap<u64, i64>,
     /// The last bucket, and when it was written down.
     pub(super) bucket: Option<(i64, BucketState)>,
+    /// The pause that was not over yet: when that was written down, and how long it was to last.
+    pub(super) pause: Option<(i64, Duration)>,
     /// The clock that further lines would mean.
     pub(super) writer: Option<Clock>,
 }
@@ -129,6 +144,7 @@ pub(super) fn replay(text: &str, attempt: Duration, clock: &Clock) -> Replayed {
     let Replayed {
         mut live,
         mut bucket,
+        mut pause,
         mut writer,
     } = Replayed::default();
     // A line without its end is torn; what it says may be cut off.
@@ -142,6 +158,11 @@ pub(super) fn replay(text: &str, attempt: Duration, clock: &Clock) -> Replayed {
             bucket = read
                 .map(|(unix, read)| (clock.translate(writer.as_ref(), unix), read))
                 .or(bucket);
+            continue;
+        }
+        if let Some((unix, left)) = line.strip_prefix("p ").and_then(read_pause) {
+            let at = clock.translate(writer.as_ref(), unix);
+            pause = Some((at, left)).filter(|_| !left.is_zero());
             continue;
         }
         let mut words = line.split(' ');
@@ -161,7 +182,12 @@ pub(super) fn replay(text: &str, attempt: Duration, clock: &Clock) -> Replayed {
             _ => {}
         }
     }
-    Replayed { live, bucket, writer }
+    Replayed {
+        live,
+        bucket,
+        pause,
+        writer,
+    }
 }
 
 pub(super) fn micros(duration: Duration) -> i64 {

@@ -170,7 +170,7 @@ impl Reloader {
         let (done, exchanged) = oneshot::channel();
         let room = self.0.path.reserve().await.map_err(|_| ReloadError::Ended)?;
         // Without an await until the path is under way: all of it, or nothing.
-        components.take_over();
+        components.take_over(old);
         self.set_filter(old, &components.config);
         self.0.current.store(Arc::clone(&components));
         self.0.configuration.runs(components.config.settings.digest(), pending);

@@ -118,6 +118,11 @@ impl TokenLimiters {
         caller_token.config = config;
     }
 
+    /// The gateway's own calls go on as another app registration.
+    pub(super) fn forget_refusals(&self) {
+        self.quotas().for_each(quota::Quota::forget_refusals);
+    }
+
     /// The gateway's own quotas: one for all operations, or one for each in their order.
     pub fn quotas(&self) -> impl ExactSizeIterator<Item = &quota::Quota> {
         self.0.own.iter().map(|limiter| &limiter.quota)

@@ -29,12 +29,19 @@ pub(super) struct LedgerReplica {
     pub(super) paused_until: Option<Instant>,
     pace: Pacer,
     is_unpaced: bool,
+    paced_until: Option<Instant>,
     foreign: Foreign,
     pub(super) latency: Latency,
 }
 
 /// The store keeps no more.
 const MOST_HOLES: usize = 8;
+
+/// Charges, beyond four times what the windows can hold, and members: a store that tells of more, or
+/// of longer names, is none of ours, and must not fill the memory.
+const MORE_CHARGES: usize = 10_000;
+const MOST_MEMBERS: usize = 10_000;
+const LONGEST_NAME: usize = 256;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ChargeState {
@@ -57,9 +64,16 @@ impl LedgerReplica {
             paused_until: None,
             pace,
             is_unpaced: false,
+            paced_until: None,
             foreign: Foreign::default(),
             latency: Latency::START,
         }
+    }
+
+    /// How many charges and members it holds.
+    #[cfg(test)]
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.charges.len(), self.members.len())
     }
 
     /// When a call in flight is planned to count, after it was issued.
@@ -91,23 +105,31 @@ impl LedgerReplica {
             self.hear_of(id, *kind, *time, now);
         }
         if let Some(members) = &reply.members {
-            self.members = members.iter().cloned().collect();
+            self.members.clear();
+            self.join(members);
         }
         // One that has left and come back is in both.
         for name in &reply.left {
             self.members.remove(name);
         }
-        self.members.extend(reply.joined.iter().cloned());
+        self.join(&reply.joined);
         self.members_of = format!("{} {}", reply.epoch, messages::number(reply.r#gen));
         self.asked = Some(asked);
         self.paused_until = reply.pause.map(|pause| now + messages::span(pause));
         let end = now + messages::span(reply.plan);
         self.is_unpaced = reply.unpaced;
+        self.paced_until = reply.paced.map(|paced| now + messages::span(paced));
         self.pace = Pacer::kept(self.config.burst, reply.level, reply.rate, end, now);
         let holes = reply.holes.iter().take(MOST_HOLES);
         let hole = |&(from, to): &(f64, f64)| (now + messages::span(from), now + messages::span(to));
         self.foreign = Foreign::told(reply.foreign, holes.map(hole).collect());
         self.sweep(now);
+    }
+
+    fn join(&mut self, names: &[String]) {
+        let room = MOST_MEMBERS.saturating_sub(self.members.len());
+        let known = names.iter().filter(|name| name.len() <= LONGEST_NAME);
+        self.members.extend(known.take(room).cloned());
     }
 
     fn hear_of(&mut self, id: &str, kind: u8, time: f64, now: Instant) {
@@ -123,7 +145,11 @@ impl LedgerReplica {
             // choice.
             _ => ChargeState::Past(now.checked_sub(messages::span(time)).unwrap_or(now)),
         };
-        self.charges.insert(id.to_owned(), known);
+        let most = self.config.limits().iter().map(quota::Limit::calls).max().unwrap_or(0);
+        let has_room = self.charges.len() < most.saturating_mul(4).saturating_add(MORE_CHARGES);
+        if (has_room || self.charges.contains_key(id)) && id.len() <= LONGEST_NAME {
+            self.charges.insert(id.to_owned(), known);
+        }
     }
 
     /// Ends what nobody was heard of, and forgets what is outside every window.
@@ -148,6 +174,11 @@ impl LedgerReplica {
             ChargeState::Flying(latest) => (id.clone(), messages::FLYING, -messages::age(latest, now)),
             ChargeState::Past(at) => (id.clone(), messages::PAST, messages::age(at, now)),
         };
+        let left = |until: Option<Instant>| {
+            until
+                .filter(|until| *until > now)
+                .map(|until| -messages::age(until, now))
+        };
         Some(LedgerSnapshot {
             age: messages::age(asked, now),
             members: own.is_none().then(|| self.members.iter().cloned().collect()),
@@ -158,10 +189,8 @@ impl LedgerReplica {
                 .filter(|(id, _)| own.is_none_or(|own| id.starts_with(own)))
                 .map(charge)
                 .collect(),
-            pause: self
-                .paused_until
-                .filter(|until| *until > now)
-                .map(|until| -messages::age(until, now)),
+            pause: left(self.paused_until),
+            paced: left(self.paced_until),
             level: self.pace.level_at(now),
         })
     }

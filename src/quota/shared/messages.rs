@@ -161,6 +161,9 @@ pub(super) struct LedgerSnapshot {
     pub(super) charges: Vec<(String, u8, i64)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pause: Option<i64>,
+    /// How much longer the bucket holds calls back because of an unknown past.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) paced: Option<i64>,
     /// What the bucket held by now, if nothing was granted since.
     pub(super) level: f64,
 }
@@ -206,6 +209,8 @@ pub struct SyncReply {
     pub(super) holes: Vec<(f64, f64)>,
     /// The bucket does not hold calls back.
     pub(super) unpaced: bool,
+    /// How much longer it does so because of an unknown past.
+    pub(super) paced: Option<f64>,
     pub(super) level: f64,
     pub(super) rate: f64,
     pub(super) plan: f64,

@@ -1,11 +1,13 @@
 //! Virtual time: a day of calls in milliseconds, judged by what the upstream would have counted.
 
 mod day;
+mod endings;
 mod forecast;
 mod ledger;
 mod pacing;
 mod retune;
 mod state_file;
+mod state_file_size;
 mod throttled;
 
 use std::num::NonZeroU32;

@@ -13,12 +13,12 @@ use crate::quota::pacer::BucketState;
 use crate::quota::{Metrics, Permit, Quota, StateFile};
 
 /// Both clocks, on a machine whose wall clock is never stepped.
-fn at(second: i64) -> Reading {
+pub(super) fn at(second: i64) -> Reading {
     clocks("first-boot", second, second)
 }
 
 /// The wall clock shows that second, and the machine booted at second -1,000 by the other one.
-fn clocks(boot_id: &str, wall: i64, since_boot: i64) -> Reading {
+pub(super) fn clocks(boot_id: &str, wall: i64, since_boot: i64) -> Reading {
     Reading {
         wall: Timestamp::from_second(1_790_000_000 + wall).unwrap(),
         boot: Some(BootTime {
@@ -33,19 +33,19 @@ fn ago<const N: usize>(seconds: [i64; N]) -> [SignedDuration; N] {
     seconds.map(SignedDuration::from_secs)
 }
 
-const FILLING: BucketState = BucketState {
+pub(super) const FILLING: BucketState = BucketState {
     level: 12.5,
     rate: 0.4,
     lasts: Duration::from_secs(90),
 };
 
-fn open(path: &Path, now: &Reading) -> (StateFile, Vec<SignedDuration>) {
+pub(super) fn open(path: &Path, now: &Reading) -> (StateFile, Vec<SignedDuration>) {
     let (state_file, restored) = StateFile::open(path, &[], 1500, HOUR, MINUTE, now).unwrap();
     (state_file, restored.charges)
 }
 
 /// The same, made compact after a thousand facts.
-fn open_short(path: &Path, now: &Reading) -> StateFile {
+pub(super) fn open_short(path: &Path, now: &Reading) -> StateFile {
     StateFile::open(path, &[], 10, HOUR, MINUTE, now).unwrap().0
 }
 
@@ -275,19 +275,6 @@ fn no_file_beside_it_is_touched() {
         open(&dir.path().join(name), &at(0));
     }
     assert_eq!(fs::read(&other).unwrap(), b"somebody else's");
-}
-
-#[test]
-fn the_file_stays_small() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("state");
-    let (mut state_file, _) = StateFile::open(&path, &[], 10, Duration::from_secs(10), MINUTE, &at(0)).unwrap();
-    for second in 0..20_000 {
-        let id = state_file.issued(&at(second), FILLING).unwrap();
-        state_file.settled(id, &at(second)).unwrap();
-    }
-    assert!(fs::metadata(&path).unwrap().len() < 60_000);
-    assert!(state_file.live.len() < 1200);
 }
 
 #[test]

@@ -49,7 +49,7 @@ impl Protocol {
         }
         if self.want == 0 {
             while let Some((slot, _)) = self.granted.pop_front() {
-                self.refund(slot.id, now);
+                self.give_back(slot.id, now);
             }
         }
     }
@@ -61,8 +61,13 @@ impl Protocol {
         self.collect(now);
     }
 
-    /// The call of this charge was not made.
+    /// The call of this charge, whose slot was taken, was not made.
     pub fn refund(&mut self, id: String, now: Instant) {
+        self.calls = self.calls.saturating_sub(1);
+        self.give_back(id, now);
+    }
+
+    fn give_back(&mut self, id: String, now: Instant) {
         self.copy.refund(&id);
         self.pending_reports.add(id, Report::Refunded);
         self.collect(now);
@@ -219,7 +224,7 @@ impl Protocol {
     pub(super) fn drop_old(&mut self, now: Instant) {
         while self.granted.front().is_some_and(|(_, until)| *until <= now) {
             if let Some((slot, _)) = self.granted.pop_front() {
-                self.refund(slot.id, now);
+                self.give_back(slot.id, now);
             }
         }
     }

@@ -244,7 +244,7 @@ impl Protocol {
             // Overtaken, or taken twice: then the first time may have granted something, and its
             // answer is lost.
             self.wants.forget_declared();
-            self.give_back(first);
+            self.give_up(first);
             self.woken = true;
             return Change::default();
         }
@@ -255,7 +255,7 @@ impl Protocol {
             // Whatever it says of times and members is wrong, and must not get into our copy.
             self.doubted = Some(self.epoch.clone());
             self.woken = true;
-            self.give_back(first);
+            self.give_up(first);
             return Change::default();
         }
         self.resync = if reply.bring { Resync::All } else { Resync::Nothing };
@@ -328,14 +328,14 @@ impl Protocol {
         self.lost = Some((now, failures + 1));
         let first = self.next;
         self.next += self.asked as u64;
-        self.give_back(first);
+        self.give_up(first);
         self.wants.forget_declared();
         failures == 0
     }
 
     /// The slots that the step may have been granted are never used: it would not be known when
     /// they were granted.
-    fn give_back(&mut self, first: u64) {
+    fn give_up(&mut self, first: u64) {
         for n in (first..).take(std::mem::take(&mut self.asked)) {
             self.pending_reports
                 .add(format!("{}:{n}", self.terms.me), Report::Refunded);

@@ -5,7 +5,7 @@
 local MARGIN, FORESEEN, NEAR, NEARLY_FULL, MOST, DECAY = 0.007, 0.05, 0.03, 0.8, 0.9, 1 / 300
 local GAIN, DOUBLING, LEAST, STRETCH, KEPT = 0.5, 12, 0.25, 8, 8
 local SECOND, SMALL = 1000000, 100
-local MOST_TOLD = 32 -- latest refusals that are known when they are told again
+local MOST_TOLD = math.max(32, step.burst) -- latest refusals that are known when they are told again: so many may be refused at once
 local FIRST_PROBE, LAST_PROBE, ROUNDING = 5 * SECOND, 60 * SECOND, 3 * SECOND
 local LONG, MOST_CONFIRMED, SURE, MOST_REFUTED, SOON = 5, 3, 2, 3, 4 -- the latter of trials: see trial.rs
 
@@ -13,7 +13,7 @@ local longest = step.limits[#step.limits]
 local short = #step.limits > 1 and step.limits[1].window or longest.window / 60
 
 local function nothing_foreign(refuted)
-  return { measured = 0, calm = 0, holes = {}, claims = {}, confirmed = 0, unproved = 0, refuted = refuted }
+  return { measured = 0, calm = 0, told = now, holes = {}, claims = {}, confirmed = 0, unproved = 0, refuted = refuted }
 end
 
 local function foreign()
@@ -22,7 +22,9 @@ local function foreign()
 end
 
 local function decay()
-  return longest.calls * DECAY * (2 ^ math.min(20, foreign().calm * DOUBLING / longest.hold) - 1)
+  local f = foreign()
+  local calm = math.max(f.calm, f.told and now - f.told - longest.hold or 0)
+  return longest.calls * DECAY * (2 ^ math.min(20, calm * DOUBLING / longest.hold) - 1)
 end
 
 local function others()
@@ -68,7 +70,7 @@ local function measure(own, wait, sure, from)
   target = math.min(target, MOST * longest.calls)
   local before = others()
   local gain = (sure or before <= 0 or f.confirmed >= SURE) and 1 or GAIN
-  f.measured, f.calm = before + math.max(0, target - before) * gain, 0
+  f.measured, f.calm, f.told = before + math.max(0, target - before) * gain, 0, now
 end
 
 -- Which window is full, by what the refusal names. One that names neither a window nor a long wait is taken for that of the window which
@@ -152,6 +154,7 @@ local function refuse(said)
   if run then
     run.left, run.next = math.max(0, run.own + run.refusals - own), next_return()
     run.refusals, run.probed = run.refusals + 1, run.probed or now
+    if run.believed then f.told = now end
   else
     run = {
       since = now, own = own, answered = answered_calls(), refusals = 1, left = 0, next = next_return(), elsewhere = which == 'other',
@@ -220,7 +223,7 @@ end
 local function go_on(f, own)
   local room, margin = spare(own), MARGIN * longest.calls
   if room < -margin then
-    f.measured, f.calm = others() - math.max(1, (longest.calls - others()) / 16), 0
+    f.measured, f.calm, f.told = others() - math.max(1, (longest.calls - others()) / 16), 0, now
   elseif room < 2 * margin + decay() then
     f.calm = f.calm + (f.seen and math.min(now - f.seen, longest.hold / 60) or 0)
   end
@@ -286,6 +289,21 @@ local function throttle(said)
   if gate and gate.till then till = math.max(till, gate.till) end
   state.gate, state.slow = { till = till }, nil
   upset()
+end
+
+-- What refusals have left ends with time too: then steps that have nothing to say end early again.
+local function forget_refusals()
+  local f, gate, slow = state.foreign, state.gate, state.slow
+  if slow and now - slow.latest >= math.max(short, 300 * SECOND) then state.slow = nil end
+  if gate and gate.till and now - gate.till > longest.hold then
+    state.gate = nil
+    if f then f.run, f.trial = nil, nil end
+  end
+  if not f or f.run then return end
+  f.told = f.told or now -- an earlier version has measured it
+  local latest = f.claims[#f.claims]
+  local is_over = now - f.told > longest.hold and others() <= 0 and not (latest and now - latest[1] < longest.hold)
+  if is_over and not (f.holes[#f.holes] and f.holes[#f.holes][2] > now) then state.foreign = nil end
 end
 
 -- The plan of the bucket: see pacer.rs.

@@ -10,7 +10,8 @@ do
   local function is_quiet()
     if step.leave or step.wants or step.flows or step.copy then return false end
     if step.settled or step.refunded or step.throttled or step.lost then return false end
-    if is_lost() or step.epoch ~= state.epoch or state.merging or state.gate or state.foreign or state.offered ~= 0 then return false end
+    if is_lost() or step.epoch ~= state.epoch or state.merging or state.offered ~= 0 then return false end
+    if state.gate or state.foreign or state.slow then return false end
     if step.want > 0 or step.seq ~= state.seq or step.gen ~= state.gen or state.known ~= state.gen then return false end
     if step.keep > state.keep or step.most > state.most or state.plan <= now then return false end
     for class = 1, 8 do
@@ -50,7 +51,7 @@ do
       redis.call('SET', FORMAT, step.format, 'PX', step.quiet)
       return cjson.encode({
         epoch = state.epoch, now = string.format('%.0f', now), seq = state.seq, gen = state.gen, replicas = count(JOINED),
-        level = state.level, rate = state.rate * 1000000, plan = state.plan - now, unpaced = is_unpaced() or nil,
+        level = state.level, rate = state.rate * 1000000, plan = state.plan - now, unpaced = is_unpaced() or nil, paced = paced(),
       })
     end
   end

@@ -9,6 +9,7 @@ local function begin_epoch(before)
     shift = before.shift, seq = before.seq, keep = before.keep, most = before.most,
     merging = now + step.window, copies = 0, gen = 0, known = 0, offered = 0,
     level = 0, rate = 0, at = now, plan = 0, gate = gate, foreign = before.foreign, told = before.told,
+    slow = before.slow, paced_till = before.paced_till,
     trimmed = before.seq + 1,
     clock = 0, keys = {}, clocks = {}, flows = {}, sums = {},
   }
@@ -103,11 +104,21 @@ local function probe_again(id)
   if state.gate and state.gate.probe == id then state.gate = { till = now } end
 end
 
+-- A call that has ended without an answer does not hold back those after a refusal.
+local function not_accepted()
+  if state.slow then state.slow.issued = math.max(state.slow.issued - 1, 0) end
+end
+
+local function lose(id)
+  probe_again(id)
+  if redis.call('ZSCORE', FLYING, id) then not_accepted() end
+end
+
 local function refund(id)
   if redis.call('ZREM', FLYING, id) == 1 then
     note(id)
     state.level = math.min(state.level + 1, step.burst)
-    if state.slow then state.slow.issued = math.max(state.slow.issued - 1, 0) end
+    not_accepted()
     upset()
     probe_again(id)
   end
@@ -133,6 +144,7 @@ local function merge(copy)
     local till = now + copy.pause
     if not (state.gate and state.gate.till and state.gate.till > till) then state.gate = { till = till } end
   end
+  if copy.paced then state.paced_till = math.max(state.paced_till or 0, now + copy.paced) end
   upset()
   if not state.merging then return false end
   state.copies, state.copied = state.copies + 1, now

@@ -63,3 +63,4 @@ end
 
 -- Without pacing only the windows hold calls back; but a slow start goes on to its end.
 local function is_unpaced() return step.unpaced and now >= (state.paced_till or 0) end
+local function paced() return state.paced_till and state.paced_till > now and state.paced_till - now or nil end

@@ -193,13 +193,14 @@ local function run_step()
   if not state.merging then acknowledge() end
   heard_of(me)
   sweep()
+  forget_refusals()
   if step.copy then
     if state.merging then me.had, me.of = now - step.copy.age, step.copy.of end
     reply.bring = merge(step.copy) or nil
   end
   for _, done in ipairs(step.settled or {}) do accept(done[1], done[2]) end
   for _, id in ipairs(step.refunded or {}) do refund(id) end
-  for _, id in ipairs(step.lost or {}) do probe_again(id) end
+  for _, id in ipairs(step.lost or {}) do lose(id) end
   for _, said in ipairs(step.throttled or {}) do throttle(said) end
   if state.merging then end_merge() end
   if state.merging then
@@ -225,7 +226,7 @@ local function run_step()
   -- Nobody else may go before the probe is answered, which is soon.
   local probe = gate.probe and redis.call('ZSCORE', FLYING, gate.probe)
   local pause = gate.till or probe and math.max(now + SECOND, tonumber(probe) - step.attempt + step.landing)
-  reply.unpaced = is_unpaced() or nil
+  reply.unpaced, reply.paced = is_unpaced() or nil, paced()
   reply.level, reply.rate, reply.plan = state.level, state.rate * 1000000, math.max(0, state.plan - now)
   reply.pause, reply.probe = pause and math.max(0, pause - now) or nil, gate.probe
   return finish(reply)

@@ -157,3 +157,99 @@ async fn a_forecast_ends_whatever_the_store_says_of_others() {
     assert_eq!(slots.len(), 1000);
     assert!(slots.iter().is_sorted());
 }
+
+/// More refusals than the script used to remember: told again, all of them would be new again.
+#[test]
+fn as_many_refusals_as_a_burst_holds_are_known_when_they_are_told_again() {
+    let mut pair = Pair::new(None);
+    let refused = pair.slots(0, &waiting("a", 40));
+    assert_eq!(refused.len(), 40);
+    let now = pair.now;
+    pair.slots(0, &Vec::new());
+    for slot in refused {
+        pair.replicas[0].throttle(slot.id, ThrottleHint::default(), now);
+    }
+    pair.pass(6, [false, true]);
+    let probe = pair.slots(1, &waiting("b", 9));
+    assert_eq!(probe.len(), 1, "one call finds out");
+    let now = pair.now;
+    pair.replicas[1].settle(probe[0].id.clone(), now);
+    pair.step(1, true);
+    pair.step(0, true);
+    assert_eq!(pair.slots(1, &waiting("b", 9)).len(), 2, "the slow start goes on");
+}
+
+#[test]
+fn a_slot_that_goes_back_is_no_call() {
+    let mut pair = Pair::new(None);
+    let taken = pair.slots(0, &waiting("a", 3));
+    assert_eq!(taken.len(), 3);
+    let now = pair.now;
+    pair.replicas[0].refund(taken[0].id.clone(), now);
+    assert_eq!(pair.replicas[0].snapshot(now).calls, 2);
+    // Slots that nobody took were never calls.
+    pair.replicas[0].demand(&waiting("a", 2), now);
+    pair.step(0, true);
+    pair.replicas[0].demand(&Vec::<FlowDemand>::new(), now);
+    assert_eq!(pair.replicas[0].snapshot(now).calls, 2);
+}
+
+#[test]
+fn lost_calls_do_not_slow_down_those_after_a_refusal() {
+    let mut pair = Pair::new(None);
+    let refused = pair.slots(0, &waiting("a", 1)).pop().unwrap();
+    let now = pair.now;
+    pair.slots(0, &Vec::new());
+    pair.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
+    pair.pass(6, [true, true]);
+    let probe = pair.slots(1, &waiting("b", 9)).pop().unwrap();
+    let now = pair.now;
+    pair.replicas[1].settle(probe.id, now);
+    for _ in 0..5 {
+        let lost = pair.slots(1, &waiting("b", 9));
+        assert_eq!(lost.len(), 2, "few at once, and at once");
+        let now = pair.now;
+        for slot in lost {
+            pair.replicas[1].lose(slot.id, now);
+        }
+    }
+}
+
+/// The store begins an epoch in the middle of a slow start.
+#[test]
+fn an_epoch_does_not_end_a_slow_start() {
+    let mut pair = Pair::new(None);
+    let refused = pair.slots(0, &waiting("a", 1)).pop().unwrap();
+    let now = pair.now;
+    pair.slots(0, &Vec::new());
+    pair.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
+    pair.pass(6, [true, true]);
+    let probe = pair.slots(1, &waiting("b", 9));
+    assert_eq!(probe.len(), 1);
+    let now = pair.now;
+    pair.replicas[1].settle(probe[0].id.clone(), now);
+    pair.slots(1, &Vec::new());
+    pair.store.evict(6);
+    pair.pass(4, [true, true]);
+    assert_eq!(pair.slots(1, &waiting("b", 9)).len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_copy_of_a_ledger_without_an_end_is_bounded() {
+    let now = Instant::now() + Duration::from_hours(2);
+    let mut state = replica(now);
+    let mut hear = |from: usize, name: &str| {
+        let many = || (from..from + 20_000).map(|n| format!("{name}{n}"));
+        let news: Vec<_> = many().map(|id| (id, 2, 0)).collect();
+        let joined: Vec<_> = many().collect();
+        state.step("n".into(), false, now).unwrap();
+        let reply = serde_json::json!({"epoch": "e", "news": news, "joined": joined});
+        let _ = state.on_reply(&serde_json::from_value(reply).unwrap(), now, now);
+        state.copy.size()
+    };
+    hear(0, "an epoch begins");
+    hear(0, "a");
+    let full = hear(20_000, "b");
+    assert_eq!(hear(40_000, "c"), full, "nothing grows");
+    assert_eq!(hear(60_000, &"long".repeat(1000)), full);
+}

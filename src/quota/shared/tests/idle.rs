@@ -43,6 +43,23 @@ fn a_step_that_has_nothing_to_say_ends_early_with_the_same_answer() {
         // Nobody asks any more, and all calls have left the windows.
         let (early, steps) = idle(&mut replicas, SECOND * 40);
         assert!(early * 10 >= steps * 9, "{early} of {steps}");
+        // A refusal that is long past costs no more, whether or not a call found out that it is.
+        for calls in [0, 3] {
+            replicas.refuse(0, 1);
+            for waiting in [1, calls] {
+                replicas.ask(Asking {
+                    waiting,
+                    goes_on: false,
+                    patience: SECOND * 50,
+                    ..Asking::at(0, "I")
+                });
+            }
+            idle(&mut replicas, SECOND * 20);
+            assert_eq!(replicas.estimate(), 45);
+            idle(&mut replicas, SECOND * 360);
+            let (early, steps) = idle(&mut replicas, SECOND * 40);
+            assert!(early * 10 >= steps * 9, "{early} of {steps} after {calls} calls");
+        }
         replicas.assert_never_over(&LIMITS);
     }
 }

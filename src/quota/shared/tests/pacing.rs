@@ -28,6 +28,29 @@ fn replicas_use_the_long_window_up_as_fast_as_the_short_one_allows() {
     }
 }
 
+/// Calls before the start are as unknown after an epoch as before it, whatever the store has lost.
+#[test]
+fn a_slow_start_goes_on_through_an_epoch() {
+    for is_all_lost in [false, true] {
+        let mut replicas = Replicas::slow_at_first(2, &LIMITS);
+        if is_all_lost {
+            replicas.store.flush();
+        } else {
+            replicas.store.evict(6);
+        }
+        replicas.pass(SECOND * 5);
+        replicas.ask(Asking {
+            waiting: 10,
+            ..Asking::at(0, "A")
+        });
+        replicas.pass(SECOND * 40);
+        let calls = replicas.total();
+        assert!((15..=30).contains(&calls), "{calls} calls, all lost: {is_all_lost}");
+        replicas.pass(SECOND * 300);
+        assert!(replicas.total() - calls >= 140, "{}", replicas.total() - calls);
+    }
+}
+
 /// Small limits are used up over replicas as they are alone: but for one call, whenever the longest
 /// window would have let as many go as it holds, and once more, and so on.
 #[test]

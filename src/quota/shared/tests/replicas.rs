@@ -11,7 +11,7 @@ use crate::attempt::FlowDemand;
 use crate::caller::{Name, Urgency};
 use crate::quota::shared::protocol::Protocol;
 use crate::quota::shared::{Config, Timing};
-use crate::quota::{self, Limit, Pacing};
+use crate::quota::{self, Limit, Pacing, UnknownPast};
 use crate::store::Address;
 
 pub(super) const MS: Duration = Duration::from_millis(1);
@@ -51,6 +51,8 @@ impl Asking {
 struct Replica {
     state: Protocol,
     pending_calls: VecDeque<(Instant, String)>,
+    /// So many of its next calls are refused.
+    refusals: usize,
     /// The step that a frozen store has not answered: when it was asked for, and the text.
     unanswered: Option<(Instant, String)>,
 }
@@ -88,7 +90,12 @@ impl Replicas {
 
     /// The same, with the longest window spread out or not.
     pub(super) fn paced(count: usize, limits: &[(u32, Duration)], pacing: Pacing) -> Self {
-        Self::over(count, limits, pacing, None)
+        Self::over(count, limits, (pacing, UnknownPast::Empty), None)
+    }
+
+    /// The same without pacing, but for as long as calls before their start may count.
+    pub(super) fn slow_at_first(count: usize, limits: &[(u32, Duration)]) -> Self {
+        Self::over(count, limits, (Pacing::None, UnknownPast::Paced), None)
     }
 
     /// Replicas each of whose steps is compared with one that does not end early.
@@ -97,7 +104,7 @@ impl Replicas {
             "me.call = step.call\n",
             "me.call = step.call redis.call('INCR', 'early')\n",
         );
-        let mut replicas = Self::over(count, limits, pacing, Some(counted));
+        let mut replicas = Self::over(count, limits, (pacing, UnknownPast::Empty), Some(counted));
         replicas.store.compare_with_whole_steps();
         replicas
     }
@@ -107,12 +114,17 @@ impl Replicas {
         self.store.ask::<Option<usize>>(&["GET", "early"]).unwrap_or(0)
     }
 
-    fn over(count: usize, limits: &[(u32, Duration)], pacing: Pacing, change: Option<(&str, &str)>) -> Self {
+    fn over(
+        count: usize,
+        limits: &[(u32, Duration)],
+        (pacing, past): (Pacing, UnknownPast),
+        change: Option<(&str, &str)>,
+    ) -> Self {
         let limit =
             |&(calls, window): &(u32, Duration)| Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
         let burst = NonZeroU32::new(limits[0].0).unwrap();
         let config = quota::Config::try_new(limits.iter().map(limit).collect(), burst, SECOND * 10).unwrap();
-        let config = config.pacing(pacing);
+        let config = config.pacing(pacing).unknown_past(past);
         let address = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
         let sharing = Config::new(address, Timing::new(SECOND / 4), "test", "t", "a");
         let start = Instant::now() + SECOND * 7200;
@@ -142,6 +154,7 @@ impl Replicas {
         self.all.push(Replica {
             state: Protocol::new(name, &self.config, &self.sharing, self.now),
             pending_calls: VecDeque::new(),
+            refusals: 0,
             unanswered: None,
         });
     }
@@ -151,6 +164,16 @@ impl Replicas {
         self.dead.insert(n);
         let here = self.callers.iter_mut().filter(|caller| caller.replica == n);
         here.for_each(|caller| caller.waiting = 0);
+    }
+
+    /// The next calls of this replica are refused: the longest window is full.
+    pub(super) fn refuse(&mut self, n: usize, calls: usize) {
+        self.all[n].refusals = calls;
+    }
+
+    /// What the replicas are told of others.
+    pub(super) fn estimate(&self) -> u64 {
+        self.all[0].state.foreign
     }
 
     /// The store takes no step until it is told to [`Replicas::thaw`].
@@ -343,7 +366,16 @@ impl Replicas {
 impl Replica {
     fn answers(&mut self, now: Instant) {
         while let Some((_, id)) = self.pending_calls.pop_front_if(|(at, _)| *at <= now) {
-            self.state.settle(id, now);
+            if let Some(left) = self.refusals.checked_sub(1) {
+                self.refusals = left;
+                let hint = quota::ThrottleHint {
+                    window: Some(SECOND * 60),
+                    wait: Some(SECOND * 30),
+                };
+                self.state.throttle(id, hint, now);
+            } else {
+                self.state.settle(id, now);
+            }
         }
     }
 

@@ -229,6 +229,12 @@ impl Store {
         wakes.iter().map(wake).collect()
     }
 
+    /// One of the keys is gone.
+    pub(super) fn evict(&mut self, key: usize) {
+        let key = self.keys[key].clone();
+        self.command(&["DEL", &key]);
+    }
+
     pub(super) fn flush(&mut self) {
         let keys = self.keys.clone();
         let mut words = vec!["DEL"];

@@ -269,7 +269,7 @@ impl World {
         let told: Vec<u64> = self
             .replicas
             .iter()
-            .map(|replica| replica.quota_state(self.now).foreign())
+            .map(|replica| replica.quota_state(self.now).foreign(self.now))
             .collect();
         assert!(
             told[0].abs_diff(told[1]) <= 30,
@@ -341,6 +341,18 @@ fn replicas_beside_a_greedy_neighbour_share_one_estimate() {
     assert!(total >= 3 * 1455, "{total} calls in three hours");
     assert!(world.gap(3) <= MINUTE * 2);
     assert!(world.refused.len() * 100 <= world.ours.len(), "{}", world.refused.len());
+}
+
+#[test]
+fn an_estimate_of_replicas_ends_with_time_though_nobody_calls() {
+    let mut world = World::new();
+    world.upstream.accepted = vec![world.now; 1500].into();
+    world.pass_until(world.at(60));
+    world.ask(0);
+    world.pass_until(world.at(3500));
+    assert_eq!(world.estimate(), 1350);
+    world.pass_until(world.at(3 * 3600));
+    assert_eq!(world.estimate(), 0, "who filled the hour has not come again");
 }
 
 #[test]
