@@ -155,11 +155,11 @@ async fn a_connection_for_messages_that_is_silent_for_ever_is_replaced() {
     let client = Client::new(&settings);
     comes_back(&client).await;
     let mut heard = messages(&client, "{t}a").await;
-    let hears = async || {
+    let look = async || {
         publish(&patient, "{t}a", b"ready").await;
         heard.try_recv().ok()
     };
-    until("a message", hears).await;
+    until("a message", look).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
