@@ -1,8 +1,8 @@
 //! Layers below the cache, written as plain async functions.
 //!
 //! Hits do not get there, and of the rest only some dozen a minute become calls, so a box for each
-//! layer costs nothing that anybody could notice, and no layer has to repeat the types and bounds of
-//! a service.
+//! layer costs nothing that anybody could notice, and no layer has to repeat the types and bounds
+//! of a service.
 
 use std::fmt;
 use std::sync::Arc;

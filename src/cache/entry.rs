@@ -47,8 +47,8 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// An answer that was made at `stored`, by the host or by a cache in front of it. Its body is kept
-    /// as it is, with the buffer that it is a part of.
+    /// An answer that was made at `stored`, by the host or by a cache in front of it. Its body is
+    /// kept as it is, with the buffer that it is a part of.
     pub(super) fn at(key: &Key, answer: &UpstreamResponse, (asked, stored): (Instant, Instant), ttl: Duration) -> Self {
         let answer = answer.without_passing_fields();
         let may_link = scan::next_links(&answer.body).next().is_some();

@@ -254,8 +254,9 @@ async fn ask(inner: Below, call: Call, forward: ForwardReason) -> Result<ServedR
 }
 
 /// Fetches the missing ids and joins the answer; fetches all of them when the joined answer would
-/// not be certain to be right, or when stored rows have become too old meanwhile. If there is no slot
-/// for that, and the caller set no limits, the joined answer with the old rows is better than none.
+/// not be certain to be right, or when stored rows have become too old meanwhile. If there is no
+/// slot for that, and the caller set no limits, the joined answer with the old rows is better than
+/// none.
 async fn ask_for_missing(
     inner: Below,
     call: Call,

@@ -191,9 +191,9 @@ impl Cache {
         }
     }
 
-    /// Stores an answer, as [`Cache::insert`] does, with a body of its own: a slice of a read buffer
-    /// would keep the whole buffer alive, and a body with a reservation the memory that its readers
-    /// need. The cache's bound sees neither.
+    /// Stores an answer, as [`Cache::insert`] does, with a body of its own: a slice of a read
+    /// buffer would keep the whole buffer alive, and a body with a reservation the memory that its
+    /// readers need. The cache's bound sees neither.
     fn insert_copy(
         &self,
         key: &Key,

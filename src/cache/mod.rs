@@ -6,8 +6,8 @@
 //! moka's own clock ignores paused time.
 //!
 //! Answers to whole requests ([`Request::is_whole`](crate::scan::Request::is_whole)) are also
-//! stored by id, as *fragments*. A request for other ids, some of which are stored, is answered from
-//! the fragments, and only the missing ids are fetched.
+//! stored by id, as *fragments*. A request for other ids, some of which are stored, is answered
+//! from the fragments, and only the missing ids are fetched.
 //!
 //! [`Cache`] holds the entries and receives the answers of the flights below, through
 //! [`scan::CacheSink`](crate::scan::CacheSink); [`Layer`] puts it in front of a service.

@@ -19,8 +19,8 @@ use crate::scan::{
 };
 
 /// Rows that wait for missing ones may be stale for so long when they are joined, even where no
-/// stale answers are served: to fetch them as well would cost room in a call, or another call, while
-/// calls are what everybody waits for. A caller's own limits hold all the same.
+/// stale answers are served: to fetch them as well would cost room in a call, or another call,
+/// while calls are what everybody waits for. A caller's own limits hold all the same.
 const LONGEST_STALE: Duration = Duration::from_mins(1);
 
 /// The fragments of a request, one place for each of its ids. At least one is there.

@@ -215,9 +215,9 @@ impl Connection {
 /// Runs what hyper starts for an HTTP/2 connection within the connection's own task.
 ///
 /// In tasks of their own, the part that reads frames could see a `GOAWAY` while the other part has
-/// just handed over a request. hyper then fails the request with the `GOAWAY`, as if it had not been
-/// processed, and its headers are sent all the same. The channel holds what was started since the
-/// task ran last: a part for each request that was handed over.
+/// just handed over a request. hyper then fails the request with the `GOAWAY`, as if it had not
+/// been processed, and its headers are sent all the same. The channel holds what was started since
+/// the task ran last: a part for each request that was handed over.
 #[derive(Clone)]
 struct OneTask(mpsc::UnboundedSender<BoxFuture<'static, ()>>);
 

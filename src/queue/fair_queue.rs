@@ -174,8 +174,8 @@ impl<S: PermitSource> Queue<S> {
         Ok(waiting(start, EntryState::Waiting(ticket)))
     }
 
-    /// Hands slots out when they come, and forgets callers of which nothing is expected any more, for
-    /// as long as it is polled. Once for each queue.
+    /// Hands slots out when they come, and forgets callers of which nothing is expected any more,
+    /// for as long as it is polled. Once for each queue.
     ///
     /// # Cancel safety
     /// Safe; until it is run again, slots come only to those who find one free.

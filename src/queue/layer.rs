@@ -45,8 +45,8 @@ impl<S: PermitSource> Middleware<Attempt, Next<Admitted<S::Permit>>> for Queue<S
             permit,
         };
         let answer = next.call(granted).await;
-        // The call has bound what is asked; only now is it known who benefits. A slot that went back
-        // costs nobody.
+        // The call has bound what is asked; only now is it known who benefits. A slot that went
+        // back costs nobody.
         let cost_sharers = match &answer {
             Err(failure) if failure.delivery == Delivery::NotSent => Some(Vec::new()),
             _ => attempt.request.cost_sharers(),

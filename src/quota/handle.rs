@@ -63,8 +63,8 @@ impl Quota {
         Self(Kind::Local(Arc::new(Local::ephemeral(config, wall, metrics))))
     }
 
-    /// Such a quota for calls with the token of `holder`, a caller. What it comes to is in no metric
-    /// of the gateway's own quota.
+    /// Such a quota for calls with the token of `holder`, a caller. What it comes to is in no
+    /// metric of the gateway's own quota.
     pub fn of_caller(config: &Config, wall: Wall, holder: TokenId) -> Self {
         Self(Kind::Local(Arc::new(Local::of_caller(config, wall, holder))))
     }

@@ -260,7 +260,8 @@ metrics! {
         paused: Gauge<f64, AtomicU64> = "quota_paused_seconds",
         /// Calls that may leave now as far as the bucket goes that spreads the longest window
         pace_tokens: Gauge<f64, AtomicU64> = "quota_pace_tokens",
-        /// Calls by others on the same app registration in a window, as estimated from answers of 429
+        /// Calls by others on the same app registration in a window, as estimated from answers of
+        /// 429
         foreign: Family<WindowLabel, Gauge> = "quota_foreign_calls",
         /// Answers of 429 from the upstream to calls with the gateway's own token
         throttled: Counter = "quota_throttled",

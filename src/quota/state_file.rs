@@ -2,14 +2,15 @@
 //!
 //! A line is a fact, appended when it happens: `i 17 1790000000123456` (charge 17 was issued at
 //! that Unix time in microseconds), `s` (it settled), `r` (it was refunded), `b` (what the bucket
-//! held then), `p` (for how long everybody pauses from then on), `c` (which boot the lines below were written in, and which time since that boot was
-//! which Unix time). A process that dies leaves at worst a torn last line, which is skipped. The
-//! data reaches the operating system before the call leaves, so it survives `kill -9`; it is not
-//! forced to the disk, so a power cut may lose the last few seconds.
+//! held then), `p` (for how long everybody pauses from then on), `c` (which boot the lines below
+//! were written in, and which time since that boot was which Unix time). A process that dies leaves
+//! at worst a torn last line, which is skipped. The data reaches the operating system before the
+//! call leaves, so it survives `kill -9`; it is not forced to the disk, so a power cut may lose the
+//! last few seconds.
 //!
-//! One process has the right to rewrite the file (a lock on the file beside it that ends in `.lock`);
-//! it leaves in it what others have appended. A process that comes while another has that right, such
-//! as `probe` beside a running gateway, reads and appends only.
+//! One process has the right to rewrite the file (a lock on the file beside it that ends in
+//! `.lock`); it leaves in it what others have appended. A process that comes while another has that
+//! right, such as `probe` beside a running gateway, reads and appends only.
 //!
 //! Wall clocks are stepped. So the age of a charge that was made since this machine booted is
 //! measured with the time since boot: the Unix times below a `c` line are that time, only written
@@ -79,8 +80,8 @@ const LANDING: Duration = Duration::from_secs(1);
 /// with the moment at which it came.
 const BESIDES: u64 = 1 << 63;
 
-/// Of a larger file the end is read: while a process that makes no calls has the right to rewrite it,
-/// it grows. What counts is far less.
+/// Of a larger file the end is read: while a process that makes no calls has the right to rewrite
+/// it, it grows. What counts is far less.
 const LARGEST: u64 = 64 << 20;
 
 impl StateFile {

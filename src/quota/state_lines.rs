@@ -113,8 +113,8 @@ fn read_bucket(words: &str) -> Option<(i64, BucketState)> {
     words.next().is_none().then_some((unix, bucket))
 }
 
-/// The line that says for how long everybody pauses from that Unix time on, in microseconds; no time
-/// at all: a pause is over.
+/// The line that says for how long everybody pauses from that Unix time on, in microseconds; no
+/// time at all: a pause is over.
 pub(super) fn write_pause(unix: i64, pause: Option<Duration>) -> String {
     let left = pause.map_or(0, |left| left.as_micros().max(1));
     format!("p {unix} {left}\n")

@@ -140,9 +140,9 @@ impl HostSelector {
     }
 
     /// The best host for the request that is not in `tried` (the indices of this call's earlier
-    /// choices); `None` when no other may be tried. A host that could not be connected to just now is tried only as
-    /// the first choice when there is no better one, so that an outage of all hosts costs a caller
-    /// one attempt.
+    /// choices); `None` when no other may be tried. A host that could not be connected to just now
+    /// is tried only as the first choice when there is no better one, so that an outage of all
+    /// hosts costs a caller one attempt.
     pub fn pick(&self, request: &Request, tried: &[usize], now: Instant) -> Option<SelectedHost> {
         let request = self.shared.requests.hash_one(request);
         let mut state = self.lock();

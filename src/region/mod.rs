@@ -9,11 +9,11 @@
 //! The round-trip time is the time to set up a connection, measured in the background without any
 //! request, token or quota. How long answers take does not count: it depends on the request, and
 //! comparing hosts by it would cost calls at hosts that are not in use. A host that connects fast
-//! and answers slowly stays; one that makes no progress is ejected (outlier ejection, see `outlier`),
-//! and one whose answers are bad, if that is its own fault (see `bad_answers`). Health is derived from probes and from the calls themselves.
-//! Nothing here costs a second call: the layer tries another host only when provably nothing was
-//! processed. Other repetitions are made by the retry layer, are charged, and avoid the failed
-//! host.
+//! and answers slowly stays; one that makes no progress is ejected (outlier ejection, see
+//! `outlier`), and one whose answers are bad, if that is its own fault (see `bad_answers`). Health
+//! is derived from probes and from the calls themselves. Nothing here costs a second call: the
+//! layer tries another host only when provably nothing was processed. Other repetitions are made by
+//! the retry layer, are charged, and avoid the failed host.
 
 mod bad_answers;
 mod health;

@@ -213,8 +213,8 @@ impl State {
             return ProgressCheck::CheckAgain(detection.since + PENDING);
         }
         if self.hosts[index].detection.is_some() && self.has_undoubted(index, now) {
-            // The retry of an earlier detection was never made, because its callers had hung up, and
-            // the host has answered nothing since.
+            // The retry of an earlier detection was never made, because its callers had hung up,
+            // and the host has answered nothing since.
             self.hosts[index].detection = None;
             self.hosts[index].health.eject(now);
         } else {

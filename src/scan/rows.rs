@@ -60,7 +60,8 @@ named_enum! {
         /// A row contains no id, two ids, or one that was not requested.
         #[error("a row cannot be attributed to one of the ids asked for")]
         Unattributed = "unattributed",
-        /// No answer has had more rows yet, so this one may have been cut off where all answers are.
+        /// No answer has had more rows yet, so this one may have been cut off where all answers
+        /// are.
         #[error("the answer may be cut off: none has been longer")]
         Longest = "longest",
         /// It has as many rows as the longest answer seen, which may be the size of a page.

@@ -162,7 +162,8 @@ impl Shared {
                 };
                 let mut events = pin!(PollWhenWoken::new(events(&mut phase, &state, until)));
                 let happened = poll_fn(|context| {
-                    // Polled first, so that the listener's phase already counts for the next response.
+                    // Polled first, so that the listener's phase already counts for the next
+                    // response.
                     if let Poll::Ready(event) = events.as_mut().poll(context) {
                         return Poll::Ready(Err(event));
                     }
@@ -177,7 +178,8 @@ impl Shared {
                 }
             };
             if matches!(ended, Err(End::Cut)) || state.is_cut() {
-                // What is still in flight ends with the connection, which is not its caller's doing.
+                // What is still in flight ends with the connection, which is not its caller's
+                // doing.
                 peer.cut();
             }
             ended

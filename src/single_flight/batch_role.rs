@@ -162,8 +162,8 @@ impl Flight {
         Some((since, self.cache_sink().rows_since(self.request(), since)?))
     }
 
-    /// The same for a flight whose call leaves now: nobody joins it any more, unless it turns out to
-    /// take no such rows. It makes a call even if nothing is missing.
+    /// The same for a flight whose call leaves now: nobody joins it any more, unless it turns out
+    /// to take no such rows. It makes a call even if nothing is missing.
     pub(super) fn stored_for_carrier(&self) -> Option<Box<dyn StoredRows>> {
         let since = {
             let mut state = self.state();

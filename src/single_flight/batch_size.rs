@@ -2,8 +2,9 @@
 //! bring.
 //!
 //! An answer longer than any before it may have been cut off, and then its members have to be asked
-//! for again, in smaller batches. So a batch stays below the length that is known to fit. Only now and then, when more
-//! flights wait than fit, does one go further, to find out whether more rows would fit.
+//! for again, in smaller batches. So a batch stays below the length that is known to fit. Only now
+//! and then, when more flights wait than fit, does one go further, to find out whether more rows
+//! would fit.
 
 use std::time::Duration;
 

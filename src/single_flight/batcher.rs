@@ -315,8 +315,9 @@ impl Drop for PendingGuard {
     }
 }
 
-/// What the upstream rejected when it was asked for alone, and what would make a batch fail, each for
-/// some minutes: ids, and requests for several ids, of which it is not known which was the reason.
+/// What the upstream rejected when it was asked for alone, and what would make a batch fail, each
+/// for some minutes: ids, and requests for several ids, of which it is not known which was the
+/// reason.
 #[derive(Debug, Default)]
 struct Rejected {
     until: HashMap<u64, Instant>,

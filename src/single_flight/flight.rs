@@ -245,8 +245,8 @@ impl Flight {
         }
     }
 
-    /// Hands a failure to the waiters that it concerns. Returns the leader for whom the call is made
-    /// again; `None` when all waiters have their result, or none is left.
+    /// Hands a failure to the waiters that it concerns. Returns the leader for whom the call is
+    /// made again; `None` when all waiters have their result, or none is left.
     pub(super) fn fail(&self, error: &Shared, failed: &Leader, now: Instant) -> Option<Leader> {
         let mut state = self.state();
         let leader = state.waiters.leader_id();

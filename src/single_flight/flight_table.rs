@@ -50,8 +50,8 @@ impl FlightTable {
     }
 
     /// Adds a waiter to the flight for `request`. If there is none that may be joined, it is the
-    /// first waiter of a new flight, whose answer goes to `cache_sink`, and which the caller of this
-    /// function has to start.
+    /// first waiter of a new flight, whose answer goes to `cache_sink`, and which the caller of
+    /// this function has to start.
     pub(super) fn join(self: &Arc<Self>, call: &Call, cache_sink: &Arc<dyn CacheSink>) -> Joined {
         let Call { request, caller } = call;
         let now = Instant::now();
@@ -84,8 +84,8 @@ impl FlightTable {
         equal.filter(|other| !Arc::ptr_eq(other, flight)).cloned().collect()
     }
 
-    /// Removes a flight, which has ended. If it was the last for its key, one before it may be joined
-    /// again that still waits.
+    /// Removes a flight, which has ended. If it was the last for its key, one before it may be
+    /// joined again that still waits.
     pub(super) fn remove(&self, flight: &Arc<Flight>) {
         if let Entry::Occupied(mut entry) = self.flights().entry(flight.request().key().clone()) {
             let equal = entry.get_mut();

@@ -1,5 +1,5 @@
-//! The bytes between us and a server: how to get to it, whom to trust and what to show with TLS, and
-//! how much it may say.
+//! The bytes between us and a server: how to get to it, whom to trust and what to show with TLS,
+//! and how much it may say.
 
 use std::io;
 use std::pin::Pin;

@@ -1,5 +1,5 @@
-//! How the metrics of a part are declared, once, with everything about them; and enums whose variants
-//! have names in metrics, logs, JSON and the configuration.
+//! How the metrics of a part are declared, once, with everything about them; and enums whose
+//! variants have names in metrics, logs, JSON and the configuration.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -34,8 +34,8 @@ metrics! {
         /// Time from a call's start, connection included, to the end of its answer or its failure.
         duration: Family<RegionLabel, Histogram, fn() -> Histogram> = "upstream_duration" in Seconds
             => new_with_constructor(|| Histogram::new(BUCKETS)),
-        /// Every address that calls will go to. Another one, which cannot occur, would be counted as
-        /// `other`, so that the number of series is bounded.
+        /// Every address that calls will go to. Another one, which cannot occur, would be counted
+        /// as `other`, so that the number of series is bounded.
         names: Arc<HashMap<Arc<Url>, Arc<str>>>,
         recent: RecentCalls,
     }

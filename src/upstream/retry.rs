@@ -22,7 +22,8 @@ const MAX_ATTEMPTS: u32 = 16;
 const MOST_MOVES: u32 = 2;
 
 /// The pause before another attempt after a 5xx or a lost connection, added to what a `Retry-After`
-/// says; a random part of up to the same length is added, so that many callers that failed together do not come back together.
+/// says; a random part of up to the same length is added, so that many callers that failed together
+/// do not come back together.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A `Retry-After` on a 5xx is obeyed up to this length; a longer one is passed on to the caller.

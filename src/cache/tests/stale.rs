@@ -329,7 +329,8 @@ async fn without_spare_quota_one_call_after_each_pause_finds_out_whether_the_out
     assert_eq!(fixture.stored("a").await.answer.body, NEW);
 }
 
-/// Otherwise each hit would make another attempt, and the queue another refusal that nobody is told.
+/// Otherwise each hit would make another attempt, and the queue another refusal that nobody is
+/// told.
 #[tokio::test(start_paused = true)]
 async fn a_refresh_that_finds_no_slot_is_followed_by_a_pause() {
     let mut fixture = Fixture::new(Config::default());

@@ -149,7 +149,8 @@ async fn answers_that_must_not_be_stored_are_not() {
     );
 }
 
-/// The caller can do nothing about the gateway's token, and the stored answer is as right as before.
+/// The caller can do nothing about the gateway's token, and the stored answer is as right as
+/// before.
 #[tokio::test(start_paused = true)]
 async fn a_rejection_of_the_gateways_token_takes_no_stored_answer_away() {
     for body in ["", REFUSED] {

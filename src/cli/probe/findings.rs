@@ -91,7 +91,8 @@ pub(super) fn scope(throttled: Option<&str>, report: &mut Report) {
     report.say("scope", verdict);
 }
 
-/// Whether the first call shows that calls are answered, by Defender and by nobody on the way there.
+/// Whether the first call shows that calls are answered, by Defender and by nobody on the way
+/// there.
 pub(super) fn accepted(answer: &Response<Bytes>, also: &[StatusCode]) -> Result<(), Error> {
     let status = answer.status();
     let fields = answer.headers().iter();

@@ -72,8 +72,8 @@ async fn an_idle_connection_is_closed_after_a_minute() {
     }
 }
 
-/// With several tasks, a request that was handed over could fail with a `GOAWAY` that came just then,
-/// and be sent all the same.
+/// With several tasks, a request that was handed over could fail with a `GOAWAY` that came just
+/// then, and be sent all the same.
 #[tokio::test(start_paused = true)]
 async fn all_parts_of_an_http2_connection_run_in_one_task() {
     let tasks = || Handle::current().metrics().num_alive_tasks();

@@ -37,8 +37,8 @@ pub(super) struct LedgerReplica {
 /// The store keeps no more.
 const MOST_HOLES: usize = 8;
 
-/// Charges, beyond four times what the windows can hold, and members: a store that tells of more, or
-/// of longer names, is none of ours, and must not fill the memory.
+/// Charges, beyond four times what the windows can hold, and members: a store that tells of more,
+/// or of longer names, is none of ours, and must not fill the memory.
 const MORE_CHARGES: usize = 10_000;
 const MOST_MEMBERS: usize = 10_000;
 const LONGEST_NAME: usize = 256;

@@ -206,9 +206,9 @@ impl Health {
         }
     }
 
-    /// A good answer to a call that was sent at `begun`, which is better evidence than any probe. It
-    /// ends an ejection also before its time when the call was sent after it, because there was no
-    /// better host; a late answer to an earlier call says nothing.
+    /// A good answer to a call that was sent at `begun`, which is better evidence than any probe.
+    /// It ends an ejection also before its time when the call was sent after it, because there was
+    /// no better host; a late answer to an earlier call says nothing.
     pub(super) fn answered(&mut self, begun: Instant, now: Instant) {
         self.record(now, false);
         if self

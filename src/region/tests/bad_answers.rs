@@ -1,5 +1,5 @@
-//! Whose fault bad answers are: requests that no host can answer eject nobody, and hosts that answer
-//! nothing are found out.
+//! Whose fault bad answers are: requests that no host can answer eject nobody, and hosts that
+//! answer nothing are found out.
 
 use std::time::Duration;
 

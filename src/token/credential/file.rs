@@ -23,8 +23,8 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// Reads `path` as it is now, and blocks for as long as the disk does. Links are followed, because
-    /// Kubernetes replaces them.
+    /// Reads `path` as it is now, and blocks for as long as the disk does. Links are followed,
+    /// because Kubernetes replaces them.
     pub(super) fn of(path: &Path) -> Self {
         let mut open_to_all = false;
         let bytes = read(path, &mut open_to_all);
@@ -111,8 +111,8 @@ fn is_open_to_all(_: &Metadata) -> bool {
 
 /// Whether the kubelet keeps the file, in a volume that only the containers that mount it can see.
 /// Its files belong to root, so `other` is the only way to let the gateway's user read them. The
-/// kubelet replaces a volume's content through the link `..data` in the volume's folder, below which
-/// the file may lie in folders of its own.
+/// kubelet replaces a volume's content through the link `..data` in the volume's folder, below
+/// which the file may lie in folders of its own.
 fn is_volume(path: &Path) -> bool {
     path.ancestors()
         .skip(1)

@@ -49,8 +49,8 @@ pub(super) struct CredentialProvider {
     pub(super) open_file: Option<PathBuf>,
     /// When the certificate expires.
     pub(super) expires: Option<Timestamp>,
-    /// Taken while files are read: a file system that hangs holds one thread, and no more with every
-    /// look.
+    /// Taken while files are read: a file system that hangs holds one thread, and no more with
+    /// every look.
     reading: Arc<Mutex<()>>,
 }
 

@@ -32,7 +32,8 @@ const UNUSABLE: Duration = Duration::from_secs(10);
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
 
-/// Up to this much is added to the time that sign-in asked for, which it may have told many at once.
+/// Up to this much is added to the time that sign-in asked for, which it may have told many at
+/// once.
 const SPREAD: Duration = Duration::from_millis(500);
 
 /// While requests wait and there is no token, the next request for one leaves within this time
