@@ -17,6 +17,7 @@ mod header_template;
 mod next_link;
 mod outcome;
 mod problem;
+mod rate_limit;
 mod table;
 
 use std::convert::Infallible;
@@ -40,10 +41,11 @@ use crate::caller::RequestId;
 use crate::net::Network;
 use crate::scan::{Operation, ServedResponse, TokenOwner};
 
-pub use answer::{Answered, Body, Config, RateLimit, Window, Windows};
+pub use answer::{Answered, Body, Config};
 pub use etag::Tag;
 pub use outcome::{Ended, ErrorCode, Outcome};
 pub use problem::{Policies, Problem, ProxyStatusError};
+pub use rate_limit::{RateLimit, Window, Windows};
 pub use table::{Panicked, RequestError};
 
 /// The result of the layers below when there was no error.

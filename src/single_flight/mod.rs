@@ -18,6 +18,7 @@ mod batch_split;
 mod batcher;
 mod comparison;
 mod driver;
+mod error;
 mod flight;
 mod flight_table;
 mod pending;
@@ -26,7 +27,6 @@ mod tests;
 mod waiter;
 
 use std::any::Any;
-use std::error::Error;
 use std::fmt;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,11 +43,13 @@ use crate::caller::Caller;
 use crate::middleware::Middleware;
 use crate::scan::{CacheSink, Call, Outcome, Payer, ServedResponse, SplitError, Status, UpstreamProfile};
 use crate::task::Tasks;
-use crate::telemetry::{Counters, log, metrics};
+use crate::telemetry::{Counters, metrics};
 
 pub use batcher::BatchConfig;
+pub use error::{DeadlineExceeded, Shared};
 
 use driver::{Below, FlightDriver};
+use error::FlightDropped;
 use flight::Stage;
 use flight_table::{FlightTable, Joined, WaiterGuard};
 use waiter::{BatchKind, FlightResponse, ResultReceiver, WaiterRole};
@@ -237,61 +239,6 @@ impl SingleFlight {
         }
     }
 }
-
-/// An error that several waiters get. Its `source` is the original error.
-#[derive(Clone, Debug)]
-pub struct Shared(Arc<dyn Error + Send + Sync>);
-
-impl Shared {
-    /// Makes `error` cloneable.
-    pub fn new(error: BoxError) -> Self {
-        Self(error.into())
-    }
-
-    /// The first error of type `E` in the chain.
-    pub fn find<E: Error + 'static>(&self) -> Option<&E> {
-        log::causes(self.0.as_ref()).find_map(|cause| cause.downcast_ref())
-    }
-}
-
-impl fmt::Display for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the call for this request failed")
-    }
-}
-
-impl Error for Shared {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(self.0.as_ref())
-    }
-}
-
-/// The request had joined a call that was still waiting for its slot when the request's own
-/// deadline passed. The call goes on for the other waiters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the call that would have answered this request did not leave in time")]
-pub struct DeadlineExceeded {
-    /// By then the call will have left: it is ahead in the queue of any request that comes now.
-    pub retry_after: Duration,
-    /// Nobody can tell whether there are slots, because the store does not answer through which
-    /// replicas share the quota.
-    pub is_store_lost: bool,
-}
-
-impl DeadlineExceeded {
-    /// There are slots, but none in time.
-    pub fn new(retry_after: Duration) -> Self {
-        Self {
-            retry_after,
-            is_store_lost: false,
-        }
-    }
-}
-
-/// The flight ended without a result: because of a panic, or because the runtime is shutting down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the call for this request was lost")]
-struct FlightDropped;
 
 metrics! {
     /// The counters of batches. Clones count together.

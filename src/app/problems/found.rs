@@ -82,7 +82,7 @@ fn sign_in(sources: &Sources, snapshot: &token::Snapshot, now: Instant) -> Optio
             "check that the sign-in address (credentials.authority) can be reached from here",
         ),
     };
-    Some(problem(code, message, advice))
+    Some(Problem::new(code, message, advice))
 }
 
 fn store(sources: &Sources, current: &Components) -> Vec<Problem> {
@@ -91,7 +91,7 @@ fn store(sources: &Sources, current: &Components) -> Vec<Problem> {
     if sources.is_store_lost() {
         let reason = sources.quotas().find_map(|quota| quota.snapshot().store_failure);
         let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
-        found.push(problem(
+        found.push(Problem::new(
             Code::StoreLost,
             format!(
                 "the store that replicas share does not answer as it should{reason}: no call is made, and only what is cached is \
@@ -101,7 +101,7 @@ fn store(sources: &Sources, current: &Components) -> Vec<Problem> {
              gateways there have one version",
         ));
     } else if shared_cache.is_some_and(|member| !member.part.snapshot().up) {
-        found.push(problem(
+        found.push(Problem::new(
             Code::StoreSlow,
             "the store that replicas share answers too late: answers are not shared between replicas; calls are made",
             "see what keeps the store at store.url, or the way to it, or raise store.answer_timeout",
@@ -110,7 +110,7 @@ fn store(sources: &Sources, current: &Components) -> Vec<Problem> {
     if let Some(eviction) = sources.quotas().find_map(|quota| quota.snapshot().eviction)
         && eviction.takes_any_key()
     {
-        found.push(problem(
+        found.push(Problem::new(
             Code::StoreEvicting,
             format!(
                 "the store removes any key when its memory is full (maxmemory-policy {}), the record of calls too",
@@ -130,7 +130,7 @@ fn slots(states: &[State], earlier: &AtomicU64) -> Option<Problem> {
     let waiting: u64 = states.iter().map(|state| state.waiting).sum();
     if let Some(left) = states.iter().filter_map(|state| state.quota.paused).max() {
         return Some(
-            problem(
+            Problem::new(
                 Code::Paused,
                 format!(
                     "Defender answered 429 and ordered a pause: no call for another {} s, {waiting} waiting",
@@ -152,7 +152,7 @@ fn slots(states: &[State], earlier: &AtomicU64) -> Option<Problem> {
         .or_else(|| short.next().filter(|_| lately > 0))?;
     let windows = state.quota.left();
     let problem = match &state.quota.pace {
-        Some(pace) if !state.is_spent() => problem(
+        Some(pace) if !state.is_spent() => Problem::new(
             Code::Paced,
             format!(
                 "callers ask for more than the {} window allows, so its calls are spread: {:.0} a minute, {windows}; {waiting} \
@@ -162,7 +162,7 @@ fn slots(states: &[State], earlier: &AtomicU64) -> Option<Problem> {
             "ask less often or for more at a time, raise cache.ttl, or let calls leave until the window is spent \
              (quota.pacing = \"none\")",
         ),
-        _ => problem(
+        _ => Problem::new(
             Code::QuotaSpent,
             format!(
                 "callers ask for more than Defender's quota allows: {windows}; {waiting} waiting, {refused} refused since the start"
@@ -187,7 +187,7 @@ fn memory(sources: &Sources, earlier: &AtomicU64) -> Option<Problem> {
     let refused = sources.context.metrics.count.exhausted().get();
     let lately = refused.saturating_sub(earlier.swap(refused, Ordering::Relaxed));
     (lately > 0).then(|| {
-        problem(
+        Problem::new(
             Code::MemoryFull,
             format!("requests are refused because others use all memory there is for them: {refused} since the start"),
             "give the gateway more memory, or have callers ask for less at a time and read their answers at once",
@@ -199,7 +199,7 @@ fn memory(sources: &Sources, earlier: &AtomicU64) -> Option<Problem> {
 fn connections(connections: &server::Connections) -> Option<Problem> {
     let (open, most) = (connections.open(), connections.most());
     (open >= most).then(|| {
-        problem(
+        Problem::new(
             Code::ConnectionsFull,
             format!("{open} callers' connections are open, as many as may be: idle ones make way, further ones wait"),
             "have callers reuse connections, or give the gateway more memory and open files",
@@ -212,7 +212,7 @@ fn configuration(configuration: &Configuration) -> Vec<Problem> {
     let (refusal, pending) = configuration.standing();
     let refused = refusal.map(|refusal| {
         let error = refusal.error;
-        problem(
+        Problem::new(
             Code::ConfigRefused,
             format!("the configuration as it is written is refused, and the one before runs on: {error}"),
             if refusal.is_fatal {
@@ -224,7 +224,7 @@ fn configuration(configuration: &Configuration) -> Vec<Problem> {
         )
     });
     let pending = (!pending.is_empty()).then(|| {
-        problem(
+        Problem::new(
             Code::ConfigPending,
             format!(
                 "the configuration has changed, and waits for a restart: {}",
@@ -240,7 +240,7 @@ fn configuration(configuration: &Configuration) -> Vec<Problem> {
 fn roles(snapshot: &token::Snapshot) -> Option<Problem> {
     let missing = token::Warning::RoleMissing;
     (snapshot.expires_in.is_some() && snapshot.warnings.contains(&missing)).then(|| {
-        problem(
+        Problem::new(
             Code::RolesMissing,
             "the token lacks the permission Machine.Read.All, so Defender answers 403",
             "give the app the application permission Machine.Read.All and admin consent; the gateway asks for a new token by itself \
@@ -255,7 +255,7 @@ fn upstream(recent: &upstream::RecentSnapshot) -> Vec<Problem> {
     let make = |code, count: usize, what: &str, advice| {
         told(count).then(|| {
             let message = format!("{count} of the last {calls} calls were {what}");
-            problem(code, message, advice).counting(count as u64)
+            Problem::new(code, message, advice).counting(count as u64)
         })
     };
     let failure = recent.latest_failure.as_deref().unwrap_or("no answer");
@@ -305,12 +305,12 @@ fn regions(rows: &[crate::region::HostStatus]) -> Option<Problem> {
     };
     let advice = "look at the way out from here (DNS, firewall, proxy) and at Microsoft's service health; the gateway tries them again by \
                   itself";
-    Some(problem(code, message, advice).counting(lost.len() as u64))
+    Some(Problem::new(code, message, advice).counting(lost.len() as u64))
 }
 
 fn merging(current: &Components) -> Option<Problem> {
     let (left, split_error) = current.merging()?.resting()?;
-    Some(problem(
+    Some(Problem::new(
         Code::MergeResting,
         format!(
             "requests are not merged for another {} s: {split_error}",
@@ -318,21 +318,6 @@ fn merging(current: &Components) -> Option<Problem> {
         ),
         "nothing is lost but calls; if it happens again and again, set merge.enabled = \"auto\" or false",
     ))
-}
-
-fn problem(code: Code, message: impl Into<String>, advice: &'static str) -> Problem {
-    Problem {
-        code,
-        count: 1,
-        message: message.into(),
-        advice,
-    }
-}
-
-impl Problem {
-    fn counting(self, count: u64) -> Self {
-        Self { count, ..self }
-    }
 }
 
 #[cfg(test)]

@@ -35,6 +35,21 @@ pub(super) struct Problem {
     pub(super) advice: &'static str,
 }
 
+impl Problem {
+    fn new(code: Code, message: impl Into<String>, advice: &'static str) -> Self {
+        Self {
+            code,
+            count: 1,
+            message: message.into(),
+            advice,
+        }
+    }
+
+    fn counting(self, count: u64) -> Self {
+        Self { count, ..self }
+    }
+}
+
 /// A problem, and since when it has been there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Standing {

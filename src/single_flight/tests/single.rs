@@ -10,7 +10,7 @@ use super::fixture::{Fixture, answer, call, caller, failure, no_cache, no_store,
 use crate::attempt::{Failure, RetryHint};
 use crate::caller::Name;
 use crate::scan::Outcome;
-use crate::single_flight::FlightDropped;
+use crate::single_flight::error::FlightDropped;
 use crate::single_flight::{DeadlineExceeded, Shared};
 
 #[tokio::test(start_paused = true)]
