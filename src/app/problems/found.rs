@@ -103,8 +103,9 @@ fn store(sources: &Sources, current: &Components) -> Vec<Problem> {
     } else if shared_cache.is_some_and(|member| !member.part.snapshot().up) {
         found.push(Problem::new(
             Code::StoreSlow,
-            "the store that replicas share answers too late: answers are not shared between replicas; calls are made",
-            "see what keeps the store at store.url, or the way to it, or raise store.answer_timeout",
+            "the store that replicas share answers too late, or takes no answers: none are shared between replicas; calls are made",
+            "see whether the store at store.url has memory left and lets this gateway write answers, and what keeps it or the way to it, \
+             or raise store.answer_timeout",
         ));
     }
     if let Some(eviction) = sources.quotas().find_map(|quota| quota.snapshot().eviction)

@@ -110,7 +110,8 @@ async fn throttling_is_obeyed_and_told_to_everybody() {
         let answer = gateway.ask_with(skip, &[]).await;
         assert_eq!(answer.status, 503);
         let wait = answer.retry_after.unwrap();
-        assert!((30..=60).contains(&wait), "{wait}");
+        // Half a second at most is added, and seconds are rounded up.
+        assert!((30..=61).contains(&wait), "{wait}");
     }
     assert_eq!(sim.token_requests().len(), 1, "sign-in's wish to wait is obeyed");
     gateway.stop().await;
