@@ -220,6 +220,13 @@ impl Health {
         }
     }
 
+    /// A response that does not say whether it can answer: it can be reached, and that is all.
+    pub(super) fn responded(&mut self, now: Instant) {
+        if self.left.is_some_and(|left| left.why == HealthState::Down) {
+            self.come_back(now);
+        }
+    }
+
     /// A probe connected. That brings an unreachable host back, after its time; it says nothing
     /// about bad answers.
     pub(super) fn connected(&mut self, now: Instant) {
