@@ -163,6 +163,32 @@ async fn a_host_that_fails_every_third_time_is_ejected_for_one_that_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_no_host_can_answer_ejects_none_when_its_bad_answers_come_late() {
+    // A 501 is not asked for again.
+    for status in STATUSES.into_iter().filter(|status| *status != 501) {
+        let fixture = three().await;
+        for round in 0..12 {
+            let hopeless = format!("x-{round}");
+            fixture
+                .network
+                .cannot_answer(&hopeless, status, Duration::from_millis(2500));
+            let others = async {
+                // The nearest is preferred again, and the other host has not answered yet.
+                pass(Duration::from_millis(4800)).await;
+                fixture.status(&fixture.fresh()).await
+            };
+            let (_, answered) = tokio::join!(fixture.ask_for(&hopeless, WAIT), others);
+            assert_eq!(answered, Some(200));
+            assert_eq!(fixture.network.counted(["eu", "us"]), [2, 1], "{status}, round {round}");
+            pass(secs(10)).await;
+            for host in ["eu", "us", "uk"] {
+                assert!(fixture.healthy(host), "{status}, {host}, round {round}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rejected_token_convicts_no_other_host_and_excuses_none() {
     let fixture = Fixture::new([("us", Behaviour::Up(10)), ("eu", Behaviour::Up(80))]);
     pass(ROUND).await;
