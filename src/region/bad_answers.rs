@@ -16,6 +16,11 @@
 //! So a request that no host can answer ejects no host that answers others, a host that answers
 //! nothing is found out also when others are as broken, and with one host, which nothing can be
 //! compared with, only the third case ejects.
+//!
+//! What ends a call without a response that can be read goes by another rule, that of
+//! [`Health::bad_answer`](crate::region::health::Health::bad_answer): lost connections, timeouts,
+//! redirects, encoded bodies and statuses without a meaning count against the host whatever others
+//! do, and three within two minutes eject it if they are a fifth of its outcomes.
 
 use std::collections::VecDeque;
 use std::time::Duration;
