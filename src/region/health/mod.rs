@@ -210,11 +210,12 @@ impl Health {
     /// It ends an ejection also before its time when the call was sent after it, because there was
     /// no better host; a late answer to an earlier call says nothing.
     pub(super) fn answered(&mut self, begun: Instant, now: Instant) {
+        let is_late = |left: Ejection| left.why == HealthState::Ejected && begun <= left.at && now < left.until;
+        if self.left.is_some_and(is_late) {
+            return;
+        }
         self.record(now, false);
-        if self
-            .left
-            .is_some_and(|left| left.why == HealthState::Down || begun > left.at || now >= left.until)
-        {
+        if self.left.is_some() {
             self.come_back(now);
             self.half_open_until = None;
         }
