@@ -9,7 +9,7 @@
 //!   bad outcome, two of which eject a host without a good one; for a response that is no answer
 //!   the host is ejected;
 //! * a host that gave a bad answer answers another request that was sent later: it was the
-//!   request's fault, at all hosts that said the same to it, and counts for none of them;
+//!   request's fault, at all hosts that gave it a bad answer, and counts for none of them;
 //! * neither, while three different requests, sent one after the other, got bad answers: the host
 //!   answers nothing any more, and is ejected.
 //!
