@@ -9,13 +9,18 @@
 //!   bad outcome, two of which eject a host without a good one; for a response that is no answer
 //!   the host is ejected;
 //! * a host that gave a bad answer answers another request that was sent later: it was the
-//!   request's fault, at all hosts that said the same to it, and counts for none of them;
+//!   request's fault, at all hosts that gave it a bad answer, and counts for none of them;
 //! * neither, while three different requests, sent one after the other, got bad answers: the host
 //!   answers nothing any more, and is ejected.
 //!
 //! So a request that no host can answer ejects no host that answers others, a host that answers
 //! nothing is found out also when others are as broken, and with one host, which nothing can be
 //! compared with, only the third case ejects.
+//!
+//! What ends a call without a response that can be read goes by another rule, that of
+//! [`Health::bad_answer`](crate::region::health::Health::bad_answer): lost connections, timeouts,
+//! redirects, encoded bodies and statuses without a meaning count against the host whatever others
+//! do, and three within two minutes eject it if they are a fifth of its outcomes.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,6 +29,7 @@ use tokio::time::Instant;
 
 use crate::region::SelectedHost;
 use crate::region::health::{MAX_OUTCOMES, MEMORY, OUTLIER_LEAST};
+use crate::region::host::Host;
 use crate::region::host_selector::State;
 
 /// How long another host's answer to the same request shows that the host was at fault, although
@@ -43,18 +49,26 @@ struct BadAnswer {
     /// Whether its call began after the bad answer before it had come: those of calls that were
     /// under way together count as one.
     counts: bool,
-    /// Whether it was the request's fault, as far as is known.
-    excused: bool,
+    /// When it was found to be the request's fault, if it was.
+    excused: Option<Instant>,
 }
 
 impl BadAnswers {
     /// Whether the request got a bad answer here that may be the host's fault.
     pub(super) fn are_suspected(&self, request: u64, now: Instant) -> bool {
-        let is_open = |bad: &BadAnswer| bad.request == request && !bad.excused && bad.age(now) < MEMORY;
+        let is_open = |bad: &BadAnswer| bad.request == request && bad.excused.is_none() && bad.age(now) < MEMORY;
         self.0.iter().any(is_open)
     }
 
-    fn add(&mut self, call: &SelectedHost, invalid: bool, now: Instant) {
+    /// When a bad answer to the request was last found to be the request's fault, if that still
+    /// counts.
+    fn excused(&self, request: u64, now: Instant) -> Option<Instant> {
+        let bad = self.0.iter().find(|bad| bad.request == request)?;
+        bad.excused
+            .filter(|excused| now.saturating_duration_since(*excused) < MEMORY)
+    }
+
+    fn add(&mut self, call: &SelectedHost, invalid: bool, excused: Option<Instant>, now: Instant) {
         self.forget(call.request);
         self.0.retain(|bad| bad.age(now) < MEMORY);
         if self.0.len() >= MAX_OUTCOMES {
@@ -66,13 +80,13 @@ impl BadAnswers {
             at: now,
             invalid,
             counts: last.is_none_or(|last| call.at >= last),
-            excused: false,
+            excused,
         });
     }
 
     /// Those that count and are not excused.
     fn open(&self) -> impl Iterator<Item = &BadAnswer> {
-        self.0.iter().filter(|bad| bad.counts && !bad.excused)
+        self.0.iter().filter(|bad| bad.counts && bad.excused.is_none())
     }
 
     fn forget(&mut self, request: u64) {
@@ -83,19 +97,23 @@ impl BadAnswers {
     fn take_fault(&mut self, request: u64, now: Instant) -> Option<BadAnswer> {
         let at = self.0.iter().position(|bad| bad.request == request)?;
         let bad = self.0.remove(at)?;
-        let most = if bad.excused { FRESH } else { MEMORY };
+        let most = if bad.excused.is_some() { FRESH } else { MEMORY };
         Some(bad).filter(|bad| bad.age(now) < most)
     }
 
-    /// The requests with a bad answer from before a call that was answered.
+    /// The requests with a bad answer from before a call that was answered, unless they have been
+    /// excused since that bad answer.
     fn before(&self, begun: Instant) -> impl Iterator<Item = u64> {
-        let earlier = self.0.iter().filter(move |bad| !bad.excused && bad.at <= begun);
+        let is_new = |bad: &BadAnswer| bad.excused.is_none_or(|excused| excused < bad.at);
+        let earlier = self.0.iter().filter(move |bad| is_new(bad) && bad.at <= begun);
         earlier.map(|bad| bad.request)
     }
 
-    fn excuse(&mut self, requests: &[u64]) {
+    fn excuse(&mut self, requests: &[u64], now: Instant) {
         for bad in &mut self.0 {
-            bad.excused |= requests.contains(&bad.request);
+            if requests.contains(&bad.request) {
+                bad.excused = Some(now);
+            }
         }
     }
 }
@@ -109,9 +127,12 @@ impl BadAnswer {
 impl State {
     /// A host could not answer, or (`invalid`) sent no answer of Defender's.
     pub(super) fn on_bad_answer(&mut self, call: &SelectedHost, invalid: bool, now: Instant) {
+        // It may come after the answer that excused the request, which its host never sees.
+        let known = |host: &Host| host.bad_answers.excused(call.request, now);
+        let excused = self.hosts.iter().filter_map(known).max();
         let host = &mut self.hosts[call.index];
         host.health.avoid(now);
-        host.bad_answers.add(call, invalid, now);
+        host.bad_answers.add(call, invalid, excused, now);
         if host.bad_answers.open().count() >= OUTLIER_LEAST {
             host.health.eject(now);
         }
@@ -130,7 +151,7 @@ impl State {
         let excused: Vec<u64> = self.hosts[call.index].bad_answers.before(call.at).collect();
         if !excused.is_empty() {
             for host in &mut self.hosts {
-                host.bad_answers.excuse(&excused);
+                host.bad_answers.excuse(&excused, now);
             }
         }
     }

@@ -207,7 +207,7 @@ impl HostSelector {
                         state.learn(choice.index, pause, now);
                     }
                 }
-                CallOutcome::Alive => health.answered(choice.at, now),
+                CallOutcome::Alive => state.on_sign_of_life(choice.index, now),
                 CallOutcome::Unavailable => state.on_bad_answer(choice, false, now),
                 CallOutcome::InvalidResponse => state.on_bad_answer(choice, true, now),
             }

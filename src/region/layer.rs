@@ -79,6 +79,8 @@ fn report(
             let pause = monitor.longest_pause();
             let seen = match kind {
                 ResponseKind::Answer if answer.status.is_success() => CallOutcome::Success(pause),
+                // What checks tokens in front of Defender's code does not look at the request.
+                ResponseKind::Answer if answer.status == StatusCode::UNAUTHORIZED => CallOutcome::Alive,
                 ResponseKind::Answer => CallOutcome::ClientError(pause),
                 ResponseKind::Throttled => CallOutcome::Alive,
                 ResponseKind::Fault(ResponseFault::Unavailable) => CallOutcome::Unavailable,

@@ -162,7 +162,8 @@ pub(super) enum CallOutcome {
     Success(Option<Duration>),
     /// It rejected the request in Defender's format, which takes other times.
     ClientError(Option<Duration>),
-    /// It is alive, which does not say that it can answer.
+    /// It is alive, which does not say that it can answer: it throttles, or rejects the token. That
+    /// neither excuses its bad answers nor shows that another host's were that host's fault.
     Alive,
     /// It says that it cannot answer.
     Unavailable,
@@ -233,11 +234,22 @@ impl State {
         }
     }
 
-    /// A host has answered, which decides detections at other hosts.
-    pub(super) fn on_answer(&mut self, index: usize, pause: Option<Duration>, now: Instant) {
+    /// A host is alive: it can be reached and is not silent, and that is all.
+    pub(super) fn on_sign_of_life(&mut self, index: usize, now: Instant) {
+        self.hosts[index].health.responded(now);
+        self.end_detection(index);
+    }
+
+    /// A host has responded, so it is not silent.
+    fn end_detection(&mut self, index: usize) {
         if self.hosts[index].detection.take().is_some() {
             self.hosts[index].health.stop_avoiding();
         }
+    }
+
+    /// A host has answered, which decides detections at other hosts.
+    pub(super) fn on_answer(&mut self, index: usize, pause: Option<Duration>, now: Instant) {
+        self.end_detection(index);
         for other in 0..self.hosts.len() {
             if self.pending_detection(other, now).is_none() {
                 continue;

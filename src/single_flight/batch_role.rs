@@ -121,10 +121,15 @@ impl Flight {
         if has_stored_rows && state.waiters.all_entered().is_none_or(|entered| entered > departed) {
             return None;
         }
-        match state.batch_role {
-            BatchRole::Solo | BatchRole::NeverBatch => self.become_member(&mut state, departed),
-            BatchRole::Carrier(_) | BatchRole::Member(_) => None,
+        if matches!(state.batch_role, BatchRole::Carrier(_) | BatchRole::Member(_)) {
+            return None;
         }
+        let sender = self.become_member(&mut state, departed)?;
+        if has_stored_rows {
+            // What it gets holds such rows too: nobody joins it, and it hands them on as such.
+            state.part = Part::Some;
+        }
+        Some(sender)
     }
 
     fn become_member(&self, state: &mut State, departed: Instant) -> Option<oneshot::Sender<MemberOutcome>> {

@@ -319,3 +319,30 @@ async fn what_was_not_processed_is_asked_again_and_not_charged() {
         running.finish().await;
     }
 }
+
+/// A proxy in front of one region wants to know who the gateway is. That is no fault of the token.
+#[tokio::test]
+async fn a_401_of_something_on_the_way_leaves_the_region_and_keeps_the_token() {
+    let page = Plan::of(Fault::Page(StatusCode::UNAUTHORIZED), Often::Always);
+    let running = three().start().await;
+    running
+        .until_status("the nearest", |status| selected(status) == "near")
+        .await;
+    running.simulator.set_faults("near", &page).unwrap();
+    for n in 0..6 {
+        let answer = running.caller.ask(&[id(n)]).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    }
+    let calls = running.simulator.calls();
+    assert_eq!(calls.iter().filter(|call| call.region == "near").count(), 1);
+    assert_eq!(running.simulator.token_requests().len(), 1);
+    running.finish().await;
+
+    // Without another region, and without time for another attempt, it is told as what it is.
+    let running = Setup::new().start().await;
+    running.simulator.set_faults("eu", &page).unwrap();
+    let answer = running.caller.ask_with(&[id(1)], &[("prefer", "wait=0")]).await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{}", answer.text());
+    assert_eq!(running.simulator.token_requests().len(), 1);
+    running.finish().await;
+}

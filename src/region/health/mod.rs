@@ -210,13 +210,21 @@ impl Health {
     /// It ends an ejection also before its time when the call was sent after it, because there was
     /// no better host; a late answer to an earlier call says nothing.
     pub(super) fn answered(&mut self, begun: Instant, now: Instant) {
+        let is_late = |left: Ejection| left.why == HealthState::Ejected && begun <= left.at && now < left.until;
+        if self.left.is_some_and(is_late) {
+            return;
+        }
         self.record(now, false);
-        if self
-            .left
-            .is_some_and(|left| left.why == HealthState::Down || begun > left.at || now >= left.until)
-        {
+        if self.left.is_some() {
             self.come_back(now);
             self.half_open_until = None;
+        }
+    }
+
+    /// A response that does not say whether it can answer: it can be reached, and that is all.
+    pub(super) fn responded(&mut self, now: Instant) {
+        if self.left.is_some_and(|left| left.why == HealthState::Down) {
+            self.come_back(now);
         }
     }
 

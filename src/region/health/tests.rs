@@ -154,3 +154,15 @@ async fn an_ejection_is_forgiven_from_its_end() {
     health.bad_answer(until + FORGET_AFTER);
     assert_eq!(health.standing(until + FORGET_AFTER), HealthState::Avoided);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_does_not_show_that_an_ejected_host_works() {
+    let now = Instant::now();
+    let mut health = fresh();
+    health.eject(now);
+    health.answered(now - s(1), now + s(1));
+    let back = health.until().unwrap();
+    assert!(!health.has_recovered(back), "nothing has tried it");
+    health.answered(back, back);
+    assert!(health.has_recovered(back));
+}

@@ -61,7 +61,7 @@ async fn a_request_that_no_host_can_answer_ejects_none_while_others_are_answered
             // One such request every half minute, among some that are answered.
             for round in 0..30 {
                 let hopeless = if is_same { "x".to_owned() } else { format!("x-{round}") };
-                fixture.network.cannot_answer(&hopeless, status);
+                fixture.network.cannot_answer(&hopeless, status, Duration::ZERO);
                 let _ = fixture.ask_for(&hopeless, WAIT).await;
                 assert!(fixture.network.called().len() <= 2, "{status}");
                 for _ in 0..2 {
@@ -89,7 +89,7 @@ async fn several_such_requests_at_once_count_as_one() {
         for _ in 0..10 {
             let ids: Vec<_> = (0..5).map(|_| fixture.fresh()).collect();
             for id in &ids {
-                fixture.network.cannot_answer(id, status);
+                fixture.network.cannot_answer(id, status, Duration::ZERO);
             }
             futures_util::future::join_all(ids.iter().map(|id| fixture.ask_for(id, WAIT))).await;
             pass(secs(5)).await;
@@ -129,7 +129,7 @@ async fn one_host_is_well_while_it_answers_others_and_not_when_it_answers_nobody
     for status in STATUSES {
         let fixture = Fixture::new([("eu", Behaviour::Up(10))]);
         pass(ROUND).await;
-        fixture.network.cannot_answer("x", status);
+        fixture.network.cannot_answer("x", status, Duration::ZERO);
         for _ in 0..20 {
             // The one that fails is asked for more often than any other.
             for _ in 0..3 {
@@ -160,4 +160,86 @@ async fn a_host_that_fails_every_third_time_is_ejected_for_one_that_does_not() {
         }
     }
     assert!(!fixture.healthy("eu"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_no_host_can_answer_ejects_none_when_its_bad_answers_come_late() {
+    // A 501 is not asked for again.
+    for status in STATUSES.into_iter().filter(|status| *status != 501) {
+        let fixture = three().await;
+        for round in 0..12 {
+            let hopeless = format!("x-{round}");
+            fixture
+                .network
+                .cannot_answer(&hopeless, status, Duration::from_millis(2500));
+            let others = async {
+                // The nearest is preferred again, and the other host has not answered yet.
+                pass(Duration::from_millis(4800)).await;
+                fixture.status(&fixture.fresh()).await
+            };
+            let (_, answered) = tokio::join!(fixture.ask_for(&hopeless, WAIT), others);
+            assert_eq!(answered, Some(200));
+            assert_eq!(fixture.network.counted(["eu", "us"]), [2, 1], "{status}, round {round}");
+            pass(secs(10)).await;
+            for host in ["eu", "us", "uk"] {
+                assert!(fixture.healthy(host), "{status}, {host}, round {round}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_token_convicts_no_other_host_and_excuses_none() {
+    let fixture = Fixture::new([("us", Behaviour::Up(10)), ("eu", Behaviour::Up(80))]);
+    pass(ROUND).await;
+    assert_eq!(fixture.status("a").await, Some(200));
+    fixture.network.set("eu", Behaviour::Rejecting);
+    // Now and then `us` sends a page, and the further call meets the host that rejects the token.
+    for _ in 0..4 {
+        fixture.network.set("us", Behaviour::Page(200));
+        assert_eq!(fixture.status(&fixture.fresh()).await, Some(401));
+        fixture.network.set("us", Behaviour::Up(10));
+        pass(secs(3)).await;
+        assert!(fixture.healthy("us"));
+        assert_eq!(fixture.status(&fixture.fresh()).await, Some(200), "it is asked again");
+    }
+    // A host that answers nothing is found out although it rejects tokens in between.
+    let fixture = Fixture::new([("eu", Behaviour::Up(10))]);
+    pass(ROUND).await;
+    for _ in 0..3 {
+        fixture.network.set("eu", Behaviour::Page(503));
+        assert_eq!(fixture.status(&fixture.fresh()).await, Some(503));
+        fixture.network.set("eu", Behaviour::Rejecting);
+        assert_eq!(fixture.status(&fixture.fresh()).await, Some(401));
+    }
+    assert!(!fixture.healthy("eu"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_call_and_a_rejected_token_bring_no_host_back_that_answers_nothing() {
+    for alive in [Behaviour::Page(429), Behaviour::Rejecting] {
+        let fixture = Fixture::new([("eu", Behaviour::Busy(10))]);
+        pass(ROUND).await;
+        for _ in 0..3 {
+            assert_eq!(fixture.status(&fixture.fresh()).await, Some(503));
+        }
+        assert!(!fixture.healthy("eu"));
+        fixture.network.set("eu", alive);
+        // While it is ejected, and when it may be tried again.
+        for _ in 0..2 {
+            let _ = fixture.ask_for(&fixture.fresh(), WAIT).await;
+            assert!(!fixture.healthy("eu"));
+            pass(secs(61)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_could_not_be_reached_is_back_with_any_response() {
+    let fixture = Fixture::unwatched([("eu", Behaviour::Refused)]);
+    assert!(fixture.call().await.is_err());
+    assert!(!fixture.healthy("eu"));
+    fixture.network.set("eu", Behaviour::Rejecting);
+    fixture.call().await.unwrap();
+    assert!(fixture.healthy("eu"));
 }

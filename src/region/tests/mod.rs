@@ -52,6 +52,8 @@ enum Behaviour {
     Patchy,
     /// Connects at once, and answers with a page.
     Page(u16),
+    /// Connects at once, and rejects every token.
+    Rejecting,
 }
 
 /// The longest that the client waits without a stall timeout.
@@ -62,8 +64,8 @@ const HEAD: Duration = Duration::from_secs(45);
 struct Network {
     hosts: Arc<Mutex<HashMap<String, Behaviour>>>,
     calls: Arc<Mutex<Vec<String>>>,
-    /// Ids that every host answers with this status and a page.
-    hopeless: Arc<Mutex<HashMap<String, u16>>>,
+    /// Ids that every host answers with this status and a page, after this time.
+    hopeless: Arc<Mutex<HashMap<String, (u16, Duration)>>>,
     /// For each host, so that the same test sees the same noise.
     noise: Arc<Mutex<HashMap<String, u64>>>,
 }
@@ -73,9 +75,9 @@ impl Network {
         self.hosts.lock().unwrap().insert(format!("{host}.test"), is);
     }
 
-    /// Every host answers requests for this id with this status and a page.
-    fn cannot_answer(&self, id: &str, status: u16) {
-        self.hopeless.lock().unwrap().insert(id.into(), status);
+    /// Every host answers requests for this id with this status and a page, after this time.
+    fn cannot_answer(&self, id: &str, status: u16, after: Duration) {
+        self.hopeless.lock().unwrap().insert(id.into(), (status, after));
     }
 
     async fn connect(&self, base: &Url) -> Result<(Behaviour, Duration), BoxError> {
@@ -88,7 +90,7 @@ impl Network {
                 reason = "small and positive"
             )]
             Behaviour::Noisy(ms) => (ms as f64 * (0.7 + 0.6 * self.noise(base))) as u64,
-            Behaviour::Slow(_) | Behaviour::Silent | Behaviour::Patchy | Behaviour::Page(_) => 1,
+            Behaviour::Slow(_) | Behaviour::Silent | Behaviour::Patchy | Behaviour::Page(_) | Behaviour::Rejecting => 1,
             Behaviour::Refused => return Err(no_connection(&authority(base)).into()),
             Behaviour::BlackHole => {
                 tokio::time::sleep(Duration::from_secs(3)).await;
@@ -120,11 +122,13 @@ impl Network {
         if matches!(is, Behaviour::Losing(_)) {
             return Err(failure(Delivery::Unknown, no_answer(&authority(&routed.base)).into()));
         }
+        let id = routed.charged.request.ids().next().unwrap();
+        let hopeless = self.hopeless.lock().unwrap().get(id).copied();
         let takes = match is {
             Behaviour::Slow(ms) => Duration::from_millis(ms),
             Behaviour::Silent => HEAD,
             Behaviour::Patchy if nth % 5 == 0 => HEAD,
-            _ => Duration::ZERO,
+            _ => hopeless.map_or(Duration::ZERO, |(_, after)| after),
         };
         let given_up = tokio::select! {
             biased;
@@ -137,12 +141,11 @@ impl Network {
                 ..failure(Delivery::Unknown, no_answer(&authority(&routed.base)).into())
             });
         }
-        let id = routed.charged.request.ids().next().unwrap();
-        let hopeless = self.hopeless.lock().unwrap().get(id).copied();
-        let is = hopeless.map_or(is, Behaviour::Page);
+        let is = hopeless.map_or(is, |(status, _)| Behaviour::Page(status));
         let (status, body) = match is {
             Behaviour::Busy(_) => (503, "busy"),
             Behaviour::Page(status) => (status, "<html>web app is stopped</html>"),
+            Behaviour::Rejecting => (401, ""),
             _ => (200, r#"{"value":[]}"#),
         };
         Ok(UpstreamResponse {

@@ -273,7 +273,7 @@ async fn when_all_hosts_answer_with_pages_one_further_call_is_made() {
         assert!(fixture.ask(WAIT).await.0.is_err());
         assert!(fixture.network.called().len() <= 2);
     }
-    // Where two say the same, the request is the cause, and no host is left for it.
+    // It is one and the same request, which may be the cause, so no host is ejected for it.
     for host in ["eu", "us", "uk"] {
         assert!(fixture.healthy(host), "{host}");
     }

@@ -171,6 +171,12 @@ async fn rows_that_came_before_a_request_or_may_be_too_old_for_it_are_not_in_an_
         let (flight, ..) = flight(max_age);
         let sender = flight.take_equal_sender(asked, has_stored_rows);
         assert_eq!(sender.is_some(), is_answered, "{max_age:?} {has_stored_rows}");
+        // It hands them on only to those whom they suit, and nobody joins it any more.
+        assert_eq!(flight.has_stored_rows(), is_answered && has_stored_rows);
+        assert_eq!(
+            flight.join(&Arc::new(at(0, 5)), now).is_none(),
+            is_answered && has_stored_rows
+        );
     }
 }
 

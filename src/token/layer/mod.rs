@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::attempt::{Authorized, Delivery, Failure, RetryHint, Routed};
 use crate::middleware::{Middleware, Next};
-use crate::scan::UpstreamResponse;
+use crate::scan::{ResponseKind, UpstreamResponse};
 use crate::telemetry::trace;
 use crate::token::{Bearer, Error, RejectionOutcome, TokenSource};
 
@@ -44,8 +44,13 @@ impl Middleware<Routed, Next<Authorized>> for TokenSource {
         let waited = token(self, (until, deadline), &routed.charged.trace).await;
         let token = waited.map_err(|error| without_token(error, until, deadline))?;
         let bearer = token.secret().clone();
+        let endpoint = routed.charged.request.endpoint();
         let answer = next.call(Authorized { routed, bearer }).await?;
-        if answer.status == StatusCode::UNAUTHORIZED && self.rejected(&token) == RejectionOutcome::TryAgain {
+        // A 401 of something on the way, such as a proxy, says nothing about the token.
+        if answer.status == StatusCode::UNAUTHORIZED
+            && ResponseKind::of(endpoint, &answer).is_answer()
+            && self.rejected(&token) == RejectionOutcome::TryAgain
+        {
             return Err(Failure {
                 delivery: Delivery::Answered,
                 again: RetryHint::Once,

@@ -18,7 +18,7 @@ use crate::task::Tasks;
 use crate::token::testing::{self, Reply, Service};
 use crate::token::{Error, Metrics, TokenSource};
 
-const NO_LICENCE: &str = "no-licence";
+const NO_LICENCE: &str = r#"{"error":{"code":"no-licence"}}"#;
 
 fn routed(deadline: Duration) -> Routed {
     let request = scan::Request::plain(scan::Endpoint::HISTORY, ["id-1"]).unwrap();
@@ -275,4 +275,21 @@ async fn a_callers_own_token_goes_out_as_it_is_and_its_401_is_the_callers_affair
     assert_eq!(defender.calls.load(Ordering::Relaxed), 3);
     // The first sign-in is still under way, and no other was started.
     assert!(set.sign_in.count() <= 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_401_that_something_on_the_way_sent_is_no_rejection_of_the_token() {
+    let set = setting(|n| Reply::token(&format!("t{n}")));
+    let page = tower::service_fn(|_: Authorized| async {
+        Ok::<_, Failure>(UpstreamResponse {
+            status: StatusCode::UNAUTHORIZED,
+            headers: Headers::default(),
+            body: Bytes::from_static(b"<html>who are you?</html>"),
+        })
+    });
+    for _ in 0..3 {
+        let answer = set.token_source.call(routed(SOON), &Next::new(page)).await.unwrap();
+        assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    }
+    assert_eq!(set.sign_in.count(), 1, "the token is as good as before");
 }
