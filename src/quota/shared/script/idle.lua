@@ -33,8 +33,7 @@ do
   -- The record of this member, when it has to be changed in nothing but the number of its latest
   -- step.
   local function unchanged_member()
-    local packed = redis.call('HGET', MEMBERS, step.me)
-    local me = packed and cmsgpack.unpack(packed)
+    local me = own_record()
     local is_same = me and step.call > me.call and not me.again and not me.due and #me.offers == 0
     return is_same and tonumber(redis.call('ZSCORE', SEEN, step.me)) == step.gen and me or nil
   end

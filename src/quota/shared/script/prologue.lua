@@ -44,11 +44,22 @@ local function counts()
   }
 end
 
+-- The record of this member.
+local function own_record()
+  local packed = redis.call('HGET', MEMBERS, step.me)
+  return packed and cmsgpack.unpack(packed)
+end
+
 local function is_lost()
   if not state or state.run ~= run or step.doubt == state.epoch then return true end
   -- Numbers only grow, so nobody knows a higher one than the latest.
   if (step.epochs or 0) > (state.epochs or 0) then return true end
-  if step.epoch == state.epoch and (step.seq > state.seq or step.gen > state.gen) then return true end
+  if step.epoch == state.epoch then
+    if step.seq > state.seq or step.gen > state.gen then return true end
+    -- The others may have caught up with these numbers since, but not with this member's own.
+    local me = own_record()
+    if me and me.call < (step.heard or 0) then return true end
+  end
   for n, size in ipairs(counts()) do
     if state.counts[n] ~= size then return true end
   end
