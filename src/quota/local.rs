@@ -145,9 +145,9 @@ impl Local {
     }
 
     /// Goes on as another app registration: see [`QuotaState::forget_refusals`].
-    pub(super) fn forget_refusals(&self) {
+    pub(super) fn forget_refusals(&self, registration: u64) {
         let mut state = self.state.lock();
-        state.quota_state.forget_refusals(Instant::now());
+        state.quota_state.forget_refusals(registration);
         let noted = state.note_pause(&self.wall);
         drop(state);
         report(noted, "write");
@@ -170,7 +170,12 @@ impl Local {
         drop(guard);
         let note = noted.and_then(|noted| report(noted, "write"));
         let local = Arc::clone(this);
-        let charge = LocalCharge { local, charge, note };
+        let charge = LocalCharge {
+            local,
+            charge,
+            note,
+            registration: None,
+        };
         Ok(Permit::new(handle::Charge::Local(charge), latest))
     }
 }
@@ -181,11 +186,28 @@ pub(super) struct LocalCharge {
     local: Arc<Local>,
     charge: Charge,
     note: Option<u64>,
+    /// The app registration that it is made as, if that was said.
+    registration: Option<u64>,
 }
 
 impl LocalCharge {
+    /// The call is made as this app registration of the gateway's; callers have their own.
+    pub(super) fn made_as(&mut self, registration: u64) {
+        self.registration = self.local.holder.is_none().then_some(registration);
+    }
+
     pub(super) fn settle(self) {
-        if self.end(QuotaState::settle, StateFile::settled) {
+        let upsets = self.end(
+            |quota_state, charge, now| {
+                if quota_state.is_registration(self.registration) {
+                    return quota_state.settle(charge, now);
+                }
+                quota_state.settle_for_another(charge, now);
+                true
+            },
+            StateFile::settled,
+        );
+        if upsets {
             self.local.state.slots_changed();
         } else {
             // A slot may be free a moment earlier than last said.
@@ -205,16 +227,24 @@ impl LocalCharge {
         self.local.state.slots_changed();
     }
 
-    pub(super) fn throttled(self, answer: ThrottleHint) -> Duration {
-        let (until, foreign) = self.end(
+    pub(super) fn throttled(self, answer: ThrottleHint) -> Option<Duration> {
+        let known = self.end(
             |quota_state, charge, now| {
+                if !quota_state.is_registration(self.registration) {
+                    quota_state.settle_for_another(charge, now);
+                    return None;
+                }
                 let until = quota_state.throttled(charge, answer, now);
-                (until, quota_state.foreign(now))
+                Some((until, quota_state.foreign(now)))
             },
             StateFile::settled,
         );
         self.local.state.slots_changed();
         self.local.metrics.throttled();
+        let Some((until, foreign)) = known else {
+            tracing::warn!("the upstream answered 429 to the app registration before the present one: nothing pauses");
+            return None;
+        };
         let pause = until.saturating_duration_since(Instant::now());
         let paused_s = pause.as_secs();
         // Without one it is the gateway's own token.
@@ -230,7 +260,7 @@ impl LocalCharge {
         } else {
             tracing::warn!(holder, paused_s, "the upstream answered 429: all calls pause");
         }
-        pause
+        Some(pause)
     }
 
     fn end<R>(

@@ -29,8 +29,8 @@ pub struct QuotaState {
     pub(super) slow_start: Option<SlowStart>,
     /// From when on the bucket does not hold calls back; `None`: never.
     pub(super) unpaced_from: Option<Instant>,
-    /// When the app registration became another one.
-    registered: Option<Instant>,
+    /// Which app registration the calls are made as.
+    registration: u64,
     calls: u64,
 }
 
@@ -81,7 +81,7 @@ impl QuotaState {
             foreign: Foreign::default(),
             slow_start: None,
             unpaced_from: None,
-            registered: None,
+            registration: 0,
             calls: 0,
         }
     }
@@ -105,12 +105,28 @@ impl QuotaState {
     }
 
     /// The calls go on as another app registration, of which nothing is known: what refusals have
-    /// left is forgotten, and those of calls under way are no news.
-    pub(super) fn forget_refusals(&mut self, now: Instant) {
+    /// left is forgotten.
+    pub(super) fn forget_refusals(&mut self, registration: u64) {
         self.throttle = ThrottleState::Open;
         self.foreign = Foreign::default();
         self.slow_start = None;
-        self.registered = Some(now);
+        self.registration = registration;
+        self.pace.invalidate();
+    }
+
+    /// Whether a call made as this app registration tells something of the present one. Whoever
+    /// waited when it became another one may still call as the one before. `None`: it was not said.
+    pub(super) fn is_registration(&self, registration: Option<u64>) -> bool {
+        registration.is_none_or(|registration| registration == self.registration)
+    }
+
+    /// The call was answered to another app registration: it counts, and tells nothing else.
+    pub(super) fn settle_for_another(&mut self, charge: Charge, now: Instant) {
+        self.again_probe(charge, now);
+        if let (Some(start), Some(_)) = (&mut self.slow_start, self.ledger.issued_at(charge)) {
+            start.end();
+        }
+        self.ledger.settle(charge, now);
         self.pace.invalidate();
     }
 
@@ -220,15 +236,6 @@ impl QuotaState {
     /// A call that had left before the pause was ordered tells nothing new, but a wait that it
     /// names is kept.
     pub fn throttled(&mut self, charge: Charge, answer: ThrottleHint, now: Instant) -> Instant {
-        let issued = self.ledger.issued_at(charge);
-        if self
-            .registered
-            .is_some_and(|from| issued.is_some_and(|issued| issued <= from))
-        {
-            // It was another registration's call.
-            self.ledger.settle(charge, now);
-            return self.paused_until().unwrap_or(now);
-        }
         let is_news =
             self.throttle == ThrottleState::Open || self.throttle == (ThrottleState::Probing { probe: charge });
         self.ledger.settle(charge, now);
