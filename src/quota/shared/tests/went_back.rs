@@ -31,6 +31,7 @@ fn a_store_that_went_back_in_time_under_the_same_run_is_found_out() {
 fn a_store_that_went_back_in_time_is_found_out_after_it_has_caught_up() {
     for is_idle in [false, true] {
         let mut few = Few::new(2, None);
+        (0..2).for_each(|_| (0..2).for_each(|n| few.step(n)));
         few.store.save("earlier");
         let earlier = few.epoch();
         assert!(few.is_granted(1));
