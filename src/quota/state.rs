@@ -123,8 +123,8 @@ impl QuotaState {
     /// The call was answered to another app registration: it counts, and tells nothing else.
     pub(super) fn settle_for_another(&mut self, charge: Charge, now: Instant) {
         self.again_probe(charge, now);
-        if let (Some(start), Some(_)) = (&mut self.slow_start, self.ledger.issued_at(charge)) {
-            start.end();
+        if let (Some(start), Some(issued)) = (&mut self.slow_start, self.ledger.issued_at(charge)) {
+            start.end(issued);
         }
         self.ledger.settle(charge, now);
         self.pace.invalidate();
@@ -206,12 +206,12 @@ impl QuotaState {
 
     /// No byte of the call was written: the slot is free again.
     pub fn refund(&mut self, charge: Charge, now: Instant) {
-        if self.ledger.issued_at(charge).is_some() {
+        if let Some(issued) = self.ledger.issued_at(charge) {
             self.ledger.refund(charge);
             self.calls = self.calls.saturating_sub(1);
             self.pace.put_back(now);
             if let Some(start) = &mut self.slow_start {
-                start.end();
+                start.end(issued);
             }
             self.pace.invalidate();
             self.again_probe(charge, now);
@@ -222,8 +222,8 @@ impl QuotaState {
     /// later than forecast.
     pub fn lose(&mut self, charge: Charge, now: Instant) {
         self.again_probe(charge, now);
-        if let (Some(start), Some(_)) = (&mut self.slow_start, self.ledger.issued_at(charge)) {
-            start.end();
+        if let (Some(start), Some(issued)) = (&mut self.slow_start, self.ledger.issued_at(charge)) {
+            start.end(issued);
         }
         self.ledger.lose(charge);
         self.pace.invalidate();

@@ -196,7 +196,7 @@ local function resume(f, run)
     while #f.claims > KEPT do table.remove(f.claims, 1) end
   end
   if now - run.since >= LONG * short then f.trial = nil elseif f.trial then f.trial.since = now end
-  state.slow = { latest = now, issued = 0, accepted = 1 }
+  state.slow = { since = now, latest = now, issued = 0, accepted = 1 }
   upset()
 end
 

@@ -200,7 +200,9 @@ local function run_step()
   end
   for _, done in ipairs(step.settled or {}) do accept(done[1], done[2]) end
   for _, id in ipairs(step.refunded or {}) do refund(id) end
-  for _, id in ipairs(step.lost or {}) do lose(id) end
+  for _, id in ipairs(step.lost or {}) do
+    if not (state.slow and is_told(id)) then lose(id) end
+  end
   for _, said in ipairs(step.throttled or {}) do throttle(said) end
   if state.merging then end_merge() end
   if state.merging then

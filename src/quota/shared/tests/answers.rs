@@ -238,6 +238,33 @@ fn an_epoch_does_not_end_a_slow_start() {
 async fn the_copy_of_a_ledger_without_an_end_is_bounded() {
     let now = Instant::now() + Duration::from_hours(2);
     let mut state = replica(now);
+/// A loss counts once, however often it is told, and not at all when the call is from before the
+/// refusal.
+#[test]
+fn no_more_calls_leave_after_a_refusal_than_were_lost_since() {
+    let mut pair = Pair::new(None);
+    let mut earlier = pair.slots(0, &waiting("a", 9));
+    let refused = earlier.pop().unwrap();
+    let now = pair.now;
+    pair.slots(0, &Vec::new());
+    pair.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
+    pair.pass(6, [true, true]);
+    let probe = pair.slots(1, &waiting("b", 9)).pop().unwrap();
+    let now = pair.now;
+    pair.replicas[1].settle(probe.id, now);
+    let mut later = pair.slots(1, &waiting("b", 9));
+    assert_eq!(later.len(), 2);
+    for slot in earlier {
+        pair.replicas[0].lose(slot.id, now);
+    }
+    pair.step(0, true);
+    assert!(pair.slots(1, &waiting("b", 9)).is_empty(), "those were from before");
+    pair.replicas[1].lose(later.remove(0).id, now);
+    pair.step(1, false);
+    pair.step(1, true);
+    assert_eq!(pair.slots(1, &waiting("b", 9)).len(), 1, "one was lost");
+}
+
     let mut hear = |from: usize, name: &str| {
         let many = || (from..from + 20_000).map(|n| format!("{name}{n}"));
         let news: Vec<_> = many().map(|id| (id, 2, 0)).collect();
