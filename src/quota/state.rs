@@ -193,11 +193,17 @@ impl QuotaState {
             self.latency.observe(took.as_secs_f64());
         }
         self.ledger.settle(charge, now);
-        self.after_probe(charge);
+        let was_probe = self.after_probe(charge);
         if self.throttle == ThrottleState::Open {
             upsets |= self.slow_start.is_some();
             self.slow_start.take_if(SlowStart::accept);
             upsets |= self.accepted(now);
+            if was_probe && self.slow_start.is_none() {
+                // The pause is older than this process.
+                self.slow_start = self
+                    .span()
+                    .map(|(_, span)| SlowStart::new(self.pace.burst(), span.short, now));
+            }
         } else {
             self.foreign.answered_late();
         }
@@ -374,10 +380,12 @@ impl QuotaState {
         }
     }
 
-    /// Probing → Open: the probe was answered.
-    fn after_probe(&mut self, charge: Charge) {
-        if self.throttle == (ThrottleState::Probing { probe: charge }) {
+    /// Probing → Open: the probe was answered. Says whether it was this call.
+    fn after_probe(&mut self, charge: Charge) -> bool {
+        let was_probe = self.throttle == (ThrottleState::Probing { probe: charge });
+        if was_probe {
             self.throttle = ThrottleState::Open;
         }
+        was_probe
     }
 }

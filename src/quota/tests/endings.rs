@@ -166,6 +166,9 @@ async fn a_pause_goes_on_after_a_restart_and_ends_with_one_call() {
     let probe = quota.take(Instant::now()).unwrap();
     assert!(quota.take(Instant::now()).is_err(), "one call finds out");
     probe.settle();
+    let permits: Vec<_> = std::iter::from_fn(|| quota.take(Instant::now()).ok()).collect();
+    assert_eq!(permits.len(), 2, "few at once, as after any pause");
+    drop(permits);
     drop(quota);
     let quota = open();
     assert_eq!(quota.snapshot().paused, None);
