@@ -258,7 +258,10 @@ impl StateFile {
             self.prune(now);
             (self.stepped, self.facts) = (false, 0);
             // Of a file that has grown long only the end is read, which has to say it by itself.
-            return self.file.write_all(self.clock.write(now).as_bytes());
+            self.torn = true;
+            self.file.write_all(self.clock.write(now).as_bytes())?;
+            self.torn = false;
+            return Ok(());
         }
         // What others have written down may have ended since it was last read.
         self.live.retain(|id, _| *id < BESIDES);
