@@ -361,9 +361,11 @@ fn read(path: &Path) -> io::Result<String> {
     };
     let length = file.metadata()?.len();
     if length > LARGEST {
-        let mut first = [0; 2];
+        let mut first = [0; 3];
         file.read_exact(&mut first)?;
-        if !matches!(&first, b"c " | b"s " | b"i " | b"\ni" | b"\nc") {
+        // A line may begin the file, or the end of one that was torn.
+        let line = first.strip_prefix(b"\n").unwrap_or(&first);
+        if !matches!(line, [b'c' | b'i' | b's' | b'r' | b'b' | b'p', b' ', ..]) {
             return Err(io::Error::new(
                 io::ErrorKind::FileTooLarge,
                 "larger than 64 MiB, and no state file",

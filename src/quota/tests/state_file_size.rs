@@ -44,6 +44,15 @@ fn of_a_file_that_has_grown_long_the_end_counts() {
         "by the clock that its end names: {}",
         charges.len()
     );
+    // Where no clock tells the time since boot, no line says what boot it was.
+    for first in ["b ", "p ", "r ", "\nb ", "\np ", "\ns ", "\nr "] {
+        fs::write(&path, format!("{first}1 2\n")).unwrap();
+        long.set_len(65 << 20).unwrap();
+        assert!(
+            StateFile::open(&path, &[], 10, HOUR, MINUTE, &at(0)).is_ok(),
+            "{first:?}"
+        );
+    }
     fs::write(&path, "a diary\n").unwrap();
     long.set_len(65 << 20).unwrap();
     assert!(
