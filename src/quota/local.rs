@@ -82,10 +82,9 @@ impl Local {
                     quota_state = QuotaState::resume(config, &past, bucket, now);
                 }
                 if let Some((ago, left)) = past.pause {
-                    let ordered = moment(ago, now).min(now);
-                    quota_state.throttle = ThrottleState::Paused {
-                        until: ordered + left.min(ThrottleHint::LONGEST_WAIT),
-                    };
+                    let ago = Duration::try_from(ago).unwrap_or_default();
+                    let left = left.min(ThrottleHint::LONGEST_WAIT).saturating_sub(ago);
+                    quota_state.throttle = ThrottleState::Paused { until: now + left };
                 }
                 if let Some(at) = now.checked_sub(window) {
                     // Those processes may have made calls before the ones that were worth
