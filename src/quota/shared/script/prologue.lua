@@ -15,7 +15,7 @@ local WAITS, FLOWS, INFOS, IDLE, OFFERS = KEYS[12], KEYS[13], KEYS[14], KEYS[15]
 local step = cjson.decode(ARGV[1])
 -- A store whose memory is full refuses a script's first write if that can need memory, and none after it. This one needs none, so the quota
 -- goes on there; a ledger that somebody comes to has no lifetime anyway.
-redis.call('PERSIST', STATE)
+local had_lifetime = redis.call('PERSIST', STATE) == 1
 local raw = redis.call('GET', STATE)
 local state = raw and cmsgpack.unpack(raw)
 local wakes = {}

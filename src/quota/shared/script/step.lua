@@ -255,7 +255,10 @@ local function take_over()
 end
 
 local format = redis.call('GET', FORMAT)
-if format and format ~= step.format and not (format == step.before and take_over()) then return cjson.encode({ other = format }) end
+if format and format ~= step.format and not (format == step.before and take_over()) then
+  if had_lifetime then redis.call('PEXPIRE', STATE, step.ttl) end
+  return cjson.encode({ other = format })
+end
 -- What was taken over stands as it is until the first step with its epoch.
 if state and format and format ~= step.format then
   state.counts, state.last = counts(), now

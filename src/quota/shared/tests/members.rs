@@ -286,6 +286,12 @@ fn a_member_of_another_format_is_granted_nothing_and_changes_nothing() {
     // The other version waits until no call of ours can be in a window any more.
     let left: u64 = bench.store.ask(&["PTTL", &format]);
     assert!((11_000..60_000).contains(&left), "{left}");
+
+    // A ledger that everybody has left ends at its time, whoever is refused meanwhile.
+    bench.store.command(&["PEXPIRE", &state, "5000000"]);
+    bench.store.command(&["SET", &format, "v0"]);
+    assert_eq!(bench.step(|_| {}).other.as_deref(), Some("v0"));
+    assert!(bench.store.ask::<i64>(&["PTTL", &state]) > 0);
 }
 
 #[test]
