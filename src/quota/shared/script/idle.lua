@@ -11,7 +11,7 @@ do
     if step.leave or step.wants or step.flows or step.copy then return false end
     if step.settled or step.refunded or step.throttled or step.lost then return false end
     if is_lost() or step.epoch ~= state.epoch or state.merging or state.offered ~= 0 then return false end
-    if state.gate or state.foreign or state.slow then return false end
+    if state.gate or state.foreign or state.slow or state.told then return false end
     if step.want > 0 or step.seq ~= state.seq or step.gen ~= state.gen or state.known ~= state.gen then return false end
     if step.keep > state.keep or step.most > state.most or state.plan <= now then return false end
     for class = 1, 8 do

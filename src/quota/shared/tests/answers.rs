@@ -17,6 +17,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Two replicas that know each other, and an unused quota.
 pub(super) struct Pair {
     store: Store,
+    /// That of the ledger.
+    key: String,
     replicas: Vec<Protocol>,
     start: Instant,
     now: Instant,
@@ -33,6 +35,7 @@ impl Pair {
         let replica = |n| Protocol::new(format!("r{n}"), &config, &sharing, start);
         let mut pair = Self {
             store: Store::start(sharing.keys(), mistake),
+            key: sharing.ledger_key(),
             replicas: (0..2).map(replica).collect(),
             start,
             now: start,
@@ -91,6 +94,26 @@ fn a_refusal_that_is_told_again_is_no_second_one() {
     pair.step(0, true);
     assert_eq!(pair.replicas[0].quota_state(now).paused_until(), None);
     assert_eq!(pair.slots(1, &waiting("b", 9)).len(), 2, "the slow start goes on");
+}
+
+/// The probe's call is never heard of again, and nobody makes another.
+#[test]
+fn refusals_whose_end_nobody_tells_are_forgotten() {
+    const LEFT: &str = "local state = cmsgpack.unpack(redis.call('GET', KEYS[1])) \
+                        return (state.foreign and 1 or 0) + (state.told and 1 or 0) + (state.gate and 1 or 0)";
+    let mut pair = Pair::new(None);
+    let refused = pair.slots(0, &waiting("a", 1)).pop().unwrap();
+    let now = pair.now;
+    pair.slots(0, &Vec::new());
+    pair.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
+    pair.pass(6, [true, true]);
+    assert_eq!(pair.slots(1, &waiting("b", 9)).len(), 1);
+    pair.slots(1, &Vec::new());
+    let key = pair.key.clone();
+    for (seconds, left) in [(0, 3), (20, 2), (60, 0)] {
+        pair.pass(seconds, [true, true]);
+        assert_eq!(pair.store.ask::<u64>(&["EVAL", LEFT, "1", &key]), left, "{seconds}");
+    }
 }
 
 fn replica(now: Instant) -> Protocol {
@@ -215,29 +238,6 @@ fn lost_calls_do_not_slow_down_those_after_a_refusal() {
     }
 }
 
-/// The store begins an epoch in the middle of a slow start.
-#[test]
-fn an_epoch_does_not_end_a_slow_start() {
-    let mut pair = Pair::new(None);
-    let refused = pair.slots(0, &waiting("a", 1)).pop().unwrap();
-    let now = pair.now;
-    pair.slots(0, &Vec::new());
-    pair.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
-    pair.pass(6, [true, true]);
-    let probe = pair.slots(1, &waiting("b", 9));
-    assert_eq!(probe.len(), 1);
-    let now = pair.now;
-    pair.replicas[1].settle(probe[0].id.clone(), now);
-    pair.slots(1, &Vec::new());
-    pair.store.evict(6);
-    pair.pass(4, [true, true]);
-    assert_eq!(pair.slots(1, &waiting("b", 9)).len(), 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_copy_of_a_ledger_without_an_end_is_bounded() {
-    let now = Instant::now() + Duration::from_hours(2);
-    let mut state = replica(now);
 /// A loss counts once, however often it is told, and not at all when the call is from before the
 /// refusal.
 #[test]
@@ -265,6 +265,29 @@ fn no_more_calls_leave_after_a_refusal_than_were_lost_since() {
     assert_eq!(pair.slots(1, &waiting("b", 9)).len(), 1, "one was lost");
 }
 
+/// The store begins an epoch in the middle of a slow start.
+#[test]
+fn an_epoch_does_not_end_a_slow_start() {
+    let mut pair = Pair::new(None);
+    let refused = pair.slots(0, &waiting("a", 1)).pop().unwrap();
+    let now = pair.now;
+    pair.slots(0, &Vec::new());
+    pair.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
+    pair.pass(6, [true, true]);
+    let probe = pair.slots(1, &waiting("b", 9));
+    assert_eq!(probe.len(), 1);
+    let now = pair.now;
+    pair.replicas[1].settle(probe[0].id.clone(), now);
+    pair.slots(1, &Vec::new());
+    pair.store.evict(6);
+    pair.pass(4, [true, true]);
+    assert_eq!(pair.slots(1, &waiting("b", 9)).len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_copy_of_a_ledger_without_an_end_is_bounded() {
+    let now = Instant::now() + Duration::from_hours(2);
+    let mut state = replica(now);
     let mut hear = |from: usize, name: &str| {
         let many = || (from..from + 20_000).map(|n| format!("{name}{n}"));
         let news: Vec<_> = many().map(|id| (id, 2, 0)).collect();
