@@ -45,6 +45,8 @@ pub(super) struct Components {
     read: server::read::Layer,
     pub(super) guard: server::guard::Layer,
     limiter: token_limiters::Config,
+    /// How many app registrations there were before this one.
+    registration: u64,
 }
 
 /// The settings that parts are made with: all of them are right before any part is touched.
@@ -123,6 +125,7 @@ impl Components {
             read: server::read::Layer::new(settings::read(config, &context.memory.shares)),
             guard: server::guard::Layer::new(plan.hosts),
             limiter: plan.limiter,
+            registration: 0,
             config: config.clone(),
             context,
             net,
@@ -156,6 +159,7 @@ impl Components {
             config: config.clone(),
             limiter: plan.limiter,
             guard: server::guard::Layer::new(plan.hosts),
+            registration: self.registration + u64::from(!self.has_identity_of(config)),
             ..self.clone()
         };
         let other_net = changes.any(&["defender.via_proxy", "defender.ca_file"]);
@@ -245,7 +249,7 @@ impl Components {
         self.token_source.part.take_over();
         self.context.token_limiters.reconfigure(self.limiter.clone());
         if !self.has_identity_of(before) {
-            self.context.token_limiters.forget_refusals();
+            self.context.token_limiters.forget_refusals(self.registration);
         }
     }
 
@@ -275,6 +279,7 @@ impl Components {
             token_limiters: token_limiters.clone(),
             quota: quota::Charging {
                 wall: context.wall.clone(),
+                registration: self.registration,
             },
             region: self.regions.part.clone(),
             token: self.token_source.part.clone(),

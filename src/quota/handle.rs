@@ -85,9 +85,9 @@ impl Quota {
 
     /// Goes on as another app registration, to which nobody has refused a call yet. Replicas keep
     /// the ledger of each registration apart: a shared quota stays as it is.
-    pub fn forget_refusals(&self) {
+    pub fn forget_refusals(&self, registration: u64) {
         if let Kind::Local(local) = &self.0 {
-            local.forget_refusals();
+            local.forget_refusals(registration);
         }
     }
 
@@ -286,6 +286,13 @@ impl Permit {
         self.has_left = true;
     }
 
+    /// The call is made as this app registration of the gateway's: see [`Quota::forget_refusals`].
+    pub fn made_as(&mut self, registration: u64) {
+        if let Some(Charge::Local(charge)) = &mut self.charge {
+            charge.made_as(registration);
+        }
+    }
+
     /// The call was answered, and not with a 429.
     pub fn settle(mut self) {
         if let Some(charge) = self.charge.take() {
@@ -299,13 +306,11 @@ impl Permit {
     }
 
     /// The call was answered with a 429: everybody pauses. Returns for how long, as far as this
-    /// process knows.
-    pub fn throttled(mut self, answer: ThrottleHint) -> Duration {
-        let charge = self.charge.take();
-        charge.map_or(
-            Duration::ZERO,
-            |charge| either!(Charge, charge, charge => charge.throttled(answer)),
-        )
+    /// process knows; `None` when it was made as an app registration that is not used any more, so
+    /// that nobody pauses.
+    pub fn throttled(mut self, answer: ThrottleHint) -> Option<Duration> {
+        let charge = self.charge.take()?;
+        either!(Charge, charge, charge => charge.throttled(answer))
     }
 }
 

@@ -18,6 +18,9 @@ use crate::scan::{Headers, UpstreamResponse};
 pub struct Charging {
     /// For `Retry-After` dates.
     pub wall: Wall,
+    /// Which of the gateway's app registrations the calls below are made as, as
+    /// [`Quota::forget_refusals`](super::Quota::forget_refusals) numbers them.
+    pub registration: u64,
 }
 
 impl Middleware<Admitted<Permit>, Next<Charged>> for Charging {
@@ -41,6 +44,7 @@ impl Middleware<Admitted<Permit>, Next<Charged>> for Charging {
             caller: attempt.caller,
             retries: attempt.retries,
         };
+        permit.made_as(self.registration);
         permit.leave();
         let result = next.call(charged).await;
         end(permit, result, &self.wall)
@@ -52,11 +56,12 @@ fn end(permit: Permit, result: Result<UpstreamResponse, Failure>, wall: &Wall) -
     match result {
         Ok(mut answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
             let pause = permit.throttled(ThrottleHint::read(answer.headers.iter(), &answer.body, wall.now()));
-            answer.headers = with_retry_after(&answer.headers, pause);
+            answer.headers = with_retry_after(&answer.headers, pause.unwrap_or_default());
             let source = Box::new(Refused);
             Err(Failure {
                 delivery: Delivery::Answered,
-                again: RetryHint::WhenAllowed,
+                // A registration that is not used any more has no pause to wait for here.
+                again: pause.map_or(RetryHint::Never, |_| RetryHint::WhenAllowed),
                 answer: Some(answer),
                 source,
             })

@@ -82,10 +82,9 @@ impl Local {
                     quota_state = QuotaState::resume(config, &past, bucket, now);
                 }
                 if let Some((ago, left)) = past.pause {
-                    let ordered = moment(ago, now).min(now);
-                    quota_state.throttle = ThrottleState::Paused {
-                        until: ordered + left.min(ThrottleHint::LONGEST_WAIT),
-                    };
+                    let ago = Duration::try_from(ago).unwrap_or_default();
+                    let left = left.min(ThrottleHint::LONGEST_WAIT).saturating_sub(ago);
+                    quota_state.throttle = ThrottleState::Paused { until: now + left };
                 }
                 if let Some(at) = now.checked_sub(window) {
                     // Those processes may have made calls before the ones that were worth
@@ -145,9 +144,9 @@ impl Local {
     }
 
     /// Goes on as another app registration: see [`QuotaState::forget_refusals`].
-    pub(super) fn forget_refusals(&self) {
+    pub(super) fn forget_refusals(&self, registration: u64) {
         let mut state = self.state.lock();
-        state.quota_state.forget_refusals(Instant::now());
+        state.quota_state.forget_refusals(registration);
         let noted = state.note_pause(&self.wall);
         drop(state);
         report(noted, "write");
@@ -170,7 +169,12 @@ impl Local {
         drop(guard);
         let note = noted.and_then(|noted| report(noted, "write"));
         let local = Arc::clone(this);
-        let charge = LocalCharge { local, charge, note };
+        let charge = LocalCharge {
+            local,
+            charge,
+            note,
+            registration: None,
+        };
         Ok(Permit::new(handle::Charge::Local(charge), latest))
     }
 }
@@ -181,11 +185,28 @@ pub(super) struct LocalCharge {
     local: Arc<Local>,
     charge: Charge,
     note: Option<u64>,
+    /// The app registration that it is made as, if that was said.
+    registration: Option<u64>,
 }
 
 impl LocalCharge {
+    /// The call is made as this app registration of the gateway's; callers have their own.
+    pub(super) fn made_as(&mut self, registration: u64) {
+        self.registration = self.local.holder.is_none().then_some(registration);
+    }
+
     pub(super) fn settle(self) {
-        if self.end(QuotaState::settle, StateFile::settled) {
+        let upsets = self.end(
+            |quota_state, charge, now| {
+                if quota_state.is_registration(self.registration) {
+                    return quota_state.settle(charge, now);
+                }
+                quota_state.settle_for_another(charge, now);
+                true
+            },
+            StateFile::settled,
+        );
+        if upsets {
             self.local.state.slots_changed();
         } else {
             // A slot may be free a moment earlier than last said.
@@ -205,16 +226,24 @@ impl LocalCharge {
         self.local.state.slots_changed();
     }
 
-    pub(super) fn throttled(self, answer: ThrottleHint) -> Duration {
-        let (until, foreign) = self.end(
+    pub(super) fn throttled(self, answer: ThrottleHint) -> Option<Duration> {
+        let known = self.end(
             |quota_state, charge, now| {
+                if !quota_state.is_registration(self.registration) {
+                    quota_state.settle_for_another(charge, now);
+                    return None;
+                }
                 let until = quota_state.throttled(charge, answer, now);
-                (until, quota_state.foreign(now))
+                Some((until, quota_state.foreign(now)))
             },
             StateFile::settled,
         );
         self.local.state.slots_changed();
         self.local.metrics.throttled();
+        let Some((until, foreign)) = known else {
+            tracing::warn!("the upstream answered 429 to the app registration before the present one: nothing pauses");
+            return None;
+        };
         let pause = until.saturating_duration_since(Instant::now());
         let paused_s = pause.as_secs();
         // Without one it is the gateway's own token.
@@ -230,7 +259,7 @@ impl LocalCharge {
         } else {
             tracing::warn!(holder, paused_s, "the upstream answered 429: all calls pause");
         }
-        pause
+        Some(pause)
     }
 
     fn end<R>(

@@ -21,6 +21,7 @@ const EACH: Duration = Duration::from_secs(1);
 /// See the module.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SlowStart {
+    since: Instant,
     latest: Instant,
     burst: usize,
     /// So long without a call ends it.
@@ -33,6 +34,7 @@ impl SlowStart {
     /// After a probe that was accepted.
     pub(super) fn new(burst: usize, short: Duration, now: Instant) -> Self {
         Self {
+            since: now,
             latest: now,
             burst,
             idle: short.max(IDLE),
@@ -61,9 +63,9 @@ impl SlowStart {
         now.saturating_duration_since(self.latest) >= self.idle
     }
 
-    /// A call was not made after all, or nobody will learn what became of it.
-    pub(super) fn end(&mut self) {
-        self.issued = self.issued.saturating_sub(1);
+    /// A call that was issued then was not made after all, or nobody will learn what became of it.
+    pub(super) fn end(&mut self, issued: Instant) {
+        self.issued = self.issued.saturating_sub(usize::from(issued >= self.since));
     }
 
     /// A call was accepted; says whether as many were as the bucket holds at most, which ends it.

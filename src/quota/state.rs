@@ -29,8 +29,8 @@ pub struct QuotaState {
     pub(super) slow_start: Option<SlowStart>,
     /// From when on the bucket does not hold calls back; `None`: never.
     pub(super) unpaced_from: Option<Instant>,
-    /// When the app registration became another one.
-    registered: Option<Instant>,
+    /// Which app registration the calls are made as.
+    registration: u64,
     calls: u64,
 }
 
@@ -81,7 +81,7 @@ impl QuotaState {
             foreign: Foreign::default(),
             slow_start: None,
             unpaced_from: None,
-            registered: None,
+            registration: 0,
             calls: 0,
         }
     }
@@ -105,12 +105,28 @@ impl QuotaState {
     }
 
     /// The calls go on as another app registration, of which nothing is known: what refusals have
-    /// left is forgotten, and those of calls under way are no news.
-    pub(super) fn forget_refusals(&mut self, now: Instant) {
+    /// left is forgotten.
+    pub(super) fn forget_refusals(&mut self, registration: u64) {
         self.throttle = ThrottleState::Open;
         self.foreign = Foreign::default();
         self.slow_start = None;
-        self.registered = Some(now);
+        self.registration = registration;
+        self.pace.invalidate();
+    }
+
+    /// Whether a call made as this app registration tells something of the present one. Whoever
+    /// waited when it became another one may still call as the one before. `None`: it was not said.
+    pub(super) fn is_registration(&self, registration: Option<u64>) -> bool {
+        registration.is_none_or(|registration| registration == self.registration)
+    }
+
+    /// The call was answered to another app registration: it counts, and tells nothing else.
+    pub(super) fn settle_for_another(&mut self, charge: Charge, now: Instant) {
+        self.again_probe(charge, now);
+        if let (Some(start), Some(issued)) = (&mut self.slow_start, self.ledger.issued_at(charge)) {
+            start.end(issued);
+        }
+        self.ledger.settle(charge, now);
         self.pace.invalidate();
     }
 
@@ -177,11 +193,17 @@ impl QuotaState {
             self.latency.observe(took.as_secs_f64());
         }
         self.ledger.settle(charge, now);
-        self.after_probe(charge);
+        let was_probe = self.after_probe(charge);
         if self.throttle == ThrottleState::Open {
             upsets |= self.slow_start.is_some();
             self.slow_start.take_if(SlowStart::accept);
             upsets |= self.accepted(now);
+            if was_probe && self.slow_start.is_none() {
+                // The pause is older than this process.
+                self.slow_start = self
+                    .span()
+                    .map(|(_, span)| SlowStart::new(self.pace.burst(), span.short, now));
+            }
         } else {
             self.foreign.answered_late();
         }
@@ -190,12 +212,12 @@ impl QuotaState {
 
     /// No byte of the call was written: the slot is free again.
     pub fn refund(&mut self, charge: Charge, now: Instant) {
-        if self.ledger.issued_at(charge).is_some() {
+        if let Some(issued) = self.ledger.issued_at(charge) {
             self.ledger.refund(charge);
             self.calls = self.calls.saturating_sub(1);
             self.pace.put_back(now);
             if let Some(start) = &mut self.slow_start {
-                start.end();
+                start.end(issued);
             }
             self.pace.invalidate();
             self.again_probe(charge, now);
@@ -206,8 +228,8 @@ impl QuotaState {
     /// later than forecast.
     pub fn lose(&mut self, charge: Charge, now: Instant) {
         self.again_probe(charge, now);
-        if let (Some(start), Some(_)) = (&mut self.slow_start, self.ledger.issued_at(charge)) {
-            start.end();
+        if let (Some(start), Some(issued)) = (&mut self.slow_start, self.ledger.issued_at(charge)) {
+            start.end(issued);
         }
         self.ledger.lose(charge);
         self.pace.invalidate();
@@ -220,15 +242,6 @@ impl QuotaState {
     /// A call that had left before the pause was ordered tells nothing new, but a wait that it
     /// names is kept.
     pub fn throttled(&mut self, charge: Charge, answer: ThrottleHint, now: Instant) -> Instant {
-        let issued = self.ledger.issued_at(charge);
-        if self
-            .registered
-            .is_some_and(|from| issued.is_some_and(|issued| issued <= from))
-        {
-            // It was another registration's call.
-            self.ledger.settle(charge, now);
-            return self.paused_until().unwrap_or(now);
-        }
         let is_news =
             self.throttle == ThrottleState::Open || self.throttle == (ThrottleState::Probing { probe: charge });
         self.ledger.settle(charge, now);
@@ -367,10 +380,12 @@ impl QuotaState {
         }
     }
 
-    /// Probing → Open: the probe was answered.
-    fn after_probe(&mut self, charge: Charge) {
-        if self.throttle == (ThrottleState::Probing { probe: charge }) {
+    /// Probing → Open: the probe was answered. Says whether it was this call.
+    fn after_probe(&mut self, charge: Charge) -> bool {
+        let was_probe = self.throttle == (ThrottleState::Probing { probe: charge });
+        if was_probe {
             self.throttle = ThrottleState::Open;
         }
+        was_probe
     }
 }

@@ -47,8 +47,10 @@ pub struct StateFile {
     /// After so many facts the file is made compact: about ten lines a charge of the longest
     /// window, so it stays below a few hundred kB.
     compact_after: usize,
-    /// Distinguishes this process's charges from those of the processes before and beside it.
+    /// Distinguishes this process's charges from those of the processes before and beside it: the
+    /// name of the next one, and of the first.
     next: u64,
+    first: u64,
     /// When each charge counts as made, on the [`Clock`]. Without the right to rewrite the file,
     /// those of this process only.
     pub(super) live: BTreeMap<u64, i64>,
@@ -141,6 +143,7 @@ impl StateFile {
             facts: 0,
             compact_after: most.saturating_mul(10).max(1000),
             next: charges.len() as u64,
+            first: charges.len() as u64,
             // Named anew: whatever numbers the file holds, there are some left.
             live: (0..).zip(charges).collect(),
             bucket,
@@ -154,6 +157,7 @@ impl StateFile {
             // The other one goes on with the lowest numbers, and may be writing.
             state_file.live.clear();
             state_file.next = BESIDES + reading.wall.as_microsecond().unsigned_abs();
+            state_file.first = state_file.next;
             state_file.torn = true;
             // What both write means the same clock.
             match writer.filter(|writer| writer.is_same(&state_file.clock)) {
@@ -258,10 +262,14 @@ impl StateFile {
             self.prune(now);
             (self.stepped, self.facts) = (false, 0);
             // Of a file that has grown long only the end is read, which has to say it by itself.
-            return self.file.write_all(self.clock.write(now).as_bytes());
+            self.torn = true;
+            self.file.write_all(self.clock.write(now).as_bytes())?;
+            self.torn = false;
+            return Ok(());
         }
         // What others have written down may have ended since it was last read.
-        self.live.retain(|id, _| *id < BESIDES);
+        let own = self.first..self.next;
+        self.live.retain(|id, _| *id < BESIDES || own.contains(id));
         let written = replay(&read(&self.path)?, self.attempt, &self.clock);
         for (id, at) in written.live {
             self.live.entry(id).or_insert(at);
@@ -353,9 +361,11 @@ fn read(path: &Path) -> io::Result<String> {
     };
     let length = file.metadata()?.len();
     if length > LARGEST {
-        let mut first = [0; 2];
+        let mut first = [0; 3];
         file.read_exact(&mut first)?;
-        if !matches!(&first, b"c " | b"s " | b"i " | b"\ni" | b"\nc") {
+        // A line may begin the file, or the end of one that was torn.
+        let line = first.strip_prefix(b"\n").unwrap_or(&first);
+        if !matches!(line, [b'c' | b'i' | b's' | b'r' | b'b' | b'p', b' ', ..]) {
             return Err(io::Error::new(
                 io::ErrorKind::FileTooLarge,
                 "larger than 64 MiB, and no state file",

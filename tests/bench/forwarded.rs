@@ -89,7 +89,10 @@ pub(crate) fn paid(answer: UpstreamResponse) -> impl Service<Call, Response = Se
         .layer(layer(flights))
         .layer(layer(upstream::Retry))
         .layer(layer(queue))
-        .layer(layer(quota::Charging { wall: Wall::system() }))
+        .layer(layer(quota::Charging {
+            wall: Wall::system(),
+            registration: 0,
+        }))
         .service(Next::new(service_fn(move |_: Charged| {
             std::future::ready(Ok::<_, Failure>(answer.clone()))
         })))

@@ -118,9 +118,9 @@ impl TokenLimiters {
         caller_token.config = config;
     }
 
-    /// The gateway's own calls go on as another app registration.
-    pub(super) fn forget_refusals(&self) {
-        self.quotas().for_each(quota::Quota::forget_refusals);
+    /// The gateway's own calls go on as another app registration, of this number.
+    pub(super) fn forget_refusals(&self, registration: u64) {
+        self.quotas().for_each(|quota| quota.forget_refusals(registration));
     }
 
     /// The gateway's own quotas: one for all operations, or one for each in their order.

@@ -43,6 +43,8 @@ pub(super) struct SyncRequest<'a> {
     pub(super) epochs: u64,
     pub(super) nonce: String,
     pub(super) call: u64,
+    /// The number of the latest step in this epoch that was answered.
+    pub(super) heard: u64,
     /// The number of the first charge, if one is granted.
     pub(super) next: u64,
     /// How many slots may be granted at most.

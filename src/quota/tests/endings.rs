@@ -94,11 +94,9 @@ fn another_registration_inherits_no_refusals() {
     let refused = quota_state.take(start).unwrap();
     quota_state.throttled(refused, said(HOUR, 1800), start);
     let probe = quota_state.take(after(start, 1800)).unwrap();
-    quota_state.forget_refusals(after(start, 1801));
+    quota_state.forget_refusals(1);
     assert_eq!(quota_state.snapshot(after(start, 1801)).foreign, 0);
-    // The answer to the registration before comes later.
-    quota_state.throttled(probe, said(HOUR, 1800), after(start, 1802));
-    assert_eq!(quota_state.paused_until(), None);
+    quota_state.settle_for_another(probe, after(start, 1802));
     assert_eq!(quota_state.snapshot(after(start, 1802)).windows[1].used, 2);
     let own = quota_state.take(after(start, 1803)).unwrap();
     assert!(quota_state.take(after(start, 1803)).is_ok(), "no slow start");
@@ -108,6 +106,38 @@ fn another_registration_inherits_no_refusals() {
         Some(after(start, 1834)),
         "its own refusals count"
     );
+    let before = quota_state.take(after(start, 1834)).unwrap();
+    quota_state.settle_for_another(before, after(start, 1835));
+    assert!(quota_state.take(after(start, 1835)).is_ok(), "another call finds out");
+    assert!(quota_state.take(after(start, 1835)).is_err(), "and only one");
+}
+
+/// Whoever waited when the registration became another one calls as the one before, with a slot
+/// that was given only afterwards.
+#[tokio::test(start_paused = true)]
+async fn who_still_calls_as_the_registration_before_holds_nobody_back() {
+    let wall = Wall::anchored(jiff::Timestamp::from_second(1_790_000_000).unwrap());
+    let hour = said(HOUR, 1800);
+    let quota = Quota::ephemeral(&documented(), wall.clone(), Metrics::default());
+    let take = |quota: &Quota, registration| {
+        let mut permit = quota.take(Instant::now()).unwrap();
+        permit.made_as(registration);
+        permit.leave();
+        permit
+    };
+    assert!(take(&quota, 0).throttled(hour).is_some());
+    quota.forget_refusals(1);
+    assert_eq!(take(&quota, 0).throttled(hour), None);
+    assert_eq!((quota.snapshot().paused, quota.snapshot().foreign), (None, 0));
+    assert!(take(&quota, 1).throttled(hour).is_some(), "its own refusals count");
+    assert!(quota.take(Instant::now()).is_err());
+    // The numbers are those of the gateway's registrations, and not of its callers'.
+    let of_caller = Quota::of_caller(
+        &documented(),
+        wall,
+        crate::scan::CallerToken::new("token").unwrap().token_id(),
+    );
+    assert!(take(&of_caller, 1).throttled(hour).is_some());
 }
 
 /// A running gateway would wait, and send one call to find out.
@@ -136,6 +166,9 @@ async fn a_pause_goes_on_after_a_restart_and_ends_with_one_call() {
     let probe = quota.take(Instant::now()).unwrap();
     assert!(quota.take(Instant::now()).is_err(), "one call finds out");
     probe.settle();
+    let permits: Vec<_> = std::iter::from_fn(|| quota.take(Instant::now()).ok()).collect();
+    assert_eq!(permits.len(), 2, "few at once, as after any pause");
+    drop(permits);
     drop(quota);
     let quota = open();
     assert_eq!(quota.snapshot().paused, None);

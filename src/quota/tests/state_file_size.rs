@@ -44,10 +44,37 @@ fn of_a_file_that_has_grown_long_the_end_counts() {
         "by the clock that its end names: {}",
         charges.len()
     );
+    // Where no clock tells the time since boot, no line says what boot it was.
+    for first in ["b ", "p ", "r ", "\nb ", "\np ", "\ns ", "\nr "] {
+        fs::write(&path, format!("{first}1 2\n")).unwrap();
+        long.set_len(65 << 20).unwrap();
+        assert!(
+            StateFile::open(&path, &[], 10, HOUR, MINUTE, &at(0)).is_ok(),
+            "{first:?}"
+        );
+    }
     fs::write(&path, "a diary\n").unwrap();
     long.set_len(65 << 20).unwrap();
     assert!(
         StateFile::open(&path, &[], 10, HOUR, MINUTE, &at(0)).is_err(),
         "not ours"
     );
+}
+
+/// The line of a call cannot be written when the disk is full; the call counts all the same.
+#[test]
+fn a_file_that_is_taken_over_holds_calls_that_could_not_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    let first = open_short(&path, &at(0));
+    let mut besides = open_short(&path, &at(1));
+    let unwritten = besides.issued(&at(2), FILLING).unwrap();
+    fs::write(&path, "").unwrap();
+    drop(first);
+    // A clock that is stepped has the file written anew.
+    besides.issued(&clocks("first-boot", 500, 3), FILLING).unwrap();
+    assert!(besides.live.contains_key(&unwritten));
+    drop(besides);
+    let (_, charges) = open(&path, &clocks("first-boot", 501, 4));
+    assert_eq!(charges.len(), 2);
 }

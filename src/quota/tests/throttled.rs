@@ -101,6 +101,23 @@ fn a_slot_that_goes_back_does_not_slow_down_the_calls_after_a_refusal() {
     assert!(quota_state.take(after(start, 9)).is_err(), "still few at once");
 }
 
+/// Calls from before the pause were never among those that are let go since.
+#[test]
+fn calls_of_before_a_pause_that_are_lost_after_it_let_no_more_go() {
+    let start = Instant::now();
+    let mut quota_state = QuotaState::new(&documented(), start);
+    let before: Vec<_> = (0..20).map(|_| quota_state.take(start).unwrap()).collect();
+    quota_state.throttled(before[0], said(MINUTE, 8), start);
+    let probe = quota_state.take(after(start, 8)).unwrap();
+    quota_state.settle(probe, after(start, 9));
+    let go = |quota_state: &mut QuotaState| std::iter::from_fn(|| quota_state.take(after(start, 9)).ok()).count();
+    assert_eq!(go(&mut quota_state), 2);
+    for call in &before[1..] {
+        quota_state.lose(*call, after(start, 9));
+    }
+    assert_eq!(go(&mut quota_state), 0);
+}
+
 /// A reset connection loses many calls at once. They may have arrived, so they count; but it is
 /// known from then on until when.
 #[test]

@@ -123,7 +123,10 @@ impl Gateway {
         let stack = ServiceBuilder::new()
             .layer(layer(Retry))
             .layer(layer(queue.clone()))
-            .layer(layer(quota::Charging { wall: wall.clone() }))
+            .layer(layer(quota::Charging {
+                wall: wall.clone(),
+                registration: 0,
+            }))
             .service(client);
         Self {
             queue,

@@ -131,7 +131,10 @@ impl StackFixture {
         let paid = ServiceBuilder::new()
             .layer(layer(upstream::Retry))
             .layer(layer(queue.clone()))
-            .layer(layer(quota::Charging { wall: Wall::system() }))
+            .layer(layer(quota::Charging {
+                wall: Wall::system(),
+                registration: 0,
+            }))
             .service(upstream(layout, tenant, &down, &arrivals));
 
         let upstream_profile = Arc::new(UpstreamProfile::new(match sharing {

@@ -47,6 +47,8 @@ pub struct Protocol {
     /// How many epochs there were, as the store said when this one began.
     epochs: u64,
     call: u64,
+    /// The latest step in this epoch that was answered.
+    heard: u64,
     next: u64,
     seq: u64,
     r#gen: u64,
@@ -137,6 +139,7 @@ impl Protocol {
             epoch: String::new(),
             epochs: 0,
             call: 0,
+            heard: 0,
             next: 0,
             seq: 0,
             r#gen: 0,
@@ -214,6 +217,7 @@ impl Protocol {
             epochs: self.epochs,
             nonce,
             call: self.call,
+            heard: self.heard,
             next: self.next,
             want: self.asked,
             wants: self.wants.any(),
@@ -248,6 +252,7 @@ impl Protocol {
             self.woken = true;
             return Change::default();
         }
+        self.heard = self.call;
         self.pending_reports.on_reply();
         let found = if self.foreign == 0 { reply.foreign } else { 0 };
         self.foreign = reply.foreign;
@@ -353,7 +358,7 @@ impl Protocol {
         let epoch = !self.epoch.is_empty();
         self.epoch.clone_from(&reply.epoch);
         self.epochs = messages::number(reply.epochs);
-        (self.seq, self.r#gen) = (0, 0);
+        (self.heard, self.seq, self.r#gen) = (0, 0, 0);
         // Of few, each brings all at once; of many, those who are asked.
         self.resync = match self.copy.asked {
             None => Resync::Nothing,

@@ -196,7 +196,7 @@ local function resume(f, run)
     while #f.claims > KEPT do table.remove(f.claims, 1) end
   end
   if now - run.since >= LONG * short then f.trial = nil elseif f.trial then f.trial.since = now end
-  state.slow = { latest = now, issued = 0, accepted = 1 }
+  state.slow = { since = now, latest = now, issued = 0, accepted = 1 }
   upset()
 end
 
@@ -299,11 +299,15 @@ local function forget_refusals()
     state.gate = nil
     if f then f.run, f.trial = nil, nil end
   end
-  if not f or f.run then return end
-  f.told = f.told or now -- an earlier version has measured it
-  local latest = f.claims[#f.claims]
-  local is_over = now - f.told > longest.hold and others() <= 0 and not (latest and now - latest[1] < longest.hold)
-  if is_over and not (f.holes[#f.holes] and f.holes[#f.holes][2] > now) then state.foreign = nil end
+  -- Nobody told what became of the probe.
+  if f and f.run and not state.gate and now - math.max(f.run.since, f.told or 0) > longest.hold then f.run = nil end
+  if f and not f.run then
+    f.told = f.told or now -- an earlier version has measured it
+    local latest = f.claims[#f.claims]
+    local is_over = now - f.told > longest.hold and others() <= 0 and not (latest and now - latest[1] < longest.hold)
+    if is_over and not (f.holes[#f.holes] and f.holes[#f.holes][2] > now) then state.foreign = nil end
+  end
+  if not state.foreign and not state.gate then state.told = nil end
 end
 
 -- The plan of the bucket: see pacer.rs.

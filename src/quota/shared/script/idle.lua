@@ -11,7 +11,7 @@ do
     if step.leave or step.wants or step.flows or step.copy then return false end
     if step.settled or step.refunded or step.throttled or step.lost then return false end
     if is_lost() or step.epoch ~= state.epoch or state.merging or state.offered ~= 0 then return false end
-    if state.gate or state.foreign or state.slow then return false end
+    if state.gate or state.foreign or state.slow or state.told then return false end
     if step.want > 0 or step.seq ~= state.seq or step.gen ~= state.gen or state.known ~= state.gen then return false end
     if step.keep > state.keep or step.most > state.most or state.plan <= now then return false end
     for class = 1, 8 do
@@ -33,8 +33,7 @@ do
   -- The record of this member, when it has to be changed in nothing but the number of its latest
   -- step.
   local function unchanged_member()
-    local packed = redis.call('HGET', MEMBERS, step.me)
-    local me = packed and cmsgpack.unpack(packed)
+    local me = own_record()
     local is_same = me and step.call > me.call and not me.again and not me.due and #me.offers == 0
     return is_same and tonumber(redis.call('ZSCORE', SEEN, step.me)) == step.gen and me or nil
   end

@@ -105,20 +105,24 @@ local function probe_again(id)
 end
 
 -- A call that has ended without an answer does not hold back those after a refusal.
-local function not_accepted()
-  if state.slow then state.slow.issued = math.max(state.slow.issued - 1, 0) end
+local function not_accepted(latest)
+  local slow = state.slow
+  if slow and tonumber(latest) - step.attempt >= (slow.since or 0) then slow.issued = math.max(slow.issued - 1, 0) end
 end
 
 local function lose(id)
   probe_again(id)
-  if redis.call('ZSCORE', FLYING, id) then not_accepted() end
+  local latest = redis.call('ZSCORE', FLYING, id)
+  if latest then not_accepted(latest) end
 end
 
 local function refund(id)
-  if redis.call('ZREM', FLYING, id) == 1 then
+  local latest = redis.call('ZSCORE', FLYING, id)
+  if latest then
+    redis.call('ZREM', FLYING, id)
     note(id)
     state.level = math.min(state.level + 1, step.burst)
-    not_accepted()
+    not_accepted(latest)
     upset()
     probe_again(id)
   end

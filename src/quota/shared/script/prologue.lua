@@ -15,7 +15,7 @@ local WAITS, FLOWS, INFOS, IDLE, OFFERS = KEYS[12], KEYS[13], KEYS[14], KEYS[15]
 local step = cjson.decode(ARGV[1])
 -- A store whose memory is full refuses a script's first write if that can need memory, and none after it. This one needs none, so the quota
 -- goes on there; a ledger that somebody comes to has no lifetime anyway.
-redis.call('PERSIST', STATE)
+local had_lifetime = redis.call('PERSIST', STATE) == 1
 local raw = redis.call('GET', STATE)
 local state = raw and cmsgpack.unpack(raw)
 local wakes = {}
@@ -44,11 +44,22 @@ local function counts()
   }
 end
 
+-- The record of this member.
+local function own_record()
+  local packed = redis.call('HGET', MEMBERS, step.me)
+  return packed and cmsgpack.unpack(packed)
+end
+
 local function is_lost()
   if not state or state.run ~= run or step.doubt == state.epoch then return true end
   -- Numbers only grow, so nobody knows a higher one than the latest.
   if (step.epochs or 0) > (state.epochs or 0) then return true end
-  if step.epoch == state.epoch and (step.seq > state.seq or step.gen > state.gen) then return true end
+  if step.epoch == state.epoch then
+    if step.seq > state.seq or step.gen > state.gen then return true end
+    -- The others may have caught up with these numbers since, but not with this member's own.
+    local me = own_record()
+    if me and me.call < (step.heard or 0) then return true end
+  end
   for n, size in ipairs(counts()) do
     if state.counts[n] ~= size then return true end
   end

@@ -200,7 +200,9 @@ local function run_step()
   end
   for _, done in ipairs(step.settled or {}) do accept(done[1], done[2]) end
   for _, id in ipairs(step.refunded or {}) do refund(id) end
-  for _, id in ipairs(step.lost or {}) do lose(id) end
+  for _, id in ipairs(step.lost or {}) do
+    if not (state.slow and is_told(id)) then lose(id) end
+  end
   for _, said in ipairs(step.throttled or {}) do throttle(said) end
   if state.merging then end_merge() end
   if state.merging then
@@ -253,7 +255,10 @@ local function take_over()
 end
 
 local format = redis.call('GET', FORMAT)
-if format and format ~= step.format and not (format == step.before and take_over()) then return cjson.encode({ other = format }) end
+if format and format ~= step.format and not (format == step.before and take_over()) then
+  if had_lifetime then redis.call('PEXPIRE', STATE, step.ttl) end
+  return cjson.encode({ other = format })
+end
 -- What was taken over stands as it is until the first step with its epoch.
 if state and format and format ~= step.format then
   state.counts, state.last = counts(), now

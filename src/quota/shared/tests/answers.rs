@@ -17,6 +17,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Two replicas that know each other, and an unused quota.
 pub(super) struct Pair {
     store: Store,
+    /// That of the ledger.
+    key: String,
     replicas: Vec<Protocol>,
     start: Instant,
     now: Instant,
@@ -33,6 +35,7 @@ impl Pair {
         let replica = |n| Protocol::new(format!("r{n}"), &config, &sharing, start);
         let mut pair = Self {
             store: Store::start(sharing.keys(), mistake),
+            key: sharing.ledger_key(),
             replicas: (0..2).map(replica).collect(),
             start,
             now: start,
@@ -91,6 +94,26 @@ fn a_refusal_that_is_told_again_is_no_second_one() {
     pair.step(0, true);
     assert_eq!(pair.replicas[0].quota_state(now).paused_until(), None);
     assert_eq!(pair.slots(1, &waiting("b", 9)).len(), 2, "the slow start goes on");
+}
+
+/// The probe's call is never heard of again, and nobody makes another.
+#[test]
+fn refusals_whose_end_nobody_tells_are_forgotten() {
+    const LEFT: &str = "local state = cmsgpack.unpack(redis.call('GET', KEYS[1])) \
+                        return (state.foreign and 1 or 0) + (state.told and 1 or 0) + (state.gate and 1 or 0)";
+    let mut pair = Pair::new(None);
+    let refused = pair.slots(0, &waiting("a", 1)).pop().unwrap();
+    let now = pair.now;
+    pair.slots(0, &Vec::new());
+    pair.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
+    pair.pass(6, [true, true]);
+    assert_eq!(pair.slots(1, &waiting("b", 9)).len(), 1);
+    pair.slots(1, &Vec::new());
+    let key = pair.key.clone();
+    for (seconds, left) in [(0, 3), (20, 2), (60, 0)] {
+        pair.pass(seconds, [true, true]);
+        assert_eq!(pair.store.ask::<u64>(&["EVAL", LEFT, "1", &key]), left, "{seconds}");
+    }
 }
 
 fn replica(now: Instant) -> Protocol {
@@ -213,6 +236,33 @@ fn lost_calls_do_not_slow_down_those_after_a_refusal() {
             pair.replicas[1].lose(slot.id, now);
         }
     }
+}
+
+/// A loss counts once, however often it is told, and not at all when the call is from before the
+/// refusal.
+#[test]
+fn no_more_calls_leave_after_a_refusal_than_were_lost_since() {
+    let mut pair = Pair::new(None);
+    let mut earlier = pair.slots(0, &waiting("a", 9));
+    let refused = earlier.pop().unwrap();
+    let now = pair.now;
+    pair.slots(0, &Vec::new());
+    pair.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
+    pair.pass(6, [true, true]);
+    let probe = pair.slots(1, &waiting("b", 9)).pop().unwrap();
+    let now = pair.now;
+    pair.replicas[1].settle(probe.id, now);
+    let mut later = pair.slots(1, &waiting("b", 9));
+    assert_eq!(later.len(), 2);
+    for slot in earlier {
+        pair.replicas[0].lose(slot.id, now);
+    }
+    pair.step(0, true);
+    assert!(pair.slots(1, &waiting("b", 9)).is_empty(), "those were from before");
+    pair.replicas[1].lose(later.remove(0).id, now);
+    pair.step(1, false);
+    pair.step(1, true);
+    assert_eq!(pair.slots(1, &waiting("b", 9)).len(), 1, "one was lost");
 }
 
 /// The store begins an epoch in the middle of a slow start.

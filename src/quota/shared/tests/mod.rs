@@ -15,3 +15,4 @@ mod queued;
 mod replicas;
 mod store;
 mod throttle_hint;
+mod went_back;
