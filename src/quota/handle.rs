@@ -310,7 +310,10 @@ impl Permit {
     /// that nobody pauses.
     pub fn throttled(mut self, answer: ThrottleHint) -> Option<Duration> {
         let charge = self.charge.take()?;
-        either!(Charge, charge, charge => charge.throttled(answer))
+        match charge {
+            Charge::Local(charge) => charge.throttled(answer),
+            Charge::Shared(charge) => Some(charge.throttled(answer)),
+        }
     }
 }
 

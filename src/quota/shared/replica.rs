@@ -308,12 +308,12 @@ impl SharedCharge {
     }
 
     /// Everybody pauses as soon as the store knows. Returns for how long at least.
-    pub(in crate::quota) fn throttled(self, answer: ThrottleHint) -> Option<Duration> {
+    pub(in crate::quota) fn throttled(self, answer: ThrottleHint) -> Duration {
         self.replica.metrics.quota.throttled();
         self.end(|state, id, now| state.throttle(id, answer, now));
         tracing::warn!("the upstream answered 429: all calls pause");
         let wait = answer.wait.unwrap_or(quota::foreign::FIRST_PROBE);
-        Some(wait.min(ThrottleHint::LONGEST_WAIT))
+        wait.min(ThrottleHint::LONGEST_WAIT)
     }
 
     fn end(self, say: impl FnOnce(&mut Protocol, String, Instant)) {
