@@ -4,22 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{HOUR, MINUTE, documented};
+use super::{HOUR, MINUTE, after, documented, said};
 use crate::clock::Wall;
 use crate::quota::state::QuotaState;
 use crate::quota::throttle_hint::ThrottleHint;
 use crate::quota::{Metrics, Quota};
-
-fn said(window: Duration, seconds: u64) -> ThrottleHint {
-    ThrottleHint {
-        window: Some(window),
-        wait: Some(Duration::from_secs(seconds)),
-    }
-}
-
-fn after(start: Instant, seconds: u64) -> Instant {
-    start + Duration::from_secs(seconds)
-}
 
 /// A neighbour who fills one hour and never comes again. Our own calls are far from the limit, so
 /// none of them says whether others are still there: time does.

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::throttle_hint::ThrottleHint;
 use super::{Config, Limit};
 
 pub(super) const MINUTE: Duration = Duration::from_mins(1);
@@ -28,6 +29,18 @@ pub(super) fn limit(calls: u32, window: Duration) -> Limit {
 pub(super) fn documented() -> Config {
     let limits = vec![limit(100, MINUTE), limit(1500, HOUR)];
     Config::try_new(limits, NonZeroU32::new(100).unwrap(), TIMEOUT).unwrap()
+}
+
+/// A 429 that names a window and how long to wait.
+pub(super) fn said(window: Duration, seconds: u64) -> ThrottleHint {
+    ThrottleHint {
+        window: Some(window),
+        wait: Some(Duration::from_secs(seconds)),
+    }
+}
+
+pub(super) fn after(start: Instant, seconds: u64) -> Instant {
+    start + Duration::from_secs(seconds)
 }
 
 /// The most arrivals in any half-open window of this length, at any alignment.

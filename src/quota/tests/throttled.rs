@@ -7,17 +7,6 @@ use crate::quota::forecast::Forecast;
 use crate::quota::state::QuotaState;
 use crate::quota::throttle_hint::ThrottleHint;
 
-fn said(window: Duration, seconds: u64) -> ThrottleHint {
-    ThrottleHint {
-        window: Some(window),
-        wait: Some(Duration::from_secs(seconds)),
-    }
-}
-
-fn after(start: Instant, seconds: u64) -> Instant {
-    start + Duration::from_secs(seconds)
-}
-
 #[test]
 fn everybody_pauses_then_one_probe_finds_out() {
     let start = Instant::now();
