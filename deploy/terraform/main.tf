@@ -1,5 +1,5 @@
-# The shared service from the chart. `chart` is its path in this repository, to be changed in a copy elsewhere; a chart in an
-# OCI registry goes in as oci://registry.example.com/charts/defender-gateway, with `version` beside it.
+# The shared service from the chart. `chart` is its path in this repository, to be changed in a copy elsewhere; a chart
+# in an OCI registry goes in as oci://registry.example.com/charts/defender-gateway, with `version` beside it.
 terraform {
   required_version = ">= 1.5"
   required_providers {

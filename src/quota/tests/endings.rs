@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{HOUR, MINUTE, after, documented, said};
+use super::{HOUR, MINUTE, after, documented, refused, said};
 use crate::clock::Wall;
 use crate::quota::state::QuotaState;
 use crate::quota::throttle_hint::ThrottleHint;
@@ -57,10 +57,7 @@ fn an_estimate_that_is_confirmed_does_not_end() {
 /// anybody calls is over.
 #[test]
 fn lost_calls_do_not_slow_down_the_calls_after_a_refusal() {
-    let start = Instant::now();
-    let mut quota_state = QuotaState::new(&documented(), start);
-    let refused = quota_state.take(start).unwrap();
-    quota_state.throttled(refused, said(MINUTE, 8), start);
+    let (start, mut quota_state) = refused(said(MINUTE, 8));
     let probe = quota_state.take(after(start, 8)).unwrap();
     quota_state.settle(probe, after(start, 9));
     let lost: Vec<_> = std::iter::from_fn(|| quota_state.take(after(start, 9)).ok()).collect();
@@ -78,10 +75,7 @@ fn lost_calls_do_not_slow_down_the_calls_after_a_refusal() {
 /// nothing of it. The calls count on, which is careful.
 #[test]
 fn another_registration_inherits_no_refusals() {
-    let start = Instant::now();
-    let mut quota_state = QuotaState::new(&documented(), start);
-    let refused = quota_state.take(start).unwrap();
-    quota_state.throttled(refused, said(HOUR, 1800), start);
+    let (start, mut quota_state) = refused(said(HOUR, 1800));
     let probe = quota_state.take(after(start, 1800)).unwrap();
     quota_state.forget_refusals(1);
     assert_eq!(quota_state.snapshot(after(start, 1801)).foreign, 0);

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::state::QuotaState;
 use super::throttle_hint::ThrottleHint;
 use super::{Config, Limit};
 
@@ -41,6 +42,15 @@ pub(super) fn said(window: Duration, seconds: u64) -> ThrottleHint {
 
 pub(super) fn after(start: Instant, seconds: u64) -> Instant {
     start + Duration::from_secs(seconds)
+}
+
+/// A quota whose first call has just been answered with this 429.
+pub(super) fn refused(answer: ThrottleHint) -> (Instant, QuotaState) {
+    let start = Instant::now();
+    let mut quota_state = QuotaState::new(&documented(), start);
+    let charge = quota_state.take(start).unwrap();
+    quota_state.throttled(charge, answer, start);
+    (start, quota_state)
 }
 
 /// The most arrivals in any half-open window of this length, at any alignment.

@@ -9,10 +9,7 @@ use crate::quota::throttle_hint::ThrottleHint;
 
 #[test]
 fn everybody_pauses_then_one_probe_finds_out() {
-    let start = Instant::now();
-    let mut quota_state = QuotaState::new(&documented(), start);
-    let refused = quota_state.take(start).unwrap();
-    quota_state.throttled(refused, said(MINUTE, 8), start);
+    let (start, mut quota_state) = refused(said(MINUTE, 8));
     assert_eq!(quota_state.take(start), Err(Some(after(start, 8))));
     let probe = quota_state.take(after(start, 8)).unwrap();
     assert_eq!(quota_state.take(after(start, 8)), Err(None), "one probe at a time");
@@ -39,10 +36,7 @@ fn a_pause_is_only_ever_extended() {
 
 #[test]
 fn a_refused_probe_pauses_again_and_a_lost_one_ends_the_pause() {
-    let start = Instant::now();
-    let mut quota_state = QuotaState::new(&documented(), start);
-    let refused = quota_state.take(start).unwrap();
-    quota_state.throttled(refused, said(MINUTE, 8), start);
+    let (start, mut quota_state) = refused(said(MINUTE, 8));
     let probe = quota_state.take(after(start, 8)).unwrap();
     quota_state.throttled(probe, said(MINUTE, 20), after(start, 9));
     quota_state.take(after(start, 29)).unwrap();
@@ -56,10 +50,7 @@ fn a_refused_probe_pauses_again_and_a_lost_one_ends_the_pause() {
 
 #[test]
 fn a_probe_that_brings_no_answer_is_followed_by_another_at_once() {
-    let start = Instant::now();
-    let mut quota_state = QuotaState::new(&documented(), start);
-    let refused = quota_state.take(start).unwrap();
-    quota_state.throttled(refused, said(MINUTE, 8), start);
+    let (start, mut quota_state) = refused(said(MINUTE, 8));
     let unsent = quota_state.take(after(start, 8)).unwrap();
     quota_state.refund(unsent, after(start, 9));
     let lost = quota_state.take(after(start, 9)).unwrap();
@@ -75,10 +66,7 @@ fn a_probe_that_brings_no_answer_is_followed_by_another_at_once() {
 /// After a refusal few calls are in flight at once; one that was not made is not in flight.
 #[test]
 fn a_slot_that_goes_back_does_not_slow_down_the_calls_after_a_refusal() {
-    let start = Instant::now();
-    let mut quota_state = QuotaState::new(&documented(), start);
-    let refused = quota_state.take(start).unwrap();
-    quota_state.throttled(refused, said(MINUTE, 8), start);
+    let (start, mut quota_state) = refused(said(MINUTE, 8));
     let probe = quota_state.take(after(start, 8)).unwrap();
     quota_state.settle(probe, after(start, 9));
     for _ in 0..20 {
@@ -135,10 +123,7 @@ fn after_lost_calls_it_is_known_when_the_next_may_go() {
 
 #[test]
 fn calls_of_others_are_not_charged() {
-    let start = Instant::now();
-    let mut quota_state = QuotaState::new(&documented(), start);
-    let refused = quota_state.take(start).unwrap();
-    quota_state.throttled(refused, said(MINUTE, 8), start);
+    let (start, quota_state) = refused(said(MINUTE, 8));
     let used: Vec<usize> = quota_state.windows(start).iter().map(|window| window.used).collect();
     assert_eq!(used, [1, 1], "our own call, and nothing else");
     assert_eq!(quota_state.foreign(start), 0, "the minute says nothing about the hour");

@@ -5,7 +5,8 @@
 local MARGIN, FORESEEN, NEAR, NEARLY_FULL, MOST, DECAY = 0.007, 0.05, 0.03, 0.8, 0.9, 1 / 300
 local GAIN, DOUBLING, LEAST, STRETCH, KEPT = 0.5, 12, 0.25, 8, 8
 local SECOND, SMALL = 1000000, 100
-local MOST_TOLD = math.max(32, step.burst) -- latest refusals that are known when they are told again: so many may be refused at once
+-- Latest refusals that are known when they are told again: so many may be refused at once.
+local MOST_TOLD = math.max(32, step.burst)
 local FIRST_PROBE, LAST_PROBE, ROUNDING = 5 * SECOND, 60 * SECOND, 3 * SECOND
 local LONG, MOST_CONFIRMED, SURE, MOST_REFUTED, SOON = 5, 3, 2, 3, 4 -- the latter of trials: see trial.rs
 

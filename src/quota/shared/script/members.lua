@@ -86,7 +86,8 @@ local function is_known(member)
   return member.joined <= state.known or (member.of ~= nil and member.of == state.agreed)
 end
 
--- What is new of the members to this one: all when it was not told that it is one, since GONE keeps no names for it before that.
+-- What is new of the members to this one: all when it was not told that it is one, since GONE keeps
+-- no names for it before that.
 local function membership(me, reply)
   reply.gen, reply.replicas = state.gen, redis.call('ZCARD', JOINED)
   if newcomer or step.gen < me.joined then

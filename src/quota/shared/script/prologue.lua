@@ -13,8 +13,9 @@ local STATE, PAST, FLYING, LOG, FORMAT = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEY
 local MEMBERS, LEASES, SEEN, JOINED, GONE, AWAITED = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local WAITS, FLOWS, INFOS, IDLE, OFFERS = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
 local step = cjson.decode(ARGV[1])
--- A store whose memory is full refuses a script's first write if that can need memory, and none after it. This one needs none, so the quota
--- goes on there; a ledger that somebody comes to has no lifetime anyway.
+-- A store whose memory is full refuses a script's first write if that can need memory, and none
+-- after it. This one needs none, so the quota goes on there; a ledger that somebody comes to has no
+-- lifetime anyway.
 local had_lifetime = redis.call('PERSIST', STATE) == 1
 local raw = redis.call('GET', STATE)
 local state = raw and cmsgpack.unpack(raw)
@@ -35,8 +36,8 @@ end
 
 local function count(key) return redis.call('ZCARD', key) end
 
--- A key of ours was evicted or deleted, this data was written by another server, or the server went back to older data of its own: calls may
--- be missing.
+-- A key of ours was evicted or deleted, this data was written by another server, or the server went
+-- back to older data of its own: calls may be missing.
 local function counts()
   return {
     count(PAST), count(FLYING), count(LOG), redis.call('HLEN', MEMBERS), count(LEASES), count(SEEN), count(JOINED),

@@ -74,15 +74,20 @@ impl Pair {
         self.step(n, true);
         std::iter::from_fn(|| self.replicas[n].take(now)).collect()
     }
+
+    /// The first replica makes a call, which is answered with a 429. The store is not told yet.
+    fn refuse_one(&mut self) {
+        let refused = self.slots(0, &waiting("a", 1)).pop().unwrap();
+        let now = self.now;
+        self.slots(0, &Vec::new());
+        self.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
+    }
 }
 
 #[test]
 fn a_refusal_that_is_told_again_is_no_second_one() {
     let mut pair = Pair::new(None);
-    let refused = pair.slots(0, &waiting("a", 1)).pop().unwrap();
-    let now = pair.now;
-    pair.slots(0, &Vec::new());
-    pair.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
+    pair.refuse_one();
     pair.pass(6, [false, true]);
     // Meanwhile the other replica has found out that the pause is over.
     let probe = pair.slots(1, &waiting("b", 9));
@@ -102,10 +107,7 @@ fn refusals_whose_end_nobody_tells_are_forgotten() {
     const LEFT: &str = "local state = cmsgpack.unpack(redis.call('GET', KEYS[1])) \
                         return (state.foreign and 1 or 0) + (state.told and 1 or 0) + (state.gate and 1 or 0)";
     let mut pair = Pair::new(None);
-    let refused = pair.slots(0, &waiting("a", 1)).pop().unwrap();
-    let now = pair.now;
-    pair.slots(0, &Vec::new());
-    pair.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
+    pair.refuse_one();
     pair.pass(6, [true, true]);
     assert_eq!(pair.slots(1, &waiting("b", 9)).len(), 1);
     pair.slots(1, &Vec::new());
@@ -220,10 +222,7 @@ fn a_slot_that_goes_back_is_no_call() {
 #[test]
 fn lost_calls_do_not_slow_down_those_after_a_refusal() {
     let mut pair = Pair::new(None);
-    let refused = pair.slots(0, &waiting("a", 1)).pop().unwrap();
-    let now = pair.now;
-    pair.slots(0, &Vec::new());
-    pair.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
+    pair.refuse_one();
     pair.pass(6, [true, true]);
     let probe = pair.slots(1, &waiting("b", 9)).pop().unwrap();
     let now = pair.now;
@@ -269,10 +268,7 @@ fn no_more_calls_leave_after_a_refusal_than_were_lost_since() {
 #[test]
 fn an_epoch_does_not_end_a_slow_start() {
     let mut pair = Pair::new(None);
-    let refused = pair.slots(0, &waiting("a", 1)).pop().unwrap();
-    let now = pair.now;
-    pair.slots(0, &Vec::new());
-    pair.replicas[0].throttle(refused.id, ThrottleHint::default(), now);
+    pair.refuse_one();
     pair.pass(6, [true, true]);
     let probe = pair.slots(1, &waiting("b", 9));
     assert_eq!(probe.len(), 1);
