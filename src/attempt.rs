@@ -34,7 +34,7 @@ pub trait LateBoundRequest: Send + Sync + fmt::Debug {
 
     /// Called when it is in the queue: its slot is predicted for `start`, if no other request comes
     /// or leaves before.
-    fn queues(&self, position: QueuePosition, start: Instant) {
+    fn queues(self: Arc<Self>, position: QueuePosition, start: Instant) {
         let _ = (position, start);
     }
 

@@ -36,7 +36,7 @@ impl<S: PermitSource> Middleware<Attempt, Next<Admitted<S::Permit>>> for Queue<S
         let waiting = self
             .enter(&attempt)
             .map_err(|refused| failure(self, &attempt, refused))?;
-        attempt.request.queues(attempt.position, waiting.predicted_start());
+        Arc::clone(&attempt.request).queues(attempt.position, waiting.predicted_start());
         let turn = waiting.turn().await;
         let permit = turn.map_err(|refused| failure(self, &attempt, refused))?;
         let is_paid_here = self.is_paid_here(&permit, &attempt.caller);

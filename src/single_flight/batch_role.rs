@@ -32,6 +32,9 @@ pub(super) enum MemberOutcome {
     Response(MemberResponse),
     /// The answer to an equal request, which another flight asked for alone.
     Equal(MemberResponse),
+    /// The call waits for a slot again. The member waits for one itself, as long as its own callers
+    /// may, and whichever of them gets one first may take the others along.
+    Released,
     /// The call did not answer the member, but another batch may. The member was found to have this
     /// many rows, or 0 if none were counted.
     Rejoin(usize),
@@ -51,6 +54,18 @@ impl BatchRole {
         match self {
             Self::Carrier(batch) => batch.members.iter().map(|member| Arc::clone(&member.flight)).collect(),
             Self::Solo | Self::Member(_) | Self::NeverBatch => Vec::new(),
+        }
+    }
+}
+
+impl State {
+    /// It waits again at its old place, in no batch.
+    fn wait_solo(&mut self) {
+        self.batch_role = BatchRole::Solo;
+        self.forget_part();
+        if self.stage != Stage::Over {
+            // Departed → Waiting.
+            self.stage = Stage::Waiting;
         }
     }
 }
@@ -221,15 +236,27 @@ impl Flight {
         }
     }
 
+    /// Takes the batch apart, if its call has to wait for a slot again.
+    pub(super) fn release_batch(&self) {
+        if !matches!(self.state().batch_role, BatchRole::Carrier(_)) {
+            return;
+        }
+        self.end_trace(true);
+        if let Some(batch) = self.take_batch() {
+            batch.release();
+        }
+    }
+
+    /// The flight was a member of a call that waits for a slot again.
+    pub(super) fn released(&self) {
+        self.state().wait_solo();
+    }
+
     /// From now on the flight asks for its own request only.
     pub(super) fn leave_batch(&self) {
         let mut state = self.state();
+        state.wait_solo();
         state.batch_role = BatchRole::NeverBatch;
-        state.forget_part();
-        if state.stage != Stage::Over {
-            // Departed → Waiting, at the old place.
-            state.stage = Stage::Waiting;
-        }
     }
 
     /// The flight was a member of a call that did not answer it, and may join another batch. `rows`
@@ -240,12 +267,7 @@ impl Flight {
             if let Some(left) = state.rejoins.checked_sub(1) {
                 state.rejoins = left;
                 state.rows = rows;
-                state.batch_role = BatchRole::Solo;
-                state.forget_part();
-                if state.stage != Stage::Over {
-                    // Departed → Waiting, at the old place.
-                    state.stage = Stage::Waiting;
-                }
+                state.wait_solo();
                 return;
             }
         }

@@ -94,6 +94,16 @@ pub(super) struct Batch {
     pub(super) prefetched: Option<Request>,
 }
 
+impl Batch {
+    /// Lets the members wait for themselves: the call does not leave soon.
+    pub(super) fn release(self) {
+        for member in self.members {
+            // A member whose task ended with the runtime needs no outcome.
+            let _ = member.sender.send(MemberOutcome::Released);
+        }
+    }
+}
+
 /// A flight whose ids another flight's call asks for.
 #[derive(Debug)]
 pub(super) struct BatchMember {
@@ -173,9 +183,10 @@ impl Batcher {
         }
     }
 
-    /// Records that `flight` is in the queue and is predicted to get its slot at `start`.
-    pub(super) fn queues(&self, flight: &Flight, place: QueuePosition, start: Instant) {
-        self.state().pending[flight.request().endpoint().index()].queues(place.order(), start);
+    /// Records that `flight` is in the queue and is predicted to get its slot at `start`. It is
+    /// pending, again if its call had left without an answer.
+    pub(super) fn queues(&self, flight: &Arc<Flight>, place: QueuePosition, start: Instant) {
+        self.state().pending[flight.request().endpoint().index()].queues(place.order(), flight, start);
     }
 
     /// The request that `carrier`, whose slot has just been granted, sends: its own ids and those

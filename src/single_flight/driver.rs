@@ -50,6 +50,10 @@ impl FlightDriver {
         while let Some(leader) = next {
             next = match self.attempt(&leader, inner.clone()).await {
                 StepResult::Abandoned => None,
+                StepResult::Batched(Some(MemberOutcome::Released)) => {
+                    self.flight.released();
+                    self.flight.leader()
+                }
                 StepResult::Batched(Some(MemberOutcome::Rejoin(rows))) => {
                     self.flight.rejoin(rows);
                     self.flight.leader()
@@ -76,7 +80,8 @@ impl FlightDriver {
                         // about merging, and members may have more time.
                         Some(batch) if lacks_slot(&result) => {
                             self.flight.withdraw_refusal();
-                            self.rejoin(batch)
+                            batch.release();
+                            self.flight.leader()
                         }
                         Some(batch) => self.split(batch, &result),
                         None => self.handle_result(result, &leader),
@@ -301,7 +306,8 @@ impl FlightDriver {
         if let Some(asked) = asked {
             self.answer_equal(&answer, asked);
         }
-        self.flight_table.remove(&self.flight);
+        let is_answered = asked.is_some() && answer.status.is_success();
+        self.flight_table.remove(&self.flight, is_answered);
         self.flight.complete(FlightResponse {
             answer,
             kept,
@@ -349,7 +355,7 @@ async fn wait_for(happened: Notified<'_>, until: Instant) {
 
 impl Drop for FlightDriver {
     fn drop(&mut self) {
-        self.flight_table.remove(&self.flight);
+        self.flight_table.remove(&self.flight, false);
         self.flight.close();
     }
 }

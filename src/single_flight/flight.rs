@@ -286,18 +286,20 @@ impl Flight {
         leader
     }
 
-    /// The call waits for a slot again after an attempt that brought no answer, and is predicted to
-    /// leave at `start`, if it has a place in the queue. One that carries a batch has left all the
-    /// same: its members cannot leave it before it ends.
+    /// The call waits for a slot again, after an attempt without an answer. It is predicted to leave
+    /// at `start`, if it has a place in the queue; unless that is now, its batch is taken apart.
     pub(super) fn wait_again(&self, now: Instant, start: Option<Instant>) {
+        if start.is_none_or(|start| start > now) {
+            self.release_batch();
+        }
         let mut state = self.state();
         state.start = start;
         let is_alone = matches!(state.batch_role, BatchRole::Solo | BatchRole::NeverBatch);
-        if !is_alone || !matches!(state.stage, Stage::Departed(_)) {
+        if !is_alone || state.stage == Stage::Over {
             return;
         }
-        // Departed → Waiting: requests with `no-cache` may join again, and nobody waits for an
-        // answer who would not wait for this slot.
+        // Departed → Waiting, unless it is waiting already: requests with `no-cache` may join
+        // again, and nobody waits for an answer who would not wait for this slot.
         state.stage = Stage::Waiting;
         state.forget_part();
         let leader = state.waiters.leader_id();
@@ -348,10 +350,10 @@ impl LateBoundRequest for Flight {
         }
     }
 
-    fn queues(&self, place: QueuePosition, start: Instant) {
+    fn queues(self: Arc<Self>, place: QueuePosition, start: Instant) {
         self.wait_again(Instant::now(), Some(start));
         if let Some(batcher) = &self.batcher {
-            batcher.queues(self, place, start);
+            batcher.queues(&self, place, start);
         }
     }
 

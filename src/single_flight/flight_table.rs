@@ -84,15 +84,15 @@ impl FlightTable {
         equal.filter(|other| !Arc::ptr_eq(other, flight)).cloned().collect()
     }
 
-    /// Removes a flight, which has ended. If it was the last for its key, one before it may be
-    /// joined again that still waits.
-    pub(super) fn remove(&self, flight: &Arc<Flight>) {
+    /// Removes a flight, which has ended. If it was the last for its key, the one before it may be
+    /// joined again; after an answer (`is_answered`) only one that still waits.
+    pub(super) fn remove(&self, flight: &Arc<Flight>, is_answered: bool) {
         if let Entry::Occupied(mut entry) = self.flights().entry(flight.request().key().clone()) {
             let equal = entry.get_mut();
             let was_last = equal.last().is_some_and(|last| Arc::ptr_eq(last, flight));
             equal.retain(|other| !Arc::ptr_eq(other, flight));
-            // The answer of one that has left would be older than those that were given meanwhile.
-            while was_last && equal.pop_if(|last| last.stage() != Stage::Waiting).is_some() {}
+            // The answer of one that has left would be older than the one that was just given.
+            while is_answered && was_last && equal.pop_if(|last| last.stage() != Stage::Waiting).is_some() {}
             if equal.is_empty() {
                 entry.remove();
             }
@@ -148,7 +148,7 @@ impl WaiterGuard {
 impl Drop for WaiterGuard {
     fn drop(&mut self) {
         if self.flight.leave(self.id) {
-            self.flight_table.remove(&self.flight);
+            self.flight_table.remove(&self.flight, false);
         }
     }
 }

@@ -104,9 +104,12 @@ impl PendingFlights {
         }
     }
 
-    /// Records that the flight is queued and is predicted to get its slot at `start`. A flight that
-    /// is not pending is about to leave already.
-    pub(super) fn queues(&mut self, place: u64, start: Instant) {
+    /// Records that the flight is queued and is predicted to get its slot at `start`, and adds it
+    /// if it is not pending and may be in a batch.
+    pub(super) fn queues(&mut self, place: u64, flight: &Arc<Flight>, start: Instant) {
+        if !self.waiting.contains_key(&place) && flight.can_batch() {
+            self.add_pending(place, Arc::clone(flight));
+        }
         let Some(waiting) = self.waiting.get_mut(&place) else {
             return;
         };

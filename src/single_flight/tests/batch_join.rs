@@ -2,6 +2,7 @@
 //! they join.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::single_flight::{BatchConfig, DeadlineExceeded};
 
 type Asked = JoinHandle<Result<ServedResponse, BoxError>>;
 
-fn fixture() -> Fixture {
+pub(super) fn fixture() -> Fixture {
     let merge = BatchConfig {
         when: Merging::On,
         max_ids: NonZeroUsize::new(3).unwrap(),
@@ -28,7 +29,7 @@ fn fixture() -> Fixture {
 }
 
 /// The queue's error when it has no slot in time.
-fn no_slot() -> BoxError {
+pub(super) fn no_slot() -> BoxError {
     Failure {
         delivery: Delivery::NoSlot,
         again: RetryHint::InBatch,
@@ -39,11 +40,11 @@ fn no_slot() -> BoxError {
 }
 
 /// A request that is in the queue and will get its slot in `seconds`.
-async fn with_slot(fixture: &mut Fixture, ids: &[&str], seconds: u64) -> (Asked, Attempt, Reply) {
+pub(super) async fn with_slot(fixture: &mut Fixture, ids: &[&str], seconds: u64) -> (Asked, Attempt, Reply) {
     let asked = fixture.ask_for(request(ids), caller("x", 30));
     let (attempt, reply) = fixture.waiting().await;
     let start = Instant::now() + Duration::from_secs(seconds);
-    attempt.request.queues(attempt.position, start);
+    Arc::clone(&attempt.request).queues(attempt.position, start);
     (asked, attempt, reply)
 }
 
@@ -102,7 +103,7 @@ async fn a_request_that_cannot_count_on_a_batch_is_refused_at_once() {
 
 /// A refusal that records whether it was told or withdrawn.
 #[derive(Debug)]
-struct Recorded(mpsc::UnboundedSender<&'static str>, &'static str);
+pub(super) struct Recorded(pub(super) mpsc::UnboundedSender<&'static str>, pub(super) &'static str);
 
 impl Refusal for Recorded {
     fn withdraw(mut self: Box<Self>) {
@@ -196,65 +197,6 @@ async fn a_batch_that_does_not_come_ends_with_the_queues_own_refusal() {
     assert!(joiner.await.unwrap().is_err());
     reply.send(Ok(rows(&request(&["a"])))).unwrap();
     owner.await.unwrap().unwrap();
-    fixture.nothing_is_left().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn members_of_a_throttled_call_that_gets_no_other_slot_share_the_next_one() {
-    let mut fixture = fixture();
-    for round in 0..5 {
-        let (owner, carrier, reply) = with_slot(&mut fixture, &["a"], 0).await;
-        let asked = ["b", "c"].map(|id| fixture.ask_for(request(&[id]), caller(id, 300)));
-        for _ in &asked {
-            fixture.waiting().await;
-        }
-        assert_eq!(carrier.request.bind().unwrap().ids().len(), 3);
-        fixture.settled().await;
-        // A 429 came, and the pause is longer than its leader may wait.
-        let (send, mut refusals) = mpsc::unbounded_channel();
-        carrier.request.refused(Box::new(Recorded(send, "told")));
-        reply.send(Err(no_slot())).map_err(drop).unwrap();
-        assert_eq!(refusals.recv().await, Some("withdrawn"), "the queue is asked again");
-        fixture.settled().await;
-        let (mut refused, mut waiting) = (Vec::new(), Vec::new());
-        for _ in 0..3 {
-            let (attempt, reply) = fixture.waiting().await;
-            let is_owner = attempt.caller.name == Name::new("x");
-            if is_owner { &mut refused } else { &mut waiting }.push((attempt, reply));
-        }
-        for (_, reply) in refused {
-            reply.send(Err(no_slot())).map_err(drop).unwrap();
-        }
-        assert!(owner.await.unwrap().is_err(), "round {round}");
-        pass(60).await;
-        let (carrier, reply) = waiting.remove(0);
-        let united = carrier.request.bind().unwrap();
-        assert_eq!(united.ids().len(), 2, "round {round}: one call for both");
-        reply.send(Ok(rows(&united))).unwrap();
-        for asked in asked {
-            assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Merged);
-        }
-        fixture.settled().await;
-    }
-    assert_eq!(fixture.metrics.resting(), None);
-    fixture.nothing_is_left().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_throttled_request_without_another_slot_joins_a_batch() {
-    let mut fixture = fixture();
-    let (throttled, attempt, reply) = with_slot(&mut fixture, &["a"], 0).await;
-    attempt.request.bind();
-    let (owner, carrier, other) = with_slot(&mut fixture, &["b"], 5).await;
-    reply.send(Err(no_slot())).map_err(drop).unwrap();
-    fixture.settled().await;
-    pass(5).await;
-    let united = carrier.request.bind().unwrap();
-    assert_eq!(united.ids().collect::<Vec<_>>(), ["a", "b"]);
-    other.send(Ok(rows(&united))).unwrap();
-    for asked in [throttled, owner] {
-        assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Merged);
-    }
     fixture.nothing_is_left().await;
 }
 

@@ -1,5 +1,6 @@
 mod batch_failure;
 mod batch_join;
+mod batch_throttled;
 mod batcher;
 mod cancel;
 mod differential;

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -190,9 +191,7 @@ async fn a_joiner_does_not_wait_for_a_call_that_queues_again() {
     pass(2).await;
     // A 429 came, and the pause lasts for half a minute.
     let start = Instant::now();
-    attempt
-        .request
-        .queues(attempt.position, start + Duration::from_secs(30));
+    Arc::clone(&attempt.request).queues(attempt.position, start + Duration::from_secs(30));
     let error = early.await.unwrap().unwrap_err();
     let shared: &Shared = error.downcast_ref().unwrap();
     let retry_after = Duration::from_secs(30);
@@ -224,13 +223,36 @@ async fn a_call_that_queues_again_for_nobody_gives_up_its_place() {
             assert!(!reply.is_closed(), "it has left");
         }
         let start = Instant::now() + Duration::from_secs(30);
-        attempt.request.queues(attempt.position, start);
+        Arc::clone(&attempt.request).queues(attempt.position, start);
         if !hangs_up_before {
             asked.abort();
         }
         fixture.settled().await;
         assert!(reply.is_closed(), "nobody wants the next slot");
         assert!(attempt.request.bind().is_none());
+        fixture.nothing_is_left().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_has_left_can_be_joined_again_when_a_later_one_ends_without_an_answer() {
+    for hangs_up in [true, false] {
+        let mut fixture = Fixture::new();
+        let first = fixture.ask(caller("x", 30));
+        let (_, reply) = fixture.departed().await;
+        let fresh = fixture.ask(no_cache(caller("y", 30)));
+        let (_, refused) = fixture.waiting().await;
+        if hangs_up {
+            fresh.abort();
+        } else {
+            refused.send(Err("no slot".into())).map_err(drop).unwrap();
+        }
+        fixture.settled().await;
+        let joins = fixture.ask(caller("z", 30));
+        fixture.settled().await;
+        reply.send(Ok(answer("rows"))).unwrap();
+        first.await.unwrap().unwrap();
+        assert_eq!(joins.await.unwrap().unwrap().outcome, Outcome::Collapsed);
         fixture.nothing_is_left().await;
     }
 }

@@ -116,7 +116,7 @@ async fn an_urgent_request_without_a_slot_is_answered_by_the_patient_one_that_le
         let patient = fixture.ask(at(7, 600));
         let (attempt, reply) = fixture.waiting().await;
         let start = Instant::now() + Duration::from_secs(leaves_in);
-        attempt.request.queues(attempt.position, start);
+        Arc::clone(&attempt.request).queues(attempt.position, start);
         let urgent = fixture.ask(at(0, 5));
         let (_, refused) = fixture.waiting().await;
         refused.send(Err(no_room())).map_err(drop).unwrap();
@@ -136,7 +136,7 @@ async fn an_urgent_request_that_waited_for_a_patient_one_in_vain_asks_for_a_slot
     let mut fixture = Fixture::new();
     let patient = fixture.ask(at(7, 600));
     let (attempt, reply) = fixture.waiting().await;
-    attempt.request.queues(attempt.position, Instant::now());
+    Arc::clone(&attempt.request).queues(attempt.position, Instant::now());
     let urgent = fixture.ask(at(0, 5));
     let (_, refused) = fixture.waiting().await;
     refused.send(Err(no_room())).map_err(drop).unwrap();
@@ -195,9 +195,7 @@ async fn the_trace_of_an_attempt_without_an_answer_ends_although_another_call_an
     });
     let (attempt, _throttled) = fixture.departed().await;
     assert!(matches!(attempt.request.trace(), trace::Call::Passing(_)));
-    attempt
-        .request
-        .queues(attempt.position, Instant::now() + Duration::from_mins(1));
+    Arc::clone(&attempt.request).queues(attempt.position, Instant::now() + Duration::from_mins(1));
     let urgent = fixture.ask(at(0, 5));
     let (_, reply) = fixture.departed().await;
     reply.send(Ok(rows(&request(&["a"])))).unwrap();
