@@ -185,6 +185,7 @@ impl Attempt {
 pub struct QueuePosition {
     order: u64,
     entered: Instant,
+    has_asked: bool,
 }
 
 impl QueuePosition {
@@ -194,7 +195,22 @@ impl QueuePosition {
         Self {
             order: NEXT.fetch_add(1, Ordering::Relaxed),
             entered: now,
+            has_asked: false,
         }
+    }
+
+    /// The same place, for asking once more: the caller has not sent another request by that.
+    #[must_use]
+    pub fn again(self) -> Self {
+        Self {
+            has_asked: true,
+            ..self
+        }
+    }
+
+    /// Whether the queue has been asked for this place before.
+    pub fn has_asked(self) -> bool {
+        self.has_asked
     }
 
     /// A number that is smaller for earlier places.

@@ -153,7 +153,7 @@ impl<S: PermitSource> Queue<S> {
             deadline: attempt.caller.deadline,
             start,
         };
-        if let Some(permit) = state.try_fast_path(now, &attempt.caller, &self.0.source) {
+        if let Some(permit) = state.try_fast_path(now, attempt, &self.0.source) {
             self.0.tell(&state);
             return Ok(waiting(now, EntryState::Granted(permit)));
         }

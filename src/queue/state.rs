@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::expectation::Expectations;
+use super::expectation::{Arrival, Expectations};
 use super::fair_scheduler::{Ahead, FairScheduler, ServicePosition, Ticket};
 use super::refused::{Reason, Refused, Request};
 use super::snapshot::RecentCallers;
@@ -97,7 +97,7 @@ impl<P> State<P> {
 
     /// A slot that is free now, when nobody waits for it: what [`State::enter`] and
     /// [`State::hand_out`] would come to, without a forecast.
-    pub(super) fn try_fast_path<S>(&mut self, now: Instant, caller: &Caller, source: &S) -> Option<P>
+    pub(super) fn try_fast_path<S>(&mut self, now: Instant, attempt: &Attempt, source: &S) -> Option<P>
     where
         S: PermitSource<Permit = P>,
     {
@@ -106,14 +106,23 @@ impl<P> State<P> {
             return None;
         }
         let permit = source.take(now).ok()?;
-        let (name, urgency) = (&caller.name, caller.urgency);
-        self.recent.visit(name);
-        let arrival = self.expectations.arrive(name, urgency, now, &mut self.order);
+        let (name, urgency) = (&attempt.caller.name, attempt.caller.urgency);
+        let arrival = self.arrive(attempt, now);
         self.order.pass(name, urgency);
         self.expectations
             .let_in((name, urgency), arrival, now, now, &mut self.order);
         self.on_granted(name, urgency, now);
         Some(permit)
+    }
+
+    /// A request comes, or asks once more.
+    fn arrive(&mut self, attempt: &Attempt, now: Instant) -> Arrival {
+        let (name, urgency) = (&attempt.caller.name, attempt.caller.urgency);
+        if attempt.position.has_asked() {
+            return self.expectations.ask_again(name, urgency, now, &mut self.order);
+        }
+        self.recent.visit(name);
+        self.expectations.arrive(name, urgency, now, &mut self.order)
     }
 
     /// Takes a ticket, or refuses at once.
@@ -126,8 +135,7 @@ impl<P> State<P> {
         // Reading the request took a moment: a slot that is free now is in time even for who will
         // not wait at all.
         let deadline = caller.deadline.max(now);
-        self.recent.visit(name);
-        let arrival = self.expectations.arrive(name, urgency, now, &mut self.order);
+        let arrival = self.arrive(attempt, now);
         self.look_ahead(now, self.order.len() + 1 + BESIDES, source);
         // A place below 2^48 and a count of tickets: unique, and in order of first arrival even
         // when a request queues again.

@@ -130,7 +130,7 @@ impl<P> State<P> {
             return;
         };
         let (name, urgency) = (&ticket.caller, ticket.urgency);
-        let arrival = Arrival::Displaced;
+        let arrival = Arrival::Again;
         let start = if let Some(rank) = rank {
             self.forecast.start(rank, now)
         } else {

@@ -47,8 +47,13 @@ enum StepResult {
 impl FlightDriver {
     pub(super) async fn run(self, inner: Below) {
         let mut next = self.flight.leader();
-        while let Some(leader) = next {
-            next = match self.attempt(&leader, inner.clone()).await {
+        let mut before: Option<Leader> = None;
+        while let Some(mut leader) = next {
+            if before.is_some_and(|before| Arc::ptr_eq(&before.caller, &leader.caller)) {
+                leader.place = leader.place.again();
+            }
+            let step = self.attempt(&leader, inner.clone()).await;
+            next = match step {
                 StepResult::Abandoned => None,
                 StepResult::Batched(Some(MemberOutcome::Released)) => {
                     self.flight.released();
@@ -88,6 +93,7 @@ impl FlightDriver {
                     }
                 }
             };
+            before = Some(leader);
         }
         // All waiters have their results; what follows is for later requests.
         if let Some(batcher) = &self.flight_table.batcher
@@ -153,9 +159,8 @@ impl FlightDriver {
         &self,
         batcher: Option<&Arc<Batcher>>,
         inner: Below,
-        attempt: Attempt,
+        mut attempt: Attempt,
     ) -> Result<UpstreamResponse, BoxError> {
-        let deadline = attempt.caller.deadline;
         loop {
             let result = match batcher {
                 Some(batcher) => self.queue_for_batch(batcher, inner.clone(), attempt.clone()).await,
@@ -165,16 +170,30 @@ impl FlightDriver {
                 return result;
             }
             self.flight.wait_again(Instant::now(), None);
+            // A flight that is answered is cancelled here. Otherwise it asks the queue again, which
+            // knows when a retry makes sense.
+            if !self.wait_for_equal(attempt.caller.deadline).await {
+                return result;
+            }
+            attempt.position = attempt.position.again();
+        }
+    }
+
+    /// Waits as long as an equal flight will answer in time. `false`, at once, when there is none.
+    async fn wait_for_equal(&self, deadline: Instant) -> bool {
+        let until = deadline.max(Instant::now() + LOOK_AGAIN);
+        let mut has_waited = false;
+        loop {
             // Subscribed before the others are looked at, so that no end is missed.
             let ended = self.flight_table.ended.notified();
             let others = self.flight_table.others(&self.flight);
-            if !others.iter().any(|other| other.answers_in_time(&self.flight, deadline)) {
-                return result;
+            let is_awaited = others.iter().any(|other| other.answers_in_time(&self.flight, deadline));
+            if !is_awaited || Instant::now() >= until {
+                return has_waited;
             }
+            has_waited = true;
             self.flight.withdraw_refusal();
-            // A flight that is answered is cancelled here. Otherwise it asks the queue again, which
-            // knows when a retry makes sense.
-            wait_for(ended, deadline.max(Instant::now() + LOOK_AGAIN)).await;
+            wait_for(ended, until).await;
         }
     }
 
@@ -183,7 +202,7 @@ impl FlightDriver {
         &self,
         batcher: &Batcher,
         inner: Below,
-        attempt: Attempt,
+        mut attempt: Attempt,
     ) -> Result<UpstreamResponse, BoxError> {
         let (place, deadline) = (attempt.position, attempt.caller.deadline);
         let mut is_refused = false;
@@ -213,6 +232,7 @@ impl FlightDriver {
                 return result;
             };
             is_refused = true;
+            attempt.position = attempt.position.again();
             self.flight.withdraw_refusal();
             // A flight that becomes a member is cancelled here. Otherwise, when a call left without
             // it or its time is up, it asks the queue again, which knows when a retry makes sense.

@@ -56,6 +56,7 @@ impl Middleware<Attempt, Next<Attempt>, UpstreamResponse, BoxError> for Retry {
             let Some(pause) = spent.pause(&result) else {
                 return settled(result);
             };
+            attempt.position = attempt.position.again();
             // The deadline is the latest start of the call, so it is checked after the pause.
             let again_at = Instant::now() + pause;
             if again_at > deadline {

@@ -55,8 +55,8 @@ pub(in crate::queue) enum Arrival {
     Early,
     /// Another one.
     Further,
-    /// One that waited until its place was taken back.
-    Displaced,
+    /// One that came before: its place was taken back, or it asks once more.
+    Again,
 }
 
 #[derive(Debug)]
@@ -208,7 +208,7 @@ impl History {
                 self.returns.pop_front()
             }
             Arrival::Early => self.returns.pop_back(),
-            Arrival::Further | Arrival::Displaced => None,
+            Arrival::Further | Arrival::Again => None,
         }
     }
 

@@ -68,6 +68,19 @@ impl Expectations {
         arrival
     }
 
+    /// A request that came before asks once more: nothing is learned about its caller by that.
+    pub(super) fn ask_again(
+        &mut self,
+        caller: &Name,
+        urgency: Urgency,
+        now: Instant,
+        order: &mut FairScheduler,
+    ) -> Arrival {
+        self.expire(now, order);
+        self.remember(caller, urgency, now, order);
+        Arrival::Again
+    }
+
     /// It is let in, and waits until `deadline` at most.
     pub(super) fn let_in(
         &mut self,
@@ -131,7 +144,7 @@ impl Expectations {
         match arrival {
             Arrival::Return => 1.min(returns)..returns,
             Arrival::Early => 0..returns.saturating_sub(1),
-            Arrival::Further | Arrival::Displaced => 0..returns,
+            Arrival::Further | Arrival::Again => 0..returns,
         }
     }
 

@@ -91,6 +91,33 @@ fn a_refusal_that_is_withdrawn_is_as_if_it_had_not_been() {
 }
 
 #[test]
+fn a_request_that_asks_once_more_is_not_one_of_those_that_are_expected_back() {
+    let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::default());
+    let (caller, urgency, now) = (Name::new("a"), Urgency::default(), Instant::now());
+    for wait in [30, 40, 50] {
+        let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+        expectations.refuse((&caller, urgency), arrival, now + wait * SECOND, now, &mut order);
+    }
+    for at in [5, 15, 30, 31] {
+        let at = now + at * SECOND;
+        let arrival = expectations.ask_again(&caller, urgency, at, &mut order);
+        assert_eq!(expectations.returns_before(&caller, urgency, arrival), 0..3);
+        expectations.refuse((&caller, urgency), arrival, now + 60 * SECOND, at, &mut order);
+        expectations.withdraw(&caller, urgency, now + 60 * SECOND, at, &mut order);
+        assert_eq!(expectations.returns, 3);
+    }
+    // Attempts that follow one another are no loop of the caller.
+    for n in 0..5 {
+        let at = now + (32 + n) * SECOND;
+        let arrival = expectations.ask_again(&caller, urgency, at, &mut order);
+        expectations.let_in((&caller, urgency), arrival, at, at, &mut order);
+        expectations.granted(&caller, urgency, at, &mut order);
+        expectations.answered(&caller, urgency, at, &mut order);
+    }
+    assert_eq!((expectations.returns, order.loops()), (3, 0));
+}
+
+#[test]
 fn what_is_expected_is_bounded_whatever_names_are_made_up() {
     let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::default());
     let (urgency, now) = (Urgency::default(), Instant::now());

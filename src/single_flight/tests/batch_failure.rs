@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::fixture::{Fixture, MERGE, answer, caller, pass, request, rows};
-use crate::attempt::QueuePosition;
 use crate::scan::{Outcome, Request, SplitError, UpstreamProfile, UpstreamResponse};
 
 /// Batches `a` and `b`, answers with `united`, and checks that both ask alone at their old places.
@@ -17,16 +16,17 @@ async fn fail_batch(fixture: &mut Fixture, united: Option<UpstreamResponse>) {
     assert_eq!(first.request.bind().unwrap().ids().len(), 2);
     fixture.settled().await;
     reply.send(united.ok_or_else(|| "lost".into())).map_err(drop).unwrap();
-    let mut places: Vec<QueuePosition> = Vec::new();
+    let mut places = Vec::new();
     for _ in 0..2 {
         let (attempt, reply) = fixture.waiting().await;
-        places.push(attempt.position);
+        places.push(attempt.position.order());
+        assert!(attempt.position.has_asked());
         let request = attempt.request.bind().unwrap();
         assert_eq!(request.ids().len(), 1, "alone");
         reply.send(Ok(rows(&request))).unwrap();
     }
     places.sort_unstable();
-    assert_eq!(places, [first.position, second.position]);
+    assert_eq!(places, [first.position.order(), second.position.order()]);
     for (asked, id) in [(one, "a"), (other, "b")] {
         let served = asked.await.unwrap().unwrap();
         assert_eq!(served.outcome, Outcome::Forwarded);

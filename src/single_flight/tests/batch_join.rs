@@ -13,7 +13,6 @@ use tokio::time::Instant;
 use super::fixture::{Fixture, MERGE, Reply, caller, pass, request, rows};
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, Refusal, RetryHint, Scarcity};
-use crate::caller::Name;
 use crate::scan::{Merging, Outcome, ServedResponse, UpstreamProfile};
 use crate::single_flight::{BatchConfig, DeadlineExceeded};
 

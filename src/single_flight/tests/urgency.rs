@@ -132,6 +132,30 @@ async fn an_urgent_request_without_a_slot_is_answered_by_the_patient_one_that_le
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_an_equal_one_does_not_ask_for_a_slot_when_others_end() {
+    let mut fixture = Fixture::new();
+    let patient = fixture.ask(at(7, 600));
+    let (attempt, reply) = fixture.waiting().await;
+    Arc::clone(&attempt.request).queues(attempt.position, Instant::now());
+    let urgent = fixture.ask(at(0, 5));
+    let (_, refused) = fixture.waiting().await;
+    refused.send(Err(no_room())).map_err(drop).unwrap();
+    fixture.settled().await;
+    let other = fixture.ask_for(request(&["b"]), at(0, 5));
+    let (_, answered) = fixture.departed().await;
+    answered.send(Ok(rows(&request(&["b"])))).unwrap();
+    other.await.unwrap().unwrap();
+    fixture.settled().await;
+    assert!(fixture.calls.try_recv().is_err(), "the patient one answers it");
+    attempt.request.bind();
+    reply.send(Ok(rows(&request(&["a"])))).unwrap();
+    for asked in [patient, urgent] {
+        asked.await.unwrap().unwrap();
+    }
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_urgent_request_that_waited_for_a_patient_one_in_vain_asks_for_a_slot_again() {
     let mut fixture = Fixture::new();
     let patient = fixture.ask(at(7, 600));
@@ -144,7 +168,8 @@ async fn an_urgent_request_that_waited_for_a_patient_one_in_vain_asks_for_a_slot
     attempt.request.bind();
     reply.send(Err("lost".into())).map_err(drop).unwrap();
     assert!(patient.await.unwrap().is_err());
-    let (_, refused) = fixture.waiting().await;
+    let (again, refused) = fixture.waiting().await;
+    assert!(again.position.has_asked(), "its caller has not sent another request");
     refused.send(Err(no_room())).map_err(drop).unwrap();
     assert!(urgent.await.unwrap().is_err(), "nobody is left to wait for");
     fixture.nothing_is_left().await;

@@ -71,8 +71,12 @@ async fn run(
     let result = Retry.call(attempt.clone(), &Next::new(inner)).await;
     let places = places.lock().unwrap();
     assert!(
-        places.iter().all(|place| *place == attempt.position),
+        places.iter().all(|place| place.order() == attempt.position.order()),
         "a retry keeps its place"
+    );
+    assert!(
+        places.iter().enumerate().all(|(n, place)| place.has_asked() == (n > 0)),
+        "and is no further request"
     );
     (
         result.map(|answer| answer.status.as_u16()),
