@@ -197,7 +197,8 @@ impl Pacer {
         let (rate, end) = sustainable(now, &supply, spare, fair);
         // An estimate slows down, it does not stop: calls find out whether it is right. It is soon
         // another one.
-        self.rate = rate.max((fair * Self::LEAST).min(others.least));
+        // With nothing to spare and no call of our own that returns, there is nothing to fill with.
+        self.rate = rate.max((fair * Self::LEAST).min(others.least)).max(0.0);
         self.plan = Plan::Until(end.min(now + supply.window / 60));
     }
 
@@ -308,5 +309,43 @@ impl Pacer {
     fn fill(&mut self, now: Instant) {
         self.level = self.level_at(now);
         self.at = self.at.max(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The smallest limits are where what others are estimated to use leaves less than one call.
+    #[test]
+    fn a_bucket_beside_others_never_drains() {
+        let (now, window) = (Instant::now(), Duration::from_hours(1));
+        let (burst, holes) = (NonZeroU32::new(10).unwrap(), VecDeque::new());
+        for limit in 1..=12 {
+            for (tenths, own, level) in
+                (0..=9).flat_map(|n| (0..2).flat_map(move |own| [0, 1, 10].map(|level| (n, own, level))))
+            {
+                let calls = f64::from(limit) * f64::from(tenths) / 10.0;
+                let returns = vec![now + window / 2; own];
+                let supply = WindowBudget {
+                    free: (f64::from(limit) - calls - own as f64).max(0.0),
+                    returns: &returns,
+                    window,
+                    others: Some(Others {
+                        calls,
+                        most: f64::from(limit),
+                        least: f64::INFINITY,
+                        holes: &holes,
+                    }),
+                };
+                let mut pacer = Pacer::new(burst, level, now);
+                pacer.plan(now, supply);
+                assert!(pacer.rate >= 0.0, "{limit} {tenths} {own} {level}: {pacer:?}");
+                let later = now + Duration::from_secs(30);
+                assert!(pacer.level_at(later) >= pacer.level_at(now));
+                // Neither of them panics.
+                let _ = (pacer.opens_at(later), pacer.next_token(later));
+            }
+        }
     }
 }

@@ -19,6 +19,28 @@ fn everybody_pauses_then_one_probe_finds_out() {
 }
 
 #[test]
+fn a_small_limit_is_shown_and_used_again_after_a_429_in_a_quiet_hour() {
+    let (window, start) = (HOUR, Instant::now());
+    let config = Config::try_new(vec![limit(7, window)], NonZeroU32::MIN, TIMEOUT).unwrap();
+    let mut quota_state = QuotaState::new(&config, start);
+    let charge = quota_state.take(start).unwrap();
+    quota_state.throttled(charge, said(window, 900), after(start, 1));
+    let mut taken = 0;
+    for second in (0..4 * 3600).step_by(20) {
+        let now = after(start, second);
+        let shown = quota_state.pace_state(now).unwrap();
+        assert!(shown.per_minute >= 0.0, "{second} s: {shown:?}");
+        if second > 3600
+            && let Ok(charge) = quota_state.take(now)
+        {
+            quota_state.settle(charge, now);
+            taken += 1;
+        }
+    }
+    assert!(taken >= 7, "{taken} in three hours");
+}
+
+#[test]
 fn a_pause_is_only_ever_extended() {
     let start = Instant::now();
     let mut quota_state = QuotaState::new(&documented(), start);

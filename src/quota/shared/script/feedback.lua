@@ -337,7 +337,7 @@ local function replan()
   if theirs > 0 then
     -- An estimate slows down, it does not stop; and it is soon another one.
     local least = math.min(fair * LEAST, step.unpaced and 1 / LAST_PROBE or math.huge)
-    state.rate, state.plan = math.max(state.rate, least), math.min(state.plan, now + longest.hold / 60)
+    state.rate, state.plan = math.max(state.rate, least, 0), math.min(state.plan, now + longest.hold / 60)
     state.foreign.planned = theirs
   end
 end
