@@ -36,11 +36,12 @@ impl Name {
     /// fill memory.
     pub const MAX_BYTES: usize = 64;
 
-    /// A name from what the caller sent. Control characters are dropped: names appear in logs and
-    /// on the status page.
+    /// A name from what the caller sent. Characters that steer a terminal or turn text around are
+    /// dropped, and then spaces around the rest: names appear in logs and on the status page.
     pub fn new(text: &str) -> Self {
+        let text = text.replace(steers, "");
         let mut name = String::new();
-        for c in text.trim().chars().filter(|c| !c.is_control()) {
+        for c in text.trim().chars() {
             if name.len() + c.len_utf8() > Self::MAX_BYTES {
                 break;
             }
@@ -59,6 +60,13 @@ impl Name {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether a character controls how others are shown: control characters, line and paragraph
+/// separators, and the marks of Unicode's bidirectional algorithm (UAX #9, section 2).
+fn steers(c: char) -> bool {
+    let is_bidi = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || is_bidi || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 impl fmt::Display for Name {
@@ -194,7 +202,10 @@ mod tests {
         let name = Name::new(&format!(" a\r\nb{}", "é".repeat(100)));
         assert!(name.as_str().starts_with("abé"));
         assert!(name.as_str().len() <= Name::MAX_BYTES);
-        assert_ne!(Name::new(Name::of_gateway().as_str()), Name::of_gateway());
+        for before in ["", "\u{80}", "\u{202e}", "\u{2028} "] {
+            let name = Name::new(&format!("{before}{}", Name::of_gateway()));
+            assert_eq!(name.as_str(), "gateway");
+        }
     }
 
     #[test]

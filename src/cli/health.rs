@@ -32,10 +32,18 @@ async fn check(admin: &AdminAddress, path: &str) -> Result<(), Error> {
         Ok((status, text)) => Err(Error::user(format!(
             "{admin}{path} answers {}: {}",
             status.as_u16(),
-            text.trim()
+            excerpt(&text)
         ))),
         Err(error) => Err(Error::user(format!("no gateway answers at {admin}: {error}"))),
     }
+}
+
+/// The first line of an answer. While the gateway is down, anybody on this machine may listen in its
+/// place: nothing in the text may steer the terminal.
+fn excerpt(text: &str) -> String {
+    let line = text.trim().lines().next().unwrap_or_default();
+    let short: String = line.chars().take(200).collect();
+    short.replace(char::is_control, "?")
 }
 
 /// A gateway starts in a few milliseconds; asking ten times a second costs nothing.
@@ -57,7 +65,7 @@ async fn until_started(admin: &AdminAddress, max: Duration) -> Result<(), Error>
         // The last request, too, gets a moment for its answer.
         let why = match ask(admin, "/startupz", left.max(PAUSE)).await {
             Ok((StatusCode::OK, _)) => return Ok(()),
-            Ok((status, text)) => format!("the last answer was {}: {}", status.as_u16(), text.trim()),
+            Ok((status, text)) => format!("the last answer was {}: {}", status.as_u16(), excerpt(&text)),
             Err(error) => error.to_string(),
         };
         if Instant::now() + PAUSE >= end {
@@ -84,6 +92,13 @@ mod tests {
         let gateway = Answering::tcp(Answers::Always(503)).await;
         let error = check(&gateway.admin, "/readyz").await.unwrap_err().to_string();
         assert!(error.contains("/readyz answers 503: draining"), "{error}");
+    }
+
+    #[test]
+    fn an_answer_is_told_in_one_line_that_does_not_steer_the_terminal() {
+        assert_eq!(excerpt("draining\n"), "draining");
+        assert_eq!(excerpt("a\u{1b}]52;c;x\u{7}b\nc"), "a?]52;c;x?b");
+        assert_eq!(excerpt(&"é".repeat(1000)).chars().count(), 200);
     }
 
     #[tokio::test]
