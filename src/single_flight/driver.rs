@@ -256,22 +256,27 @@ impl FlightDriver {
     /// Tells the batcher how a request fared that was asked alone.
     fn record_status(&self, answer: &UpstreamResponse) {
         let request = self.flight.request();
-        if answer.status == StatusCode::OK
-            && request.is_whole()
-            && let Some(batcher) = &self.flight_table.batcher
-        {
-            batcher.accept(request);
-        }
-        let Some(batcher) = self.flight.batcher() else { return };
+        // That of a request that shares no calls, too: it may be one that was rejected before.
+        let batcher = self.flight_table.batcher.as_ref().filter(|_| request.is_whole());
+        let Some(batcher) = batcher else { return };
+        let has_left_batch = self.flight.never_batches();
         match answer.status {
             // Only Defender's own error counts: an error page of a proxy in front of it says
             // nothing about an id.
             StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND
                 if ResponseKind::of(request.endpoint(), answer).is_answer() =>
             {
-                batcher.reject(request);
+                batcher.reject(request, answer);
+                if has_left_batch {
+                    batcher.rejected_alone();
+                }
             }
-            StatusCode::OK if self.flight.never_batches() => batcher.succeeded_alone(request.endpoint()),
+            StatusCode::OK => {
+                batcher.accept(request);
+                if has_left_batch {
+                    batcher.succeeded_alone(request.endpoint());
+                }
+            }
             _ => {}
         }
     }
