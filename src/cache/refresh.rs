@@ -98,6 +98,7 @@ impl Refresher {
             request: Arc::clone(&call.request),
             caller: Arc::new(Caller {
                 cache_directives: CacheDirectives::default(),
+                has_fallback: true,
                 ..caller
             }),
         };

@@ -225,7 +225,7 @@ metrics! {
         pub(super) waiting: Gauge = "queue_waiting",
         /// How long requests waited for a slot
         wait: Histogram = "queue_wait_seconds" => new(WAIT_BUCKETS),
-        /// Refusals because of the quota, one for all requests that share the call
+        /// Refusals because of the quota that callers are told, one for all requests that share the call
         refused: Counters<Reason> = "queue_refused" => by("reason"),
         /// Callers who have a request waiting
         callers: Gauge = "queue_callers",

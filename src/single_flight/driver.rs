@@ -234,11 +234,7 @@ impl FlightDriver {
                 }
                 None
             }
-            Err(error) => {
-                // Counted before anybody is told.
-                drop(self.flight.take_refusal());
-                self.flight.fail(&Shared::new(error), leader, Instant::now())
-            }
+            Err(error) => self.flight.fail(&Shared::new(error), leader, Instant::now()),
         }
     }
 

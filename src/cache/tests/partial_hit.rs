@@ -101,6 +101,7 @@ async fn rows_that_became_too_old_during_the_call_are_served_when_there_is_no_sl
         cache.fixture.respond(&call, respond, upstream(&call.request));
         let (call, respond) = cache.fixture.next().await;
         assert_eq!(call.request.ids().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(call.caller.has_fallback, directives == CacheDirectives::default());
         pass(1).await;
         respond.send_error(failed(Delivery::NoSlot));
         let served = asked.await.unwrap();
