@@ -311,7 +311,8 @@ impl FlightDriver {
     }
 
     /// Answers the flights for the same request that still wait, unless theirs may be a better
-    /// answer.
+    /// answer. Their callers pay nothing for it: no slot went to them, and who asks for what others
+    /// ask for gains no slot either.
     fn answer_equal(&self, answer: &UpstreamResponse, asked: Instant) {
         let others = self.flight_table.others(&self.flight);
         if others.is_empty() || !ResponseKind::of(self.flight.request().endpoint(), answer).is_answer() {
