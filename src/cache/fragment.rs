@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::cache::entry::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
 use crate::cache::freshness::Age;
 use crate::cache::metrics::Prefetched;
+use crate::memory::Reservation;
 use crate::scan::{Headers, Key, Layout, Ordering, Request, Rows, SplitError, UpstreamProfile, UpstreamResponse};
 
 /// The rows of one id in one answer. An id without rows has a fragment too, because the upstream
@@ -26,6 +27,9 @@ pub(super) struct Fragment {
     text: Box<[u8]>,
     rows: Box<[Row]>,
     prefetched: Option<Box<Unused>>,
+    /// Its memory, once it is stored: requests that wait for other rows hold it for longer than the
+    /// cache does.
+    _memory: Option<Reservation>,
 }
 
 /// Counts on drop whether prefetched rows were used.
@@ -144,6 +148,7 @@ impl Fragment {
             text: text.into(),
             rows: rows.into(),
             prefetched: None,
+            _memory: None,
         };
         parts.into_iter().zip(ttls).map(fragment).collect()
     }
@@ -153,6 +158,14 @@ impl Fragment {
         let used = AtomicBool::new(false);
         Self {
             prefetched: Some(Box::new(Unused { counters, used })),
+            ..self
+        }
+    }
+
+    /// Attaches the memory reservation of the fragment, which lasts until its last reader drops it.
+    pub(super) fn with_memory(self, reservation: Reservation) -> Self {
+        Self {
+            _memory: Some(reservation),
             ..self
         }
     }

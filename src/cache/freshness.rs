@@ -25,8 +25,8 @@ pub struct Config {
     pub prefetch: Merging,
     /// Memory for entries, their keys and bookkeeping included, in bytes.
     pub max_size: u64,
-    /// Memory for the bodies of entries, and of former entries that callers are still reading, in
-    /// bytes; more than `max_size`.
+    /// Memory for the bodies of entries and the rows of ids, with former ones that callers are still
+    /// reading or waiting with, in bytes; more than `max_size`.
     pub max_held: usize,
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Either};
@@ -13,14 +14,14 @@ use tokio::time::Instant;
 use tower::Service;
 
 use crate::BoxError;
-use crate::cache::Cache;
 use crate::cache::entity::ListsUnderWay;
 use crate::cache::entry::Entry;
 use crate::cache::fragment::Assembled;
 use crate::cache::freshness::{Age, Evaluation, RefreshHealth, StaleReason, evaluate};
-use crate::cache::metrics::Lookup;
+use crate::cache::metrics::{CountedOnDrop, Lookup};
 use crate::cache::partial_hit::PartialHit;
 use crate::cache::refresh::{RefreshGuard, RefreshOutcome, Refresher};
+use crate::cache::{Cache, Config};
 use crate::middleware::Next;
 use crate::scan::{
     Call, Endpoint, ForwardReason, Outcome, Payer, Request, ResponseKind, ServedResponse, Status, UpstreamResponse,
@@ -36,6 +37,9 @@ pub type HasSpareQuota = Arc<dyn Fn(Payer) -> bool + Send + Sync>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no stored answer may be served, and only a stored one was wanted")]
 pub struct NotCached;
+
+/// A call leaves, or is refused, so long after its deadline at the latest.
+const UNPUNCTUAL: Duration = Duration::from_secs(2);
 
 /// The service below.
 pub(super) type Below = Next<Call, ServedResponse, BoxError>;
@@ -181,6 +185,14 @@ impl CacheService {
         let partial = partial_hit
             .and_then(|hit| hit.usable_at(cache, &call.caller.cache_directives, call.caller.deadline))
             .and_then(|partial_hit| partial_hit.missing().map(|missing| (partial_hit, missing)));
+        // Even if it waits to the end, and a little longer.
+        let latest = call.caller.deadline.max(Instant::now()) + UNPUNCTUAL;
+        let stands_in = |entry: &Arc<Entry>| may_stand_in(cache.config(), entry, latest);
+        let call = if fallback.as_ref().is_some_and(stands_in) {
+            call.with_fallback()
+        } else {
+            call
+        };
         let lookup = match forward {
             _ if partial.is_some() => Lookup::Partial,
             ForwardReason::Miss => Lookup::Miss,
@@ -223,7 +235,7 @@ impl CacheService {
         let shared = Arc::clone(&self.shared);
         let guard = RefreshGuard::begin(&entry, Instant::now());
         let cache = Arc::clone(&shared.cache);
-        let mut counted = CountedOnDrop { cache, lookup };
+        let mut counted = CountedOnDrop::new(cache, lookup);
         async move {
             let result = asked.await;
             let now = Instant::now();
@@ -231,8 +243,7 @@ impl CacheService {
             if let Some(guard) = guard {
                 guard.finish(outcome, now);
             }
-            if outcome != RefreshOutcome::Answered && entry.age(now).staleness() <= shared.cache.config().stale_if_error
-            {
+            if outcome != RefreshOutcome::Answered && may_stand_in(shared.cache.config(), &entry, now) {
                 if let Err(error) = &result {
                     tracing::debug!(%error, "a stale answer stands in for one that could not be had");
                 }
@@ -242,6 +253,11 @@ impl CacheService {
             result
         }
     }
+}
+
+/// Whether a stale entry may be served when a new answer cannot be fetched.
+fn may_stand_in(config: &Config, entry: &Entry, now: Instant) -> bool {
+    entry.age(now).staleness() <= config.stale_if_error
 }
 
 async fn ask(inner: Below, call: Call, forward: ForwardReason) -> Result<ServedResponse, BoxError> {
@@ -282,11 +298,14 @@ async fn ask_for_missing(
     let Some(usable) = usable.filter(|usable| usable.missing_count() == missing.ids().len()) else {
         tracing::debug!("stored rows became too old while the others were fetched");
         let request = Arc::clone(&call.request);
-        let has_limits = call.caller.cache_directives.limits_age();
-        let again = ask(inner, call, forward).await;
-        if !has_limits
-            && RefreshOutcome::of(&request, &again) == RefreshOutcome::NotTried
-            && let Ok(assembly) = partial_hit.with(&missing, &rest, &cache)
+        let old = || partial_hit.clone().with(&missing, &rest, &cache).ok();
+        // It is joined once more at the end, and not kept meanwhile.
+        if call.caller.cache_directives.limits_age() || old().is_none() {
+            return ask(inner, call, forward).await;
+        }
+        let again = ask(inner, call.with_fallback(), forward).await;
+        if RefreshOutcome::of(&request, &again) == RefreshOutcome::NotTried
+            && let Some(assembly) = old()
         {
             return Ok(joined(assembly, &rest, Instant::now()));
         }
@@ -328,7 +347,8 @@ async fn ask_for_list(
     let for_list = Call {
         request: Arc::new(list),
         caller: Arc::clone(&call.caller),
-    };
+    }
+    .with_fallback();
     // An error may concern the list only.
     let listed = ask(inner.clone(), for_list, forward).await.ok();
     let listed = listed.filter(|served| served.answer.status == StatusCode::OK);
@@ -340,24 +360,6 @@ async fn ask_for_list(
     match entity {
         Some(served) => Ok(served),
         None => ask(inner, call, forward).await,
-    }
-}
-
-/// A request whose lookup is counted when it is known what answers it, or when its caller leaves.
-struct CountedOnDrop {
-    cache: Arc<Cache>,
-    lookup: Lookup,
-}
-
-impl CountedOnDrop {
-    fn becomes(&mut self, lookup: Lookup) {
-        self.lookup = lookup;
-    }
-}
-
-impl Drop for CountedOnDrop {
-    fn drop(&mut self) {
-        self.cache.count(self.lookup);
     }
 }
 

@@ -46,7 +46,8 @@ pub struct Cache {
     pub(super) popularity: Arc<Popularity>,
     /// Bytes inserted since moka last evicted entries.
     unflushed_bytes: AtomicU64,
-    /// Bodies of entries, and of former entries that callers are still reading.
+    /// Bodies of entries and rows of ids, and former ones that callers are still reading or that
+    /// requests which wait for other rows will be answered with.
     held: Arc<MemoryBudget>,
     /// By endpoint: in which form the upstream last answered a request for one entity.
     pub(super) forms: Arc<[Mutex<Option<EntityForm>>; Endpoint::COUNT]>,
@@ -221,6 +222,19 @@ impl Cache {
         true
     }
 
+    /// Stores the rows of an id, unless they are too large, or callers hold too much of former ones.
+    pub(super) fn insert_fragment(&self, key: Key, fragment: Fragment) {
+        let weight = fragment.weight(&key);
+        // All of them are counted: a request that waits may hold thousands of small ones.
+        let memory = Some(weight).filter(|weight| u64::from(*weight) <= self.config.max_size);
+        let Some(memory) = memory.and_then(|weight| self.reserve(weight as usize)) else {
+            self.entries.invalidate(&key);
+            return;
+        };
+        let fragment = Arc::new(fragment.with_memory(memory));
+        self.put(key, Stored::Fragment(fragment), weight);
+    }
+
     /// Reserves memory for the body of an entry, which callers may hold for longer than the cache
     /// does; `None` when there is none left. Small bodies are not counted: they are too many, and
     /// too small to matter.
@@ -231,7 +245,7 @@ impl Cache {
         }
     }
 
-    /// Memory for a body. Pending evictions are run first if necessary.
+    /// Memory for a body, or for the rows of an id. Pending evictions are run first if necessary.
     fn reserve(&self, bytes: usize) -> Option<Reservation> {
         self.held.try_reserve(bytes).or_else(|| {
             self.entries.run_pending_tasks();
@@ -241,7 +255,7 @@ impl Cache {
 
     /// Inserts an entry. moka evicts some time after an insertion, so evictions are run here before
     /// too much has been inserted.
-    pub(super) fn put(&self, key: Key, stored: Stored, weight: u32) {
+    fn put(&self, key: Key, stored: Stored, weight: u32) {
         self.entries.insert(key, stored);
         let weight = u64::from(weight);
         if self.unflushed_bytes.fetch_add(weight, Ordering::Relaxed) + weight > self.config.max_size / 64 {

@@ -9,7 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use crate::cache::memory_store::Entries;
+use crate::cache::memory_store::{Cache, Entries};
 use crate::telemetry::{Counters, metrics, named_enum};
 
 metrics! {
@@ -92,6 +92,28 @@ named_enum! {
         Bypass = "bypass",
         /// Refused: `only-if-cached`.
         NotCached = "not_cached",
+    }
+}
+
+/// A request whose lookup is counted when it is known what answers it, or when its caller leaves.
+pub(super) struct CountedOnDrop {
+    cache: Arc<Cache>,
+    lookup: Lookup,
+}
+
+impl CountedOnDrop {
+    pub(super) fn new(cache: Arc<Cache>, lookup: Lookup) -> Self {
+        Self { cache, lookup }
+    }
+
+    pub(super) fn becomes(&mut self, lookup: Lookup) {
+        self.lookup = lookup;
+    }
+}
+
+impl Drop for CountedOnDrop {
+    fn drop(&mut self) {
+        self.cache.count(self.lookup);
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::cache::Config;
 use crate::cache::fragment::{Assembled, Fragment};
 use crate::cache::freshness::{Evaluation, RefreshHealth, evaluate};
-use crate::cache::memory_store::{Cache, Stored};
+use crate::cache::memory_store::Cache;
 use crate::caller::CacheDirectives;
 use crate::scan::{
     Endpoint, Key, Merging, Request, Rows, ServedResponse, SplitError, StoredRows, UpstreamProfile, UpstreamResponse,
@@ -299,10 +299,8 @@ impl Cache {
             } else {
                 fragment
             };
-            let key = Key::of_rows(request.endpoint(), id);
-            let weight = fragment.weight(&key);
-            if !has_fragment(id) && u64::from(weight) <= self.config.max_size {
-                self.put(key, Stored::Fragment(Arc::new(fragment)), weight);
+            if !has_fragment(id) {
+                self.insert_fragment(Key::of_rows(request.endpoint(), id), fragment);
             }
         }
     }

@@ -98,6 +98,7 @@ impl Refresher {
             request: Arc::clone(&call.request),
             caller: Arc::new(Caller {
                 cache_directives: CacheDirectives::default(),
+                has_fallback: true,
                 ..caller
             }),
         };
@@ -205,19 +206,22 @@ impl RefreshState {
 
     /// Whether a refresh may start: none is under way, and the pause after the last one is over.
     fn is_due(&self, now: Instant) -> bool {
+        self.due(now).is_some()
+    }
+
+    /// What `not_before_ms` is, if a refresh may start.
+    fn due(&self, now: Instant) -> Option<u64> {
         let at = self.not_before_ms.load(Ordering::Relaxed);
-        at != Self::UNDER_WAY && at <= self.millis(now)
+        (at != Self::UNDER_WAY && at <= self.millis(now)).then_some(at)
     }
 
     /// Starts a refresh; `false` when one is under way, or the pause is not over.
     pub(super) fn begin(&self, now: Instant) -> bool {
-        let at = self.not_before_ms.load(Ordering::Relaxed);
-        at != Self::UNDER_WAY
-            && at <= self.millis(now)
-            && self
-                .not_before_ms
-                .compare_exchange(at, Self::UNDER_WAY, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+        let order = Ordering::Relaxed;
+        self.due(now).is_some_and(|at| {
+            let begun = self.not_before_ms.compare_exchange(at, Self::UNDER_WAY, order, order);
+            begun.is_ok()
+        })
     }
 
     /// Records that a refresh brought an answer.

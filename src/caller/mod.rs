@@ -25,6 +25,9 @@ pub struct Caller {
     pub request_id: RequestId,
     /// The request's context in a trace.
     pub trace: Trace,
+    /// Whether something stands in for an answer that cannot be had in time, such as a stale one,
+    /// or nobody waits for it: then a refusal is told to nobody.
+    pub has_fallback: bool,
 }
 
 /// The name under which a caller's share of the quota is counted.

@@ -45,7 +45,8 @@ pub struct Shares {
     /// the pages of the program's file. A quarter of the total but at most 64 MiB, where little is
     /// left a third of that, and always an eighth.
     pub spare: usize,
-    /// Answers in the cache, and former entries that callers still read.
+    /// Answers in the cache, and former entries that callers still read, or whose rows requests
+    /// hold that wait for others.
     pub cache: usize,
     /// Callers' connections, at [`CONNECTION`] each.
     pub connections: usize,

@@ -69,10 +69,11 @@ impl PredictedTurns {
 }
 
 impl Snapshot {
-    /// Two queues as one: the longer wait, and what each caller has in both.
+    /// Two queues as one: the longer wait, and what each caller has in both. How many callers there
+    /// are is exact as long as each queue shows all of its own, and otherwise too few.
     pub fn with(mut self, other: Self) -> Self {
         self.waiting += other.waiting;
-        self.callers = self.callers.max(other.callers);
+        let most = self.callers.max(other.callers);
         self.predicted_wait = self.predicted_wait.max(other.predicted_wait);
         for share in other.shares {
             match self.shares.iter_mut().find(|known| known.name == share.name) {
@@ -88,6 +89,8 @@ impl Snapshot {
                 }
             }
         }
+        let shown = self.shares.iter().filter(|share| share.waiting > 0).count();
+        self.callers = most.max(shown);
         self.shares
             .sort_unstable_by(|a, b| (b.waiting, b.served, &a.name).cmp(&(a.waiting, a.served, &b.name)));
         self.shares.truncate(SHOWN);
@@ -222,7 +225,7 @@ metrics! {
         pub(super) waiting: Gauge = "queue_waiting",
         /// How long requests waited for a slot
         wait: Histogram = "queue_wait_seconds" => new(WAIT_BUCKETS),
-        /// Refusals because of the quota, one for all requests that share the call
+        /// Refusals because of the quota that callers are told, one for all requests that share the call
         refused: Counters<Reason> = "queue_refused" => by("reason"),
         /// Callers who have a request waiting
         callers: Gauge = "queue_callers",
@@ -313,13 +316,13 @@ mod tests {
                 })
                 .collect(),
         };
-        let both = queue(600, &[("a", 2)]).with(queue(1, &[("b", 3), ("a", 2)]));
-        assert_eq!((both.waiting, both.callers, both.predicted_wait), (7, 2, 600 * second));
+        let both = queue(600, &[("a", 2), ("c", 1)]).with(queue(1, &[("b", 3), ("a", 2)]));
+        assert_eq!((both.waiting, both.callers, both.predicted_wait), (8, 3, 600 * second));
         let shares = both
             .shares
             .iter()
             .map(|share| (share.name.as_str(), share.waiting, share.served));
-        assert_eq!(shares.collect::<Vec<_>>(), [("a", 4, 2), ("b", 3, 1)]);
+        assert_eq!(shares.collect::<Vec<_>>(), [("a", 4, 2), ("b", 3, 1), ("c", 1, 1)]);
         let outlook = both.shares[0].outlook.unwrap();
         assert_eq!((outlook.next, outlook.last), (second, 600 * second));
     }

@@ -52,6 +52,11 @@ impl SlowStart {
         self.latest + EACH
     }
 
+    /// Whether it waits for the answer to a call that was issued then.
+    pub(super) fn waits_for(&self, issued: Instant) -> bool {
+        issued >= self.since
+    }
+
     /// A call goes.
     pub(super) fn issue(&mut self, now: Instant) {
         self.issued += 1;
@@ -65,7 +70,7 @@ impl SlowStart {
 
     /// A call that was issued then was not made after all, or nobody will learn what became of it.
     pub(super) fn end(&mut self, issued: Instant) {
-        self.issued = self.issued.saturating_sub(usize::from(issued >= self.since));
+        self.issued = self.issued.saturating_sub(usize::from(self.waits_for(issued)));
     }
 
     /// A call was accepted; says whether as many were as the bucket holds at most, which ends it.

@@ -198,16 +198,23 @@ impl QuotaState {
             upsets |= self.slow_start.is_some();
             self.slow_start.take_if(SlowStart::accept);
             upsets |= self.accepted(now);
-            if was_probe && self.slow_start.is_none() {
-                // The pause is older than this process.
-                self.slow_start = self
-                    .span()
-                    .map(|(_, span)| SlowStart::new(self.pace.burst(), span.short, now));
+            if was_probe {
+                self.start_slowly(now);
             }
         } else {
             self.foreign.answered_late();
         }
         upsets
+    }
+
+    /// Begins a slow start after a probe, unless there is one: the pause may be older than this
+    /// process.
+    pub(super) fn start_slowly(&mut self, now: Instant) {
+        if self.slow_start.is_none() {
+            self.slow_start = self
+                .span()
+                .map(|(_, span)| SlowStart::new(self.pace.burst(), span.short, now));
+        }
     }
 
     /// No byte of the call was written: the slot is free again.

@@ -20,6 +20,20 @@ pub struct Call {
     pub caller: Arc<Caller>,
 }
 
+impl Call {
+    /// The same call, whose caller has something else if it is refused.
+    pub fn with_fallback(self) -> Self {
+        let caller = Caller {
+            has_fallback: true,
+            ..Caller::clone(&self.caller)
+        };
+        Self {
+            caller: Arc::new(caller),
+            ..self
+        }
+    }
+}
+
 /// An answer, and how it was found.
 #[derive(Clone, Debug)]
 pub struct ServedResponse {

@@ -42,7 +42,7 @@ impl Batcher {
         state.sizes[endpoint.index()].record_result(rows.as_ref().err().copied(), Instant::now());
         match &rows {
             Ok(_) => {
-                state.split_errors = 0;
+                (state.split_errors, state.refusals) = (0, 0);
                 state.failed = false;
                 if state.paused_until.take().is_some() {
                     tracing::info!("merging goes on: an answer could be taken apart again");
@@ -54,9 +54,13 @@ impl Batcher {
                 match split_error {
                     // An answer that is longer than any before does not speak against batching, and
                     // earlier answers were not cut off by a page limit either.
-                    SplitError::Longest => state.split_errors = 0,
+                    SplitError::Longest => (state.split_errors, state.refusals) = (0, 0),
                     // Each member may fail alone as well, which would say nothing about batching.
                     SplitError::Failed => state.failed = true,
+                    SplitError::Refused => {
+                        state.refusals += 1;
+                        self.pause_if_repeated(&mut state, endpoint, *split_error);
+                    }
                     _ => self.pause_if_repeated(&mut state, endpoint, *split_error),
                 }
             }
@@ -70,6 +74,16 @@ impl Batcher {
         let mut state = self.state();
         if std::mem::take(&mut state.failed) {
             self.pause_if_repeated(&mut state, endpoint, SplitError::Failed);
+        }
+    }
+
+    /// Records that a flight was rejected alone after a failed batch, too. If the batch had been
+    /// rejected, that was why, and speaks neither for nor against batching.
+    pub(super) fn rejected_alone(&self) {
+        let mut state = self.state();
+        if let Some(left) = state.refusals.checked_sub(1) {
+            state.refusals = left;
+            state.split_errors = state.split_errors.saturating_sub(1);
         }
     }
 

@@ -14,23 +14,20 @@
 //! A flight for which the queue has no slot in time may still become a member: it stays pending as
 //! long as calls that will leave in time have room for all pending ids.
 
-use std::collections::HashMap;
-use std::hash::BuildHasher as _;
-use std::iter;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use foldhash::quality::RandomState;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::attempt::QueuePosition;
-use crate::scan::{Endpoint, Merging, Request, SharedIds, StoredRows, UpstreamProfile};
+use crate::scan::{Endpoint, Merging, Request, SharedIds, StoredRows, UpstreamProfile, UpstreamResponse};
 use crate::single_flight::batch_role::MemberOutcome;
 use crate::single_flight::batch_size::BatchSizer;
 use crate::single_flight::flight::{Departure, Flight};
 use crate::single_flight::pending::PendingFlights;
+use crate::single_flight::rejected::Rejected;
 use crate::single_flight::{Metrics, PredictedWait};
 
 /// The settings of batching.
@@ -77,7 +74,10 @@ pub(super) struct State {
     pub(super) pending: [PendingFlights; Endpoint::COUNT],
     pub(super) sizes: [BatchSizer; Endpoint::COUNT],
     rejected: Rejected,
+    /// Failed splits in a row that speak against batching.
     pub(super) split_errors: u32,
+    /// Those among them that may yet turn out to be due to a member.
+    pub(super) refusals: u32,
     /// A batch has failed since the last request that succeeded alone after a failed batch.
     pub(super) failed: bool,
     pub(super) paused_until: Option<Instant>,
@@ -163,8 +163,10 @@ impl Batcher {
 
     /// Records that the upstream rejected a request that was asked alone. In a batch, it would make
     /// the whole call fail.
-    pub(super) fn reject(&self, request: &Request) {
-        self.state().rejected.note(request, Instant::now());
+    pub(super) fn reject(&self, request: &Request, answer: &UpstreamResponse) {
+        if request.ids().len() <= self.merge.max_ids.get() {
+            self.state().rejected.note(request, answer, Instant::now());
+        }
     }
 
     /// Records that the upstream answered a request that was asked alone.
@@ -323,76 +325,5 @@ impl Drop for PendingGuard {
         if missed {
             self.batcher.slot_released.notify_waiters();
         }
-    }
-}
-
-/// What the upstream rejected when it was asked for alone, and what would make a batch fail, each
-/// for some minutes: ids, and requests for several ids, of which it is not known which was the
-/// reason.
-#[derive(Debug, Default)]
-struct Rejected {
-    until: HashMap<u64, Instant>,
-    hasher: RandomState,
-}
-
-impl Rejected {
-    /// How long an id is kept out of batches. As when batching is paused, this only costs some
-    /// calls.
-    const TIME: Duration = Duration::from_mins(10);
-    /// The most that is remembered. If there are more, batching is paused now and then.
-    const MOST: usize = 1024;
-
-    /// Hashes of a request's key and of its ids. Two that happen to be the same cost some calls.
-    fn parts<'a>(hasher: &'a RandomState, request: &'a Request) -> impl Iterator<Item = u64> + 'a {
-        iter::once(hasher.hash_one(request.key())).chain(request.ids().map(|id| hasher.hash_one(id)))
-    }
-
-    /// Records that a request was rejected: for its id, if it has only one.
-    fn note(&mut self, request: &Request, now: Instant) {
-        if self.until.len() >= Self::MOST {
-            self.until.retain(|_, until| *until > now);
-        }
-        let has_one_id = request.ids().len() == 1;
-        let reason = Self::parts(&self.hasher, request).nth(usize::from(has_one_id));
-        if self.until.len() < Self::MOST {
-            self.until.extend(reason.map(|reason| (reason, now + Self::TIME)));
-        }
-    }
-
-    /// Records that a request was answered: nothing in it is a reason to reject a batch.
-    fn forget(&mut self, request: &Request) {
-        if !self.until.is_empty() {
-            for part in Self::parts(&self.hasher, request) {
-                self.until.remove(&part);
-            }
-        }
-    }
-
-    /// Whether it is such a request, or names such an id.
-    fn include(&self, request: &Request, now: Instant) -> bool {
-        let is_rejected = |part| self.until.get(&part).is_some_and(|until| *until > now);
-        !self.until.is_empty() && Self::parts(&self.hasher, request).any(is_rejected)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn rejected_ids_expire_and_are_bounded() {
-        let request = |id: &str| Request::plain(Endpoint::HISTORY, [id]).unwrap();
-        let mut rejected = Rejected::default();
-        let now = Instant::now();
-        for n in 0..2000 {
-            rejected.note(&request(&n.to_string()), now);
-        }
-        assert_eq!(rejected.until.len(), Rejected::MOST);
-        assert!(rejected.include(&request("7"), now));
-        assert!(!rejected.include(&request("x"), now));
-        let later = now + Rejected::TIME;
-        assert!(!rejected.include(&request("7"), later));
-        rejected.note(&request("x"), later);
-        assert_eq!(rejected.until.len(), 1);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::attempt::{Attempt, LateBoundRequest, QueuePosition, Retries};
+use crate::attempt::{Attempt, LateBoundRequest, QueuePosition, Refusal, Retries};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::scan::{Comparison, Merging, Payer, Request, Rows, UpstreamProfile};
 use crate::single_flight::batch_split::attributed_rows;
@@ -26,6 +26,11 @@ impl LateBoundRequest for ComparisonRequest {
     fn bind(&self) -> Option<Arc<Request>> {
         self.upstream_profile.merge_evidence().record_call(&self.comparison);
         Some(Arc::clone(&self.comparison.request))
+    }
+
+    fn refused(&self, refusal: Box<dyn Refusal>) {
+        // Nobody waits for it.
+        refusal.withdraw();
     }
 
     fn payer(&self) -> Payer {
@@ -76,6 +81,7 @@ impl Batcher {
                 cache_directives: CacheDirectives::default(),
                 request_id: RequestId::random(),
                 trace: Trace::None,
+                has_fallback: true,
             }),
             position: QueuePosition::new(now),
             retries: Retries::default(),

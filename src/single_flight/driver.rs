@@ -259,11 +259,7 @@ impl FlightDriver {
                 }
                 None
             }
-            Err(error) => {
-                // Counted before anybody is told.
-                drop(self.flight.take_refusal());
-                self.flight.fail(&Shared::new(error), leader, Instant::now())
-            }
+            Err(error) => self.flight.fail(&Shared::new(error), leader, Instant::now()),
         }
     }
 
@@ -281,22 +277,27 @@ impl FlightDriver {
     /// Tells the batcher how a request fared that was asked alone.
     fn record_status(&self, answer: &UpstreamResponse) {
         let request = self.flight.request();
-        if answer.status == StatusCode::OK
-            && request.is_whole()
-            && let Some(batcher) = &self.flight_table.batcher
-        {
-            batcher.accept(request);
-        }
-        let Some(batcher) = self.flight.batcher() else { return };
+        // That of a request that shares no calls, too: it may be one that was rejected before.
+        let batcher = self.flight_table.batcher.as_ref().filter(|_| request.is_whole());
+        let Some(batcher) = batcher else { return };
+        let has_left_batch = self.flight.never_batches();
         match answer.status {
             // Only Defender's own error counts: an error page of a proxy in front of it says
             // nothing about an id.
             StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND
                 if ResponseKind::of(request.endpoint(), answer).is_answer() =>
             {
-                batcher.reject(request);
+                batcher.reject(request, answer);
+                if has_left_batch {
+                    batcher.rejected_alone();
+                }
             }
-            StatusCode::OK if self.flight.never_batches() => batcher.succeeded_alone(request.endpoint()),
+            StatusCode::OK => {
+                batcher.accept(request);
+                if has_left_batch {
+                    batcher.succeeded_alone(request.endpoint());
+                }
+            }
             _ => {}
         }
     }
@@ -336,7 +337,8 @@ impl FlightDriver {
     }
 
     /// Answers the flights for the same request that still wait, unless theirs may be a better
-    /// answer.
+    /// answer. Their callers pay nothing for it: no slot went to them, and who asks for what others
+    /// ask for gains no slot either.
     fn answer_equal(&self, answer: &UpstreamResponse, asked: Instant) {
         let others = self.flight_table.others(&self.flight);
         if others.is_empty() || !ResponseKind::of(self.flight.request().endpoint(), answer).is_answer() {

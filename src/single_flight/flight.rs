@@ -217,15 +217,10 @@ impl Flight {
         leader
     }
 
-    /// Takes the queue's last refusal, unless that has been told or withdrawn.
-    pub(super) fn take_refusal(&self) -> Option<Box<dyn Refusal>> {
-        self.state().refusal.take()
-    }
-
-    /// Nobody is told of the queue's last refusal: the flight is about to join another call, or to
-    /// ask the queue again.
+    /// Nobody is told of the queue's last refusal: the flight joins another call, or asks again.
     pub(super) fn withdraw_refusal(&self) {
-        if let Some(refusal) = self.take_refusal() {
+        let refusal = self.state().refusal.take();
+        if let Some(refusal) = refusal {
             refusal.withdraw();
         }
     }
@@ -272,9 +267,6 @@ impl Flight {
                 // rejected too.
                 || !departed && waiter.caller.name == failed.caller.name && waiter.caller.deadline <= failed.caller.deadline
         });
-        for (_, waiter) in told {
-            let _ = waiter.sender.send(Err(error.clone()));
-        }
         let leader = state.waiters.elect_leader();
         state.stage = match leader {
             // Departed → Waiting: the next call leaves later, so requests with `no-cache` may join
@@ -283,6 +275,16 @@ impl Flight {
             // Any → Over: all waiters have the failure or had left.
             None => Stage::Over,
         };
+        let refusal = state.refusal.take();
+        drop(state);
+        let is_told = told.values().any(|waiter| !waiter.caller.has_fallback);
+        // Dropped here, it counts before anybody is told.
+        if let Some(refusal) = refusal.filter(|_| !is_told) {
+            refusal.withdraw();
+        }
+        for waiter in told.into_values() {
+            let _ = waiter.sender.send(Err(error.clone()));
+        }
         leader
     }
 

@@ -22,6 +22,7 @@ mod error;
 mod flight;
 mod flight_table;
 mod pending;
+mod rejected;
 #[cfg(test)]
 mod tests;
 mod waiter;

@@ -173,6 +173,7 @@ fn attempt(name: &Name, wait: Duration) -> Attempt {
             cache_directives: CacheDirectives::default(),
             request_id: RequestId::random(),
             trace: defender_gateway::testing::telemetry::trace::Trace::None,
+            has_fallback: false,
         }),
         position: QueuePosition::new(now),
         retries: Retries::default(),

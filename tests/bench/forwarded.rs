@@ -44,6 +44,7 @@ pub(crate) fn caller() -> Caller {
         cache_directives: CacheDirectives::default(),
         request_id: RequestId::random(),
         trace: Trace::None,
+        has_fallback: false,
     }
 }
 

@@ -62,6 +62,7 @@ fn caller_at(name: &str, deadline: Instant) -> Caller {
         cache_directives: CacheDirectives::default(),
         request_id: RequestId::random(),
         trace: crate::telemetry::trace::Trace::None,
+        has_fallback: false,
     }
 }
 

@@ -23,16 +23,24 @@ pub(super) struct ById {
 
 impl ById {
     fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    fn with(config: Config) -> Self {
         let upstream_profile = Arc::new(UpstreamProfile::new(1000));
         Self {
-            fixture: Fixture::with(Config::default(), Some(Arc::clone(&upstream_profile))),
+            fixture: Fixture::with(config, Some(Arc::clone(&upstream_profile))),
             upstream_profile,
         }
     }
 
     /// Lets the profile see enough answers to know the order of rows.
     pub(super) fn with_known_order() -> Self {
-        let cache = Self::new();
+        Self::with_known_order_and(Config::default())
+    }
+
+    pub(super) fn with_known_order_and(config: Config) -> Self {
+        let cache = Self::with(config);
         let request = request(&["a", "b", "c", "d", "e", "f"]);
         for _ in 0..4 {
             let rows = Rows::split(&request, &upstream(&request).body).unwrap();

@@ -128,6 +128,7 @@ pub(in crate::cache) fn call(id: &str, cache_directives: CacheDirectives) -> Cal
             cache_directives,
             request_id: RequestId::random(),
             trace: crate::telemetry::trace::Trace::None,
+            has_fallback: false,
         }),
     }
 }

@@ -10,6 +10,7 @@ use super::by_id::{ById, request, upstream};
 use super::fixture::{call, only_if_cached, pass};
 use super::stale::failed;
 use crate::attempt::Delivery;
+use crate::cache::Config;
 use crate::caller::{CacheDirectives, Caller};
 use crate::scan::{Call, Endpoint, MergeRecord, SplitError};
 
@@ -58,6 +59,32 @@ async fn rows_that_became_too_old_during_the_call_are_fetched_again_unless_anoth
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn rows_that_waiting_requests_hold_take_memory_from_new_ones() {
+    let mut cache = ById::with_known_order_and(Config {
+        max_held: 20_000,
+        ..Config::default()
+    });
+    let is_stored = |cache: &ById| cache.fixture.cache.fragment(Endpoint::HISTORY, "a").is_some();
+    let (mut asked, mut calls) = (Vec::new(), Vec::new());
+    for _ in 0..100 {
+        cache.keep(&["a"]);
+        if !is_stored(&cache) {
+            break;
+        }
+        asked.push(cache.ask(&["a", "b"], CacheDirectives::default()));
+        calls.push(cache.fixture.next().await);
+        pass(1).await;
+    }
+    assert!((5..50).contains(&asked.len()), "{}", asked.len());
+    for asked in asked {
+        asked.abort();
+        assert!(asked.await.unwrap_err().is_cancelled());
+    }
+    cache.keep(&["a"]);
+    assert!(is_stored(&cache));
+}
+
 /// What the call brought is paid for. It is better than a refusal, but for who has limits.
 #[tokio::test(start_paused = true)]
 async fn rows_that_became_too_old_during_the_call_are_served_when_there_is_no_slot_for_another() {
@@ -74,6 +101,7 @@ async fn rows_that_became_too_old_during_the_call_are_served_when_there_is_no_sl
         cache.fixture.respond(&call, respond, upstream(&call.request));
         let (call, respond) = cache.fixture.next().await;
         assert_eq!(call.request.ids().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(call.caller.has_fallback, directives == CacheDirectives::default());
         pass(1).await;
         respond.send_error(failed(Delivery::NoSlot));
         let served = asked.await.unwrap();

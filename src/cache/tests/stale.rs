@@ -329,6 +329,24 @@ async fn without_spare_quota_one_call_after_each_pause_finds_out_whether_the_out
     assert_eq!(fixture.stored("a").await.answer.body, NEW);
 }
 
+#[tokio::test(start_paused = true)]
+async fn calls_whose_refusal_nobody_is_told_say_so() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
+    // Its own call, with the stale answer in reserve; the same where that is too old by then; and a
+    // refresh in the background.
+    for (age, has_fallback) in [(95, true), (625, false), (35, true)] {
+        fixture.fill("b", OLD).await;
+        pass(age).await;
+        let asked = fixture.ask("b", CacheDirectives::default());
+        let (call, respond) = fixture.next().await;
+        assert_eq!(call.caller.has_fallback, has_fallback, "{age} s");
+        fixture.respond(&call, respond, answer(200, NEW));
+        asked.await.unwrap().unwrap();
+        pass(2000).await;
+    }
+}
+
 /// Otherwise each hit would make another attempt, and the queue another refusal that nobody is
 /// told.
 #[tokio::test(start_paused = true)]

@@ -122,6 +122,7 @@ pub(super) fn attempt(name: &str, urgency: u8, wait: Duration) -> Attempt {
         cache_directives: CacheDirectives::default(),
         request_id: RequestId::random(),
         trace: crate::telemetry::trace::Trace::None,
+        has_fallback: false,
     };
     Attempt {
         request: Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()),

@@ -135,3 +135,71 @@ fn a_window_that_was_used_up_in_a_burst_is_shared_out_from_its_return_on() {
     let taken = std::iter::from_fn(|| quota_state.take(later).ok()).count();
     assert_eq!(taken, 4);
 }
+
+/// Calls that are answered after four seconds.
+#[derive(Clone)]
+struct SlowUpstream {
+    quota_state: QuotaState,
+    in_flight: Vec<(Instant, Charge)>,
+}
+
+impl SlowUpstream {
+    const TAKES: Duration = Duration::from_secs(4);
+
+    /// Answers what is due, then makes a call if one may go; otherwise says when to look again.
+    fn call(&mut self, now: Instant) -> Result<(), Instant> {
+        while self.in_flight.first().is_some_and(|(at, _)| *at <= now) {
+            let (at, charge) = self.in_flight.remove(0);
+            self.quota_state.settle(charge, at);
+        }
+        let next_answer = self.in_flight.first().map(|(at, _)| *at);
+        match self.quota_state.take(now) {
+            Ok(charge) => {
+                self.in_flight.push((now + Self::TAKES, charge));
+                Ok(())
+            }
+            Err(at) => Err(at.into_iter().chain(next_answer).min().unwrap()),
+        }
+    }
+
+    /// Makes a call as soon as one may go; returns when.
+    fn next_call(&mut self, mut now: Instant) -> Instant {
+        while let Err(at) = self.call(now) {
+            now = at.max(now + Duration::from_micros(1));
+        }
+        now
+    }
+}
+
+#[test]
+fn a_forecast_knows_that_calls_start_slowly_after_a_pause() {
+    let mut now = Instant::now();
+    let mut upstream = SlowUpstream {
+        quota_state: QuotaState::new(&documented(), now),
+        in_flight: Vec::new(),
+    };
+    for _ in 0..60 {
+        now = upstream.next_call(now) + SlowUpstream::TAKES;
+    }
+    upstream.next_call(now);
+    let (mut now, refused) = upstream.in_flight.pop().unwrap();
+    upstream.quota_state.throttled(refused, said(MINUTE, 8), now);
+    // While all pause, while the probe is under way, and with one, six and twenty calls of the slow
+    // start.
+    for calls in [0, 1, 1, 5, 14] {
+        for _ in 0..calls {
+            now = upstream.next_call(now);
+        }
+        let (mut forecast, mut upstream, mut now) = (Forecast::new(&upstream.quota_state, now), upstream.clone(), now);
+        for slot in 0..50 {
+            now = upstream.next_call(now);
+            let foretold = forecast.next_slot();
+            let early = now.saturating_duration_since(foretold);
+            let late = foretold.saturating_duration_since(now);
+            assert!(
+                early <= Duration::from_millis(50) && late <= Duration::from_millis(200),
+                "{calls} calls: slot {slot} comes {early:?} later or {late:?} sooner than forecast"
+            );
+        }
+    }
+}

@@ -324,6 +324,7 @@ fn caller(deadline: Duration) -> Arc<Caller> {
         cache_directives: CacheDirectives::default(),
         request_id: RequestId::random(),
         trace: crate::telemetry::trace::Trace::None,
+        has_fallback: false,
     })
 }
 

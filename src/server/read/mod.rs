@@ -263,6 +263,7 @@ impl Shared {
             cache_directives: preferences.cache_directives,
             request_id: meta.id.clone(),
             trace: meta.trace.clone(),
+            has_fallback: false,
         }
     }
 }

@@ -225,13 +225,21 @@ async fn where_every_answer_is_cut_off_all_ask_alone_in_the_end() {
     fixture.nothing_is_left().await;
 }
 
+/// Defender's answer to a request for an id that it does not know.
+fn not_found() -> UpstreamResponse {
+    UpstreamResponse {
+        status: http::StatusCode::NOT_FOUND,
+        ..answer(r#"{"error":{"code":"NotFound","message":"no such definition"}}"#)
+    }
+}
+
 /// Asks for these ids alone, and answers with this status.
 async fn answer_alone(fixture: &mut Fixture, ids: &[&str], status: u16) {
     let asked = fixture.ask_for(request(ids), caller("x", 30));
     let (attempt, reply) = fixture.departed().await;
     let mut response = rows(&attempt.request.bind().unwrap());
     if status != 200 {
-        response = answer(r#"{"error":{"code":"NotFound","message":"no such definition"}}"#);
+        response = not_found();
         response.status = status.try_into().unwrap();
     }
     reply.send(Ok(response)).unwrap();
@@ -261,5 +269,57 @@ async fn a_rejected_id_is_merged_again_once_it_has_been_answered_alone() {
     answer_alone(&mut fixture, &["a"], 404).await;
     assert_eq!(calls(&mut fixture).await, 2, "and here it is answered");
     assert_eq!(calls(&mut fixture).await, 1);
+    fixture.nothing_is_left().await;
+}
+
+/// Asks for these sets of ids at once, where the upstream does not know ids that begin with `gone`;
+/// returns the ids of each call.
+async fn ask_where_some_are_gone(fixture: &mut Fixture, sets: &[&[&str]]) -> Vec<Vec<String>> {
+    let asked: Vec<_> = sets
+        .iter()
+        .map(|ids| fixture.ask_for(request(ids), caller(ids[0], 300)))
+        .collect();
+    let calls = fixture.answer_all(|request| {
+        if request.ids().any(|id| id.starts_with("gone")) {
+            not_found()
+        } else {
+            rows(request)
+        }
+    });
+    let calls = calls.await;
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+    calls
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_varying_rejected_requests_share_is_found_out_and_merging_goes_on() {
+    let mut fixture = Fixture::batching();
+    for shared in ["b", "c"] {
+        let calls = ask_where_some_are_gone(&mut fixture, &[&[shared, "gone"], &["x"]]).await;
+        assert_eq!(calls.len(), 3, "{calls:?}");
+    }
+    for shared in ["d", "e", "f"] {
+        let calls = ask_where_some_are_gone(&mut fixture, &[&[shared, "gone"], &["x"], &["b"]]).await;
+        assert_eq!(calls.len(), 2, "it asks alone, and the others share a call: {calls:?}");
+    }
+    assert_eq!(fixture.metrics.resting(), None);
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_that_were_rejected_because_of_a_member_do_not_pause_batching() {
+    let mut fixture = Fixture::batching();
+    for gone in ["gone1", "gone2", "gone3", "gone4"] {
+        let calls = ask_where_some_are_gone(&mut fixture, &[&[gone], &["x"]]).await;
+        assert_eq!(calls.len(), 3, "{calls:?}");
+    }
+    assert_eq!(fixture.metrics.resting(), None);
+    for _ in 0..3 {
+        fail_batch(&mut fixture, Some(not_found())).await;
+    }
+    let resting = fixture.metrics.resting();
+    assert!(resting.is_some_and(|(_, split_error)| split_error == SplitError::Refused));
     fixture.nothing_is_left().await;
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::fixture::{Fixture, MERGE, Reply, caller, pass, request, rows};
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, Refusal, RetryHint, Scarcity};
+use crate::caller::Caller;
 use crate::scan::{Merging, Outcome, ServedResponse, UpstreamProfile};
 use crate::single_flight::{BatchConfig, DeadlineExceeded};
 
@@ -113,6 +114,29 @@ impl Refusal for Recorded {
 impl Drop for Recorded {
     fn drop(&mut self) {
         let _ = self.0.send(self.1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_queues_refusal_does_not_count_if_each_of_its_callers_has_something_else() {
+    for (other, told) in [(true, "withdrawn"), (false, "told")] {
+        let mut fixture = Fixture::new();
+        let (send, mut refusals) = mpsc::unbounded_channel();
+        let asked = [true, other].map(|has_fallback| {
+            fixture.ask(Caller {
+                has_fallback,
+                ..caller("x", 30)
+            })
+        });
+        let (attempt, reply) = fixture.waiting().await;
+        fixture.settled().await;
+        attempt.request.refused(Box::new(Recorded(send, "told")));
+        reply.send(Err(no_slot())).map_err(drop).unwrap();
+        for asked in asked {
+            assert!(asked.await.unwrap().is_err());
+        }
+        assert_eq!(refusals.recv().await, Some(told));
+        fixture.nothing_is_left().await;
     }
 }
 

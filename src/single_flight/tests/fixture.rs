@@ -226,6 +226,7 @@ pub(super) fn caller(name: &str, seconds: u64) -> Caller {
         cache_directives: CacheDirectives::default(),
         request_id: RequestId::random(),
         trace: crate::telemetry::trace::Trace::None,
+        has_fallback: false,
     }
 }
 

@@ -34,6 +34,7 @@ fn routed_with(request: scan::Request, deadline: Duration) -> Routed {
         cache_directives: CacheDirectives::default(),
         request_id: RequestId::random(),
         trace: crate::telemetry::trace::Trace::None,
+        has_fallback: false,
     };
     Routed {
         charged: Charged {

@@ -19,5 +19,6 @@ fn caller(deadline: Duration) -> Arc<Caller> {
         cache_directives: CacheDirectives::default(),
         request_id: RequestId::from_caller("id-1").unwrap(),
         trace: crate::telemetry::trace::Trace::None,
+        has_fallback: false,
     })
 }

@@ -149,6 +149,7 @@ impl Gateway {
                 cache_directives: CacheDirectives::default(),
                 request_id: RequestId::random(),
                 trace: defender_gateway::testing::telemetry::trace::Trace::None,
+                has_fallback: false,
             }),
             position: QueuePosition::new(now),
             retries: Retries::default(),

@@ -247,6 +247,7 @@ impl Replica {
             cache_directives,
             request_id: RequestId::random(),
             trace: defender_gateway::testing::telemetry::trace::Trace::None,
+            has_fallback: false,
         };
         let call = Call {
             request: Arc::new(request),

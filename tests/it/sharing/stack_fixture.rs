@@ -218,6 +218,7 @@ impl StackFixture {
             cache_directives,
             request_id: RequestId::random(),
             trace: defender_gateway::testing::telemetry::trace::Trace::None,
+            has_fallback: false,
         };
         let (request, caller) = (Arc::new(request), Arc::new(caller));
         self.front.clone().oneshot(Call { request, caller }).await

@@ -223,6 +223,7 @@ fn attempt(asking: &Asking) -> Attempt {
             cache_directives: CacheDirectives::default(),
             request_id: RequestId::random(),
             trace: trace::Trace::None,
+            has_fallback: false,
         }),
         position: QueuePosition::new(now),
         retries: Retries::default(),
