@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+pub(super) use crate::quota::state_lines::micros;
 use crate::quota::{self, Pacing, UnknownPast};
 
 /// What the store runs: one script, in parts.
@@ -297,11 +298,6 @@ impl PendingReports {
     pub(super) fn on_reply(&mut self) {
         self.reports.drain(..std::mem::take(&mut self.saying));
     }
-}
-
-/// Whole microseconds.
-pub(super) fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// How long ago `at` was; negative when it is still to come.
