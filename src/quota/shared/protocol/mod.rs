@@ -350,7 +350,7 @@ impl Protocol {
     fn give_up(&mut self, first: u64) {
         for n in (first..).take(std::mem::take(&mut self.asked)) {
             self.pending_reports
-                .add(format!("{}:{n}", self.terms.me), Report::Refunded);
+                .add(format!("{}:{n}", self.terms.me), Report::Refunded(None));
         }
         self.due = None;
     }
