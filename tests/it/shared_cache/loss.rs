@@ -106,7 +106,7 @@ async fn when_the_store_is_full_nobody_waits_for_an_answer_that_it_does_not_take
     good(follow).await;
     assert_eq!(upstream.calls(), 2);
     assert_eq!(leader.member.snapshot().written, 0);
-    assert!(!leader.member.snapshot().up, "operators are told");
+    leader.until("operators to be told", |seen| !seen.up).await;
     let keys: Vec<String> = redis.ask(&["KEYS", "*"]).await.unwrap();
     assert!(keys.is_empty(), "{keys:?}");
 }
