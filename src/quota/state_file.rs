@@ -122,11 +122,7 @@ impl StateFile {
             let others = replay(&read(predecessor)?, attempt, &clock).live.into_values();
             charges = united(charges, others.collect());
         }
-        let (oldest, latest) = (now.saturating_sub(micros(window)), now.saturating_add(micros(LANDING)));
-        charges.retain(|at| *at > oldest);
-        for at in &mut charges {
-            *at = latest.min(*at);
-        }
+        let charges = counting(charges, window, now);
         let ago = |at: i64| SignedDuration::from_micros(now.saturating_sub(at));
         let restored = RestoredState {
             charges: charges.iter().map(|at| ago(*at)).collect(),
@@ -328,6 +324,16 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
         // Where files cannot be locked, nobody can tell; somebody must keep the file short.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(file)),
     }
+}
+
+/// Those charges that still count.
+fn counting(mut charges: Vec<i64>, window: Duration, now: i64) -> Vec<i64> {
+    let (oldest, latest) = (now.saturating_sub(micros(window)), now.saturating_add(micros(LANDING)));
+    charges.retain(|at| *at > oldest);
+    for at in &mut charges {
+        *at = latest.min(*at);
+    }
+    charges
 }
 
 /// All charges of two files. Both may have the same one, which one of them took over from the

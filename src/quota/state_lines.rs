@@ -190,6 +190,7 @@ pub(super) fn replay(text: &str, attempt: Duration, clock: &Clock) -> Replayed {
     }
 }
 
+/// Whole microseconds.
 pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

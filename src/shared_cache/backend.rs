@@ -229,9 +229,14 @@ impl Backend {
             value,
             end.as_bytes(),
         ];
-        self.run(&self.complete, name, &arguments, COMMAND_TIMEOUT)
-            .await
-            .is_some()
+        let reply = self.run(&self.complete, name, &arguments, COMMAND_TIMEOUT).await;
+        let refused = reply.as_ref().filter(|reason| !reason.is_empty());
+        if let Some(reason) = refused {
+            let reason = String::from_utf8_lossy(reason);
+            tracing::debug!(%reason, "the store takes no answer: answers are not shared for now");
+            self.config.store.is_late(COMMAND_TIMEOUT);
+        }
+        reply.is_some() && refused.is_none()
     }
 
     /// Renews a lease. `false` when it is certain that the lease was lost.

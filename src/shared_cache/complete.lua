@@ -1,21 +1,27 @@
 -- Stores the answer of a call and ends its lease. Keys: answer, lease. Arguments: the lease's token
 -- or "", the channel, the message, the answer or "", and the server's time in milliseconds at which
 -- its freshness ends.
-local done = false
+-- Returns why the store took no answer, as when its memory is full, or "".
+local done, message, refused = false, ARGV[3], ''
 if ARGV[4] ~= '' then
   -- The first bytes are the format's version and when the upstream was asked: an older answer never
   -- replaces a newer one.
   local there = redis.pcall('GETRANGE', KEYS[1], 0, 8)
   if type(there) ~= 'string' or string.sub(there, 1, 1) ~= string.sub(ARGV[4], 1, 1) or there <= string.sub(ARGV[4], 1, 9) then
     -- `SET` has `PXAT` for this from Redis 6.2 on only.
-    redis.call('SET', KEYS[1], ARGV[4])
-    redis.call('PEXPIREAT', KEYS[1], ARGV[5])
+    local stored = redis.pcall('SET', KEYS[1], ARGV[4])
+    if stored.err then
+      -- The lease ends all the same: nobody waits for an answer that is not there.
+      refused, message = stored.err, '!' .. string.sub(message, 2)
+    else
+      redis.call('PEXPIREAT', KEYS[1], ARGV[5])
+    end
   end
-  done = true
+  done = refused == ''
 end
 if ARGV[1] ~= '' and redis.pcall('GET', KEYS[2]) == ARGV[1] then
   redis.call('DEL', KEYS[2])
   done = true
 end
-if done then redis.call('PUBLISH', ARGV[2], ARGV[3]) end
-return ''
+if done then redis.call('PUBLISH', ARGV[2], message) end
+return refused

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::config::Name;
 use super::write_queue::WriteJob;
 use super::{Inner, LookupOutcome};
+use crate::caller::Urgency;
 
 /// How a lease ended, as published on the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,19 +63,22 @@ pub(super) struct Lease {
     token: Arc<str>,
     ended: AtomicBool,
     renewal: CancellationToken,
+    answered: Notify,
 }
 
 impl Lease {
     /// A lease that is about to be requested. From here on it is given back when it is dropped,
     /// because the reply that grants it may be lost.
-    pub(super) fn new(inner: &Arc<Inner>, name: &Name) -> Self {
+    pub(super) fn new(inner: &Arc<Inner>, name: &Name, urgency: Urgency) -> Self {
         Self {
             inner: Arc::clone(inner),
             name: name.clone(),
-            // A random token, so that no replica ends or renews another replica's lease.
-            token: format!("{:032x}", rand::random::<u128>()).into(),
+            // A random token, so that no replica ends or renews another replica's lease, and what
+            // `get_or_lease.lua` has to know of its holder.
+            token: format!("{:032x}:{}", rand::random::<u128>(), urgency.level()).into(),
             ended: AtomicBool::new(false),
             renewal: CancellationToken::new(),
+            answered: Notify::new(),
         }
     }
 
@@ -98,6 +102,20 @@ impl Lease {
 
     pub(super) fn token(&self) -> &str {
         &self.token
+    }
+
+    pub(super) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Resolves when another replica has got an answer, although this one has the lease, or had it
+    /// until a more urgent call took it.
+    ///
+    /// # Cancel safety
+    ///
+    /// What is answered while nobody waits for it is missed.
+    pub(super) async fn answered_elsewhere(&self) {
+        self.answered.notified().await;
     }
 
     /// Ends the lease without an answer.
@@ -169,6 +187,8 @@ struct Entries {
 struct Lookup {
     number: u64,
     shared: WeakShared<BoxFuture<'static, LookupOutcome>>,
+    /// The most urgent request that takes part.
+    urgency: Urgency,
     /// The events of another replica's lease.
     events: watch::Sender<LeaseEvent>,
 }
@@ -184,18 +204,26 @@ pub(super) enum LookupRole {
 
 impl Registry {
     /// The lease on a request or the lookup for it; if there is neither, a new lookup that `start`
-    /// makes.
+    /// makes. A lookup looks again when a more urgent request joins it, because it may wait for a
+    /// lease that this one need not wait for.
     pub(super) fn join_lookup(
         self: &Arc<Self>,
         name: &Name,
+        urgency: Urgency,
         start: impl FnOnce(RegistryEntry) -> BoxFuture<'static, LookupOutcome>,
     ) -> LookupRole {
         let mut entries = self.entries();
         if let Some(lease) = entries.leases.get(name).and_then(Weak::upgrade) {
             return LookupRole::Led(lease);
         }
-        if let Some(lookup) = entries.lookups.get(name).and_then(|known| known.shared.upgrade()) {
-            return LookupRole::Pending(lookup);
+        if let Some(lookup) = entries.lookups.get_mut(name)
+            && let Some(shared) = lookup.shared.upgrade()
+        {
+            if urgency < lookup.urgency {
+                lookup.urgency = urgency;
+                lookup.events.send_replace(LeaseEvent::Look);
+            }
+            return LookupRole::Pending(shared);
         }
         let number = entries.next;
         entries.next += 1;
@@ -204,6 +232,7 @@ impl Registry {
             registry: Arc::clone(self),
             name: name.clone(),
             number,
+            urgency,
             events: receiver,
         })
         .shared();
@@ -211,6 +240,7 @@ impl Registry {
             let new = Lookup {
                 number,
                 shared: weak,
+                urgency,
                 events,
             };
             entries.lookups.insert(name.clone(), new);
@@ -241,11 +271,18 @@ impl Registry {
         }
     }
 
-    /// Passes a message about another replica's lease to the lookup that it concerns.
+    /// Passes a message about another replica's lease to the lookup that it concerns, and one about
+    /// another replica's answer to the lease. One's own answer has ended its lease before.
     pub(super) fn notify(&self, message: &str) {
-        if let Some((event, name)) = LeaseEvent::parse(message)
-            && let Some(lookup) = self.entries().lookups.get(&name)
+        let Some((event, name)) = LeaseEvent::parse(message) else {
+            return;
+        };
+        if event == LeaseEvent::Completed
+            && let Some(lease) = self.lease(&name)
         {
+            lease.answered.notify_waiters();
+        }
+        if let Some(lookup) = self.entries().lookups.get(&name) {
             lookup.events.send_replace(event);
         }
     }
@@ -269,10 +306,20 @@ pub(super) struct RegistryEntry {
     registry: Arc<Registry>,
     name: Name,
     number: u64,
+    /// That of the request which began the lookup.
+    urgency: Urgency,
     events: watch::Receiver<LeaseEvent>,
 }
 
 impl RegistryEntry {
+    /// The urgency of the most urgent request that takes part in the lookup.
+    pub(super) fn urgency(&self) -> Urgency {
+        let entries = self.registry.entries();
+        let known = entries.lookups.get(&self.name);
+        let known = known.filter(|known| known.number == self.number);
+        known.map_or(self.urgency, |known| known.urgency)
+    }
+
     /// The next event; of several, the latest.
     ///
     /// # Cancel safety
@@ -308,7 +355,8 @@ mod tests {
     async fn a_waiter_wakes_for_its_key_only_and_misses_nothing() {
         let (registry, name) = (Arc::new(Registry::default()), Name::new("aa"));
         let mut waiter = None;
-        let role = registry.join_lookup(&name, |entry| {
+        let [urgent, patient] = [0, 7].map(|level| Urgency::new(level).unwrap());
+        let role = registry.join_lookup(&name, patient, |entry| {
             waiter = Some(entry);
             Box::pin(std::future::pending())
         });
@@ -324,6 +372,11 @@ mod tests {
         assert_eq!(waiter.event().await, LeaseEvent::Look);
         registry.notify_all();
         assert_eq!(waiter.event().await, LeaseEvent::Look);
+        for urgency in [urgent, patient, urgent] {
+            registry.join_lookup(&name, urgency, |_| unreachable!("there is one"));
+        }
+        assert_eq!((waiter.event().await, waiter.urgency()), (LeaseEvent::Look, urgent));
+        assert!(!waiter.events.has_changed().unwrap(), "once");
         drop((role, waiter));
         assert!(registry.entries().lookups.is_empty());
     }

@@ -5,6 +5,9 @@
 //! a *lease* on the request and asks; the others wait for its answer. When that leader fails or
 //! dies, another replica takes the lease.
 //!
+//! A more urgent request does not wait for the call of a less urgent one, whose turn may come later
+//! than its own: it takes the lease, and the first answer serves both.
+//!
 //! The shared cache never delays a request for long: a request that memory can answer does not come
 //! here, a lookup takes at most [`Config::look`], and after a failure the store's circuit breaker
 //! is open for a while, during which every replica asks for itself.
@@ -129,7 +132,7 @@ impl SharedCache {
                 _ => LookupOutcome::Alone,
             };
         }
-        let role = inner.registry.join_lookup(&name, |entry| {
+        let role = inner.registry.join_lookup(&name, call.caller.urgency, |entry| {
             Box::pin(lookup(
                 Arc::clone(inner),
                 Arc::clone(&call.request),
@@ -155,6 +158,24 @@ impl SharedCache {
             outcome = lookup => outcome,
             () = sleep_until(until) => LookupOutcome::Alone,
             () = closed => LookupOutcome::Alone,
+        }
+    }
+}
+
+impl SharedCache {
+    /// The answer of another replica to the request of this lease, once there is one that suits.
+    async fn found_elsewhere(&self, lease: &Lease, request: &Request, wanted: &CacheDirectives) -> Found {
+        let inner = &self.0;
+        loop {
+            lease.answered_elsewhere().await;
+            let backend = &inner.backend;
+            let look = backend.get_or_lease(request.endpoint(), lease.name(), None, LookupMode::Answers);
+            if let LookupReply::Found(found) = look.await
+                && found.suits(wanted, Instant::now())
+            {
+                (inner.insert_local)(request, &found);
+                return found;
+            }
         }
     }
 }
@@ -207,7 +228,16 @@ impl Middleware<Call, Next<Call, ServedResponse, BoxError>, ServedResponse, BoxE
             LookupOutcome::Led(lease) => {
                 metrics.record_lookup(LookupResult::Led);
                 let endpoint = call.request.endpoint();
-                let result = next.call(call).await;
+                let (request, caller) = (Arc::clone(&call.request), Arc::clone(&call.caller));
+                let result = tokio::select! {
+                    biased;
+                    result = next.call(call) => result,
+                    found = shared_cache.found_elsewhere(&lease, &request, &caller.cache_directives) => {
+                        // Where it is still this replica's, those who follow it look again.
+                        lease.end(LeaseEvent::Completed);
+                        return Ok(served(&found, Via::Wait, Instant::now()));
+                    }
+                };
                 // If the answer was stored, writing it ends the lease. An error may concern this
                 // caller only, while the call goes on for the other waiters.
                 if let Ok(served) = &result {
@@ -295,7 +325,7 @@ async fn follow(inner: &Arc<Inner>, request: &Request, name: &Name, entry: &mut 
     let mut mode = LookupMode::Answers;
     let mut failures = 0;
     loop {
-        let lease = Lease::new(inner, name);
+        let lease = Lease::new(inner, name, entry.urgency());
         match inner
             .backend
             .get_or_lease(request.endpoint(), name, Some(lease.token()), mode)

@@ -223,6 +223,12 @@ impl Client {
         !self.0.breaker.is_open()
     }
 
+    /// Why the store's messages do not come, if they cannot; while the store is lost, that may be
+    /// the reason.
+    pub fn hears_nothing(&self) -> Option<String> {
+        self.0.subscribers.failure()
+    }
+
     /// An answer did not come within `limit`, for which somebody would have waited.
     pub fn is_late(&self, limit: Duration) {
         self.0.breaker.open(Instant::now(), limit);
@@ -255,6 +261,7 @@ impl Client {
                 let needs_listener = !connection.hears() && !self.0.subscribers.channels().is_empty();
                 if connection.hears() {
                     state.listener = None;
+                    self.0.subscribers.note(None);
                 } else if needs_listener && state.listener.is_none() {
                     state.listener = Some(subscription::listen(&self.0.config, &self.0.subscribers));
                 }

@@ -22,6 +22,8 @@ use std::time::Duration;
 
 use redis::ErrorKind;
 
+use crate::telemetry;
+
 pub use address::{Address, Config, scope};
 pub use client::Client;
 pub use outage::Outage;
@@ -72,6 +74,16 @@ impl Error {
     fn is_answer(&self) -> bool {
         matches!(self, Self::Failed(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension))
     }
+}
+
+/// Most letters of what the store says when it refuses.
+const LONGEST_REASON: usize = 300;
+
+/// An error of the store and its causes, as people are told them.
+pub fn reason(error: &(dyn std::error::Error + 'static)) -> String {
+    let reason = telemetry::log::chain(error);
+    let shown = reason.chars().filter(|letter| !letter.is_control());
+    shown.take(LONGEST_REASON).collect()
 }
 
 /// A store address that cannot be used; the operator's mistake. Never holds the address itself.

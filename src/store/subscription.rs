@@ -40,7 +40,11 @@ type Heard = Arc<dyn Fn(Event<'_>) -> bool + Send + Sync>;
 /// Who listens to which channel: several, while requests of an earlier configuration are under way.
 /// Messages are passed on as they come, so that none has to be kept.
 #[derive(Default)]
-pub(super) struct Subscribers(Mutex<HashMap<String, Vec<Heard>>>);
+pub(super) struct Subscribers {
+    channels: Mutex<HashMap<String, Vec<Heard>>>,
+    /// Why it is not possible to listen now, if it is not.
+    failure: Mutex<Option<String>>,
+}
 
 impl fmt::Debug for Subscribers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,6 +63,16 @@ impl Subscribers {
 
     pub(super) fn channels(&self) -> Vec<String> {
         self.map().keys().cloned().collect()
+    }
+
+    /// Notes that messages come, or why they do not.
+    pub(super) fn note(&self, failure: Option<&Error>) {
+        let failure = failure.map(|error| super::reason(error));
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+    }
+
+    pub(super) fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn missed(&self) {
@@ -95,7 +109,7 @@ impl Subscribers {
 
     fn map(&self) -> MutexGuard<'_, HashMap<String, Vec<Heard>>> {
         // Nothing in here panics halfway through a change.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -110,13 +124,17 @@ pub(super) fn listen(config: &Config, subscribers: &Arc<Subscribers>) -> DropGua
             let ended = match listener(&config, &subscribers.channels()).await {
                 Ok((subscription, unheard)) => {
                     pause = LISTEN_AGAIN.0;
+                    subscribers.note(None);
                     // Something may have been said before we listened.
                     subscribers.missed();
                     let ended = hear(subscription, &unheard, &config, &subscribers).await;
                     subscribers.missed();
                     ended
                 }
-                Err(error) => Err(error),
+                Err(error) => {
+                    subscribers.note(Some(&error));
+                    Err(error)
+                }
             };
             if let Err(error) = ended {
                 tracing::debug!(error = &error as &dyn std::error::Error, "cannot listen to the store");

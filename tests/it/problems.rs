@@ -170,7 +170,7 @@ async fn contradicted() -> Broken {
 }
 
 /// Each problem, the level of its log line, and how to have it.
-const TABLE: [(&str, &str, Break); 19] = [
+const TABLE: [(&str, &str, Break); 20] = [
     ("no-token", "ERROR", || {
         async { Broken::new(Setup::new().secret("wrong").spawn().await) }.boxed_local()
     }),
@@ -196,6 +196,15 @@ const TABLE: [(&str, &str, Break); 19] = [
     ("store-slow", "WARN", || with_slow_store().boxed_local()),
     ("store-evicting", "WARN", || {
         with_store(&["--maxmemory-policy", "allkeys-lru"], async |_: &mut Redis| {}).boxed_local()
+    }),
+    ("store-unheard", "WARN", || {
+        with_store(&[], async |store: &mut Redis| {
+            store.command(&["ACL", "SETUSER", "default", "-subscribe"]).await;
+            store.command(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+            // A connection over which messages come may be of either type.
+            store.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        })
+        .boxed_local()
     }),
     ("sign-in-failing", "WARN", || unrenewable().boxed_local()),
     ("paused", "WARN", || {

@@ -9,7 +9,7 @@ use super::{Code, Problem};
 use crate::app::components::Components;
 use crate::app::reload::Configuration;
 use crate::app::status::Sources;
-use crate::{queue, quota, server, token, upstream};
+use crate::{queue, quota, server, store, token, upstream};
 
 /// How long sign-in may take before a missing token is a problem without having failed.
 const FIRST_TOKEN: Duration = Duration::from_secs(10);
@@ -106,6 +106,19 @@ fn store(sources: &Sources, current: &Components) -> Vec<Problem> {
             "the store that replicas share answers too late, or takes no answers: none are shared between replicas; calls are made",
             "see whether the store at store.url has memory left and lets this gateway write answers, and what keeps it or the way to it, \
              or raise store.answer_timeout",
+        ));
+    }
+    if !sources.is_store_lost()
+        && let Some(reason) = sources.context.store.as_ref().and_then(store::Client::hears_nothing)
+    {
+        found.push(Problem::new(
+            Code::StoreUnheard,
+            format!(
+                "messages of the store that replicas share do not come ({reason}): calls are made, and requests wait longer than they \
+                 need, because a gateway hears late that it is its turn or that another has the answer"
+            ),
+            "let this gateway subscribe at the store (SUBSCRIBE, and its channels in the rules of the user), and see that what is on the \
+             way to it lets a second connection through",
         ));
     }
     if let Some(eviction) = sources.quotas().find_map(|quota| quota.snapshot().eviction)

@@ -178,6 +178,8 @@ named_enum! {
         SignInFailing = "sign-in-failing",
         /// The shared store may remove the ledger when its memory is full.
         StoreEvicting = "store-evicting",
+        /// Messages of the shared store do not come.
+        StoreUnheard = "store-unheard",
         /// The upstream ordered a pause.
         Paused = "paused",
         /// Callers ask for more than a window allows.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+pub(super) use crate::quota::state_lines::micros;
 use crate::quota::{self, Pacing, UnknownPast};
 
 /// What the store runs: one script, in parts.
@@ -227,12 +228,12 @@ pub struct SyncReply {
 }
 
 /// What has become of a call.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Report {
     /// It counts as made at that moment.
     Settled(Instant),
-    /// It was not made.
-    Refunded,
+    /// It was not made. The flow, if it is known, whose turn it would have been.
+    Refunded(Option<String>),
     /// It was refused with 429 at that moment.
     Throttled(quota::ThrottleHint, Instant),
     /// Nobody will hear of it again.
@@ -259,6 +260,9 @@ pub(super) struct Reports {
     /// Charges of calls that were not made.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) refunded: Vec<String>,
+    /// Those of them whose flow is known, and the flow.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unused: Vec<(String, String)>,
     /// What 429s said.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     throttled: Vec<ThrottleHint>,
@@ -280,7 +284,10 @@ impl PendingReports {
         for (id, report) in self.reports.iter().cloned() {
             match report {
                 Report::Settled(at) => said.settled.push((id, age(at, now))),
-                Report::Refunded => said.refunded.push(id),
+                Report::Refunded(flow) => {
+                    said.unused.extend(flow.map(|flow| (id.clone(), flow)));
+                    said.refunded.push(id);
+                }
                 Report::Throttled(hint, at) => said.throttled.push(ThrottleHint {
                     id,
                     age: age(at, now),
@@ -297,11 +304,6 @@ impl PendingReports {
     pub(super) fn on_reply(&mut self) {
         self.reports.drain(..std::mem::take(&mut self.saying));
     }
-}
-
-/// Whole microseconds.
-pub(super) fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// How long ago `at` was; negative when it is still to come.

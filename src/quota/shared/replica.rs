@@ -16,10 +16,6 @@ use crate::quota::handle::{Charge, Permit, Watched};
 use crate::quota::{self, ThrottleHint};
 use crate::store::{self, Event, Eviction, Script};
 use crate::task::Tasks;
-use crate::telemetry;
-
-/// Most letters of what the store says when it refuses.
-const LONGEST_REASON: usize = 300;
 
 /// A replica's part in the shared quota.
 #[derive(Debug)]
@@ -151,9 +147,7 @@ impl Replica {
         let (is_lost, is_news) = (state.on_error(now), state.outage.failed(now));
         // That it failed a moment ago is no reason: the one that is known is.
         if !matches!(error.downcast_ref(), Some(store::Error::Resting)) {
-            let reason = telemetry::log::chain(error.as_ref());
-            let shown = reason.chars().filter(|letter| !letter.is_control());
-            state.failure = Some(shown.take(LONGEST_REASON).collect());
+            state.failure = Some(store::reason(error.as_ref()));
         }
         drop(state);
         if is_news {
@@ -300,7 +294,8 @@ impl SharedCharge {
     }
 
     pub(in crate::quota) fn refund(self) {
-        self.end(Protocol::refund);
+        let flow = self.slot.flow.clone();
+        self.end(|state, id, now| state.refund(Slot { id, flow }, now));
     }
 
     pub(in crate::quota) fn lose(self) {

@@ -211,7 +211,7 @@ fn position(value: f64) -> i64 {
 }
 
 /// A flow in the store: its class, and a digest, because nobody need know there who asks.
-fn name_of(urgency: Urgency, caller: &Name) -> String {
+pub(super) fn name_of(urgency: Urgency, caller: &Name) -> String {
     let digest = digest(&SHA256, caller.as_str().as_bytes());
     let first = digest.as_ref().first_chunk().copied().map_or(0, u64::from_be_bytes);
     format!("{}{first:016x}", urgency.level())

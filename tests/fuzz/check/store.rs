@@ -57,13 +57,13 @@ pub(crate) fn ledger(data: &[u8]) {
                 Err(_) => drop(state.on_error(now)),
             }
             let mut taken = 0;
-            while let Some(name) = state.take(now).map(|slot| slot.id) {
+            while let Some(slot) = state.take(now) {
                 taken += 1;
-                assert!(names.insert(name.clone()), "{name} was given twice");
+                assert!(names.insert(slot.id.clone()), "{} was given twice", slot.id);
                 match taken % 3 {
-                    0 => state.settle(name, now),
-                    1 => state.refund(name, now),
-                    _ => state.throttle(name, ThrottleHint::default(), now),
+                    0 => state.settle(slot.id, now),
+                    1 => state.refund(slot, now),
+                    _ => state.throttle(slot.id, ThrottleHint::default(), now),
                 }
             }
             assert!(taken <= WANTED, "{taken} slots");

@@ -7,6 +7,7 @@ use defender_gateway::testing::sim::{Fault, Often, Plan};
 
 use super::proxy::Proxy;
 use super::replica::{LONG_LEASE, Options, Replica, Upstream, good};
+use super::share::settle;
 use crate::support::redis::Redis;
 use crate::support::{Setup, id, until, within};
 
@@ -84,6 +85,30 @@ async fn when_the_store_dies_followers_ask_for_themselves() {
     for replica in &replicas {
         replica.served(&["b"]).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_store_is_full_nobody_waits_for_an_answer_that_it_does_not_take() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let options = Options {
+        lease: LONG_LEASE,
+        ..Options::default()
+    };
+    let [leader, follower] = std::array::from_fn(|_| Replica::start_with(&redis.url(), &upstream, &options));
+    upstream.close_gate();
+    let lead = leader.ask(&["a"]);
+    upstream.arrived(1).await;
+    let follow = follower.ask(&["a"]);
+    settle(&redis, 2).await;
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    upstream.open_gate();
+    good(lead).await;
+    good(follow).await;
+    assert_eq!(upstream.calls(), 2);
+    assert_eq!(leader.member.snapshot().written, 0);
+    leader.until("operators to be told", |seen| !seen.up).await;
+    let keys: Vec<String> = redis.ask(&["KEYS", "*"]).await.unwrap();
+    assert!(keys.is_empty(), "{keys:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -30,7 +30,8 @@ pub(crate) struct Upstream(Arc<Inner>);
 
 struct Inner {
     calls: Mutex<Vec<Vec<String>>>,
-    gate: watch::Sender<bool>,
+    /// So many of the first calls wait.
+    gate: watch::Sender<usize>,
     /// What the next calls get, before all further ones are answered well.
     bad: Mutex<Vec<Bad>>,
 }
@@ -47,17 +48,22 @@ impl Upstream {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Inner {
             calls: Mutex::default(),
-            gate: watch::Sender::new(true),
+            gate: watch::Sender::new(0),
             bad: Mutex::default(),
         }))
     }
 
     pub(crate) fn close_gate(&self) {
-        self.0.gate.send_replace(false);
+        self.0.gate.send_replace(usize::MAX);
     }
 
     pub(crate) fn open_gate(&self) {
-        self.0.gate.send_replace(true);
+        self.open_gate_after(0);
+    }
+
+    /// The first so many calls wait, and all others are answered.
+    pub(crate) fn open_gate_after(&self, calls: usize) {
+        self.0.gate.send_replace(calls);
     }
 
     /// The next calls get these.
@@ -77,9 +83,13 @@ impl Upstream {
     async fn call(self, attempt: Attempt) -> Result<UpstreamResponse, BoxError> {
         let request = attempt.request.bind().unwrap();
         let ids: Vec<String> = request.ids().map(Into::into).collect();
-        self.0.calls.lock().unwrap().push(ids.clone());
+        let before = {
+            let mut calls = self.0.calls.lock().unwrap();
+            calls.push(ids.clone());
+            calls.len() - 1
+        };
         let mut gate = self.0.gate.subscribe();
-        gate.wait_for(|open| *open).await?;
+        gate.wait_for(|waiting| *waiting <= before).await?;
         let bad = {
             let mut bad = self.0.bad.lock().unwrap();
             (!bad.is_empty()).then(|| bad.remove(0))
@@ -232,23 +242,23 @@ impl Replica {
         self.ask_for(history_request(ids), cache_directives, wait)
     }
 
+    /// Asks for these ids with that urgency in the background.
+    pub(crate) fn ask_at(&self, ids: &[&str], urgency: u8) -> JoinHandle<Result<ServedResponse, BoxError>> {
+        let mut caller = caller_of(&history_request(ids), CacheDirectives::default(), ASKS_FOR);
+        caller.urgency = Urgency::new(urgency).unwrap();
+        self.ask_as(caller, history_request(ids))
+    }
+
     pub(crate) fn ask_for(
         &self,
         request: Request,
         cache_directives: CacheDirectives,
         wait: Duration,
     ) -> JoinHandle<Result<ServedResponse, BoxError>> {
-        let caller = Caller {
-            // Each request is another caller's.
-            name: Name::new(&format!("test {:?}", request.ids())),
-            urgency: Urgency::default(),
-            deadline: Instant::now() + wait,
-            wait: None,
-            cache_directives,
-            request_id: RequestId::random(),
-            trace: defender_gateway::testing::telemetry::trace::Trace::None,
-            has_fallback: false,
-        };
+        self.ask_as(caller_of(&request, cache_directives, wait), request)
+    }
+
+    fn ask_as(&self, caller: Caller, request: Request) -> JoinHandle<Result<ServedResponse, BoxError>> {
         let call = Call {
             request: Arc::new(request),
             caller: Arc::new(caller),
@@ -304,6 +314,20 @@ fn join(
         memory.insert_remote(request, &found.answer, (found.asked, found.stored), found.ttl);
     });
     shared_cache::SharedCache::join(config, adopt, tasks, shared_cache::Metrics::default())
+}
+
+fn caller_of(request: &Request, cache_directives: CacheDirectives, wait: Duration) -> Caller {
+    Caller {
+        // Each request is another caller's.
+        name: Name::new(&format!("test {:?}", request.ids())),
+        urgency: Urgency::default(),
+        deadline: Instant::now() + wait,
+        wait: None,
+        cache_directives,
+        request_id: RequestId::random(),
+        trace: defender_gateway::testing::telemetry::trace::Trace::None,
+        has_fallback: false,
+    }
 }
 
 pub(crate) fn history_request(ids: &[&str]) -> Request {

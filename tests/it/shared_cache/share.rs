@@ -77,6 +77,45 @@ async fn who_asks_what_another_replica_is_asking_waits_for_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_urgent_request_does_not_wait_for_another_replicas_patient_one() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let [patient, one, other] = replicas(&redis, &upstream, &Options::default()).await;
+    upstream.close_gate();
+    let mut asked = vec![patient.ask_at(&["a"], 7)];
+    upstream.arrived(1).await;
+    // Who is as patient waits, here and where an urgent one comes after it.
+    asked.extend([&one, &other].map(|replica| replica.ask_at(&["a"], 7)));
+    settle(&redis, 3).await;
+    asked.push(one.ask_at(&["a"], 0));
+    upstream.arrived(2).await;
+    let looks = looks(&redis).await;
+    asked.extend([0, 4].map(|urgency| other.ask_at(&["a"], urgency)));
+    settle(&redis, looks + 1).await;
+    assert_eq!(upstream.calls(), 2, "who is no more urgent follows");
+    upstream.open_gate();
+    for asked in asked {
+        good(asked).await;
+    }
+    assert_eq!(upstream.calls(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_answer_to_an_urgent_request_serves_another_replicas_patient_one() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let [patient, urgent] = replicas(&redis, &upstream, &Options::default()).await;
+    upstream.close_gate();
+    let waits = patient.ask_at(&["a"], 7);
+    upstream.arrived(1).await;
+    upstream.open_gate_after(1);
+    let served = good(urgent.ask_at(&["a"], 0)).await;
+    assert_eq!(served.outcome, Outcome::Forwarded);
+    let waited = good(waits).await;
+    assert_eq!((waited.outcome, waited.status.collapsed), (Outcome::Collapsed, true));
+    assert_eq!(waited.answer.body, served.answer.body);
+    assert_eq!(upstream.calls(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_waits_for_another_replica_no_longer_than_for_a_slot_and_joins_nobody_if_it_insists() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
     let [leader, follower] = replicas(&redis, &upstream, &Options::default()).await;
@@ -164,19 +203,17 @@ async fn when_a_call_fails_one_follower_asks_and_after_two_each_for_itself() {
 }
 
 /// Waits until the store has been looked into so many times more than it has leases.
-async fn settle(redis: &Redis, looks: u64) {
-    let looked = async || {
-        let stats: String = redis.ask(&["INFO", "commandstats"]).await.unwrap();
-        let count = |name: &str| {
-            let line = stats
-                .lines()
-                .find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")))?;
-            line.split(',').next()?.parse::<u64>().ok()
-        };
-        // Each look for a request tries for the lease.
-        (count("set")? >= looks).then_some(())
-    };
+pub(super) async fn settle(redis: &Redis, looks: u64) {
+    let looked = async || (self::looks(redis).await >= looks).then_some(());
     crate::support::until("everybody to have looked", looked).await;
+}
+
+/// How often the store was looked into: each look for a request tries for the lease.
+async fn looks(redis: &Redis) -> u64 {
+    let stats: String = redis.ask(&["INFO", "commandstats"]).await.unwrap();
+    let mut lines = stats.lines();
+    let count = lines.find_map(|line| line.strip_prefix("cmdstat_set:calls=")?.split(',').next());
+    count.map_or(0, |count| count.parse().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! What a replica knows and has yet to say, between two steps.
 
-mod local;
+mod between_steps;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -275,6 +275,19 @@ impl Protocol {
                 ..Change::default()
             };
         }
+        let mut change = self.take_in(reply, first, (asked, now));
+        change.foreign = found;
+        change.forecast |= was_lost;
+        if change.forecast {
+            change.slots = true;
+            self.foreseen = Arc::clone(&self.order);
+        }
+        change
+    }
+
+    /// Takes in what is granted and what has changed. The forecasts are wrong when others want
+    /// something else than the latest were made with.
+    fn take_in(&mut self, reply: &SyncReply, first: u64, (asked, now): (Instant, Instant)) -> Change {
         // What this step brings is told with the next one: newcomers wait for that.
         let has_joined = reply.members.is_some() || !reply.joined.is_empty();
         (self.seq, self.r#gen) = (messages::number(reply.seq), messages::number(reply.r#gen));
@@ -297,18 +310,12 @@ impl Protocol {
         if moved {
             self.order = Arc::new(order);
         }
-        let is_other = was_lost
-            || merged
-            || paused.is_some() != self.copy.paused_until.is_some()
-            || wants::has_changed(&self.foreseen.others, &self.order.others);
-        if is_other {
-            self.foreseen = Arc::clone(&self.order);
-        }
         Change {
-            slots: is_other || moved || granted > 0,
-            forecast: is_other,
-            epoch: false,
-            foreign: found,
+            slots: moved || granted > 0,
+            forecast: merged
+                || paused.is_some() != self.copy.paused_until.is_some()
+                || wants::has_changed(&self.foreseen.others, &self.order.others),
+            ..Change::default()
         }
     }
 
@@ -343,7 +350,7 @@ impl Protocol {
     fn give_up(&mut self, first: u64) {
         for n in (first..).take(std::mem::take(&mut self.asked)) {
             self.pending_reports
-                .add(format!("{}:{n}", self.terms.me), Report::Refunded);
+                .add(format!("{}:{n}", self.terms.me), Report::Refunded(None));
         }
         self.due = None;
     }

@@ -10,7 +10,7 @@ local function begin_epoch(before)
     merging = now + step.window, copies = 0, gen = 0, known = 0, offered = 0,
     level = 0, rate = 0, at = now, plan = 0, gate = gate, foreign = before.foreign, told = before.told,
     slow = before.slow, paced_till = before.paced_till,
-    trimmed = before.seq + 1,
+    trimmed = before.seq + 1, began = now,
     clock = 0, keys = {}, clocks = {}, flows = {}, sums = {},
   }
   state.epochs = math.max(before.epochs or 0, step.epochs or 0) + 1

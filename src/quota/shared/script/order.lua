@@ -158,6 +158,20 @@ local function take_turn(flow, name)
   end
 end
 
+-- The slot of this charge was not used: its class and flow stand where they would stand without that turn. An order that has begun since
+-- knows nothing of it.
+local function give_turn_back(id, flow)
+  local latest = redis.call('ZSCORE', FLYING, id)
+  if not latest or tonumber(latest) - step.attempt < (state.began or 0) then return end
+  local class, known = class_of(flow), info(flow)
+  state.keys[class] = math.max(state.keys[class] - 2 ^ (class - 1), 0)
+  for _, tag in ipairs({ 'key', 'ended' }) do
+    known[tag] = known[tag] and math.max(known[tag] - STRIDE / known.w, 0)
+  end
+  if known.q > 0 then place(flow, known) elseif not is_active(known) then redis.call('ZREM', IDLE, flow) end
+  known.changed = true
+end
+
 -- What was changed of members and flows is written.
 local function write_order()
   for name, member in pairs(records) do

@@ -156,6 +156,7 @@ local function leave()
   if record(step.me) then drop(step.me) end
   sweep()
   for _, done in ipairs(step.settled or {}) do accept(done[1], done[2]) end
+  for _, unused in ipairs(step.unused or {}) do give_turn_back(unused[1], unused[2]) end
   for _, id in ipairs(step.refunded or {}) do refund(id) end
   for _, said in ipairs(step.throttled or {}) do throttle(said) end
   lose_probe(step.me)
@@ -199,6 +200,7 @@ local function run_step()
     reply.bring = merge(step.copy) or nil
   end
   for _, done in ipairs(step.settled or {}) do accept(done[1], done[2]) end
+  for _, unused in ipairs(step.unused or {}) do give_turn_back(unused[1], unused[2]) end
   for _, id in ipairs(step.refunded or {}) do refund(id) end
   for _, id in ipairs(step.lost or {}) do
     if not (state.slow and is_told(id)) then lose(id) end

@@ -75,6 +75,17 @@ impl Pair {
         std::iter::from_fn(|| self.replicas[n].take(now)).collect()
     }
 
+    /// A replica has not used this slot, and says so twice, because it does not hear the first
+    /// answer.
+    pub(super) fn give_back(&mut self, n: usize, slot: Slot) {
+        self.replicas[n].refund(slot, self.now);
+        // It asks for no slot until it has heard an answer.
+        self.replicas[n].on_error(self.now);
+        for is_heard in [false, true] {
+            self.step(n, is_heard);
+        }
+    }
+
     /// The first replica makes a call, which is answered with a 429. The store is not told yet.
     fn refuse_one(&mut self) {
         let refused = self.slots(0, &waiting("a", 1)).pop().unwrap();
@@ -210,7 +221,7 @@ fn a_slot_that_goes_back_is_no_call() {
     let taken = pair.slots(0, &waiting("a", 3));
     assert_eq!(taken.len(), 3);
     let now = pair.now;
-    pair.replicas[0].refund(taken[0].id.clone(), now);
+    pair.replicas[0].refund(taken[0].clone(), now);
     assert_eq!(pair.replicas[0].snapshot(now).calls, 2);
     // Slots that nobody took were never calls.
     pair.replicas[0].demand(&waiting("a", 2), now);

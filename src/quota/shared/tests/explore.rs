@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::store::{Store, waiting};
-use crate::quota::shared::protocol::Protocol;
+use crate::quota::shared::protocol::{Protocol, Slot};
 use crate::quota::shared::{Config, Timing};
 use crate::quota::{self, Limit, UnknownPast};
 use crate::store::Address;
@@ -56,7 +56,7 @@ pub(super) const EVENTS: [Event; 11] = [
 #[derive(Clone, Debug)]
 struct Call {
     replica: usize,
-    id: String,
+    slot: Slot,
     left: Duration,
     /// Half of the calls arrive at once, half as late as they can.
     arrives_late: bool,
@@ -178,7 +178,7 @@ impl Explorer {
             self.calls += 1;
             let call = Call {
                 replica: n,
-                id: slot.id,
+                slot,
                 left: world.now,
                 arrives_late: world.made.is_multiple_of(2),
             };
@@ -214,7 +214,7 @@ impl Explorer {
                 if call.arrives_late {
                     world.arrived.push(world.now);
                 }
-                world.replicas[n].settle(call.id, now);
+                world.replicas[n].settle(call.slot.id, now);
             }
             Event::Refund => {
                 let unsent = |call: &Call| call.replica == 0 && call.arrives_late;
@@ -222,7 +222,7 @@ impl Explorer {
                     return false;
                 };
                 let call = world.pending_calls.remove(index);
-                world.replicas[0].refund(call.id, now);
+                world.replicas[0].refund(call.slot, now);
             }
             Event::Lose => {
                 self.store.set(world.now + world.ahead, world.run);

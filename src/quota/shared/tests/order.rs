@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::answers::Pair;
 use super::replicas::{Asking, Replicas, SECOND};
 use super::store::waiting;
-use crate::caller::Name;
+use crate::attempt::FlowDemand;
+use crate::caller::{Name, Urgency};
 
 const LIMITS: [(u32, Duration); 2] = [(100, Duration::from_mins(1)), (1500, Duration::from_hours(1))];
 
@@ -257,4 +258,34 @@ fn whoever_is_expected_back_begins_again_with_its_class() {
     let callers: Vec<_> = callers.collect();
     assert_eq!(callers.len(), 5);
     assert!(callers[..2].contains(&Name::new("back")), "{callers:?}");
+}
+
+/// One is served first of two that are equal otherwise, callers of one class or of two classes, and
+/// still is when it has made no call. Its replica tells that again when it does not hear the answer.
+#[test]
+fn a_slot_that_was_not_used_has_cost_its_caller_and_class_no_turn() {
+    for classes in [[3, 3], [2, 3]] {
+        let mut pair = Pair::new(None);
+        let flows = |waiting: usize| -> Vec<_> {
+            let flow = |(urgency, caller): (u8, &str)| FlowDemand {
+                urgency: Urgency::new(urgency).unwrap(),
+                ..self::waiting(caller, waiting).remove(0)
+            };
+            classes.into_iter().zip(["a", "b"]).map(flow).collect()
+        };
+        let rest = FlowDemand {
+            urgency: Urgency::new(0).unwrap(),
+            ..waiting("rest", 49).remove(0)
+        };
+        let mut rest = pair.slots(0, &vec![rest]);
+        assert_eq!(rest.len(), 49);
+        // There is room for one.
+        let first = pair.slots(0, &flows(3)).pop().unwrap();
+        pair.give_back(0, first.clone());
+        let again = pair.slots(0, &flows(3)).pop().unwrap();
+        assert_eq!(again.flow, first.flow, "{classes:?}");
+        pair.give_back(0, rest.remove(0));
+        let next = pair.slots(0, &flows(3)).pop().unwrap();
+        assert_ne!(next.flow, first.flow, "{classes:?}: it has had a turn");
+    }
 }

@@ -57,7 +57,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         if !self.is_used {
             self.part
-                .change(|state| state.refund(self.slot.id.clone(), Instant::now()));
+                .change(|state| state.refund(self.slot.clone(), Instant::now()));
         }
     }
 }

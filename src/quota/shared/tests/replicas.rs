@@ -290,7 +290,7 @@ impl Replicas {
     fn use_slots(&mut self, n: usize) {
         let mut is_used = false;
         while let Some(slot) = self.all[n].state.take(self.now) {
-            let (urgency, name) = slot.flow.expect("the store says for whom it is");
+            let (urgency, name) = slot.flow.as_ref().expect("the store says for whom it is");
             let caller = self.callers.iter().position(|caller| {
                 caller.replica == n
                     && caller.urgency == urgency.level()
@@ -298,7 +298,7 @@ impl Replicas {
                     && caller.waiting > 0
             });
             let Some(caller) = caller else {
-                self.all[n].state.refund(slot.id, self.now);
+                self.all[n].state.refund(slot, self.now);
                 continue;
             };
             is_used = true;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::store::{Store, waiting};
-use crate::quota::shared::protocol::Protocol;
+use crate::quota::shared::protocol::{Protocol, Slot};
 use crate::quota::shared::{Config, Timing};
 use crate::quota::tests::Rng;
 use crate::quota::{self, Limit, Pacing, ThrottleHint};
@@ -191,7 +191,7 @@ impl World {
                     CallEnd::Accepted => self.replicas[n].settle(id, self.now),
                     CallEnd::Refused(told) => self.replicas[n].throttle(id, told, self.now),
                     CallEnd::Lost => self.replicas[n].lose(id, self.now),
-                    CallEnd::NotSent => self.replicas[n].refund(id, self.now),
+                    CallEnd::NotSent => self.replicas[n].refund(Slot { id, flow: None }, self.now),
                     CallEnd::Killed => self.dead = Some(n),
                 }
             }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Protocol, SHORTEST, Slot};
 use crate::attempt::{FlowOrder, SharedOrder};
 use crate::quota::shared::messages::{self, Report};
+use crate::quota::shared::wants;
 use crate::quota::{self, Forecast, QuotaState, Snapshot};
 
 /// Most slots that one forecast computes; further ones come as the longest window gives them.
@@ -49,7 +50,7 @@ impl Protocol {
         }
         if self.want == 0 {
             while let Some((slot, _)) = self.granted.pop_front() {
-                self.give_back(slot.id, now);
+                self.give_back(slot, now);
             }
         }
     }
@@ -61,15 +62,17 @@ impl Protocol {
         self.collect(now);
     }
 
-    /// The call of this charge, whose slot was taken, was not made.
-    pub fn refund(&mut self, id: String, now: Instant) {
+    /// The call for which this slot was taken was not made.
+    pub fn refund(&mut self, slot: Slot, now: Instant) {
         self.calls = self.calls.saturating_sub(1);
-        self.give_back(id, now);
+        self.give_back(slot, now);
     }
 
-    fn give_back(&mut self, id: String, now: Instant) {
+    /// Whose slot it was has not had its turn.
+    fn give_back(&mut self, Slot { id, flow }: Slot, now: Instant) {
         self.copy.refund(&id);
-        self.pending_reports.add(id, Report::Refunded);
+        let flow = flow.map(|(urgency, caller)| wants::name_of(urgency, &caller));
+        self.pending_reports.add(id, Report::Refunded(flow));
         self.collect(now);
     }
 
@@ -224,7 +227,7 @@ impl Protocol {
     pub(super) fn drop_old(&mut self, now: Instant) {
         while self.granted.front().is_some_and(|(_, until)| *until <= now) {
             if let Some((slot, _)) = self.granted.pop_front() {
-                self.give_back(slot.id, now);
+                self.give_back(slot, now);
             }
         }
     }
