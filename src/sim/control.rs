@@ -5,8 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use crate::secret::Secret;
-use crate::sim::config::{Assertions, Behaviour};
+use crate::sim::config::{Assertions, Region};
 use crate::sim::entra::Certificate;
 use crate::sim::fault::{Fault, Plan, SignInFault};
 use crate::sim::limit::{Limit, Shape};
@@ -14,16 +16,20 @@ use crate::sim::sim_state::Neighbour;
 use crate::sim::sim_state::{SimState, limiters, unknown_region};
 use crate::sim::simulator::Simulator;
 use crate::sim::wire::Host;
+use crate::sim::{scenario, span};
 
 /// A change while the simulator runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Action {
     /// A region moves nearer or farther.
     Latency {
         region: String,
         /// The new round-trip time.
+        #[serde(deserialize_with = "span::deserialize")]
         latency: Duration,
         /// The new jitter.
+        #[serde(default, deserialize_with = "span::deserialize")]
         jitter: Duration,
     },
     /// A region's faults change.
@@ -31,7 +37,7 @@ pub enum Action {
         /// Which region; `None` for all.
         region: Option<String>,
         /// The faults from now on.
-        plan: Plan<Fault>,
+        faults: Plan<Fault>,
     },
     /// A region's host stops, connections included: connecting to it is refused.
     Shut { region: String },
@@ -50,14 +56,14 @@ pub enum Action {
         shape: Shape,
     },
     /// The faults of sign-in change.
-    SignIn(Plan<SignInFault>),
+    SignIn { faults: Plan<SignInFault> },
     /// Every token issued so far gets 401 from now on.
     RevokeTokens,
     /// This many calls of another client with the same app registration arrive at once.
-    OtherCalls(u32),
+    OtherCalls { calls: u32 },
     /// Another client with the same app registration makes this many calls an hour from now on, at
     /// random moments, without retries when refused; zero for none.
-    Neighbour(u32),
+    Neighbour { per_hour: u32 },
     /// Every definition is scanned once more: one newer row each.
     Scan,
 }
@@ -74,11 +80,33 @@ impl Action {
 }
 
 /// A change at a set time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "Written")]
 pub struct Event {
     /// When it happens, after the start.
     pub at: Duration,
     pub action: Action,
+}
+
+/// An event in a scenario file. Which other keys there are depends on its action.
+#[derive(Debug, Deserialize)]
+struct Written {
+    #[serde(deserialize_with = "span::deserialize")]
+    at: Duration,
+    action: String,
+    #[serde(flatten)]
+    keys: toml::Table,
+}
+
+impl TryFrom<Written> for Event {
+    type Error = String;
+
+    fn try_from(event: Written) -> Result<Self, String> {
+        let at = event.at;
+        let action = scenario::variant(event.action, event.keys);
+        let action = action.map_err(|error| format!("the event at {}, {error}", span::display(at)))?;
+        Ok(Self { at, action })
+    }
 }
 
 /// Sign-in's host, and the regions' hosts by name.
@@ -112,11 +140,11 @@ impl Hosts {
                 region,
                 latency,
                 jitter,
-            } => sim_state.state().change_regions(Some(&region), |behaviour| {
-                (behaviour.latency, behaviour.jitter) = (latency, jitter);
+            } => sim_state.state().change_regions(Some(&region), |region| {
+                (region.latency, region.jitter) = (latency, jitter);
             })?,
-            Action::Faults { region, plan } => {
-                let set = |behaviour: &mut Behaviour| behaviour.faults.clone_from(&plan);
+            Action::Faults { region, faults } => {
+                let set = |region: &mut Region| region.faults.clone_from(&faults);
                 sim_state.state().change_regions(region.as_deref(), set)?;
             }
             Action::Shut { region } => self.region(&region)?.shut().await?,
@@ -128,12 +156,12 @@ impl Hosts {
                 (state.config.limits, state.config.shape) = (limits, shape);
                 state.limiters = limiters(&state.config);
             }
-            Action::SignIn(plan) => sim_state.state().config.sign_in.faults = plan,
+            Action::SignIn { faults } => sim_state.state().config.sign_in.faults = faults,
             Action::RevokeTokens => sim_state.state().token_service.mint.revoke_all(),
-            Action::OtherCalls(n) => {
-                sim_state.other_calls(n);
+            Action::OtherCalls { calls } => {
+                sim_state.other_calls(calls);
             }
-            Action::Neighbour(per_hour) => {
+            Action::Neighbour { per_hour } => {
                 let now = sim_state.elapsed();
                 let mut state = sim_state.state();
                 state.neighbour = Neighbour::new(per_hour, state.config.seed, now);
@@ -159,8 +187,8 @@ impl Simulator {
     /// # Errors
     /// No region has that name.
     pub fn set_latency(&self, region: &str, latency: Duration) -> io::Result<()> {
-        self.sim_state.state().change_regions(Some(region), |behaviour| {
-            (behaviour.latency, behaviour.jitter) = (latency, Duration::ZERO);
+        self.sim_state.state().change_regions(Some(region), |region| {
+            (region.latency, region.jitter) = (latency, Duration::ZERO);
         })
     }
 
@@ -170,7 +198,7 @@ impl Simulator {
     ///
     /// No region has that name.
     pub fn set_faults(&self, region: &str, plan: &Plan<Fault>) -> io::Result<()> {
-        let set = |behaviour: &mut Behaviour| behaviour.faults.clone_from(plan);
+        let set = |region: &mut Region| region.faults.clone_from(plan);
         self.sim_state.state().change_regions(Some(region), set)
     }
 
@@ -180,7 +208,7 @@ impl Simulator {
         let _ = self
             .sim_state
             .state()
-            .change_regions(None, |behaviour| behaviour.faults.clone_from(plan));
+            .change_regions(None, |region| region.faults.clone_from(plan));
     }
 
     /// Sets the faults of sign-in.

@@ -220,7 +220,7 @@ impl Simulator {
             base(&self.authority()),
             config.sign_in.scope,
         );
-        let is_distant = |region: &Region| !region.behaviour.latency.is_zero();
+        let is_distant = |region: &Region| !region.latency.is_zero();
         if config.regions.iter().any(is_distant) {
             text += "\n[defender]\n# Without it, the distance of a host at an http address cannot be measured.\nh2c = true\n";
         }

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use serde::{Deserializer, Serializer, de};
+use serde::de::Error as _;
+use serde::{Deserialize as _, Deserializer, Serializer};
 
 /// The longest accepted duration: a day. Longer ones are mistakes, and the bound keeps arithmetic
 /// from overflowing.
@@ -57,19 +58,9 @@ pub fn display(span: Duration) -> String {
 
 /// For `#[serde(deserialize_with)]`.
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    struct Visitor;
-    impl de::Visitor<'_> for Visitor {
-        type Value = Duration;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("a duration in quotes with its unit, such as \"250ms\"")
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
-            parse(text).map_err(E::custom)
-        }
-    }
-    deserializer.deserialize_str(Visitor)
+    let text = String::deserialize(deserializer);
+    let text = text.map_err(|_| D::Error::custom("write a duration in quotes with its unit, such as \"250ms\""))?;
+    parse(&text).map_err(D::Error::custom)
 }
 
 /// The same for a duration that may be absent, both ways.

@@ -104,7 +104,7 @@ async fn saturate(shape: Shape) {
     let limits = ["20/1s", "200/30s"];
     let running = Setup::new()
         .region("eu", 20)
-        .simulator(|config| config.regions[0].behaviour.jitter = Duration::from_millis(20))
+        .simulator(|config| config.regions[0].jitter = Duration::from_millis(20))
         .limits(shape, &limits)
         .start()
         .await;

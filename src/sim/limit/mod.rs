@@ -36,7 +36,8 @@ pub use window::Shape;
 /// assert_eq!(limit.calls(), 100);
 /// assert_eq!(limit.window().as_secs(), 60);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Limit {
     calls: NonZeroU32,
     window: Duration,
@@ -117,6 +118,14 @@ impl FromStr for Limit {
         let calls = calls.trim().parse().map_err(|_| ParseLimitError::Calls(calls.into()))?;
         let window = span::parse(window.trim()).map_err(|error| ParseLimitError::Window(text.into(), error))?;
         Self::new(calls, window).ok_or_else(|| ParseLimitError::Zero(text.into()))
+    }
+}
+
+impl TryFrom<String> for Limit {
+    type Error = ParseLimitError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 

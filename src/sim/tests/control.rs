@@ -124,7 +124,7 @@ async fn another_clients_calls_use_up_the_limits() {
     let shape = Shape::Aligned;
     sim.apply(Action::Limits { limits, shape }).await.unwrap();
     // A thousand a second: the limit is reached in about 50 ms.
-    sim.apply(Action::Neighbour(3_600_000)).await.unwrap();
+    sim.apply(Action::Neighbour { per_hour: 3_600_000 }).await.unwrap();
     let refused = async {
         while client.ask(&sim, "us", &token).await.unwrap().status == StatusCode::OK {
             tokio::time::sleep(Duration::from_millis(10)).await;

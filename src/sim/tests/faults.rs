@@ -173,7 +173,7 @@ async fn faults_do_not_spare_the_quota() {
 async fn a_call_arrives_although_its_sender_has_gone() {
     let mut config = Config::instant();
     // A call takes half of this to arrive, and leaves long before on any machine.
-    config.regions[0].behaviour.latency = Duration::from_secs(4);
+    config.regions[0].latency = Duration::from_secs(4);
     let (sim, client) = (Simulator::start(config).unwrap(), Client::http2());
     let token = client.token(&sim).await;
     // A first call opens the connection, so that the second one leaves at once.

@@ -16,7 +16,7 @@ const SECRET: [(&str, &str); 1] = [("AZURE_CLIENT_SECRET", CLIENT_SECRET)];
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_may_be_revoked_at_any_moment_of_a_request() {
     let mut config = roomy(Config::instant().with_regions(&["eu"]));
-    config.regions[0].behaviour.latency = Duration::from_millis(80);
+    config.regions[0].latency = Duration::from_millis(80);
     let sim = Simulator::start(config).unwrap();
     let gateway = Arc::new(Running::start(&sim, &SECRET).await);
     gateway.until_signed_in().await;
