@@ -98,6 +98,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use toml::Spanned;
 
 use super::control::Event;
 use super::fault::{Plan, SignInFault};
@@ -113,7 +114,7 @@ struct File {
     history: Option<History>,
     sign_in: SignIn,
     regions: Vec<Region>,
-    events: Vec<Event>,
+    events: Vec<Spanned<Written>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -140,6 +141,16 @@ struct SignIn {
     faults: Option<Plan<SignInFault>>,
 }
 
+/// An event. Which other keys there are depends on its action.
+#[derive(Debug, Deserialize)]
+struct Written {
+    #[serde(deserialize_with = "span::deserialize")]
+    at: Duration,
+    action: String,
+    #[serde(flatten)]
+    keys: toml::Table,
+}
+
 /// Why a scenario is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
@@ -153,8 +164,8 @@ pub enum ScenarioError {
     /// It is not TOML, or a key is unknown, missing or wrong. The text says where.
     #[error("{0}")]
     Malformed(#[from] toml::de::Error),
-    /// Values that do not go together.
-    #[error("scenario: {0}")]
+    /// Keys that an action does not have, or values that do not go together.
+    #[error("{0}")]
     Wrong(String),
 }
 
@@ -189,9 +200,15 @@ impl Config {
         put(&mut self.sign_in.roles, sign_in.roles);
         put(&mut self.sign_in.faults, sign_in.faults);
         put(&mut self.regions, (!regions.is_empty()).then_some(regions));
-        self.schedule.extend(events);
+        for (index, event) in events.into_iter().enumerate() {
+            let line = text[..event.span().start].matches('\n').count() + 1;
+            let Written { at, action, keys } = event.into_inner();
+            let action = variant(action, keys)
+                .map_err(|error| ScenarioError::Wrong(format!("line {line}, event {}: {error}", index + 1)))?;
+            self.schedule.push(Event { at, action });
+        }
         match self.mistake() {
-            Some(what) => Err(ScenarioError::Wrong(what)),
+            Some(what) => Err(ScenarioError::Wrong(format!("scenario: {what}"))),
             None => Ok(self),
         }
     }
@@ -228,7 +245,11 @@ fn merged(history: &History, text: &str) -> Result<History, toml::de::Error> {
 
 /// The variant that is named so, with what its keys say.
 pub(super) fn variant<T: DeserializeOwned>(name: String, keys: toml::Table) -> Result<T, String> {
-    let described = format!("{name:?} with {:?}", keys.keys().collect::<Vec<_>>());
+    let mut described = format!("{name:?}");
+    if !keys.is_empty() {
+        let keys: Vec<_> = keys.keys().map(String::as_str).collect();
+        described = format!("{described} with {}", keys.join(", "));
+    }
     let read = toml::Table::from_iter([(name, keys.into())]).try_into();
     read.map_err(|error| format!("{described}: {}", error.message()))
 }
