@@ -84,7 +84,7 @@ pub mod shared_cache {
 }
 pub mod sim {
     pub use crate::sim::{
-        AadstsCode, CLIENT_ID, CLIENT_SECRET, CallRecord, Certificate, Config, Credential, EntityForm, Fault,
+        AadstsCode, Action, CLIENT_ID, CLIENT_SECRET, CallRecord, Certificate, Config, Credential, EntityForm, Fault,
         IDENTITY_HEADER, Limit, Limiter, Often, Plan, QuotaVerifier, ROLE, Region, SCOPE, Scope, Shape, SignInFault,
         Simulator, TENANT_ID, TokenRecord, span,
     };

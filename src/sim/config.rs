@@ -59,6 +59,10 @@ pub struct Config {
     pub client_id: String,
     /// Its secret. Default [`CLIENT_SECRET`].
     pub client_secret: Secret,
+    /// Its secret of before, which is rejected as expired and not as unknown. Default: none.
+    pub expired_secret: Option<Secret>,
+    /// Another issuer's token that is registered with it. Default: none.
+    pub federated_token: Option<Secret>,
     /// The certificates registered with it, which client assertions have to match. Default: none.
     pub certificates: Vec<Certificate>,
     /// With it every host serves TLS as well as clear text, on the same port. Default: clear text
@@ -97,6 +101,8 @@ impl Default for Config {
             tenant_id: TENANT_ID.into(),
             client_id: CLIENT_ID.into(),
             client_secret: Secret::new(CLIENT_SECRET.into()),
+            expired_secret: None,
+            federated_token: None,
             certificates: Vec::new(),
             tls: None,
             token_lifetime: Duration::from_secs(3_599),

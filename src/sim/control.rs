@@ -7,16 +7,13 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::secret::Secret;
-use crate::sim::config::{Assertions, Region};
-use crate::sim::entra::Certificate;
+use crate::sim::config::{Config, Region};
 use crate::sim::fault::{Fault, Plan, SignInFault};
 use crate::sim::limit::{Limit, Shape};
-use crate::sim::sim_state::Neighbour;
-use crate::sim::sim_state::{SimState, limiters, unknown_region};
+use crate::sim::sim_state::{Neighbour, SimState, limiters, unknown_region};
 use crate::sim::simulator::Simulator;
+use crate::sim::span;
 use crate::sim::wire::Host;
-use crate::sim::{scenario, span};
 
 /// A change while the simulator runs.
 #[derive(Clone, Debug, Deserialize)]
@@ -80,33 +77,11 @@ impl Action {
 }
 
 /// A change at a set time.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(try_from = "Written")]
+#[derive(Clone, Debug)]
 pub struct Event {
     /// When it happens, after the start.
     pub at: Duration,
     pub action: Action,
-}
-
-/// An event in a scenario file. Which other keys there are depends on its action.
-#[derive(Debug, Deserialize)]
-struct Written {
-    #[serde(deserialize_with = "span::deserialize")]
-    at: Duration,
-    action: String,
-    #[serde(flatten)]
-    keys: toml::Table,
-}
-
-impl TryFrom<Written> for Event {
-    type Error = String;
-
-    fn try_from(event: Written) -> Result<Self, String> {
-        let at = event.at;
-        let action = scenario::variant(event.action, event.keys);
-        let action = action.map_err(|error| format!("the event at {}, {error}", span::display(at)))?;
-        Ok(Self { at, action })
-    }
 }
 
 /// Sign-in's host, and the regions' hosts by name.
@@ -173,7 +148,7 @@ impl Hosts {
 }
 
 impl Simulator {
-    /// Applies a change now. The named methods below are shorthands.
+    /// Applies a change now.
     ///
     /// # Errors
     ///
@@ -182,108 +157,10 @@ impl Simulator {
         self.hosts.apply(&self.sim_state, action).await
     }
 
-    /// Moves a region nearer or farther; its jitter goes.
-    ///
-    /// # Errors
-    /// No region has that name.
-    pub fn set_latency(&self, region: &str, latency: Duration) -> io::Result<()> {
-        self.sim_state.state().change_regions(Some(region), |region| {
-            (region.latency, region.jitter) = (latency, Duration::ZERO);
-        })
-    }
-
-    /// Sets a region's faults; [`Plan::none`] removes them.
-    ///
-    /// # Errors
-    ///
-    /// No region has that name.
-    pub fn set_faults(&self, region: &str, plan: &Plan<Fault>) -> io::Result<()> {
-        let set = |region: &mut Region| region.faults.clone_from(plan);
-        self.sim_state.state().change_regions(Some(region), set)
-    }
-
-    /// Sets the faults of every region, each with its own counts.
-    pub fn set_faults_everywhere(&self, plan: &Plan<Fault>) {
-        // There is always a region, so this cannot fail.
-        let _ = self
-            .sim_state
-            .state()
-            .change_regions(None, |region| region.faults.clone_from(plan));
-    }
-
-    /// Sets the faults of sign-in.
-    pub fn set_sign_in_faults(&self, plan: Plan<SignInFault>) {
-        self.sim_state.state().config.sign_in.faults = plan;
-    }
-
-    /// Sets the roles of tokens issued from now on. Without [`super::ROLE`], Defender answers 403.
-    pub fn set_roles(&self, roles: &[&str]) {
-        self.sim_state.state().config.sign_in.roles = roles.iter().map(ToString::to_string).collect();
-    }
-
-    /// Sets another audience for tokens issued from now on, for which Defender answers 403. `None`
-    /// restores the right one.
-    pub fn set_audience(&self, audience: Option<&str>) {
-        self.sim_state.state().config.sign_in.audience = audience.map(Into::into);
-    }
-
-    /// Tokens issued from now on live this long, and should be renewed after `refresh_in`.
-    pub fn set_token_lifetime(&self, lifetime: Duration, refresh_in: Option<Duration>) {
-        let mut state = self.sim_state.state();
-        state.config.token_lifetime = lifetime;
-        state.config.sign_in.refresh_in = refresh_in;
-    }
-
-    /// Replaces the app's secret; the old one is rejected as expired. Tokens stay valid.
-    pub fn set_secret(&self, secret: Secret) {
-        self.sim_state.state().change_secret(secret);
-    }
-
-    /// How often a signed assertion may be used from now on.
-    pub fn set_assertions(&self, uses: Assertions) {
-        self.sim_state.state().config.sign_in.assertions = uses;
-    }
-
-    /// Registers another certificate for the app.
-    pub fn register_certificate(&self, certificate: Certificate) {
-        self.sim_state
-            .state()
-            .token_service
-            .federation
-            .register_certificate(certificate);
-    }
-
-    /// Registers another issuer's token for the app; a second one replaces the first.
-    pub fn register_federated_token(&self, token: Secret) {
-        self.sim_state.state().token_service.federation.register_token(token);
-    }
-
-    /// Every token issued so far gets 401 from now on.
-    pub fn revoke_tokens(&self) {
-        self.sim_state.state().token_service.mint.revoke_all();
-    }
-
-    /// Resets all connections, to all regions and to sign-in.
-    pub fn cut_connections(&self) {
-        self.hosts.all().for_each(|host| host.cut_connections());
-    }
-
-    /// Stops a region's host, connections included. When this returns, connecting is refused.
-    ///
-    /// # Errors
-    ///
-    /// No region has that name.
-    pub async fn shut(&self, region: &str) -> io::Result<()> {
-        self.hosts.region(region)?.shut().await
-    }
-
-    /// Starts a region's host again, on the same port.
-    ///
-    /// # Errors
-    ///
-    /// No region has that name.
-    pub async fn open(&self, region: &str) -> io::Result<()> {
-        self.hosts.region(region)?.reopen().await
+    /// Changes settings that are read with every request: all but the addresses, the regions and the
+    /// limits.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Config) -> T) -> T {
+        change(&mut self.sim_state.state().config)
     }
 
     /// Stops sign-in: connecting to it is refused.
@@ -308,10 +185,5 @@ impl Simulator {
     /// them were admitted.
     pub fn other_calls(&self, n: u32) -> u32 {
         self.sim_state.other_calls(n)
-    }
-
-    /// Every definition is scanned once more: one newer row each.
-    pub fn scan(&self) {
-        self.sim_state.state().scans += 1;
     }
 }

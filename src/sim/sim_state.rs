@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::operation::Operation;
-use crate::secret::Secret;
 use crate::sim::config::{Config, Region};
 use crate::sim::entra::TokenService;
 use crate::sim::limit::{Limiter, Rejection, Scope};
@@ -127,12 +126,6 @@ impl State {
     /// What the history is generated from: the seed, and the number of later scans.
     pub(super) fn generated_from(&self) -> (u64, u32) {
         (self.config.seed, self.scans)
-    }
-
-    /// Replaces the app's secret.
-    pub(super) fn change_secret(&mut self, secret: Secret) {
-        let old = std::mem::replace(&mut self.config.client_secret, secret);
-        self.token_service.old_secret = Some(old);
     }
 
     /// Changes one region, or all of them.

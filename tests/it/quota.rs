@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use defender_gateway::testing::sim::{Fault, Limit, Often, Plan, Shape};
 
-use crate::support::{Answer, Running, Setup, id};
+use crate::support::{Answer, Controls, Running, Setup, id};
 
 fn statuses(answers: &[Answer]) -> Vec<u16> {
     answers.iter().map(|answer| answer.status.as_u16()).collect()

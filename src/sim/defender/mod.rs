@@ -130,6 +130,7 @@ impl Region {
             status: None,
             fault: fault.map(Fault::as_str),
             latency: None,
+            has_ended: false,
             number: 0,
         });
         if let Some(what) = violation(head) {

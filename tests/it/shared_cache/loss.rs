@@ -8,7 +8,7 @@ use defender_gateway::testing::sim::{Fault, Often, Plan};
 use super::proxy::Proxy;
 use super::replica::{LONG_LEASE, Options, Replica, Upstream, good};
 use crate::support::redis::Redis;
-use crate::support::{Setup, id, until, within};
+use crate::support::{Controls, Setup, id, until, within};
 
 fn hasty() -> Options {
     Options {

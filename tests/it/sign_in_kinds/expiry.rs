@@ -1,5 +1,6 @@
 //! Tokens end at every moment of a request, and nobody notices.
 
+use crate::support::Controls;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ async fn a_token_may_be_revoked_at_any_moment_of_a_request() {
     });
     let revocation = async {
         sleep_until(begun + Duration::from_millis(200)).await;
-        sim.revoke_tokens();
+        sim.revoke_tokens().await;
     };
     let (answers, ()) = tokio::join!(join_all(requests), revocation);
     let bad: Vec<_> = answers.iter().filter(|answer| answer.status != 200).collect();
