@@ -157,8 +157,8 @@ impl Simulator {
         self.hosts.apply(&self.sim_state, action).await
     }
 
-    /// Changes settings that are read with every request: all but the addresses, the regions and the
-    /// limits.
+    /// Changes settings that are read with every request: all but the addresses, the names of the
+    /// regions, and the limits.
     pub fn change<T>(&self, change: impl FnOnce(&mut Config) -> T) -> T {
         change(&mut self.sim_state.state().config)
     }

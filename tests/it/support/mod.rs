@@ -6,7 +6,7 @@
 //!       └─► Spawned   gateway as the real program
 //! ```
 //!
-//! Nothing here sleeps for luck: [`until`] and the simulator's own waits look for a condition and
+//! Nothing here sleeps for luck: [`until`] and the waits of [`Controls`] look for a condition and
 //! give up after a bound.
 
 mod caller;
