@@ -21,9 +21,9 @@ pub mod clock {
 }
 pub mod config {
     pub use crate::config::{
-        Cloud, Credential, DefaultValue, Disk, Document, Environment, Files, Found, Key, Kind, Limit, Loaded, Merging,
-        Mistakes, Origin, Pin, Reload, Resolved, TrustedRoots, keys, parse, parse_duration, parse_size, reference,
-        schema, show_duration, show_size, variable,
+        Cloud, DefaultValue, Disk, Document, Environment, Files, Found, Key, Kind, Limit, Loaded, Merging, Mistakes,
+        Origin, Pin, Reload, Resolved, TrustedRoots, keys, parse, parse_duration, parse_size, reference, schema,
+        show_duration, show_size, variable,
     };
 }
 pub mod memory {
@@ -84,7 +84,7 @@ pub mod shared_cache {
 }
 pub mod sim {
     pub use crate::sim::{
-        AadstsCode, CLIENT_ID, CLIENT_SECRET, CallRecord, Certificate, Config, Credential, EntityForm, Fault,
+        AadstsCode, Action, CLIENT_ID, CLIENT_SECRET, CallRecord, Certificate, Config, Credential, EntityForm, Fault,
         IDENTITY_HEADER, Limit, Limiter, Often, Plan, QuotaVerifier, ROLE, Region, SCOPE, Scope, Shape, SignInFault,
         Simulator, TENANT_ID, TokenRecord, span,
     };

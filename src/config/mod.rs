@@ -45,7 +45,7 @@ pub use env::{Environment, variable};
 pub use files::{Digest, Disk, Files, Found};
 pub use key::{DefaultValue, Key, Kind, Reload, keys};
 pub use reference::{reference, schema};
-pub use section::{Credential, Credentials, Merging, Pin, Proxy, Resolved, Scope, TokenProxy, TrustedRoots};
+pub use section::{Credentials, Merging, Pin, Proxy, Resolved, Scope, TokenProxy, TrustedRoots};
 pub use settings::Settings;
 pub use value::{Limit, parse_duration, parse_size, show_duration, show_size};
 

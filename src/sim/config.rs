@@ -14,6 +14,7 @@ use super::fault::{Fault, Plan, SignInFault};
 use super::history::History;
 use super::limit::{Limit, Rejected, Scope, Shape};
 use super::record::Log;
+use super::span;
 use super::wire::Tls;
 
 /// The tenant of the demo.
@@ -58,6 +59,10 @@ pub struct Config {
     pub client_id: String,
     /// Its secret. Default [`CLIENT_SECRET`].
     pub client_secret: Secret,
+    /// Its secret of before, which is rejected as expired and not as unknown. Default: none.
+    pub expired_secret: Option<Secret>,
+    /// Another issuer's token that is registered with it. Default: none.
+    pub federated_token: Option<Secret>,
     /// The certificates registered with it, which client assertions have to match. Default: none.
     pub certificates: Vec<Certificate>,
     /// With it every host serves TLS as well as clear text, on the same port. Default: clear text
@@ -96,6 +101,8 @@ impl Default for Config {
             tenant_id: TENANT_ID.into(),
             client_id: CLIENT_ID.into(),
             client_secret: Secret::new(CLIENT_SECRET.into()),
+            expired_secret: None,
+            federated_token: None,
             certificates: Vec::new(),
             tls: None,
             token_lifetime: Duration::from_secs(3_599),
@@ -114,7 +121,7 @@ impl Config {
         let mut config = Self::default();
         config.sign_in.latency = Duration::ZERO;
         for region in &mut config.regions {
-            region.behaviour.latency = Duration::ZERO;
+            region.latency = Duration::ZERO;
         }
         config
     }
@@ -132,11 +139,8 @@ impl Config {
         self
     }
 
-    pub(super) fn behaviour(&mut self, region: &str) -> Option<&mut Behaviour> {
-        let mut regions = self.regions.iter_mut();
-        regions
-            .find(|known| known.name == region)
-            .map(|known| &mut known.behaviour)
+    pub(super) fn region(&mut self, name: &str) -> Option<&mut Region> {
+        self.regions.iter_mut().find(|region| region.name == name)
     }
 
     /// Why these settings are invalid.
@@ -169,17 +173,26 @@ impl Config {
         if let Some(name) = unknown.into_iter().find(|name| !known(name)) {
             return Some(format!("the schedule names an unknown region {name:?}"));
         }
-        None
+        let is_empty_page = self.history.page_size == 0 || self.history.max_ids == Some(0);
+        is_empty_page.then(|| "page_size and max_ids of the history must be at least 1".into())
     }
 }
 
-/// One region's host.
-#[derive(Clone, Debug, PartialEq)]
+/// One region's host; all but its name can be changed while it runs.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Region {
     /// Its name: lower-case letters, digits and hyphens.
     pub name: String,
-    /// How it behaves.
-    pub behaviour: Behaviour,
+    /// The round-trip time. Half of it passes before a call counts as arrived, half after it was
+    /// answered; a new connection costs one more, as a TLS handshake would.
+    #[serde(default, deserialize_with = "span::deserialize")]
+    pub latency: Duration,
+    /// Each half of the round trip takes up to half of this longer, at random.
+    #[serde(default, deserialize_with = "span::deserialize")]
+    pub jitter: Duration,
+    #[serde(default)]
+    pub faults: Plan<Fault>,
 }
 
 impl Region {
@@ -187,10 +200,9 @@ impl Region {
     pub fn new(name: &str, latency: Duration) -> Self {
         Self {
             name: name.into(),
-            behaviour: Behaviour {
-                latency,
-                ..Behaviour::default()
-            },
+            latency,
+            jitter: Duration::ZERO,
+            faults: Plan::none(),
         }
     }
 
@@ -198,17 +210,6 @@ impl Region {
         let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         !self.name.is_empty() && self.name.chars().all(good)
     }
-}
-
-/// How a region's host behaves; can be changed while it runs.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Behaviour {
-    /// The round-trip time. Half of it passes before a call counts as arrived, half after it was
-    /// answered; a new connection costs one more, as a TLS handshake would.
-    pub latency: Duration,
-    /// Each half of the round trip takes up to half of this longer, at random.
-    pub jitter: Duration,
-    pub faults: Plan<Fault>,
 }
 
 /// How sign-in behaves; can be changed while it runs.

@@ -5,25 +5,28 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::secret::Secret;
-use crate::sim::config::{Assertions, Behaviour};
-use crate::sim::entra::Certificate;
+use serde::Deserialize;
+
+use crate::sim::config::{Config, Region};
 use crate::sim::fault::{Fault, Plan, SignInFault};
 use crate::sim::limit::{Limit, Shape};
-use crate::sim::sim_state::Neighbour;
-use crate::sim::sim_state::{SimState, limiters, unknown_region};
+use crate::sim::sim_state::{Neighbour, SimState, limiters, unknown_region};
 use crate::sim::simulator::Simulator;
+use crate::sim::span;
 use crate::sim::wire::Host;
 
 /// A change while the simulator runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Action {
     /// A region moves nearer or farther.
     Latency {
         region: String,
         /// The new round-trip time.
+        #[serde(deserialize_with = "span::deserialize")]
         latency: Duration,
         /// The new jitter.
+        #[serde(default, deserialize_with = "span::deserialize")]
         jitter: Duration,
     },
     /// A region's faults change.
@@ -31,7 +34,7 @@ pub enum Action {
         /// Which region; `None` for all.
         region: Option<String>,
         /// The faults from now on.
-        plan: Plan<Fault>,
+        faults: Plan<Fault>,
     },
     /// A region's host stops, connections included: connecting to it is refused.
     Shut { region: String },
@@ -50,14 +53,14 @@ pub enum Action {
         shape: Shape,
     },
     /// The faults of sign-in change.
-    SignIn(Plan<SignInFault>),
+    SignIn { faults: Plan<SignInFault> },
     /// Every token issued so far gets 401 from now on.
     RevokeTokens,
     /// This many calls of another client with the same app registration arrive at once.
-    OtherCalls(u32),
+    OtherCalls { calls: u32 },
     /// Another client with the same app registration makes this many calls an hour from now on, at
     /// random moments, without retries when refused; zero for none.
-    Neighbour(u32),
+    Neighbour { per_hour: u32 },
     /// Every definition is scanned once more: one newer row each.
     Scan,
 }
@@ -112,11 +115,11 @@ impl Hosts {
                 region,
                 latency,
                 jitter,
-            } => sim_state.state().change_regions(Some(&region), |behaviour| {
-                (behaviour.latency, behaviour.jitter) = (latency, jitter);
+            } => sim_state.state().change_regions(Some(&region), |region| {
+                (region.latency, region.jitter) = (latency, jitter);
             })?,
-            Action::Faults { region, plan } => {
-                let set = |behaviour: &mut Behaviour| behaviour.faults.clone_from(&plan);
+            Action::Faults { region, faults } => {
+                let set = |region: &mut Region| region.faults.clone_from(&faults);
                 sim_state.state().change_regions(region.as_deref(), set)?;
             }
             Action::Shut { region } => self.region(&region)?.shut().await?,
@@ -128,12 +131,12 @@ impl Hosts {
                 (state.config.limits, state.config.shape) = (limits, shape);
                 state.limiters = limiters(&state.config);
             }
-            Action::SignIn(plan) => sim_state.state().config.sign_in.faults = plan,
+            Action::SignIn { faults } => sim_state.state().config.sign_in.faults = faults,
             Action::RevokeTokens => sim_state.state().token_service.mint.revoke_all(),
-            Action::OtherCalls(n) => {
-                sim_state.other_calls(n);
+            Action::OtherCalls { calls } => {
+                sim_state.other_calls(calls);
             }
-            Action::Neighbour(per_hour) => {
+            Action::Neighbour { per_hour } => {
                 let now = sim_state.elapsed();
                 let mut state = sim_state.state();
                 state.neighbour = Neighbour::new(per_hour, state.config.seed, now);
@@ -145,7 +148,7 @@ impl Hosts {
 }
 
 impl Simulator {
-    /// Applies a change now. The named methods below are shorthands.
+    /// Applies a change now.
     ///
     /// # Errors
     ///
@@ -154,108 +157,10 @@ impl Simulator {
         self.hosts.apply(&self.sim_state, action).await
     }
 
-    /// Moves a region nearer or farther; its jitter goes.
-    ///
-    /// # Errors
-    /// No region has that name.
-    pub fn set_latency(&self, region: &str, latency: Duration) -> io::Result<()> {
-        self.sim_state.state().change_regions(Some(region), |behaviour| {
-            (behaviour.latency, behaviour.jitter) = (latency, Duration::ZERO);
-        })
-    }
-
-    /// Sets a region's faults; [`Plan::none`] removes them.
-    ///
-    /// # Errors
-    ///
-    /// No region has that name.
-    pub fn set_faults(&self, region: &str, plan: &Plan<Fault>) -> io::Result<()> {
-        let set = |behaviour: &mut Behaviour| behaviour.faults.clone_from(plan);
-        self.sim_state.state().change_regions(Some(region), set)
-    }
-
-    /// Sets the faults of every region, each with its own counts.
-    pub fn set_faults_everywhere(&self, plan: &Plan<Fault>) {
-        // There is always a region, so this cannot fail.
-        let _ = self
-            .sim_state
-            .state()
-            .change_regions(None, |behaviour| behaviour.faults.clone_from(plan));
-    }
-
-    /// Sets the faults of sign-in.
-    pub fn set_sign_in_faults(&self, plan: Plan<SignInFault>) {
-        self.sim_state.state().config.sign_in.faults = plan;
-    }
-
-    /// Sets the roles of tokens issued from now on. Without [`super::ROLE`], Defender answers 403.
-    pub fn set_roles(&self, roles: &[&str]) {
-        self.sim_state.state().config.sign_in.roles = roles.iter().map(ToString::to_string).collect();
-    }
-
-    /// Sets another audience for tokens issued from now on, for which Defender answers 403. `None`
-    /// restores the right one.
-    pub fn set_audience(&self, audience: Option<&str>) {
-        self.sim_state.state().config.sign_in.audience = audience.map(Into::into);
-    }
-
-    /// Tokens issued from now on live this long, and should be renewed after `refresh_in`.
-    pub fn set_token_lifetime(&self, lifetime: Duration, refresh_in: Option<Duration>) {
-        let mut state = self.sim_state.state();
-        state.config.token_lifetime = lifetime;
-        state.config.sign_in.refresh_in = refresh_in;
-    }
-
-    /// Replaces the app's secret; the old one is rejected as expired. Tokens stay valid.
-    pub fn set_secret(&self, secret: Secret) {
-        self.sim_state.state().change_secret(secret);
-    }
-
-    /// How often a signed assertion may be used from now on.
-    pub fn set_assertions(&self, uses: Assertions) {
-        self.sim_state.state().config.sign_in.assertions = uses;
-    }
-
-    /// Registers another certificate for the app.
-    pub fn register_certificate(&self, certificate: Certificate) {
-        self.sim_state
-            .state()
-            .token_service
-            .federation
-            .register_certificate(certificate);
-    }
-
-    /// Registers another issuer's token for the app; a second one replaces the first.
-    pub fn register_federated_token(&self, token: Secret) {
-        self.sim_state.state().token_service.federation.register_token(token);
-    }
-
-    /// Every token issued so far gets 401 from now on.
-    pub fn revoke_tokens(&self) {
-        self.sim_state.state().token_service.mint.revoke_all();
-    }
-
-    /// Resets all connections, to all regions and to sign-in.
-    pub fn cut_connections(&self) {
-        self.hosts.all().for_each(|host| host.cut_connections());
-    }
-
-    /// Stops a region's host, connections included. When this returns, connecting is refused.
-    ///
-    /// # Errors
-    ///
-    /// No region has that name.
-    pub async fn shut(&self, region: &str) -> io::Result<()> {
-        self.hosts.region(region)?.shut().await
-    }
-
-    /// Starts a region's host again, on the same port.
-    ///
-    /// # Errors
-    ///
-    /// No region has that name.
-    pub async fn open(&self, region: &str) -> io::Result<()> {
-        self.hosts.region(region)?.reopen().await
+    /// Changes settings that are read with every request: all but the addresses, the names of the
+    /// regions, and the limits.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Config) -> T) -> T {
+        change(&mut self.sim_state.state().config)
     }
 
     /// Stops sign-in: connecting to it is refused.
@@ -280,10 +185,5 @@ impl Simulator {
     /// them were admitted.
     pub fn other_calls(&self, n: u32) -> u32 {
         self.sim_state.other_calls(n)
-    }
-
-    /// Every definition is scanned once more: one newer row each.
-    pub fn scan(&self) {
-        self.sim_state.state().scans += 1;
     }
 }

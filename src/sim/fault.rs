@@ -3,19 +3,25 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
+
+use super::entra::AadstsCode;
+use super::{scenario, span};
 
 /// What a region's host does instead of a proper answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Fault {
     /// An error status. 502, 503 and 504 come as a front end's HTML page, all others in Defender's
     /// error shape.
-    Status(StatusCode),
+    Status(#[serde(deserialize_with = "status")] StatusCode),
     /// 429 although the limits have room, as if another client used the same app registration. The
     /// stated wait is this long.
-    Throttle(Duration),
+    Throttle(#[serde(deserialize_with = "wait")] Duration),
     /// 429 because the upstream is short of CPU: it names no limit and charges none. With
     /// `Retry-After`, in whole seconds, or without.
-    Busy(Option<Duration>),
+    Busy(#[serde(deserialize_with = "wait_if_said")] Option<Duration>),
     /// 401 for a valid token: the tenant has no licence for vulnerability management.
     NoLicence,
     /// The call is accepted and never answered; the connection stays open.
@@ -25,9 +31,9 @@ pub enum Fault {
     /// The head and half of the body are sent, then the connection is reset.
     CutMidBody,
     /// The first bytes of the head take this long. (HTTP/1.1: the head is incomplete until then.)
-    SlowHead(Duration),
+    SlowHead(#[serde(deserialize_with = "over")] Duration),
     /// The body takes this long, in small pieces.
-    SlowBody(Duration),
+    SlowBody(#[serde(deserialize_with = "over")] Duration),
     /// 200 with a body that is no JSON: an answer that was cut off.
     Rubbish,
     /// 200 with an HTML page, as portals and maintenance pages send it.
@@ -42,7 +48,7 @@ pub enum Fault {
     Redirect,
     /// This status with a front end's HTML page, whatever format Defender itself uses with it: the
     /// host is not the service.
-    Page(StatusCode),
+    Page(#[serde(deserialize_with = "status")] StatusCode),
     /// Over HTTP/2 the stream is refused before anything is processed (`REFUSED_STREAM`), and the
     /// call does not count. No fault over HTTP/1.1.
     RefusedStream,
@@ -83,14 +89,15 @@ impl Fault {
 }
 
 /// What sign-in does instead of issuing a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum SignInFault {
-    /// An error with this AADSTS code; [`AadstsCode`](super::AadstsCode) lists the documented ones.
-    Refuse(super::AadstsCode),
+    /// An error with this AADSTS code; [`AadstsCode`] lists the documented ones.
+    Refuse(#[serde(deserialize_with = "code")] AadstsCode),
     /// 429, plain text, `Retry-After: 60`: what client credentials get when they ask too often.
     Throttle,
     /// An error status with a front end's HTML page.
-    Status(StatusCode),
+    Status(#[serde(deserialize_with = "status")] StatusCode),
     /// The request is accepted and never answered.
     Hang,
     /// The connection is reset before any byte of an answer.
@@ -102,7 +109,7 @@ pub enum SignInFault {
     /// 302 to another host. Credentials must not follow it.
     Redirect,
     /// A proper answer that takes this long.
-    Slow(Duration),
+    Slow(#[serde(deserialize_with = "over")] Duration),
 }
 
 /// How often a fault happens.
@@ -117,7 +124,8 @@ pub enum Often {
 }
 
 /// Faults, and how often each happens. The first one that happens is used.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "Vec<Written>", bound = "F: Copy + DeserializeOwned")]
 pub struct Plan<F> {
     faults: Vec<(F, Often)>,
 }
@@ -169,6 +177,74 @@ impl<F: Copy> Plan<F> {
         self.faults.retain(|(_, often)| *often != Often::Times(0));
         drawn
     }
+}
+
+/// A fault in a scenario file. Which other keys there are depends on its kind.
+#[derive(Debug, Deserialize)]
+struct Written {
+    kind: String,
+    share: Option<f64>,
+    times: Option<u32>,
+    #[serde(flatten)]
+    keys: toml::Table,
+}
+
+impl<F: Copy + DeserializeOwned> TryFrom<Vec<Written>> for Plan<F> {
+    type Error = String;
+
+    fn try_from(faults: Vec<Written>) -> Result<Self, String> {
+        faults.into_iter().try_fold(Self::none(), |plan, fault| {
+            let often = match (fault.share, fault.times) {
+                (None, None) => Often::Always,
+                (None, Some(times)) => Often::Times(times),
+                (Some(share), None) if (0.0..=1.0).contains(&share) => Often::Share(share),
+                (Some(_), None) => return Err(format!("fault {:?}: share must be from 0 to 1", fault.kind)),
+                (Some(_), Some(_)) => {
+                    return Err(format!("fault {:?}: share and times exclude each other", fault.kind));
+                }
+            };
+            let fault = scenario::variant(fault.kind, fault.keys).map_err(|error| format!("fault {error}"))?;
+            Ok(plan.and(fault, often))
+        })
+    }
+}
+
+/// Reads the keys of a fault that has this one only.
+macro_rules! only_key {
+    ($key:ident: $type:ty, $with:literal) => {
+        fn $key<'de, D: Deserializer<'de>>(keys: D) -> Result<$type, D::Error> {
+            #[derive(Deserialize)]
+            #[serde(deny_unknown_fields)]
+            struct Keys {
+                #[serde(deserialize_with = $with)]
+                $key: $type,
+            }
+            Keys::deserialize(keys).map(|keys| keys.$key)
+        }
+    };
+}
+
+only_key!(status: StatusCode, "error_status");
+only_key!(wait: Duration, "span::deserialize");
+only_key!(over: Duration, "span::deserialize");
+only_key!(code: AadstsCode, "documented");
+
+fn wait_if_said<'de, D: Deserializer<'de>>(keys: D) -> Result<Option<Duration>, D::Error> {
+    let keys = toml::Table::deserialize(keys)?;
+    let is_said = !keys.is_empty();
+    is_said.then(|| wait(keys).map_err(D::Error::custom)).transpose()
+}
+
+fn error_status<'de, D: Deserializer<'de>>(number: D) -> Result<StatusCode, D::Error> {
+    let number = u16::deserialize(number)?;
+    let status = StatusCode::from_u16(number).ok();
+    let status = status.filter(|status| status.is_client_error() || status.is_server_error());
+    status.ok_or_else(|| D::Error::custom(format!("{number} is no error status")))
+}
+
+fn documented<'de, D: Deserializer<'de>>(number: D) -> Result<AadstsCode, D::Error> {
+    let number = u32::deserialize(number)?;
+    AadstsCode::new(number).ok_or_else(|| D::Error::custom(format!("{number} is no documented AADSTS number")))
 }
 
 #[cfg(test)]

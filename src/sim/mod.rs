@@ -26,10 +26,11 @@
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> std::io::Result<()> {
-//! use defender_gateway::testing::sim::{Config, Fault, Often, Plan, Simulator};
+//! use defender_gateway::testing::sim::{Action, Config, Fault, Often, Plan, Simulator};
 //!
 //! let simulator = Simulator::start(Config::instant())?;
-//! simulator.set_faults("eu", &Plan::of(Fault::Cut, Often::Times(1)))?;
+//! let faults = Plan::of(Fault::Cut, Often::Times(1));
+//! simulator.apply(Action::Faults { region: None, faults }).await?;
 //! let gateway_toml = simulator.config_toml();
 //! // … start a gateway with it, call it …
 //! assert!(simulator.judge().is_satisfied());
@@ -59,6 +60,7 @@ mod wire;
 pub use config::{
     Assertions, CLIENT_ID, CLIENT_SECRET, Config, IDENTITY_HEADER, Message, ROLE, Region, RetryAfter, SCOPE, TENANT_ID,
 };
+pub use control::Action;
 pub use entra::{AadstsCode, Certificate};
 pub use fault::{Fault, Often, Plan, SignInFault};
 pub use history::EntityForm;

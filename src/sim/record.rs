@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use serde::{Serialize, Serializer};
-use tokio::sync::watch;
 
 use crate::operation::Operation;
 use crate::secret::Secret;
@@ -57,6 +56,9 @@ pub struct CallRecord {
     /// How long the answer took, from the first byte of the request.
     #[serde(rename = "latency_us", serialize_with = "optional_micros")]
     pub latency: Option<Duration>,
+    /// Whether it was answered, cut or swallowed.
+    #[serde(skip)]
+    pub has_ended: bool,
     /// The order of arrival, from 0, over all regions.
     pub number: u64,
 }
@@ -125,33 +127,16 @@ pub struct Violation {
     pub what: String,
 }
 
-/// The awaited records did not come in time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("waited {within:?} for {wanted} {what}, saw {seen}")]
-pub struct TimedOut {
-    what: &'static str,
-    wanted: u64,
-    seen: u64,
-    within: Duration,
-}
-
-/// The number of records of each kind since the start, whether kept or not.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Seen {
-    pub(super) calls: u64,
-    pub(super) answered: u64,
-    pub(super) token_requests: u64,
-}
-
 #[derive(Debug)]
 pub(super) struct Journal {
     pages: Mutex<Pages>,
-    seen: watch::Sender<Seen>,
     capacity: usize,
 }
 
 #[derive(Debug, Default)]
 struct Pages {
+    /// How many calls have arrived, whether they are kept or not.
+    arrived: u64,
     calls: VecDeque<CallRecord>,
     tokens: VecDeque<TokenRecord>,
     violations: VecDeque<Violation>,
@@ -166,7 +151,6 @@ impl Journal {
         };
         Self {
             pages: Mutex::new(pages),
-            seen: watch::Sender::new(Seen::default()),
             capacity: capacity.max(1),
         }
     }
@@ -178,10 +162,10 @@ impl Journal {
     /// Adds a call. Returns its number, which is also set in the record.
     pub(super) fn arrived(&self, mut call: CallRecord) -> u64 {
         let mut pages = self.pages();
-        let number = self.seen.borrow().calls;
+        let number = pages.arrived;
         call.number = number;
+        pages.arrived += 1;
         push(&mut pages.calls, call, self.capacity);
-        self.seen.send_modify(|seen| seen.calls += 1);
         number
     }
 
@@ -199,18 +183,17 @@ impl Journal {
         let log = pages.log.clone();
         if let Some(call) = pages.find(number) {
             change(call);
+            call.has_ended = true;
             let written = log.as_ref().map_or(Ok(()), |log| log.write(call));
             if let Err(error) = written {
                 tracing::error!(%error, "the call log cannot be written, and is given up");
                 pages.log = None;
             }
         }
-        self.seen.send_modify(|seen| seen.answered += 1);
     }
 
     pub(super) fn signed_in(&self, record: TokenRecord) {
         push(&mut self.pages().tokens, record, self.capacity);
-        self.seen.send_modify(|seen| seen.token_requests += 1);
     }
 
     pub(super) fn violated(&self, violation: Violation) {
@@ -228,27 +211,6 @@ impl Journal {
 
     pub(super) fn violations(&self) -> Vec<Violation> {
         self.pages().violations.iter().cloned().collect()
-    }
-
-    /// Waits until the number of records is `wanted` or more.
-    pub(super) async fn wait(
-        &self,
-        what: &'static str,
-        wanted: u64,
-        within: Duration,
-        count: impl Fn(&Seen) -> u64,
-    ) -> Result<(), TimedOut> {
-        let mut seen = self.seen.subscribe();
-        let reached = tokio::time::timeout(within, seen.wait_for(|seen| count(seen) >= wanted)).await;
-        match reached {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(TimedOut {
-                what,
-                wanted,
-                seen: count(&self.seen.borrow()),
-                within,
-            }),
-        }
     }
 }
 

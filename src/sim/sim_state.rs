@@ -8,8 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::operation::Operation;
-use crate::secret::Secret;
-use crate::sim::config::{Behaviour, Config};
+use crate::sim::config::{Config, Region};
 use crate::sim::entra::TokenService;
 use crate::sim::limit::{Limiter, Rejection, Scope};
 use crate::sim::record::Journal;
@@ -114,10 +113,10 @@ impl State {
 
     /// The latencies of a call to `region`.
     pub(super) fn trip(&mut self, region: &str) -> Trip {
-        let Some(behaviour) = self.config.behaviour(region) else {
+        let Some(region) = self.config.region(region) else {
             return Trip::default();
         };
-        let (half, jitter) = (behaviour.latency / 2, behaviour.jitter / 2);
+        let (half, jitter) = (region.latency / 2, region.jitter / 2);
         Trip {
             there: half + self.rng.upto(jitter),
             back: half + self.rng.upto(jitter),
@@ -129,18 +128,12 @@ impl State {
         (self.config.seed, self.scans)
     }
 
-    /// Replaces the app's secret.
-    pub(super) fn change_secret(&mut self, secret: Secret) {
-        let old = std::mem::replace(&mut self.config.client_secret, secret);
-        self.token_service.old_secret = Some(old);
-    }
-
     /// Changes one region, or all of them.
-    pub(super) fn change_regions(&mut self, name: Option<&str>, change: impl Fn(&mut Behaviour)) -> io::Result<()> {
+    pub(super) fn change_regions(&mut self, name: Option<&str>, change: impl Fn(&mut Region)) -> io::Result<()> {
         let mut found = false;
         for region in &mut self.config.regions {
             if name.is_none_or(|name| name == region.name) {
-                change(&mut region.behaviour);
+                change(region);
                 found = true;
             }
         }

@@ -15,16 +15,16 @@ use crate::sim::control::{Event, Hosts};
 use crate::sim::defender;
 use crate::sim::entra::Endpoint;
 use crate::sim::limit::{QuotaVerifier, Scope};
-use crate::sim::record::{CallRecord, TimedOut, TokenRecord, Violation};
+use crate::sim::record::{CallRecord, TokenRecord, Violation};
 use crate::sim::sim_state::SimState;
 use crate::sim::wire::Host;
 use crate::task::Tasks;
 
-/// How long the waiting helpers wait, which only a failing test does.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// How long [`Simulator::stop`] waits for answers in progress.
 const DRAIN: Duration = Duration::from_millis(500);
+
+/// How long it waits for tasks after that, which it does only when there is a defect.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running simulator. Dropped without [`Simulator::stop`], it ends at once.
 #[derive(Debug)]
@@ -115,17 +115,6 @@ impl Simulator {
         self.hosts.regions.get(name).map(|host| url(host.addr()))
     }
 
-    /// The address of the virtual machine's form of managed identity.
-    pub fn imds_endpoint(&self) -> String {
-        format!("http://{}/metadata/identity/oauth2/token", self.hosts.sign_in.addr())
-    }
-
-    /// The address of the App Service form: the value of `IDENTITY_ENDPOINT`. `IDENTITY_HEADER` is
-    /// [`super::IDENTITY_HEADER`].
-    pub fn app_service_endpoint(&self) -> String {
-        format!("http://{}/msi/token", self.hosts.sign_in.addr())
-    }
-
     /// The time since the start, from which the times in records are counted.
     pub fn elapsed(&self) -> Duration {
         self.sim_state.elapsed()
@@ -172,40 +161,6 @@ impl Simulator {
         judge
     }
 
-    /// Waits until at least `n` requests have arrived since the start, ten seconds at most.
-    ///
-    /// # Errors
-    /// Fewer arrived in time.
-    pub async fn wait_for_calls(&self, n: u64) -> Result<Vec<CallRecord>, TimedOut> {
-        let journal = &self.sim_state.journal;
-        journal.wait("calls", n, PATIENCE, |seen| seen.calls).await?;
-        Ok(journal.calls())
-    }
-
-    /// Waits until at least `n` requests have been settled (answered, cut or swallowed) since the
-    /// start, ten seconds at most.
-    ///
-    /// # Errors
-    /// Fewer were settled in time.
-    pub async fn wait_for_settled(&self, n: u64) -> Result<Vec<CallRecord>, TimedOut> {
-        let journal = &self.sim_state.journal;
-        journal.wait("settled calls", n, PATIENCE, |seen| seen.answered).await?;
-        Ok(journal.calls())
-    }
-
-    /// Waits until at least `n` token requests have been answered since the start, ten seconds at
-    /// most.
-    ///
-    /// # Errors
-    /// Fewer were answered in time.
-    pub async fn wait_for_token_requests(&self, n: u64) -> Result<Vec<TokenRecord>, TimedOut> {
-        let journal = &self.sim_state.journal;
-        journal
-            .wait("token requests", n, PATIENCE, |seen| seen.token_requests)
-            .await?;
-        Ok(journal.token_requests())
-    }
-
     /// A `gateway.toml` that points a gateway here. It does not contain the secret, which comes
     /// from the environment, as `DEFENDER_GATEWAY_CREDENTIALS_CLIENT_SECRET` or
     /// `AZURE_CLIENT_SECRET`.
@@ -220,7 +175,7 @@ impl Simulator {
             base(&self.authority()),
             config.sign_in.scope,
         );
-        let is_distant = |region: &Region| !region.behaviour.latency.is_zero();
+        let is_distant = |region: &Region| !region.latency.is_zero();
         if config.regions.iter().any(is_distant) {
             text += "\n[defender]\n# Without it, the distance of a host at an http address cannot be measured.\nh2c = true\n";
         }
@@ -247,7 +202,7 @@ impl Simulator {
             return 0;
         }
         self.sim_state.stopping.cancel();
-        self.cut_connections();
+        self.hosts.all().for_each(|host| host.cut_connections());
         tasks.finish(PATIENCE).await
     }
 }

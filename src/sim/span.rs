@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use serde::{Deserializer, Serializer, de};
+use serde::de::Error as _;
+use serde::{Deserialize as _, Deserializer, Serializer};
 
 /// The longest accepted duration: a day. Longer ones are mistakes, and the bound keeps arithmetic
 /// from overflowing.
@@ -16,27 +17,16 @@ const UNITS: [(&str, Duration); 5] = [
     ("us", Duration::from_micros(1)),
 ];
 
-/// Why a text is no duration.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParseSpanError {
-    /// Not a whole number followed by a unit.
-    #[error("{0:?} is no duration: write a whole number and a unit (us, ms, s, m, h)")]
-    Malformed(String),
-    /// Longer than [`LONGEST`].
-    #[error("{0:?} is longer than a day")]
-    TooLong(String),
-}
-
 /// Parses `250ms`, `10s`, `1m`, `1h`.
-pub fn parse(text: &str) -> Result<Duration, ParseSpanError> {
-    let malformed = || ParseSpanError::Malformed(text.into());
+pub fn parse(text: &str) -> Result<Duration, String> {
+    let malformed = || format!("{text:?} is no duration: write a whole number and a unit (us, ms, s, m, h)");
+    let too_long = || format!("{text:?} is longer than a day");
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(malformed)?;
     let (number, unit) = text.split_at(digits);
     let (_, unit) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(malformed)?;
     if number.is_empty() {
         return Err(malformed());
     }
-    let too_long = || ParseSpanError::TooLong(text.into());
     let number: u32 = number.parse().map_err(|_| too_long())?;
     unit.checked_mul(number)
         .filter(|span| *span <= LONGEST)
@@ -57,19 +47,9 @@ pub fn display(span: Duration) -> String {
 
 /// For `#[serde(deserialize_with)]`.
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    struct Visitor;
-    impl de::Visitor<'_> for Visitor {
-        type Value = Duration;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("a duration in quotes with its unit, such as \"250ms\"")
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
-            parse(text).map_err(E::custom)
-        }
-    }
-    deserializer.deserialize_str(Visitor)
+    let text = String::deserialize(deserializer);
+    let text = text.map_err(|_| D::Error::custom("write a duration in quotes with its unit, such as \"250ms\""))?;
+    parse(&text).map_err(D::Error::custom)
 }
 
 /// The same for a duration that may be absent, both ways.
@@ -101,10 +81,10 @@ mod tests {
         assert_eq!(parse("0ms"), Ok(Duration::ZERO));
         assert_eq!(parse("24h"), Ok(LONGEST));
         for bad in ["", "10", "s", "1.5s", "-1s", "1 s", "1d", "٣s", "1S"] {
-            assert!(matches!(parse(bad), Err(ParseSpanError::Malformed(_))), "{bad}");
+            assert!(parse(bad).unwrap_err().contains("is no duration"), "{bad}");
         }
         for long in ["25h", "99999999999999999999s"] {
-            assert!(matches!(parse(long), Err(ParseSpanError::TooLong(_))), "{long}");
+            assert!(parse(long).unwrap_err().contains("longer than a day"), "{long}");
         }
     }
 

@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use defender_gateway::testing::sim::history::{Layout, Matching, NextLink};
 use defender_gateway::testing::sim::{Fault, Often, Plan, Shape};
 
-use crate::support::{Answer, PATH, Running, Setup, body, id, until};
+use crate::support::{Answer, Controls, PATH, Running, Setup, body, id, until};
 
 /// Two spellings of one id in one call: the rows are those of both, and neither has none.
 #[tokio::test]

@@ -4,7 +4,7 @@ use http::StatusCode;
 
 use defender_gateway::testing::sim::{Fault, Often, Plan, Shape};
 
-use crate::support::{Running, Setup, id, until};
+use crate::support::{Controls, Running, Setup, id, until};
 
 /// Waits until the answer in memory is too old to be given for itself.
 async fn stale(running: &Running, ids: &[String]) {
@@ -28,7 +28,7 @@ async fn an_answer_is_fresh_for_its_time_and_then_renewed_in_the_background() {
     let request = [id(1)];
     let first = running.caller.ask(&request).await;
     assert_eq!(running.caller.ask(&request).await.body, first.body);
-    running.simulator.scan();
+    running.simulator.scan().await;
     // Stale for a moment, but nobody waits; soon the newer row is there.
     until("the newer row", async || {
         let answer = running.caller.ask(&request).await;
@@ -63,7 +63,7 @@ async fn no_cache_asks_again_no_store_keeps_nothing_and_only_if_cached_never_ask
     );
     assert_eq!(ask(1, "only-if-cached").await.body, stored.body);
 
-    running.simulator.scan();
+    running.simulator.scan().await;
     let renewed = ask(1, "no-cache").await;
     assert_eq!(renewed.rows(), stored.rows() + 1);
     assert_eq!(running.caller.ask(&[id(1)]).await.body, renewed.body);
@@ -159,7 +159,7 @@ async fn after_a_paced_start_a_stale_answer_is_renewed_as_soon_as_it_is_asked_fo
         .await;
     let request = [id(1)];
     let first = running.caller.ask(&request).await;
-    running.simulator.scan();
+    running.simulator.scan().await;
     // The bucket holds a tenth of what it can hold, and half of it would take minutes; 99 of 100
     // calls are left.
     until("the newer row", async || {

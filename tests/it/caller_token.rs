@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 
 use defender_gateway::testing::sim::{self, Fault, Often, Plan, Simulator};
 
-use crate::support::{Answer, Caller, Setup, id, within};
+use crate::support::{Answer, Caller, Controls, Setup, id, within};
 
 fn setup() -> Setup {
     Setup::new().set("credentials.passthrough", "true")

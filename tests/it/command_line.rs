@@ -8,7 +8,7 @@ use http::StatusCode;
 use defender_gateway::testing::sim::Shape;
 
 use crate::support::redis::Redis;
-use crate::support::{Program, Setup};
+use crate::support::{Controls, Program, Setup};
 
 #[tokio::test]
 async fn what_was_used_before_a_kill_is_still_used_after_it() {

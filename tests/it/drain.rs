@@ -8,7 +8,7 @@ use http::StatusCode;
 use defender_gateway::testing::app::Ended;
 use defender_gateway::testing::sim::{Fault, Often, Plan, Shape};
 
-use crate::support::{Caller, Setup, id, until, within};
+use crate::support::{Caller, Controls, Setup, id, until, within};
 
 #[tokio::test]
 async fn sigterm_with_fifty_in_flight_answers_all_fifty() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use http::StatusCode;
 
-use crate::support::{Answer, Caller, Setup, id, ids};
+use crate::support::{Answer, Caller, Controls, Setup, id, ids};
 
 #[tokio::test]
 async fn a_thousand_callers_with_the_same_ids_cost_one_call() {

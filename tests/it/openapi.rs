@@ -7,7 +7,7 @@ use defender_gateway::testing::sim::{Fault, Often, Plan, Shape};
 use http::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::support::{Answer, PATH, Setup, body, id};
+use crate::support::{Answer, Controls, PATH, Setup, body, id};
 
 /// Fields of HTTP itself, which are not described.
 const OF_HTTP: [&str; 4] = ["content-type", "content-length", "date", "connection"];

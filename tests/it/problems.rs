@@ -16,7 +16,7 @@ use defender_gateway::testing::sim::{Fault, Often, Plan, Shape, SignInFault};
 
 use crate::shared_cache::proxy::Proxy;
 use crate::support::redis::Redis;
-use crate::support::{Program, Setup, Spawned, id, until};
+use crate::support::{Controls, Program, Setup, Spawned, id, until};
 
 /// A gateway with something broken, and what has to live as long as it.
 struct Broken {

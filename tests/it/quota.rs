@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use defender_gateway::testing::sim::{Fault, Limit, Often, Plan, Shape};
 
-use crate::support::{Answer, Running, Setup, id};
+use crate::support::{Answer, Controls, Running, Setup, id};
 
 fn statuses(answers: &[Answer]) -> Vec<u16> {
     answers.iter().map(|answer| answer.status.as_u16()).collect()
@@ -104,7 +104,7 @@ async fn saturate(shape: Shape) {
     let limits = ["20/1s", "200/30s"];
     let running = Setup::new()
         .region("eu", 20)
-        .simulator(|config| config.regions[0].behaviour.jitter = Duration::from_millis(20))
+        .simulator(|config| config.regions[0].jitter = Duration::from_millis(20))
         .limits(shape, &limits)
         .start()
         .await;

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use defender_gateway::testing::sim::{Fault, Often, Plan};
 
-use crate::support::{Running, Setup, id};
+use crate::support::{Controls, Running, Setup, id};
 
 fn selected(status: &Value) -> String {
     let regions = status["regions"].as_array().unwrap();
@@ -106,7 +106,7 @@ async fn cut_connections_are_noticed_by_nobody() {
     while_asked(&running, async |answered| {
         for _ in 0..3 {
             more(answered, 5).await;
-            running.simulator.cut_connections();
+            running.simulator.cut_connections().await;
         }
         more(answered, 5).await;
     })

@@ -5,7 +5,7 @@ use http::StatusCode;
 use defender_gateway::testing::secret::Secret;
 use defender_gateway::testing::sim::{self, Fault, Often, Plan, SignInFault};
 
-use crate::support::{Caller, Setup, id};
+use crate::support::{Caller, Controls, Setup, id};
 
 /// What nobody may see: the secret, each token, and the parts of a token that make it one.
 pub(crate) fn forbidden(simulator: &sim::Simulator) -> Vec<String> {
@@ -56,7 +56,7 @@ async fn neither_logs_at_trace_nor_answers_hold_a_secret_or_a_token() {
         assert_eq!(caller.ask(&[id(1)]).await.status, StatusCode::OK);
         assert_eq!(second.ask(&[id(2)]).await.status, StatusCode::OK);
         // Renewal, failure and refusal each have their own lines.
-        spawned.simulator.revoke_tokens();
+        spawned.simulator.revoke_tokens().await;
         let private = [("authorization", "Bearer the-callers-own-token-which-is-long")];
         assert_eq!(caller.ask_with(&[id(3)], &private).await.status, StatusCode::OK);
         let trouble = [Fault::Cut, Fault::Rubbish, Fault::Redirect, Fault::NoLicence];

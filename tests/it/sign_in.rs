@@ -9,7 +9,7 @@ use http::StatusCode;
 use defender_gateway::testing::secret::Secret;
 use defender_gateway::testing::sim::{self, Fault, Often, Plan, Shape, SignInFault};
 
-use crate::support::{Answer, Setup, id};
+use crate::support::{Answer, Controls, Setup, id};
 
 fn statuses(answers: &[Answer]) -> BTreeSet<u16> {
     answers.iter().map(|answer| answer.status.as_u16()).collect()
@@ -133,7 +133,7 @@ async fn revoked_tokens_are_renewed_once_and_no_caller_sees_a_401() {
     // While calls are under way, so that some arrive before and some after.
     let revoke = async {
         running.simulator.wait_for_calls(40).await.unwrap();
-        running.simulator.revoke_tokens();
+        running.simulator.revoke_tokens().await;
     };
     let (answered, ()) = tokio::join!(ask(100), revoke);
     assert_eq!(answered, BTreeSet::from([200]));

@@ -4,7 +4,7 @@ use http::StatusCode;
 
 use defender_gateway::testing::sim::{Fault, Often, Plan, Simulator};
 
-use crate::support::{Running, Setup, id};
+use crate::support::{Controls, Running, Setup, id};
 
 fn set(simulator: &Simulator, fault: Fault, often: Often) {
     simulator.set_faults("eu", &Plan::of(fault, often)).unwrap();

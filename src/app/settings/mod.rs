@@ -43,13 +43,8 @@ pub(super) fn regions(config: &Resolved) -> Result<region::Config, Error> {
 }
 
 pub(super) fn upstream(config: &Resolved) -> upstream::Config {
-    let secrets = if config.definitions.pass_authentication_params {
-        upstream::Secrets::Passed
-    } else {
-        upstream::Secrets::Replaced
-    };
     upstream::Config {
-        secrets,
+        secrets: config.definitions.pass_authentication_params,
         ..upstream::Config::new(config.defender.timeout)
     }
 }

@@ -8,7 +8,7 @@ use http::Request;
 use tower::util::BoxCloneSyncService;
 use url::Url;
 
-use crate::config::{Credential, Credentials, Resolved, TokenProxy, TrustedRoots};
+use crate::config::{Credentials, Resolved, TokenProxy, TrustedRoots};
 use crate::net::{Client, Exchange, Limits};
 use crate::{BoxError, token};
 
@@ -21,7 +21,7 @@ const SIGN_IN_BYTES: usize = 256 * 1024;
 
 pub(in crate::app) fn token(config: &Credentials) -> token::Config {
     token::Config {
-        credential: credential(config),
+        credential: config.credential.clone(),
         scope: token::Scope::new(&config.scope),
     }
 }
@@ -33,32 +33,6 @@ pub(in crate::app) fn identity(config: &Resolved) -> (&Url, Option<&str>, Option
     (&credentials.authority, tenant_id.as_deref(), client_id.as_deref())
 }
 
-fn credential(config: &Credentials) -> token::Credential {
-    let id = |id: &Option<String>| id.clone().unwrap_or_default();
-    let app = token::App::new(&config.authority, &id(&config.tenant_id), &id(&config.client_id));
-    match &config.credential {
-        Credential::ClientSecret(secret) => token::Credential::ClientSecret {
-            app,
-            secret: secret.clone(),
-        },
-        Credential::Certificate(files) => token::Credential::Certificate {
-            app,
-            files: files.clone(),
-        },
-        Credential::WorkloadIdentity { token_file, proxy } => token::Credential::WorkloadIdentity {
-            app: match proxy {
-                Some(proxy) => app.through_token_proxy(&proxy.url),
-                None => app,
-            },
-            token_file: token_file.clone(),
-        },
-        Credential::ManagedIdentity(host) => token::Credential::ManagedIdentity(token::Identity {
-            client_id: config.client_id.clone(),
-            host: host.clone(),
-        }),
-    }
-}
-
 /// Far above any bundle of certificates.
 const MAX_CA_BYTES: u64 = 1024 * 1024;
 
@@ -66,10 +40,8 @@ const MAX_CA_BYTES: u64 = 1024 * 1024;
 /// the machine, which is never behind a proxy.
 pub(in crate::app) fn exchanges(net: &Client, config: &Credentials) -> [Exchange; 2] {
     let to = |net: &Client| net.exchange(SIGN_IN_BYTES, SIGN_IN_TIMEOUT);
-    let authority = match &config.credential {
-        Credential::WorkloadIdentity { proxy: Some(proxy), .. } => exchange(net, proxy),
-        _ => to(net),
-    };
+    let authority = config.token_proxy.as_ref();
+    let authority = authority.map_or_else(|| to(net), |proxy| exchange(net, proxy));
     [authority, to(&net.direct())]
 }
 

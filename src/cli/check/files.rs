@@ -14,9 +14,10 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::clock::Wall;
-use crate::config::{self, ConfigError, Credential, Loaded, Origin, Resolved};
+use crate::config::{self, ConfigError, Loaded, Origin, Resolved};
 use crate::server::Address;
 use crate::telemetry::log::chain;
+use crate::token::Credential;
 use crate::{net, plain_text};
 
 /// Every file that cannot be used.
@@ -51,7 +52,7 @@ fn mistake(loaded: &Loaded, path: &'static str, problem: String) -> ConfigError 
 
 /// What sign-in would say about certificate and key.
 fn certificate(resolved: &Resolved) -> Option<String> {
-    let Credential::Certificate(files) = &resolved.credentials.credential else {
+    let Credential::Certificate { files, .. } = &resolved.credentials.credential else {
         return None;
     };
     match files.expiry() {

@@ -8,10 +8,9 @@ use std::time::Duration;
 use super::process::block_on_one;
 use super::{Check, Error, print};
 use crate::app;
-use crate::config::{
-    self, Credential, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, show_duration, show_size,
-};
+use crate::config::{self, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, show_duration, show_size};
 use crate::store::Eviction;
+use crate::token::Credential;
 
 /// Reads the configuration, prints a summary or all of it to stdout. Starts nothing.
 ///
@@ -118,7 +117,7 @@ fn sign_in(resolved: &Resolved) -> String {
         (Some(client), Some(tenant)) => format!("application {client} of tenant {tenant} at {}", credentials.authority),
         _ => "the system-assigned identity".into(),
     };
-    format!("{} {}; {who}", credentials.credential.kind(), credentials.why)
+    format!("{} {}; {who}", credentials.credential.kind().as_str(), credentials.why)
 }
 
 fn telemetry(resolved: &Resolved) -> String {

@@ -5,6 +5,7 @@ use futures_util::future::{join_all, try_join_all};
 use super::gateway::{Fixture, LIST, PATH, Told};
 use super::{answered, causes, claim, counted, definition, ms, step};
 use crate::cli::{Error, print};
+use crate::sim::Action;
 
 /// Plays all steps and sums up.
 ///
@@ -160,7 +161,8 @@ async fn overlapping(fixture: &Fixture) -> Result<(), Error> {
 
 async fn region_lost(fixture: &Fixture) -> Result<(), Error> {
     let failed = |error| Error::failed("cannot shut the region", error);
-    fixture.simulator.shut("eu").await.map_err(failed)?;
+    let apply = |action| fixture.simulator.apply(action);
+    apply(Action::Shut { region: "eu".into() }).await.map_err(failed)?;
     let told = fixture.gateway.ask(&[definition(20)], &[]).await?;
     let region = fixture
         .simulator
@@ -168,7 +170,7 @@ async fn region_lost(fixture: &Fixture) -> Result<(), Error> {
         .last()
         .map(|call| call.region.clone())
         .unwrap_or_default();
-    fixture.simulator.open("eu").await.map_err(failed)?;
+    apply(Action::Open { region: "eu".into() }).await.map_err(failed)?;
     claim(told.status() == 200 && region != "eu", || {
         format!("{} from {region}", told.status())
     })?;

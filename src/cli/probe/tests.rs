@@ -167,7 +167,7 @@ async fn what_a_proxy_answers_shows_nothing_about_the_token() {
     ] {
         let faulty = |config: &mut sim::Config| {
             for region in &mut config.regions {
-                region.behaviour.faults = Plan::of(fault, Often::Always);
+                region.faults = Plan::of(fault, Often::Always);
             }
         };
         let probed = probe(faulty, sim::CLIENT_SECRET, "", (ids, 8)).await;

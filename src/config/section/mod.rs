@@ -7,7 +7,7 @@ use super::key::Section;
 use super::reader::{Read, Reader};
 use super::settings::Settings;
 
-pub use credentials::{Credential, Credentials, TokenProxy, TrustedRoots};
+pub use credentials::{Credentials, TokenProxy, TrustedRoots};
 pub use defender::{Pin, Proxy};
 pub use merge::Merging;
 pub use quota::Scope;
@@ -205,6 +205,7 @@ mod cache {
 mod definitions {
     use crate::config::key::Key;
     use crate::config::reader::Reader;
+    use crate::upstream::Secrets;
 
     section! {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,7 +214,8 @@ mod definitions {
         /// Whether callers get `scanAuthenticationParams` of definitions, which may hold the
         /// credentials of scanners, as the upstream gives it. `false`: it is replaced by null.
         /// `true`: an answer in which it is not null is kept nowhere.
-        pass_authentication_params: bool = Key::flag(false).live() => Reader::flag;
+        pass_authentication_params: Secrets = Key::flag(false).live()
+            => |reader, key| Ok(if reader.flag(key)? { Secrets::Passed } else { Secrets::Replaced });
     }
 }
 

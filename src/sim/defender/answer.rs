@@ -238,7 +238,7 @@ pub(super) fn faulty(fault: Fault, state: &mut State, proper: impl Fn(&mut State
 impl State {
     /// The fault of the next request, if there is one.
     pub(super) fn draw_fault(&mut self, region: &str, is_operation: bool) -> Option<Fault> {
-        let faults = &mut self.config.behaviour(region)?.faults;
+        let faults = &mut self.config.region(region)?.faults;
         if is_operation {
             faults.draw(&mut self.rng)
         } else {

@@ -54,8 +54,8 @@ impl Handler for Region {
 
     fn setup(&self) -> Duration {
         let mut state = self.sim_state.state();
-        let behaviour = state.config.behaviour(&self.name);
-        behaviour.map_or(Duration::ZERO, |behaviour| behaviour.latency)
+        let region = state.config.region(&self.name);
+        region.map_or(Duration::ZERO, |region| region.latency)
     }
 }
 
@@ -130,6 +130,7 @@ impl Region {
             status: None,
             fault: fault.map(Fault::as_str),
             latency: None,
+            has_ended: false,
             number: 0,
         });
         if let Some(what) = violation(head) {

@@ -5,18 +5,15 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use jiff::Timestamp;
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
 use x509_cert::der::Decode as _;
 
-use super::refusal::AadstsCode;
-use super::refusal::Refusal;
+use super::refusal::{AadstsCode, Refusal};
 use crate::plain_text;
-use crate::secret::Secret;
-use crate::sim::config::Assertions;
+use crate::sim::config::{Assertions, Config};
 
 /// The most remembered values of `jti`; an assertion lives ten minutes at most, and tests make
 /// fewer requests in that time.
@@ -82,22 +79,9 @@ impl Certificate {
     }
 }
 
-/// The credentials registered with the app besides its secret.
+/// The `jti` of assertions that may be used once, the oldest first.
 #[derive(Debug, Default)]
-pub(in crate::sim) struct Federation {
-    certificates: Vec<Certificate>,
-    tokens: Vec<Secret>,
-    used: VecDeque<String>,
-}
-
-/// What an assertion has to match.
-#[derive(Debug)]
-pub(super) struct Expected<'a> {
-    pub(super) endpoint: &'a str,
-    pub(super) client_id: &'a str,
-    pub(super) uses: Assertions,
-    pub(super) now: Timestamp,
-}
+pub(super) struct UsedAssertions(VecDeque<String>);
 
 /// Whether the assertion's header contains a certificate's thumbprint.
 pub(super) fn is_self_signed(assertion: &str) -> bool {
@@ -108,91 +92,90 @@ pub(super) fn is_self_signed(assertion: &str) -> bool {
         .is_some_and(|header| header.get("x5t#S256").is_some() || header.get("x5t").is_some())
 }
 
-impl Federation {
-    pub(in crate::sim) fn of(certificates: Vec<Certificate>) -> Self {
-        Self {
-            certificates,
-            ..Self::default()
-        }
+/// Checks that the assertion was made by the app for `endpoint`.
+pub(super) fn check(
+    assertion: &str,
+    endpoint: &str,
+    config: &Config,
+    used: &mut UsedAssertions,
+) -> Result<(), Refusal> {
+    if config
+        .federated_token
+        .as_ref()
+        .is_some_and(|token| token.expose() == assertion)
+    {
+        return Ok(());
     }
-
-    pub(in crate::sim) fn register_certificate(&mut self, certificate: Certificate) {
-        self.certificates.push(certificate);
+    if !is_self_signed(assertion) {
+        return Err(AadstsCode::NO_FEDERATION.into());
     }
-
-    /// Replaces the federated token that is accepted, as a rotation does.
-    pub(in crate::sim) fn register_token(&mut self, token: Secret) {
-        self.tokens = vec![token];
+    let malformed = |what: &str| Refusal::about(AadstsCode::BAD_ASSERTION, what);
+    let (signed, signature) = assertion.rsplit_once('.').ok_or_else(|| malformed("signature"))?;
+    let (header, claims) = signed.split_once('.').ok_or_else(|| malformed("payload"))?;
+    let header = json(header).ok_or_else(|| malformed("header"))?;
+    let claims = json(claims).ok_or_else(|| malformed("payload"))?;
+    let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| malformed("signature"))?;
+    check_signature(&config.certificates, &header, signed.as_bytes(), &signature)?;
+    check_claims(&claims, endpoint, config)?;
+    match config.sign_in.assertions {
+        Assertions::Once => used.use_once(claims["jti"].as_str().unwrap_or_default()),
+        Assertions::UntilExpiry => Ok(()),
     }
+}
 
-    /// Checks that the assertion was made by the app.
-    pub(super) fn check(&mut self, assertion: &str, expected: &Expected<'_>) -> Result<(), Refusal> {
-        if self.tokens.iter().any(|token| token.expose() == assertion) {
-            return Ok(());
-        }
-        if !is_self_signed(assertion) {
-            return Err(AadstsCode::NO_FEDERATION.into());
-        }
-        let malformed = |what: &str| Refusal::about(AadstsCode::BAD_ASSERTION, what);
-        let (signed, signature) = assertion.rsplit_once('.').ok_or_else(|| malformed("signature"))?;
-        let (header, claims) = signed.split_once('.').ok_or_else(|| malformed("payload"))?;
-        let header = json(header).ok_or_else(|| malformed("header"))?;
-        let claims = json(claims).ok_or_else(|| malformed("payload"))?;
-        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| malformed("signature"))?;
-        self.check_signature(&header, signed.as_bytes(), &signature)?;
-        check_claims(&claims, expected)?;
-        match expected.uses {
-            Assertions::Once => self.use_once(claims["jti"].as_str().unwrap_or_default()),
-            Assertions::UntilExpiry => Ok(()),
-        }
+fn check_signature(
+    certificates: &[Certificate],
+    header: &Value,
+    signed: &[u8],
+    signature: &[u8],
+) -> Result<(), Refusal> {
+    let algorithm: &'static dyn VerificationAlgorithm = match header["alg"].as_str() {
+        Some("PS256") => &RSA_PSS_2048_8192_SHA256,
+        Some("RS256") => &RSA_PKCS1_2048_8192_SHA256,
+        _ => return Err(Refusal::about(AadstsCode::BAD_ASSERTION, "alg")),
+    };
+    if header.get("typ").is_some_and(|typ| typ != "JWT") {
+        return Err(Refusal::about(AadstsCode::BAD_ASSERTION, "typ"));
     }
+    let named = |certificate: &&Certificate| {
+        let thumbprints = [
+            ("x5t#S256", &certificate.thumbprint),
+            ("x5t", &certificate.old_thumbprint),
+        ];
+        // The header has a thumbprint, as was checked before, and each in it has to be the
+        // certificate's.
+        thumbprints.iter().all(|(name, own)| {
+            header
+                .get(*name)
+                .is_none_or(|value| thumbprint(value).as_ref() == Some(*own))
+        })
+    };
+    let unknown = || Refusal::about(AadstsCode::BAD_SIGNATURE, "x5t#S256, x5t");
+    let certificate = certificates.iter().find(named).ok_or_else(unknown)?;
+    UnparsedPublicKey::new(algorithm, &certificate.public_key)
+        .verify(signed, signature)
+        .map_err(|_| AadstsCode::BAD_SIGNATURE.into())
+}
 
-    fn check_signature(&self, header: &Value, signed: &[u8], signature: &[u8]) -> Result<(), Refusal> {
-        let algorithm: &'static dyn VerificationAlgorithm = match header["alg"].as_str() {
-            Some("PS256") => &RSA_PSS_2048_8192_SHA256,
-            Some("RS256") => &RSA_PKCS1_2048_8192_SHA256,
-            _ => return Err(Refusal::about(AadstsCode::BAD_ASSERTION, "alg")),
-        };
-        if header.get("typ").is_some_and(|typ| typ != "JWT") {
-            return Err(Refusal::about(AadstsCode::BAD_ASSERTION, "typ"));
-        }
-        let named = |certificate: &&Certificate| {
-            let thumbprints = [
-                ("x5t#S256", &certificate.thumbprint),
-                ("x5t", &certificate.old_thumbprint),
-            ];
-            // Every thumbprint in the header has to be the certificate's.
-            thumbprints.iter().any(|(name, _)| header.get(*name).is_some())
-                && thumbprints.iter().all(|(name, own)| match header.get(*name) {
-                    None => true,
-                    Some(value) => thumbprint(value).as_ref() == Some(*own),
-                })
-        };
-        let unknown = || Refusal::about(AadstsCode::BAD_SIGNATURE, "x5t#S256, x5t");
-        let certificate = self.certificates.iter().find(named).ok_or_else(unknown)?;
-        UnparsedPublicKey::new(algorithm, &certificate.public_key)
-            .verify(signed, signature)
-            .map_err(|_| AadstsCode::BAD_SIGNATURE.into())
-    }
-
+impl UsedAssertions {
     fn use_once(&mut self, jti: &str) -> Result<(), Refusal> {
-        if self.used.iter().any(|used| used == jti) {
+        if self.0.iter().any(|used| used == jti) {
             return Err(Refusal::about(AadstsCode::BAD_ASSERTION, "jti was used before"));
         }
-        if self.used.len() == REMEMBERED {
-            self.used.pop_front();
+        if self.0.len() == REMEMBERED {
+            self.0.pop_front();
         }
-        self.used.push_back(jti.into());
+        self.0.push_back(jti.into());
         Ok(())
     }
 }
 
-fn check_claims(claims: &Value, expected: &Expected<'_>) -> Result<(), Refusal> {
-    if claims["aud"] != expected.endpoint {
+fn check_claims(claims: &Value, endpoint: &str, config: &Config) -> Result<(), Refusal> {
+    if claims["aud"] != endpoint {
         return Err(Refusal::about(AadstsCode::BAD_AUDIENCE, "aud"));
     }
     for name in ["iss", "sub"] {
-        if claims[name] != expected.client_id {
+        if claims[name] != config.client_id {
             return Err(Refusal::about(AadstsCode::BAD_AUDIENCE, name));
         }
     }
@@ -207,7 +190,7 @@ fn check_claims(claims: &Value, expected: &Expected<'_>) -> Result<(), Refusal> 
     };
     // One of Microsoft's own libraries sends the time of issue only.
     let from = if claims.get("nbf").is_some() { "nbf" } else { "iat" };
-    let (from, until, now) = (second(from)?, second("exp")?, expected.now.as_second());
+    let (from, until, now) = (second(from)?, second("exp")?, config.wall.now().as_second());
     if from > now.saturating_add(SKEW) {
         return Err(Refusal::about(AadstsCode::BAD_TIME, "nbf"));
     }

@@ -6,9 +6,8 @@ mod endpoint;
 mod refusal;
 mod token;
 
-use crate::secret::Secret;
 use crate::sim::config::Config;
-use crate::sim::entra::assertion::Federation;
+use crate::sim::entra::assertion::UsedAssertions;
 use crate::sim::entra::refusal::Refusal;
 use crate::sim::entra::token::Mint;
 use crate::sim::record::Credential;
@@ -25,9 +24,7 @@ const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer
 /// The state of sign-in, besides the settings: one tenant with one app registration.
 #[derive(Debug)]
 pub(super) struct TokenService {
-    /// The previous secret, which is rejected as expired and not as unknown.
-    pub(super) old_secret: Option<Secret>,
-    pub(super) federation: Federation,
+    used_assertions: UsedAssertions,
     pub(super) mint: Mint,
 }
 
@@ -44,8 +41,7 @@ struct Issued {
 impl TokenService {
     pub(super) fn new(config: &Config) -> Self {
         Self {
-            old_secret: None,
-            federation: Federation::of(config.certificates.clone()),
+            used_assertions: UsedAssertions::default(),
             mint: Mint::new(config.seed),
         }
     }
@@ -70,7 +66,7 @@ impl TokenService {
                 if secret == config.client_secret.expose() {
                     return Ok(());
                 }
-                let expired = self.old_secret.as_ref().is_some_and(|old| old.expose() == secret);
+                let expired = config.expired_secret.as_ref().is_some_and(|old| old.expose() == secret);
                 let code = if expired {
                     AadstsCode::EXPIRED_SECRET
                 } else {
@@ -82,13 +78,8 @@ impl TokenService {
                 if form.get("client_assertion_type") != Some(JWT_BEARER) {
                     return Err(Refusal::about(AadstsCode::MISSING_FIELD, "client_assertion_type"));
                 }
-                let expected = assertion::Expected {
-                    endpoint,
-                    client_id: &config.client_id,
-                    uses: config.sign_in.assertions,
-                    now: config.wall.now(),
-                };
-                self.federation.check(form.require("client_assertion")?, &expected)
+                let assertion = form.require("client_assertion")?;
+                assertion::check(assertion, endpoint, config, &mut self.used_assertions)
             }
             _ => Err(AadstsCode::NO_CREDENTIAL.into()),
         }

@@ -36,7 +36,8 @@ pub use window::Shape;
 /// assert_eq!(limit.calls(), 100);
 /// assert_eq!(limit.window().as_secs(), 60);
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Limit {
     calls: NonZeroU32,
     window: Duration,
@@ -88,35 +89,27 @@ impl fmt::Display for Limit {
     }
 }
 
-/// Why a text is no limit.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParseLimitError {
-    /// There is no `/`.
-    #[error("{0:?} is no limit: write calls, a slash and a window, such as 100/1m")]
-    NoSlash(String),
-    /// The part before the slash is no number from 1 to 4294967295.
-    #[error("{0:?} is no number of calls from 1 up")]
-    Calls(String),
-    /// The part behind the slash is no duration.
-    #[error("the window of {0:?} is bad: {1}")]
-    Window(String, span::ParseSpanError),
-    /// A window that never ends at once.
-    #[error("the window of {0:?} must be longer than zero")]
-    Zero(String),
-}
-
 impl FromStr for Limit {
-    type Err = ParseLimitError;
+    type Err = String;
 
     /// `100/1m`: calls, a slash, a duration with its unit.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+    fn from_str(text: &str) -> Result<Self, String> {
         let (calls, window) = text
             .trim()
             .split_once('/')
-            .ok_or_else(|| ParseLimitError::NoSlash(text.into()))?;
-        let calls = calls.trim().parse().map_err(|_| ParseLimitError::Calls(calls.into()))?;
-        let window = span::parse(window.trim()).map_err(|error| ParseLimitError::Window(text.into(), error))?;
-        Self::new(calls, window).ok_or_else(|| ParseLimitError::Zero(text.into()))
+            .ok_or_else(|| format!("{text:?} is no limit: write calls, a slash and a window, such as 100/1m"))?;
+        let calls = calls.trim().parse();
+        let calls = calls.map_err(|_| format!("{text:?} begins with no number of calls from 1 up"))?;
+        let window = span::parse(window.trim()).map_err(|error| format!("the window of {text:?} is bad: {error}"))?;
+        Self::new(calls, window).ok_or_else(|| format!("the window of {text:?} must be longer than zero"))
+    }
+}
+
+impl TryFrom<String> for Limit {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 

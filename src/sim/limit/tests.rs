@@ -33,7 +33,7 @@ fn an_invalid_limit_says_what_is_wrong() {
         ("100/2w", "unit"),
         ("100/25h", "a day"),
     ] {
-        let error = text.parse::<Limit>().unwrap_err().to_string();
+        let error = text.parse::<Limit>().unwrap_err();
         assert!(error.contains(part), "{text}: {error}");
     }
 }

@@ -10,6 +10,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 
+use super::Controls;
 use super::client::{Answer, Client};
 use crate::sim::entra::assertion::NotACertificate;
 use crate::sim::{Assertions, CLIENT_ID, Certificate, Config, Credential, Simulator, TENANT_ID};
@@ -85,7 +86,7 @@ async fn a_signed_assertion_gets_a_token_once() {
         "jti must be new"
     );
     assert_eq!(sim.token_requests()[0].credential, Credential::Certificate);
-    sim.set_assertions(Assertions::UntilExpiry);
+    sim.change(|config| config.sign_in.assertions = Assertions::UntilExpiry);
     for _ in 0..2 {
         assert_eq!(present(&client, &sim, &good).await.status, StatusCode::OK);
     }

@@ -10,7 +10,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
-use crate::sim::{CLIENT_ID, CLIENT_SECRET, SCOPE, Simulator, TENANT_ID};
+use super::controls::wait;
+use crate::sim::{CLIENT_ID, CLIENT_SECRET, CallRecord, SCOPE, Simulator, TENANT_ID};
 
 pub(super) const PATH: &str = "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
 pub(super) const ID: &str = "aaaaaaaa-0000-4000-8000-000000000001";
@@ -118,6 +119,16 @@ impl Client {
     pub(super) async fn ask(&self, sim: &Simulator, region: &str, token: &str) -> Result<Answer, Failure> {
         self.send(call(sim, region, token).body(body(&[ID])).unwrap()).await
     }
+}
+
+/// Waits until `n` calls have ended since the start.
+pub(super) async fn ended(sim: &Simulator, n: usize) -> Vec<CallRecord> {
+    let ended = wait(n as u64, || {
+        let mut calls = sim.calls();
+        calls.retain(|call| call.has_ended);
+        (calls.len() as u64, calls)
+    });
+    ended.await.unwrap()
 }
 
 pub(super) fn token_request(sim: &Simulator, tenant: &str) -> http::request::Builder {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 
-use super::client::{Answer, Client, ID, PATH, body, call, call_to};
+use super::Controls;
+use super::client::{Answer, Client, ID, PATH, body, call, call_to, ended};
 use crate::sim::history::{History, Unknown};
 use crate::sim::{Config, Simulator};
 
@@ -40,7 +41,7 @@ async fn a_good_call_brings_the_rows_of_its_ids() {
     }
     assert!(json.get("@odata.nextLink").is_none());
 
-    let calls = sim.wait_for_settled(1).await.unwrap();
+    let calls = ended(&sim, 1).await;
     let record = &calls[0];
     assert_eq!((record.region.as_str(), record.status), ("eu", Some(200)));
     assert_eq!(record.ids, [ID, OTHER]);
@@ -291,7 +292,7 @@ async fn an_expired_or_revoked_token_gets_401() {
     sim.set_token_lifetime(Duration::from_hours(1), None);
     let token = client.token(&sim).await;
     assert_eq!(client.ask(&sim, "us", &token).await.unwrap().status, StatusCode::OK);
-    sim.revoke_tokens();
+    sim.revoke_tokens().await;
     let revoked = client.ask(&sim, "us", &token).await.unwrap();
     assert!(revoked.json()["error"]["message"].as_str().unwrap().contains("revoked"));
     let token = client.token(&sim).await;
@@ -323,7 +324,8 @@ async fn a_token_without_the_role_or_for_another_audience_gets_403() {
         client.ask(&sim, "us", &client.token(&sim).await).await.unwrap().status,
         StatusCode::OK
     );
-    sim.set_audience(Some("https://api.security.microsoft.com"));
+    let audience = Some("https://api.security.microsoft.com".to_owned());
+    sim.change(|config| config.sign_in.audience = audience);
     assert_eq!(
         client.ask(&sim, "us", &client.token(&sim).await).await.unwrap().status,
         StatusCode::FORBIDDEN

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 
+use super::Controls;
 use super::client::{Answer, Client, token_request};
 use crate::secret::Secret;
 use crate::sim::{
@@ -224,7 +225,7 @@ const RESOURCE: &str = "resource=https%3A%2F%2Fapi.securitycenter.microsoft.com"
 #[tokio::test]
 async fn the_metadata_service_gives_tokens_with_numbers_as_strings() {
     let (sim, client) = start();
-    let url = |query: &str| format!("{}?{query}", sim.imds_endpoint());
+    let url = |query: &str| format!("{}metadata/identity/oauth2/token?{query}", sim.authority());
     let good = url(&format!("api-version=2018-02-01&{RESOURCE}"));
     let answer = managed(&client, good.clone(), &[("metadata", "true")]).await;
     let json = answer.json();

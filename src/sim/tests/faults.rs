@@ -7,7 +7,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::client::{Client, ID, PATH, body};
+use super::Controls;
+use super::client::{Client, ID, PATH, body, ended};
 use crate::sim::{Config, Fault, Often, Plan, SignInFault, Simulator};
 
 async fn start() -> (Simulator, Client, String) {
@@ -132,7 +133,7 @@ async fn a_black_hole_swallows_and_keeps_the_connection() {
         let mut asked = std::pin::pin!(client.ask(&sim, "us", &token));
         tokio::select! {
             answer = &mut asked => panic!("{answer:?}"),
-            record = sim.wait_for_settled(1) => assert_eq!(record.unwrap()[0].status, None),
+            calls = ended(&sim, 1) => assert_eq!(calls[0].status, None),
         }
         assert!(timeout(Duration::from_millis(50), &mut asked).await.is_err());
         assert_eq!(sim.stop().await, 0);
@@ -173,7 +174,7 @@ async fn faults_do_not_spare_the_quota() {
 async fn a_call_arrives_although_its_sender_has_gone() {
     let mut config = Config::instant();
     // A call takes half of this to arrive, and leaves long before on any machine.
-    config.regions[0].behaviour.latency = Duration::from_secs(4);
+    config.regions[0].latency = Duration::from_secs(4);
     let (sim, client) = (Simulator::start(config).unwrap(), Client::http2());
     let token = client.token(&sim).await;
     // A first call opens the connection, so that the second one leaves at once.
@@ -184,7 +185,7 @@ async fn a_call_arrives_although_its_sender_has_gone() {
             .is_err()
     );
     assert_eq!(sim.calls().len(), 1, "it is still on its way");
-    assert_eq!(sim.wait_for_settled(2).await.unwrap().len(), 2);
+    assert_eq!(ended(&sim, 2).await.len(), 2);
 }
 
 #[tokio::test]
@@ -232,7 +233,7 @@ async fn a_body_that_breaks_off_was_counted() {
     stream.write_all(head.as_bytes()).await.unwrap();
     sim.wait_for_calls(1).await.unwrap();
     drop(stream);
-    let call = sim.wait_for_settled(1).await.unwrap().remove(0);
+    let call = ended(&sim, 1).await.remove(0);
     assert_eq!((call.status, call.operation.is_some()), (None, true));
 }
 

@@ -3,6 +3,7 @@
 mod certificate;
 mod client;
 mod control;
+mod controls;
 mod defender;
 mod discovery;
 mod entra;
@@ -10,3 +11,9 @@ mod faults;
 mod quota;
 mod scenario;
 mod transport;
+
+use controls::Controls;
+
+// For `controls`.
+use crate::secret::Secret;
+use crate::sim;

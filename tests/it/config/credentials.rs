@@ -1,7 +1,6 @@
 //! Which credential is chosen, why, and what is said when none is complete.
 
-use defender_gateway::testing::config::Credential;
-use defender_gateway::testing::token::{CertificateFiles, SecretSource};
+use defender_gateway::testing::token::{CertificateFiles, Credential, SecretSource};
 
 use super::{mistakes, parse};
 
@@ -46,7 +45,7 @@ fn a_pod_with_the_webhook_needs_no_configuration() {
         ("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/"),
     ];
     let (credential, why) = chosen("", &webhook);
-    assert_eq!(credential.kind(), "workload_identity");
+    assert_eq!(credential.kind().as_str(), "workload_identity");
     assert_eq!(
         why,
         "from AZURE_FEDERATED_TOKEN_FILE, found by credentials.kind = \"auto\""
@@ -74,7 +73,7 @@ fn auto_finds_each_kind() {
         ("", &[("AZURE_CLIENT_CERTIFICATE_PATH", "/etc/both.pem")], "certificate"),
         ("", &app_service, "managed_identity"),
     ] {
-        assert_eq!(chosen(text, variables).0.kind(), kind, "{text} {variables:?}");
+        assert_eq!(chosen(text, variables).0.kind().as_str(), kind, "{text} {variables:?}");
     }
 }
 
@@ -89,7 +88,7 @@ fn what_is_ours_goes_before_azures_variables_and_the_rest_is_named() {
     assert!(
         matches!(
             &credential,
-            Credential::Certificate(CertificateFiles { private_key: Some(key), .. }) if key.ends_with("key.pem")
+            Credential::Certificate { files: CertificateFiles { private_key: Some(key), .. }, .. } if key.ends_with("key.pem")
         ),
         "{credential:?}"
     );
@@ -106,7 +105,7 @@ fn a_kind_that_is_said_is_used() {
         ("AZURE_FEDERATED_TOKEN_FILE", "/etc/token"),
     ];
     let (credential, why) = chosen("[credentials]\nkind = \"workload_identity\"", &variables);
-    assert_eq!(credential.kind(), "workload_identity");
+    assert_eq!(credential.kind().as_str(), "workload_identity");
     assert_eq!(why, "from AZURE_FEDERATED_TOKEN_FILE, as credentials.kind says");
 }
 
@@ -164,7 +163,11 @@ fn the_secret_is_refused_in_a_file_and_taken_from_the_environment() {
         ("AZURE_CLIENT_SECRET", "theirs"),
     ];
     let (credential, why) = chosen("", &both);
-    let Credential::ClientSecret(SecretSource::Value(secret)) = credential else {
+    let Credential::ClientSecret {
+        secret: SecretSource::Value(secret),
+        ..
+    } = &credential
+    else {
         panic!("{credential:?}")
     };
     assert_eq!(secret.expose(), "ours");
@@ -179,7 +182,7 @@ fn a_secret_file_of_ours_goes_before_azures_variable() {
     let text = "[credentials]\nclient_secret_file = \"/etc/secret\"";
     let (credential, _) = chosen(text, &[("AZURE_CLIENT_SECRET", "theirs")]);
     assert!(
-        matches!(&credential, Credential::ClientSecret(SecretSource::File(path)) if path.ends_with("secret")),
+        matches!(&credential, Credential::ClientSecret { secret: SecretSource::File(path), .. } if path.ends_with("secret")),
         "{credential:?}"
     );
     let text = refused(
@@ -192,7 +195,10 @@ fn a_secret_file_of_ours_goes_before_azures_variable() {
 #[test]
 fn only_the_files_of_the_chosen_kind_have_to_exist() {
     let text = "[credentials]\nkind = \"client_secret\"\ncertificate_file = \"/etc/none\"";
-    assert_eq!(chosen(text, &[("AZURE_CLIENT_SECRET", "s")]).0.kind(), "client_secret");
+    assert_eq!(
+        chosen(text, &[("AZURE_CLIENT_SECRET", "s")]).0.kind().as_str(),
+        "client_secret"
+    );
     for (text, begins) in [
         (
             "[credentials]\nclient_secret_file = \"/etc/none\"",
@@ -280,7 +286,10 @@ fn what_is_written_for_this_program_is_not_passed_over_because_it_is_incomplete(
     );
     assert!(!text.contains("IDENTITY_ENDPOINT"), "{text}");
     let chosen = parse(&format!("{written}kind = \"managed_identity\"\n"), &APP_SERVICE).unwrap();
-    assert_eq!(chosen.resolved.credentials.credential.kind(), "managed_identity");
+    assert_eq!(
+        chosen.resolved.credentials.credential.kind().as_str(),
+        "managed_identity"
+    );
 }
 
 #[test]

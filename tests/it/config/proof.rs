@@ -1,7 +1,7 @@
 //! What proves who the gateway is: secrets, certificates, platforms.
 
-use defender_gateway::testing::config::{Credential, TrustedRoots};
-use defender_gateway::testing::token::{IdentityHost, SecretSource};
+use defender_gateway::testing::config::TrustedRoots;
+use defender_gateway::testing::token::{Credential, IdentityHost, SecretSource};
 
 use super::credentials::{IDS, chosen, refused};
 use super::parse;
@@ -14,10 +14,11 @@ fn managed_identity_finds_whom_to_ask() {
             .unwrap_or_else(|mistakes| panic!("{mistakes}"))
             .resolved
             .credentials;
-        let Credential::ManagedIdentity(endpoint) = credentials.credential else {
+        let Credential::ManagedIdentity(identity) = credentials.credential else {
             panic!("{:?}", credentials.credential)
         };
-        (endpoint, credentials.client_id)
+        assert_eq!(identity.client_id, credentials.client_id);
+        (identity.host, identity.client_id)
     };
     let (machine, client) = endpoint(&[]);
     assert!(
@@ -60,15 +61,12 @@ fn the_custom_token_endpoint_is_carried_through() {
     ];
     let with = |more: &[(&str, &str)]| parse("", &[&IDS[..], &base, more].concat());
     let proxy = |more: &[(&str, &str)]| {
-        let credential = with(more)
+        let credentials = with(more)
             .unwrap_or_else(|mistakes| panic!("{mistakes}"))
             .resolved
-            .credentials
-            .credential;
-        let Credential::WorkloadIdentity { proxy: Some(proxy), .. } = credential else {
-            panic!("{credential:?}")
-        };
-        proxy
+            .credentials;
+        assert!(matches!(credentials.credential, Credential::WorkloadIdentity { .. }));
+        credentials.token_proxy.unwrap()
     };
     let plain = proxy(&[]);
     assert_eq!(
@@ -122,7 +120,8 @@ fn the_custom_token_endpoint_is_carried_through() {
             &[("AZURE_CLIENT_SECRET", "s"), base[1]]
         )
         .0
-        .kind(),
+        .kind()
+        .as_str(),
         "client_secret"
     );
 }
@@ -166,7 +165,11 @@ fn what_cannot_be_a_certificate_is_found_before_sign_in() {
 #[test]
 fn a_secret_is_trimmed_and_its_id_is_recognised() {
     let loaded = parse("", &[&IDS[..], &[("AZURE_CLIENT_SECRET", "hunter2\n")]].concat()).unwrap();
-    let Credential::ClientSecret(SecretSource::Value(secret)) = loaded.resolved.credentials.credential else {
+    let Credential::ClientSecret {
+        secret: SecretSource::Value(secret),
+        ..
+    } = loaded.resolved.credentials.credential
+    else {
         panic!("no secret")
     };
     assert_eq!(secret.expose(), "hunter2");

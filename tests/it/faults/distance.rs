@@ -14,7 +14,7 @@ use defender_gateway::testing::region::{Candidate, Config, HostSelector, Metrics
 use defender_gateway::testing::sim::{self, Simulator};
 use defender_gateway::testing::task::Tasks;
 
-use crate::support::until;
+use crate::support::{Controls, until};
 
 /// The gateway's way to measure, counted.
 #[derive(Clone)]

@@ -24,7 +24,7 @@ use super::watch::Watch;
 use crate::replicas::line::Line;
 use crate::secrets::{assert_clean, forbidden};
 use crate::support::redis::Redis;
-use crate::support::{Caller, ProcessUsage, Program, Setup, Spawned, id, until, with};
+use crate::support::{Caller, Controls, ProcessUsage, Program, Setup, Spawned, id, until, with};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -145,7 +145,7 @@ impl Stage {
                 self.spawned.simulator.set_sign_in_faults(Plan::of(fault, often));
                 if self.doubted.is_none_or(|at| at.elapsed() > UNSURE) {
                     self.doubted = Some(Instant::now());
-                    self.spawned.simulator.revoke_tokens();
+                    self.spawned.simulator.revoke_tokens().await;
                 }
             }
             6 => {
@@ -166,7 +166,7 @@ impl Stage {
                 self.line.lead_to(self.server.port);
             }
             11 => self.replace().await,
-            _ => self.spawned.simulator.cut_connections(),
+            _ => self.spawned.simulator.cut_connections().await,
         }
     }
 

@@ -4,7 +4,7 @@ use defender_gateway::testing::sim::CLIENT_SECRET;
 use http::StatusCode;
 
 use super::paths;
-use crate::support::{Running, Setup, id};
+use crate::support::{Controls, Running, Setup, id};
 
 fn secret_file(secret: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();

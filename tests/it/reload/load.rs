@@ -24,7 +24,7 @@ use defender_gateway::testing::sim::{self, CLIENT_SECRET, Shape};
 use defender_gateway::testing::task::Tasks;
 
 use super::mount::Mount;
-use crate::support::{PATH, Program, Setup, Spawned, body, id, until, with};
+use crate::support::{Controls, PATH, Program, Setup, Spawned, body, id, until, with};
 
 /// Requests a second, and for how long each of the three events has the stage.
 #[derive(Clone, Copy, Debug)]

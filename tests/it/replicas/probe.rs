@@ -6,7 +6,7 @@ use defender_gateway::testing::sim::{Fault, Often, Plan};
 use http::StatusCode;
 
 use crate::support::redis::Redis;
-use crate::support::{Setup, id, until};
+use crate::support::{Controls, Setup, id, until};
 
 /// A call can take 20 seconds, and so long a charge is kept of which nothing is heard: longer than
 /// the request can wait.

@@ -9,7 +9,7 @@ use super::proxy::Proxy;
 use super::replica::{LONG_LEASE, Options, Replica, Upstream, good};
 use super::share::settle;
 use crate::support::redis::Redis;
-use crate::support::{Setup, id, until, within};
+use crate::support::{Controls, Setup, id, until, within};
 
 fn hasty() -> Options {
     Options {

@@ -134,7 +134,7 @@ async fn compare(seed: u64, upstream: Change, faults: &Plan<Fault>) -> Tally {
     let sharing = Setup::new()
         .region("eu", 6)
         .simulator(upstream)
-        .simulator(|config| config.regions[0].behaviour.faults = faults.clone())
+        .simulator(|config| config.regions[0].faults = faults.clone())
         // The hour is scaled up fifty times; what comes in a wave still has to queue, also on a
         // busy machine. The short window is never full: a connection that is cut loses all calls on
         // it, and each counts until its timeout.

@@ -1,5 +1,6 @@
 //! Tokens end at every moment of a request, and nobody notices.
 
+use crate::support::Controls;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ const SECRET: [(&str, &str); 1] = [("AZURE_CLIENT_SECRET", CLIENT_SECRET)];
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_may_be_revoked_at_any_moment_of_a_request() {
     let mut config = roomy(Config::instant().with_regions(&["eu"]));
-    config.regions[0].behaviour.latency = Duration::from_millis(80);
+    config.regions[0].latency = Duration::from_millis(80);
     let sim = Simulator::start(config).unwrap();
     let gateway = Arc::new(Running::start(&sim, &SECRET).await);
     gateway.until_signed_in().await;
@@ -33,7 +34,7 @@ async fn a_token_may_be_revoked_at_any_moment_of_a_request() {
     });
     let revocation = async {
         sleep_until(begun + Duration::from_millis(200)).await;
-        sim.revoke_tokens();
+        sim.revoke_tokens().await;
     };
     let (answers, ()) = tokio::join!(join_all(requests), revocation);
     let bad: Vec<_> = answers.iter().filter(|answer| answer.status != 200).collect();

@@ -1,6 +1,7 @@
 //! Every refusal of sign-in reaches the operator with its code and what to do, and the caller with
 //! the right status.
 
+use crate::support::Controls;
 use std::collections::HashSet;
 
 use http::StatusCode;
@@ -129,7 +130,7 @@ async fn a_caller_waits_no_longer_than_it_said_for_a_sign_in_that_hangs() {
     let took = answer.took.as_secs_f64();
     assert!((3.5..9.0).contains(&took), "{took} s");
     sim.set_sign_in_faults(Plan::none());
-    sim.cut_connections();
+    sim.cut_connections().await;
     assert_eq!(
         gateway.ask().await.status,
         200,

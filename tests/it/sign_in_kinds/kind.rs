@@ -1,5 +1,6 @@
 //! Each kind of credential brings a token, and a call that carries it.
 
+use crate::support::Controls;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 

@@ -1,5 +1,6 @@
 //! Sign-in goes away, for less and for more than the life of a token.
 
+use crate::support::Controls;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};

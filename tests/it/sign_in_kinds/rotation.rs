@@ -1,5 +1,6 @@
 //! Credentials change under load, the way Kubernetes changes them: a link is swapped.
 
+use crate::support::Controls;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

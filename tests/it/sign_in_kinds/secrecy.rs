@@ -1,5 +1,6 @@
 //! The program itself, logging all it can: nothing that opens anything is in what it says.
 
+use crate::support::Controls;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -62,11 +63,11 @@ async fn said(sim: &Simulator, toml: &str, variables: &[(&str, &str)]) -> String
     }
     // A revoked token, a refusal of sign-in that follows, and a host that breaks off.
     sim.set_sign_in_faults(Plan::of(SignInFault::Rubbish, Often::Times(1)));
-    sim.revoke_tokens();
+    sim.revoke_tokens().await;
     for skip in 0..10 {
         caller.ask_with(skip, &fields).await;
     }
-    sim.cut_connections();
+    sim.cut_connections().await;
     for skip in 0..10 {
         caller.ask_with(skip, &fields).await;
     }

@@ -3,6 +3,7 @@
 
 use super::front::Authority;
 use super::gateway::{Running, simulator};
+use crate::support::Controls;
 use defender_gateway::testing::secret::Secret;
 use defender_gateway::testing::sim::{Credential, Simulator};
 

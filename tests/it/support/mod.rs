@@ -6,17 +6,24 @@
 //!       └─► Spawned   gateway as the real program
 //! ```
 //!
-//! Nothing here sleeps for luck: [`until`] and the simulator's own waits look for a condition and
+//! Nothing here sleeps for luck: [`until`] and the waits of [`Controls`] look for a condition and
 //! give up after a bound.
 
 mod caller;
+#[path = "../../../src/sim/tests/controls.rs"]
+mod controls;
 mod process_usage;
 mod program;
 pub(crate) mod redis;
 mod setup;
 mod wait;
 
+// For `controls`.
+use defender_gateway::testing::secret::Secret;
+use defender_gateway::testing::sim;
+
 pub(crate) use caller::{Answer, Caller, PATH, ask_at_socket, body, id, ids};
+pub(crate) use controls::Controls;
 pub(crate) use process_usage::ProcessUsage;
 pub(crate) use program::Program;
 pub(crate) use setup::{Running, Setup, Spawned, with};

@@ -16,7 +16,7 @@ use defender_gateway::testing::scan::{Endpoint, Operation};
 use defender_gateway::testing::secret::Secret;
 use defender_gateway::testing::sim::{self, Fault, Often, Plan, Shape};
 
-use crate::support::{Running, Setup, id, until, within};
+use crate::support::{Controls, Running, Setup, id, until, within};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";

@@ -1,14 +1,17 @@
 //! Chooses the kind of credential, and reports what is missing when none is complete.
 
+use url::Url;
+
 use super::material::{
-    app_service_origin, certificate_files, check_secret, identity_host, is_borrowed, secret, secret_origin, token_proxy,
+    app_service_origin, certificate_files, check_secret, identity_host, is_borrowed, read_token_proxy, secret,
+    secret_origin,
 };
-use super::{Credential, key};
+use super::{TokenProxy, key};
 use crate::config::config_error::Origin;
 use crate::config::key::Key;
 use crate::config::reader::{Read, Reader, Recorded};
 use crate::config::section::store;
-use crate::token::Kind;
+use crate::token::{App, Credential, Identity, Kind};
 
 /// The values of `credentials.kind`.
 pub(super) const KINDS: [&str; 5] = {
@@ -39,16 +42,19 @@ const SHARED_TENANT: &str = "credentials.tenant_id: the names in the store hold 
 /// The credential, whose it is, and why it was chosen.
 pub(super) struct Chosen {
     pub(super) credential: Credential,
+    pub(super) token_proxy: Option<TokenProxy>,
     pub(super) ids: Ids,
     pub(super) why: String,
 }
 
+/// Who the gateway is, and where that is known.
 pub(super) struct Ids {
+    authority: Read<Url>,
     pub(super) tenant_id: Option<String>,
     pub(super) client_id: Option<String>,
 }
 
-pub(super) fn choose(reader: &mut Reader<'_>) -> Read<Chosen> {
+pub(super) fn choose(reader: &mut Reader<'_>, authority: Read<Url>) -> Read<Chosen> {
     let [secret, certificate, workload, managed] = Kind::ALL.map(Some);
     let kind = reader.choice(&key::kind, &[None, secret, certificate, workload, managed]);
     let tenant_id = reader.optional(&key::tenant_id, tenant_id);
@@ -61,6 +67,7 @@ pub(super) fn choose(reader: &mut Reader<'_>) -> Read<Chosen> {
     check_pairs(reader);
     let kind = kind?;
     let ids = Ids {
+        authority,
         tenant_id: tenant_id?,
         client_id: client_id?,
     };
@@ -176,25 +183,54 @@ fn build(reader: &mut Reader<'_>, proof: Kind, ids: Ids, why: String) -> Read<Ch
     if is_domain && reader.is_set(&store::key::url) {
         reader.note(SHARED_TENANT);
     }
+    let app = ids.app();
+    let mut token_proxy = None;
     let credential = match proof {
-        Kind::ClientSecret => Credential::ClientSecret(secret(reader)?),
-        Kind::Certificate => Credential::Certificate(certificate_files(reader)?),
+        Kind::ClientSecret => Credential::ClientSecret {
+            secret: secret(reader)?,
+            app: app?,
+        },
+        Kind::Certificate => Credential::Certificate {
+            files: certificate_files(reader)?,
+            app: app?,
+        },
         Kind::WorkloadIdentity => {
             let token_file = reader.line_file(&key::federated_token_file);
-            let proxy = token_proxy(reader);
+            token_proxy = read_token_proxy(reader)?;
+            let app = app?;
             Credential::WorkloadIdentity {
+                app: match &token_proxy {
+                    Some(proxy) => app.through_token_proxy(&proxy.url),
+                    None => app,
+                },
                 token_file: token_file?.ok_or(Recorded)?,
-                proxy: proxy?,
             }
         }
         Kind::ManagedIdentity => {
             if ids.client_id.is_none() && reader.is_set(&store::key::url) && !reader.is_set(&store::key::prefix) {
                 reader.note(SHARED_NAMES);
             }
-            Credential::ManagedIdentity(identity_host(reader)?)
+            Credential::ManagedIdentity(Identity {
+                client_id: ids.client_id.clone(),
+                host: identity_host(reader)?,
+            })
         }
     };
-    Ok(Chosen { credential, ids, why })
+    Ok(Chosen {
+        credential,
+        token_proxy,
+        ids,
+        why,
+    })
+}
+
+impl Ids {
+    /// The application; a managed identity is none.
+    fn app(&self) -> Read<App> {
+        let id = |id: &Option<String>| id.clone().unwrap_or_default();
+        let authority = self.authority.as_ref().map_err(|recorded| *recorded)?;
+        Ok(App::new(authority, &id(&self.tenant_id), &id(&self.client_id)))
+    }
 }
 
 /// Keys that exclude or need each other, whatever the kind.

@@ -252,7 +252,7 @@ pub enum TrustedRoots {
 }
 
 /// `None`: there is none.
-pub(super) fn token_proxy(reader: &mut Reader<'_>) -> Read<Option<TokenProxy>> {
+pub(super) fn read_token_proxy(reader: &mut Reader<'_>) -> Read<Option<TokenProxy>> {
     let text = |reader: &Reader<'_>, name| reader.env.value(name).map(|value| value.expose().to_owned());
     let Some(url) = text(reader, variable::TOKEN_PROXY) else {
         return Ok(None);

@@ -7,8 +7,6 @@
 mod choice;
 mod material;
 
-use std::path::PathBuf;
-
 use url::Url;
 
 use super::defender;
@@ -18,7 +16,7 @@ use crate::config::env::variable;
 use crate::config::key::Key;
 use crate::config::reader::{Read, Reader};
 use crate::config::value::address;
-use crate::token::{CertificateFiles, IdentityHost, Kind, SecretSource};
+use crate::token::Credential;
 use choice::Chosen;
 
 pub use material::{TokenProxy, TrustedRoots};
@@ -94,8 +92,10 @@ keys! {
 /// How the gateway signs in.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// The credential.
+    /// What proves who the gateway is.
     pub credential: Credential,
+    /// The address that token requests with a Kubernetes token are sent to, instead of the authority.
+    pub token_proxy: Option<TokenProxy>,
     /// The tenant, as a path segment; an identity that the platform assigns needs none.
     pub tenant_id: Option<String>,
     /// The application or user-assigned identity; `None`: the system-assigned one.
@@ -111,48 +111,23 @@ pub struct Credentials {
     pub passthrough: bool,
 }
 
-/// What proves who the gateway is.
-#[derive(Clone, Debug)]
-pub enum Credential {
-    /// A shared secret.
-    ClientSecret(SecretSource),
-    /// A certificate whose key signs an assertion.
-    Certificate(CertificateFiles),
-    /// A Kubernetes token that Entra trusts.
-    WorkloadIdentity {
-        /// The projected token, rewritten by the kubelet.
-        token_file: PathBuf,
-        /// The address that token requests are sent to, instead of the authority.
-        proxy: Option<TokenProxy>,
-    },
-    /// An identity that the platform assigns, and the endpoint of its tokens.
-    ManagedIdentity(IdentityHost),
-}
-
-impl Credential {
-    /// The name of the kind in a configuration, in `/status` and in metrics.
-    pub fn kind(&self) -> &'static str {
-        let kind = match self {
-            Self::ClientSecret(_) => Kind::ClientSecret,
-            Self::Certificate(_) => Kind::Certificate,
-            Self::WorkloadIdentity { .. } => Kind::WorkloadIdentity,
-            Self::ManagedIdentity(_) => Kind::ManagedIdentity,
-        };
-        kind.as_str()
-    }
-}
-
 impl Credentials {
     pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Read<Self> {
         // The section of the cloud has its error already; what it does not say is not compared.
         let cloud = defender::cloud(reader).ok();
         let authority = authority(reader, cloud);
         let scope = scope(reader, cloud);
-        let chosen = choice::choose(reader);
+        let chosen = choice::choose(reader, authority.clone());
         let passthrough = reader.flag(&key::passthrough);
-        let Chosen { credential, ids, why } = chosen?;
+        let Chosen {
+            credential,
+            token_proxy,
+            ids,
+            why,
+        } = chosen?;
         Ok(Self {
             credential,
+            token_proxy,
             tenant_id: ids.tenant_id,
             client_id: ids.client_id,
             why,

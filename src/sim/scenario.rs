@@ -93,16 +93,18 @@
 //! | `other-calls` | `calls`: the number of calls by another client with the same app registration |
 //! | `neighbour` | `per_hour`: the rate of another client, which calls at random moments from then on |
 
-pub mod resolve;
-
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use toml::Spanned;
 
-use crate::sim::history::History;
-use crate::sim::limit::{Rejected, Scope, Shape};
-use crate::sim::{Message, RetryAfter, span};
+use super::control::Event;
+use super::fault::{Plan, SignInFault};
+use super::history::History;
+use super::limit::{Limit, Rejected, Scope, Shape};
+use super::{Config, Message, Region, RetryAfter, span};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -111,14 +113,14 @@ struct File {
     quota: Quota,
     history: Option<History>,
     sign_in: SignIn,
-    regions: Vec<Spanned<Region>>,
-    events: Vec<Spanned<Event>>,
+    regions: Vec<Region>,
+    events: Vec<Spanned<Written>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Quota {
-    limits: Option<Vec<String>>,
+    limits: Option<Vec<Limit>>,
     scope: Option<Scope>,
     shape: Option<Shape>,
     rejected: Option<Rejected>,
@@ -129,45 +131,125 @@ struct Quota {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct SignIn {
-    latency: Option<Span>,
-    token_lifetime: Option<Span>,
-    refresh_in: Option<Span>,
+    #[serde(deserialize_with = "span::optional::deserialize")]
+    latency: Option<Duration>,
+    #[serde(deserialize_with = "span::optional::deserialize")]
+    token_lifetime: Option<Duration>,
+    #[serde(deserialize_with = "span::optional::deserialize")]
+    refresh_in: Option<Duration>,
     roles: Option<Vec<String>>,
-    faults: Vec<Fault>,
+    faults: Option<Plan<SignInFault>>,
 }
 
+/// An event. Which other keys there are depends on its action.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Region {
-    name: String,
-    #[serde(default)]
-    latency: Span,
-    #[serde(default)]
-    jitter: Span,
-    #[serde(default)]
-    faults: Vec<Fault>,
-}
-
-/// A fault of any kind. Which further keys belong to which kind is checked later, where the message
-/// can name both.
-#[derive(Debug, Deserialize)]
-struct Fault {
-    kind: String,
-    share: Option<f64>,
-    times: Option<u32>,
-    #[serde(flatten)]
-    keys: toml::Table,
-}
-
-/// An event; its action takes further keys, in the same way.
-#[derive(Debug, Deserialize)]
-struct Event {
-    at: Span,
+struct Written {
+    #[serde(deserialize_with = "span::deserialize")]
+    at: Duration,
     action: String,
     #[serde(flatten)]
     keys: toml::Table,
 }
 
-/// A duration with its unit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-struct Span(#[serde(deserialize_with = "span::deserialize")] Duration);
+/// Why a scenario is invalid.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// The file cannot be read.
+    #[error("the scenario {path} cannot be read")]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not TOML, or a key is unknown, missing or wrong. The text says where.
+    #[error("{0}")]
+    Malformed(#[from] toml::de::Error),
+    /// Keys that an action does not have, or values that do not go together.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+impl Config {
+    /// These settings, changed by the scenario in `text`; the format is described in
+    /// [`scenario`](crate::sim::scenario).
+    ///
+    /// # Errors
+    /// The text is no scenario.
+    pub fn with_scenario(mut self, text: &str) -> Result<Self, ScenarioError> {
+        let File {
+            seed,
+            quota,
+            history,
+            sign_in,
+            regions,
+            events,
+        } = toml::from_str(text)?;
+        put(&mut self.seed, seed);
+        put(&mut self.limits, quota.limits);
+        put(&mut self.scope, quota.scope);
+        put(&mut self.shape, quota.shape);
+        put(&mut self.rejected, quota.rejected);
+        put(&mut self.throttle.header, quota.retry_after);
+        put(&mut self.throttle.message, quota.message);
+        if history.is_some() {
+            self.history = merged(&self.history, text)?;
+        }
+        put(&mut self.sign_in.latency, sign_in.latency);
+        put(&mut self.token_lifetime, sign_in.token_lifetime);
+        self.sign_in.refresh_in = sign_in.refresh_in.or(self.sign_in.refresh_in);
+        put(&mut self.sign_in.roles, sign_in.roles);
+        put(&mut self.sign_in.faults, sign_in.faults);
+        put(&mut self.regions, (!regions.is_empty()).then_some(regions));
+        for (index, event) in events.into_iter().enumerate() {
+            let line = text[..event.span().start].matches('\n').count() + 1;
+            let Written { at, action, keys } = event.into_inner();
+            let action = variant(action, keys)
+                .map_err(|error| ScenarioError::Wrong(format!("line {line}, event {}: {error}", index + 1)))?;
+            self.schedule.push(Event { at, action });
+        }
+        match self.mistake() {
+            Some(what) => Err(ScenarioError::Wrong(format!("scenario: {what}"))),
+            None => Ok(self),
+        }
+    }
+
+    /// The same from a file.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or contains no scenario.
+    pub fn with_scenario_file(self, path: &Path) -> Result<Self, ScenarioError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ScenarioError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        self.with_scenario(&text)
+    }
+}
+
+fn put<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+/// `history` with the keys that `text` sets.
+fn merged(history: &History, text: &str) -> Result<History, toml::de::Error> {
+    // All of it can be written as TOML.
+    let mut keys = toml::Table::try_from(history).unwrap_or_default();
+    if let Some(toml::Value::Table(written)) = toml::from_str::<toml::Table>(text)?.remove("history") {
+        keys.extend(written);
+    }
+    keys.try_into()
+}
+
+/// The variant that is named so, with what its keys say.
+pub(super) fn variant<T: DeserializeOwned>(name: String, keys: toml::Table) -> Result<T, String> {
+    let mut described = format!("{name:?}");
+    if !keys.is_empty() {
+        let keys: Vec<_> = keys.keys().map(String::as_str).collect();
+        described = format!("{described} with {}", keys.join(", "));
+    }
+    let read = toml::Table::from_iter([(name, keys.into())]).try_into();
+    read.map_err(|error| format!("{described}: {}", error.message()))
+}
