@@ -143,10 +143,12 @@ impl Service<Call> for CacheService {
         let partial_hit = PartialHit::find(cache, &call.request, directives, now);
         if let Some(assembly) = partial_hit.as_ref().and_then(PartialHit::whole) {
             cache.count(Lookup::Hit);
-            if !directives.no_store {
-                cache.insert_assembled(&call.request, &assembly);
-            }
-            return Either::Left(ready(Ok(assembled(assembly, now))));
+            let entry = (!directives.no_store).then(|| cache.insert_assembled(&call.request, &assembly));
+            // The memory of an entry's body is reserved until its last reader drops it.
+            return Either::Left(ready(Ok(match entry.flatten() {
+                Some(entry) => serve(&entry, now, Outcome::Hit, Some("assembled")),
+                None => assembled(assembly, now),
+            })));
         }
         match (found, evaluation) {
             (Some(entry), Some(Evaluation::Stale(reason))) => {

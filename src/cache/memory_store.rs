@@ -172,8 +172,9 @@ impl Cache {
     }
 
     /// Stores an answer that was joined from fragments, as if it had come when its oldest fragment
-    /// did.
-    pub(super) fn insert_assembled(&self, request: &Request, assembly: &Assembled) {
+    /// did. Its readers take it from the returned entry, whose memory is reserved; `None` when it
+    /// could not be stored.
+    pub(super) fn insert_assembled(&self, request: &Request, assembly: &Assembled) -> Option<Arc<Entry>> {
         let Assembled {
             answer,
             asked,
@@ -181,7 +182,7 @@ impl Cache {
             ttl,
         } = assembly;
         let key = request.key();
-        self.insert(key, Entry::at(key, answer, (*asked, *stored), *ttl));
+        self.insert(key, Entry::at(key, answer, (*asked, *stored), *ttl))
     }
 
     fn entry(&self, key: &Key) -> Option<Arc<Entry>> {
@@ -205,20 +206,20 @@ impl Cache {
             body: Bytes::copy_from_slice(&answer.body),
             ..answer.clone()
         };
-        self.insert(key, Entry::at(key, &own, (asked, stored), ttl))
+        self.insert(key, Entry::at(key, &own, (asked, stored), ttl)).is_some()
     }
 
-    /// `false` when the entry is too large, or callers are still reading too much of former
-    /// entries.
-    fn insert(&self, key: &Key, entry: Entry) -> bool {
+    /// `None` when the entry is too large, or callers are still reading too much of former entries.
+    fn insert(&self, key: &Key, entry: Entry) -> Option<Arc<Entry>> {
         let weight = entry.weight();
         let entry = Some(entry).filter(|_| u64::from(weight) <= self.config.max_size);
         let Some(entry) = entry.and_then(|entry| self.held(entry)) else {
             self.entries.invalidate(key);
-            return false;
+            return None;
         };
-        self.put(key.clone(), Stored::Answer(Arc::new(entry)), weight);
-        true
+        let entry = Arc::new(entry);
+        self.put(key.clone(), Stored::Answer(Arc::clone(&entry)), weight);
+        Some(entry)
     }
 
     /// Reserves memory for the body of an entry, which callers may hold for longer than the cache
