@@ -332,10 +332,11 @@ async fn ask_for_list(
         caller: Arc::clone(&call.caller),
     };
     // An error may concern the list only.
-    let listed = ask(inner.clone(), for_list, forward).await.ok();
+    let (list, listed) = (Arc::clone(&for_list.request), ask(inner.clone(), for_list, forward));
+    let listed = listed.await.ok();
     let listed = listed.filter(|served| served.answer.status == StatusCode::OK);
     let entity = listed.and_then(|served| {
-        let body = cache.entity_in(&call.request, &served.answer.body)?;
+        let body = cache.entity_in(&call.request, &list, &served.answer)?;
         let answer = UpstreamResponse { body, ..served.answer };
         Some(ServedResponse { answer, ..served })
     });

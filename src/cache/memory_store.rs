@@ -22,7 +22,7 @@ use crate::scan::{
 };
 
 /// Bodies up to this size are not counted after they leave the cache.
-const SMALL: usize = 4 * 1024;
+pub(super) const SMALL: usize = 4 * 1024;
 
 /// moka bounds the memory of both kinds of entries together.
 pub(super) type Entries = moka::sync::Cache<Key, Stored, RandomState>;
@@ -233,7 +233,7 @@ impl Cache {
     }
 
     /// Memory for a body. Pending evictions are run first if necessary.
-    fn reserve(&self, bytes: usize) -> Option<Reservation> {
+    pub(super) fn reserve(&self, bytes: usize) -> Option<Reservation> {
         self.held.try_reserve(bytes).or_else(|| {
             self.entries.run_pending_tasks();
             self.held.try_reserve(bytes)
