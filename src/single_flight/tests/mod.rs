@@ -4,6 +4,7 @@ mod batcher;
 mod cancel;
 mod differential;
 mod fixture;
+mod memory;
 mod reload;
 mod single;
 mod urgency;
