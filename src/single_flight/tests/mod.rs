@@ -2,6 +2,7 @@ mod batch_failure;
 mod batch_join;
 mod batcher;
 mod cancel;
+mod comparison;
 mod differential;
 mod fixture;
 mod memory;
