@@ -275,7 +275,11 @@ impl Components {
             ),
             request_memory: super::RequestMemory(Arc::clone(&context.memory.waiting)),
             shared_cache: self.shared_cache.as_ref().map(|supervised| supervised.part.clone()),
-            single_flight: self.single_flight.clone().keeping_up(self.upkeep().keep_up()),
+            single_flight: self
+                .single_flight
+                .clone()
+                .keeping_up(self.upkeep().keep_up())
+                .with_memory(context.memory.answers.clone()),
             token_limiters: token_limiters.clone(),
             quota: quota::Charging {
                 wall: context.wall.clone(),

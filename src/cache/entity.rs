@@ -2,10 +2,13 @@
 //! way, for whose answer they wait instead of making calls of their own.
 
 use std::borrow::Cow;
+use std::hash::BuildHasher as _;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use foldhash::quality::RandomState;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -13,10 +16,11 @@ use tokio::time::Instant;
 
 use crate::cache::entry::Entry;
 use crate::cache::freshness::{Evaluation, RefreshHealth, evaluate};
-use crate::cache::memory_store::Cache;
+use crate::cache::memory_store::{Cache, SMALL};
 use crate::caller::{CacheDirectives, Urgency};
+use crate::memory::Reservation;
 use crate::operation::{Kept, Shape};
-use crate::scan::{Call, Endpoint, Request, Target, UpstreamResponse, canonical};
+use crate::scan::{Call, Endpoint, Request, Target, UpstreamResponse, canonical, range_in};
 
 impl Cache {
     /// The answer to a request for one entity, taken from a fresh list that contains it, and the
@@ -32,7 +36,7 @@ impl Cache {
         if evaluate(&self.config, directives, entry.age(now), RefreshHealth::Good) != Evaluation::Fresh {
             return None;
         }
-        let body = self.entity_in(request, &entry.answer().body)?;
+        let body = self.entity_of(request, &entry)?;
         let answer = UpstreamResponse {
             body,
             ..entry.answer().clone()
@@ -40,9 +44,31 @@ impl Cache {
         Some((answer, entry))
     }
 
-    /// The body of the answer to a request for one entity, taken from the body of a list.
-    pub(super) fn entity_in(&self, request: &Request, list: &[u8]) -> Option<Bytes> {
-        self.form(request.endpoint())?.entity_in(request, list)
+    /// The body of the answer to a request for one entity, taken from the answer to a request for
+    /// the `list`.
+    pub(super) fn entity_in(&self, request: &Request, list: &Request, answer: &UpstreamResponse) -> Option<Bytes> {
+        let entry = self.find(list.key(), Instant::now());
+        match entry.filter(|entry| entry.answer().body == answer.body) {
+            // The others who waited for the list read it there, too.
+            Some(entry) => self.entity_of(request, &entry),
+            None => self.form(request.endpoint())?.entity_in(request, &answer.body),
+        }
+    }
+
+    /// The same, taken from the entry of a list.
+    fn entity_of(&self, request: &Request, list: &Entry) -> Option<Bytes> {
+        let form = self.form(request.endpoint())?;
+        let entities = list.entities(|body| self.index(body))?;
+        form.answer(request, &list.answer().body, entities)
+    }
+
+    /// Where the entities of a list are; `None` as well when there is no memory to keep that.
+    fn index(&self, list: &[u8]) -> Option<EntityIndex> {
+        let index = EntityIndex::of(list)?;
+        match size_of_val(&*index.entities) {
+            ..SMALL => Some(index),
+            bytes => self.reserve(bytes).map(|memory| index.with_memory(memory)),
+        }
     }
 
     /// Learns from an upstream answer in which form the upstream answers requests for one entity.
@@ -176,25 +202,89 @@ impl EntityForm {
     /// `list`; `None` when the list does not contain the entity exactly once, or that is not
     /// certain.
     fn entity_in(self, request: &Request, list: &[u8]) -> Option<Bytes> {
-        let id = request.ids().next()?;
-        if !list.starts_with(COMPACT) || list.contains(&b'\n') {
-            return None;
-        }
-        let List { context, value } = serde_json::from_slice(list).ok()?;
-        let is_asked = |entity: &&&RawValue| {
-            let named = serde_json::from_str::<Entity<'_>>(entity.get());
-            named.is_ok_and(|named| canonical(&named.id) == id)
-        };
-        let mut found = value.iter().filter(is_asked);
-        let (entity, None) = (found.next()?.get(), found.next()) else {
-            return None;
-        };
-        let context = context.get().strip_suffix('"')?;
+        self.answer(request, list, &EntityIndex::of(list)?)
+    }
+
+    /// The same for a list whose entities have been found.
+    fn answer(self, request: &Request, list: &[u8], entities: &EntityIndex) -> Option<Bytes> {
+        let context = std::str::from_utf8(&list[entities.context.clone()]).ok()?;
+        let entity = entities.find(list, request.ids().next()?)?;
+        let context = context.strip_suffix('"')?;
         let body = match self {
             Self::Bare => format!("{{\"@odata.context\":{context}/$entity\",{}", entity.strip_prefix('{')?),
             Self::Wrapped => format!("{{\"@odata.context\":{context}/$entity\",\"value\":[{entity}]}}"),
         };
         Some(body.into())
+    }
+}
+
+/// Where the entities of a list are in its body. It is found once for all requests.
+#[derive(Debug)]
+pub(super) struct EntityIndex {
+    context: Range<usize>,
+    hasher: RandomState,
+    /// By the hashes of their ids.
+    entities: Box<[Place]>,
+    _memory: Option<Reservation>,
+}
+
+/// Where an entity begins and ends. It is kept small; answers are far shorter than 4 GiB.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    hash: u64,
+    start: u32,
+    end: u32,
+}
+
+impl EntityIndex {
+    /// `None` when it is not certain how the upstream would write one of the entities.
+    fn of(list: &[u8]) -> Option<Self> {
+        if !list.starts_with(COMPACT) || memchr::memchr(b'\n', list).is_some() {
+            return None;
+        }
+        let List { context, value } = serde_json::from_slice(list).ok()?;
+        let hasher = RandomState::default();
+        let place = |entity: &&RawValue| {
+            let named: Entity<'_> = serde_json::from_str(entity.get()).ok()?;
+            let Range { start, end } = range_in(list, entity.get());
+            Some(Place {
+                hash: hasher.hash_one(&*canonical(&named.id)),
+                start: u32::try_from(start).ok()?,
+                end: u32::try_from(end).ok()?,
+            })
+        };
+        let mut entities: Box<[Place]> = value.iter().filter_map(place).collect();
+        entities.sort_unstable_by_key(|place| place.hash);
+        Some(Self {
+            context: range_in(list, context.get()),
+            hasher,
+            entities,
+            _memory: None,
+        })
+    }
+
+    fn with_memory(self, memory: Reservation) -> Self {
+        Self {
+            _memory: Some(memory),
+            ..self
+        }
+    }
+
+    /// The entity with this id; `None` when the list does not contain it exactly once.
+    fn find<'a>(&self, list: &'a [u8], id: &str) -> Option<&'a str> {
+        let hash = self.hasher.hash_one(id);
+        let first = self.entities.partition_point(|place| place.hash < hash);
+        let alike = self.entities[first..].iter().take_while(|place| place.hash == hash);
+        let texts = alike.filter_map(|place| std::str::from_utf8(&list[place.start as usize..place.end as usize]).ok());
+        let is_asked = |entity: &&str| {
+            let named = serde_json::from_str::<Entity<'_>>(entity);
+            named.is_ok_and(|named| canonical(&named.id) == id)
+        };
+        let mut found = texts.filter(is_asked);
+        match (found.next(), found.next()) {
+            (Some(entity), None) => Some(entity),
+            _ => None,
+        }
     }
 }
 

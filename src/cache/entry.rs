@@ -4,11 +4,13 @@
 //! growth of the process. The numbers follow from the structs and the allocator's rounding, and
 //! `tests/bench/run --only memory` compares them with the growth of a gateway's resident memory.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::Instant;
 
+use crate::cache::entity::EntityIndex;
 use crate::cache::freshness::Age;
 use crate::cache::refresh::RefreshState;
 use crate::memory::Reservation;
@@ -43,6 +45,8 @@ pub(super) struct Entry {
     weight: u32,
     /// Computed once instead of for every hit.
     may_link: bool,
+    /// For a list: where its entities are, once one of them has been asked for.
+    entities: OnceLock<Option<Box<EntityIndex>>>,
     refresh_state: RefreshState,
 }
 
@@ -63,6 +67,7 @@ impl Entry {
             stored,
             ttl,
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
+            entities: OnceLock::new(),
             refresh_state: RefreshState::new(stored),
         }
     }
@@ -85,6 +90,12 @@ impl Entry {
     /// Whether the body may contain a link to a next page.
     pub(super) fn may_link(&self) -> bool {
         self.may_link
+    }
+
+    /// Where the entities of a list are, as `find` finds them in its body the first time.
+    pub(super) fn entities(&self, find: impl FnOnce(&[u8]) -> Option<EntityIndex>) -> Option<&EntityIndex> {
+        let found = self.entities.get_or_init(|| find(&self.answer.body).map(Box::new));
+        found.as_deref()
     }
 
     pub(super) fn asked(&self) -> Instant {

@@ -147,10 +147,12 @@ impl Service<Call> for CacheService {
         let partial_hit = PartialHit::find(cache, &call.request, directives, now);
         if let Some(assembly) = partial_hit.as_ref().and_then(PartialHit::whole) {
             cache.count(Lookup::Hit);
-            if !directives.no_store {
-                cache.insert_assembled(&call.request, &assembly);
-            }
-            return Either::Left(ready(Ok(assembled(assembly, now))));
+            let entry = (!directives.no_store).then(|| cache.insert_assembled(&call.request, &assembly));
+            // The memory of an entry's body is reserved until its last reader drops it.
+            return Either::Left(ready(Ok(match entry.flatten() {
+                Some(entry) => serve(&entry, now, Outcome::Hit, Some("assembled")),
+                None => assembled(assembly, now),
+            })));
         }
         match (found, evaluation) {
             (Some(entry), Some(Evaluation::Stale(reason))) => {
@@ -350,10 +352,11 @@ async fn ask_for_list(
     }
     .with_fallback();
     // An error may concern the list only.
-    let listed = ask(inner.clone(), for_list, forward).await.ok();
+    let (list, listed) = (Arc::clone(&for_list.request), ask(inner.clone(), for_list, forward));
+    let listed = listed.await.ok();
     let listed = listed.filter(|served| served.answer.status == StatusCode::OK);
     let entity = listed.and_then(|served| {
-        let body = cache.entity_in(&call.request, &served.answer.body)?;
+        let body = cache.entity_in(&call.request, &list, &served.answer)?;
         let answer = UpstreamResponse { body, ..served.answer };
         Some(ServedResponse { answer, ..served })
     });

@@ -22,7 +22,7 @@ use crate::scan::{
 };
 
 /// Bodies up to this size are not counted after they leave the cache.
-const SMALL: usize = 4 * 1024;
+pub(super) const SMALL: usize = 4 * 1024;
 
 /// moka bounds the memory of both kinds of entries together.
 pub(super) type Entries = moka::sync::Cache<Key, Stored, RandomState>;
@@ -173,8 +173,9 @@ impl Cache {
     }
 
     /// Stores an answer that was joined from fragments, as if it had come when its oldest fragment
-    /// did.
-    pub(super) fn insert_assembled(&self, request: &Request, assembly: &Assembled) {
+    /// did. Its readers take it from the returned entry, whose memory is reserved; `None` when it
+    /// could not be stored.
+    pub(super) fn insert_assembled(&self, request: &Request, assembly: &Assembled) -> Option<Arc<Entry>> {
         let Assembled {
             answer,
             asked,
@@ -182,7 +183,7 @@ impl Cache {
             ttl,
         } = assembly;
         let key = request.key();
-        self.insert(key, Entry::at(key, answer, (*asked, *stored), *ttl));
+        self.insert(key, Entry::at(key, answer, (*asked, *stored), *ttl))
     }
 
     fn entry(&self, key: &Key) -> Option<Arc<Entry>> {
@@ -206,20 +207,20 @@ impl Cache {
             body: Bytes::copy_from_slice(&answer.body),
             ..answer.clone()
         };
-        self.insert(key, Entry::at(key, &own, (asked, stored), ttl))
+        self.insert(key, Entry::at(key, &own, (asked, stored), ttl)).is_some()
     }
 
-    /// `false` when the entry is too large, or callers are still reading too much of former
-    /// entries.
-    fn insert(&self, key: &Key, entry: Entry) -> bool {
+    /// `None` when the entry is too large, or callers are still reading too much of former entries.
+    fn insert(&self, key: &Key, entry: Entry) -> Option<Arc<Entry>> {
         let weight = entry.weight();
         let entry = Some(entry).filter(|_| u64::from(weight) <= self.config.max_size);
         let Some(entry) = entry.and_then(|entry| self.held(entry)) else {
             self.entries.invalidate(key);
-            return false;
+            return None;
         };
-        self.put(key.clone(), Stored::Answer(Arc::new(entry)), weight);
-        true
+        let entry = Arc::new(entry);
+        self.put(key.clone(), Stored::Answer(Arc::clone(&entry)), weight);
+        Some(entry)
     }
 
     /// Stores the rows of an id, unless they are too large, or callers hold too much of former ones.
@@ -246,7 +247,7 @@ impl Cache {
     }
 
     /// Memory for a body, or for the rows of an id. Pending evictions are run first if necessary.
-    fn reserve(&self, bytes: usize) -> Option<Reservation> {
+    pub(super) fn reserve(&self, bytes: usize) -> Option<Reservation> {
         self.held.try_reserve(bytes).or_else(|| {
             self.entries.run_pending_tasks();
             self.held.try_reserve(bytes)

@@ -41,15 +41,18 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(asked) => return usage(&asked),
     };
-    let Err(error) = dispatch(args.command) else {
-        return ExitCode::SUCCESS;
-    };
-    let explained = error.explain();
-    if !explained.is_empty() {
-        // Nothing more can be done when stderr is closed.
-        let _ = writeln!(io::stderr(), "{explained}");
+    let result = dispatch(args.command);
+    // The process takes with it what is not written yet, and what has no room.
+    log::flush();
+    let explained = result.as_ref().err().map(Error::explain);
+    if let Some(explained) = explained.filter(|explained| !explained.is_empty()) {
+        log::say(&explained);
+        log::flush();
     }
-    error.exit_code()
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.exit_code(),
+    }
 }
 
 fn dispatch(command: Command) -> Result<(), Error> {
@@ -153,11 +156,6 @@ pub fn is_read(text: &str) -> Result<bool, Error> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Error::failed("cannot write to stdout", error)),
     }
-}
-
-/// Tells the user something on stderr. Nobody is left to be told when stderr is closed.
-pub fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
 /// Answers what is no command: help and version go to stdout with status 0, mistakes to stderr with

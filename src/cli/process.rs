@@ -140,6 +140,8 @@ pub(super) fn keep_panics_short() {
             backtrace,
             "the program panicked"
         );
+        // A further panic on the way would end the process at once.
+        log::flush();
     }));
 }
 

@@ -8,8 +8,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
+use super::Error;
 use super::process::{block_on, keep_panics_short, seal, watch_configuration_signals, watch_signals};
-use super::{Error, note};
 use crate::app::{ConfigSource, Gateway};
 use crate::config::{Document, Environment, Loaded};
 use crate::resources::Machine;
@@ -120,8 +120,8 @@ impl Voice {
 
     fn say(self, level: Level, text: &str) {
         match self {
-            Self::Text => note(text),
-            Self::Json => note(&log::json_line(level, text)),
+            Self::Text => log::say(text),
+            Self::Json => log::say(&log::json_line(level, text)),
         }
     }
 
@@ -129,6 +129,8 @@ impl Voice {
     fn told(self, result: Result<(), Error>) -> Result<(), Error> {
         match (self, result) {
             (Self::Json, Err(error)) => {
+                // It needs room behind what has been logged.
+                log::flush();
                 for line in error.explain().lines() {
                     self.say(Level::ERROR, line);
                 }

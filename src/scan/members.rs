@@ -73,7 +73,7 @@ pub(super) fn text_of(body: &[u8]) -> Option<&str> {
 }
 
 /// Where a part that was borrowed from `body` begins and ends in it.
-pub(super) fn range_in(body: &[u8], part: &str) -> Range<usize> {
+pub fn range_in(body: &[u8], part: &str) -> Range<usize> {
     let start = part.as_ptr().addr() - body.as_ptr().addr();
     start..start + part.len()
 }

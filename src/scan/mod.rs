@@ -28,6 +28,7 @@ pub use caller_token::{CallerToken, Payer, TokenId, TokenOwner};
 pub use id_class::SharedIds;
 pub use ids::canonical;
 pub use key::{Ids, Key, Namespace, hex};
+pub use members::range_in;
 pub use merge_evidence::{Comparison, MergeEvidence, MergeFinding, MergeRecord, Merging};
 pub use options::Options;
 pub use parse::{Excerpt, ParseError};

@@ -18,8 +18,7 @@ use crate::telemetry::named_enum;
 
 /// The rows of an answer to a plain request, each with its id.
 ///
-/// Rows and envelope are ranges of the body as it came; numbers, escapes and doubled members stay
-/// as they are.
+/// Rows and envelope are ranges of the body as it came: numbers and escapes stay as they are.
 #[derive(Clone, Debug)]
 pub struct Rows {
     body: Bytes,
@@ -127,13 +126,30 @@ impl Rows {
     /// The body of the answer that a request for some of the ids would have got. `wanted` is called
     /// with the number of each row's id among the requested ids.
     pub fn only(&self, wanted: impl Fn(usize) -> bool) -> Bytes {
-        let (Some(first), Some(last)) = (self.list.first(), self.list.last()) else {
+        if self.list.is_empty() {
             return self.body.clone();
+        }
+        // A buffer that is longer than its bytes would keep the rest as well.
+        let mut body = Vec::with_capacity(self.bytes_of(&wanted));
+        self.each_piece(wanted, |piece| body.extend_from_slice(piece));
+        body.into()
+    }
+
+    /// How many bytes that body has.
+    pub fn bytes_of(&self, wanted: impl Fn(usize) -> bool) -> usize {
+        let mut bytes = 0;
+        self.each_piece(wanted, |piece| bytes += piece.len());
+        bytes
+    }
+
+    /// Shows the pieces of that body in order.
+    fn each_piece(&self, wanted: impl Fn(usize) -> bool, mut piece: impl FnMut(&[u8])) {
+        let (Some(first), Some(last)) = (self.list.first(), self.list.last()) else {
+            return piece(&self.body);
         };
-        let mut body = Vec::with_capacity(self.body.len());
         // Up to the first row, if there is one; without rows no space is left between the brackets,
         // as JSON writers do it.
-        body.extend_from_slice(&self.body[..self.inside.start]);
+        piece(&self.body[..self.inside.start]);
         let mut has_rows = false;
         let mut end_before = first.text.start;
         for row in &self.list {
@@ -141,17 +157,16 @@ impl Rows {
                 let start = if has_rows {
                     end_before
                 } else {
-                    body.extend_from_slice(&self.body[self.inside.start..first.text.start]);
+                    piece(&self.body[self.inside.start..first.text.start]);
                     row.text.start
                 };
-                body.extend_from_slice(&self.body[start..row.text.end]);
+                piece(&self.body[start..row.text.end]);
                 has_rows = true;
             }
             end_before = row.text.end;
         }
         let rest = if has_rows { last.text.end } else { self.inside.end };
-        body.extend_from_slice(&self.body[rest..]);
-        body.into()
+        piece(&self.body[rest..]);
     }
 
     /// The rows in order: the number of the id, the bytes, and the range of the time in them, if

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::scan::{Request, StoredRows, UpstreamResponse};
+use crate::single_flight::batch_split::BatchShare;
 use crate::single_flight::batcher::Batch;
 use crate::single_flight::flight::{Departure, Flight, Part, Stage, State};
 use crate::telemetry::trace;
@@ -28,7 +29,9 @@ pub(super) enum BatchRole {
 /// What a member gets when the call is over.
 #[derive(Debug)]
 pub(super) enum MemberOutcome {
-    /// The member's part of the answer.
+    /// The answer to the batch, to take the member's part out of it.
+    Share(Box<BatchShare>),
+    /// The member's part of the answer, joined with rows that had come before.
     Response(MemberResponse),
     /// The answer to an equal request, which another flight asked for alone.
     Equal(MemberResponse),

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::BoxError;
+use crate::memory::{AnswerMemory, LARGE_ANSWER};
+use crate::net::MEMORY_WAIT;
 use crate::scan::{Endpoint, Merging, Request, ResponseKind, Rows, SplitError, StoredRows, UpstreamResponse};
 use crate::single_flight::batch_role::{MemberOutcome, MemberResponse};
 use crate::single_flight::batcher::{Batch, BatchMember, Batcher, State, lacking};
@@ -142,29 +144,41 @@ pub(super) fn count_rows(whole: &Request, part: &Request, rows: &Rows) -> usize 
     rows.iter().filter(|(id, ..)| is_wanted(*id)).count()
 }
 
-/// An answer to a batch, split into rows.
-struct BatchAnswer<'a> {
-    whole: &'a Request,
-    rows: &'a Rows,
-    answer: &'a UpstreamResponse,
+/// An answer to a batch, split into rows. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct BatchShare {
+    whole: Arc<Request>,
+    rows: Arc<Rows>,
+    answer: UpstreamResponse,
     asked: Instant,
 }
 
-impl BatchAnswer<'_> {
+impl BatchShare {
     /// How many rows belong to the ids of a request.
     fn count(&self, request: &Request) -> usize {
-        count_rows(self.whole, request, self.rows)
+        count_rows(&self.whole, request, &self.rows)
     }
 
     /// The answer to a request whose ids are all among those of the batch.
     fn part(&self, request: &Request) -> MemberResponse {
         MemberResponse {
             answer: UpstreamResponse {
-                body: self.rows.only(is_of(self.whole, request)),
+                body: self.rows.only(is_of(&self.whole, request)),
                 ..self.answer.clone()
             },
             asked: self.asked,
         }
+    }
+
+    /// The same, once there is memory for it; `None` when there is none in time. Members may be
+    /// many, and each of their parts almost as long as the whole.
+    async fn counted_part(&self, request: &Request, memory: &AnswerMemory) -> Option<MemberResponse> {
+        let bytes = self.rows.bytes_of(is_of(&self.whole, request));
+        let reserved = timeout(MEMORY_WAIT, memory.of(bytes).reserve(bytes)).await.ok()?;
+        let MemberResponse { answer, asked } = self.part(request);
+        let body = reserved.hold(answer.body);
+        let answer = UpstreamResponse { body, ..answer };
+        Some(MemberResponse { answer, asked })
     }
 
     /// The same, joined with rows that had come before; `None` when they cannot be joined.
@@ -197,7 +211,7 @@ impl BatchAnswer<'_> {
         for (count, BatchMember { flight, sender, .. }) in members {
             let told = if batcher.fits(&flight, count) {
                 answered += flight.waiter_count();
-                MemberOutcome::Response(self.part(flight.request()))
+                MemberOutcome::Share(Box::new(self.clone()))
             } else if longest.take_if(|longest| *longest == count).is_some() {
                 // Its sender is dropped, so it asks alone.
                 continue;
@@ -219,11 +233,10 @@ impl FlightDriver {
         };
         match (batcher.split(&batch, result), result, self.flight.stage()) {
             (Ok(rows), Ok(answer), Stage::Departed(asked)) => {
-                let whole = Arc::clone(&batch.request);
-                let answer = BatchAnswer {
-                    whole: &whole,
-                    rows: &rows,
-                    answer,
+                let answer = BatchShare {
+                    whole: Arc::clone(&batch.request),
+                    rows: Arc::new(rows),
+                    answer: answer.clone(),
                     asked,
                 };
                 self.distribute(batch, batcher, &answer)
@@ -251,10 +264,10 @@ impl FlightDriver {
         self.flight.leader()
     }
 
-    fn distribute(&self, batch: Batch, batcher: &Batcher, answer: &BatchAnswer<'_>) -> Option<Leader> {
+    fn distribute(&self, batch: Batch, batcher: &Batcher, answer: &BatchShare) -> Option<Leader> {
         self.keep_rows(&batch, answer);
-        let late = batcher.claim_covered(answer.whole, answer.rows, answer.asked);
-        let completed = batcher.complete_pending(answer.whole);
+        let late = batcher.claim_covered(&answer.whole, &answer.rows, answer.asked);
+        let completed = batcher.complete_pending(&answer.whole);
         let is_alone = batch.members.is_empty() && late.is_empty() && completed == 0;
         let batch_kind = if is_alone { BatchKind::None } else { BatchKind::Carrier };
         let (joining, members): (Vec<_>, Vec<_>) = batch
@@ -303,8 +316,8 @@ impl FlightDriver {
 
     /// Stores the rows of a batch's answer by id, except those of flights that must not be stored.
     /// The rows are stored as one answer, so that their order stays known.
-    fn keep_rows(&self, batch: &Batch, answer: &BatchAnswer<'_>) {
-        let whole = answer.whole;
+    fn keep_rows(&self, batch: &Batch, answer: &BatchShare) {
+        let whole = &answer.whole;
         let members = batch.members.iter().map(|member| (&member.flight, member.lacking()));
         let own = (&self.flight, lacking(&self.flight, batch.stored.as_deref()));
         let (kept, not): (Vec<_>, Vec<_>) = members.chain([own]).partition(|(flight, _)| flight.is_storable());
@@ -312,13 +325,46 @@ impl FlightDriver {
         if not.is_empty() {
             self.flight
                 .cache_sink()
-                .keep_rows(whole, prefetched, answer.answer, answer.asked);
+                .keep_rows(whole, prefetched, &answer.answer, answer.asked);
             return;
         }
         let requests = kept.iter().filter_map(|(_, lacking)| *lacking).chain(prefetched);
         if let Ok(part) = Request::all(whole.endpoint(), requests.flat_map(Request::ids)) {
             let MemberResponse { answer, asked } = answer.part(&part);
             self.flight.cache_sink().keep_rows(&part, prefetched, &answer, asked);
+        }
+    }
+
+    /// Completes a member with its part of the answer to the batch. Where there is no memory for it,
+    /// it asks alone, and its answer waits for memory again.
+    pub(super) async fn take(&self, share: BatchShare) -> Option<Leader> {
+        let request = self.flight.request();
+        let part = match &self.memory {
+            Some(memory) => share.counted_part(request, memory).await,
+            None => Some(share.part(request)),
+        };
+        drop(share);
+        let Some(MemberResponse { answer, asked }) = part else {
+            return self.request_alone();
+        };
+        self.complete(answer, Some(asked), BatchKind::Member);
+        None
+    }
+
+    /// The answer with memory reserved for its body, if that is large and was put together here,
+    /// and there is memory. All waiters share the body, so none of them could reserve it.
+    pub(super) fn counted(&self, answer: UpstreamResponse) -> UpstreamResponse {
+        let bytes = answer.body.len();
+        let memory = self.memory.as_ref().map(|memory| &memory.large);
+        let reserved = memory
+            .filter(|memory| bytes > LARGE_ANSWER && !memory.holds(&answer.body))
+            .and_then(|memory| memory.try_reserve(bytes));
+        match reserved {
+            Some(reserved) => {
+                let body = reserved.hold(answer.body);
+                UpstreamResponse { body, ..answer }
+            }
+            None => answer,
         }
     }
 

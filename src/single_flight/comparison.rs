@@ -55,13 +55,15 @@ impl Batcher {
     /// A comparison call, if one is due after `request` and costs nobody a slot.
     pub(super) fn begin_comparison(&self, request: &Request) -> Option<Comparison> {
         let payer = request.payer();
-        let is_wanted = self.merge.when == Merging::Auto && request.is_whole();
+        let evidence = self.upstream_profile.merge_evidence();
+        let is_wanted =
+            self.merge.when == Merging::Auto && request.is_whole() && evidence.may_compare(request.endpoint());
+        // These take locks that all calls need, so they come last.
         let is_spare =
             || (self.predicted_wait.has_surplus)(payer) && (self.predicted_wait.wait)(payer) == Duration::ZERO;
         if !is_wanted || !is_spare() {
             return None;
         }
-        let evidence = self.upstream_profile.merge_evidence();
         evidence.begin_comparison(request.endpoint(), self.merge.max_ids.get())
     }
 

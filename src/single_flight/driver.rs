@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, LateBoundRequest, Retries, RetryHint};
+use crate::memory::AnswerMemory;
 use crate::middleware::Next;
 use crate::scan::{ResponseKind, Rows, UpstreamResponse};
 use crate::single_flight::Shared;
@@ -31,6 +32,8 @@ pub(super) type Below = Next<Attempt, UpstreamResponse, BoxError>;
 pub(super) struct FlightDriver {
     pub(super) flight_table: Arc<FlightTable>,
     pub(super) flight: Arc<Flight>,
+    /// For the parts of answers to batches.
+    pub(super) memory: Option<AnswerMemory>,
 }
 
 /// How one attempt ended.
@@ -67,6 +70,7 @@ impl FlightDriver {
                     self.complete(part.answer, Some(part.asked), BatchKind::Member);
                     None
                 }
+                StepResult::Batched(Some(MemberOutcome::Share(share))) => self.take(*share).await,
                 StepResult::Batched(Some(MemberOutcome::Equal(equal))) => {
                     self.complete(equal.answer, Some(equal.asked), BatchKind::Equal);
                     None
@@ -321,6 +325,7 @@ impl FlightDriver {
     }
 
     pub(super) fn complete(&self, answer: UpstreamResponse, asked: Option<Instant>, batch_kind: BatchKind) {
+        let answer = self.counted(answer);
         let kept = asked
             .filter(|_| self.flight.is_storable())
             .and_then(|asked| self.flight.cache_sink().keep(self.flight.request(), &answer, asked));

@@ -41,6 +41,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::BoxError;
 use crate::attempt::Scarcity;
 use crate::caller::Caller;
+use crate::memory::AnswerMemory;
 use crate::middleware::Middleware;
 use crate::scan::{CacheSink, Call, Outcome, Payer, ServedResponse, SplitError, Status, UpstreamProfile};
 use crate::task::Tasks;
@@ -96,6 +97,8 @@ pub struct SingleFlight {
     config: Config,
     tasks: Tasks,
     keep_up: KeepUp,
+    /// For the parts of the answers to batches; `None` when they are not counted.
+    memory: Option<AnswerMemory>,
     cache_sink: Arc<dyn CacheSink>,
     predicted_wait: PredictedWait,
     flight_table: Arc<FlightTable>,
@@ -117,6 +120,7 @@ impl SingleFlight {
             config,
             tasks,
             keep_up: Arc::new(|| Box::new(())),
+            memory: None,
             cache_sink,
             predicted_wait,
             flight_table: Arc::new(flight_table),
@@ -127,6 +131,14 @@ impl SingleFlight {
     /// it may end before.
     pub fn keeping_up(self, keep_up: KeepUp) -> Self {
         Self { keep_up, ..self }
+    }
+
+    /// The same, where each part of the answer to a batch reserves its memory in `memory`.
+    pub fn with_memory(self, memory: AnswerMemory) -> Self {
+        Self {
+            memory: Some(memory),
+            ..self
+        }
     }
 
     /// The metrics of batching.
@@ -185,7 +197,11 @@ impl Middleware<Call, Below, ServedResponse, BoxError> for SingleFlight {
         let Joined { guard, receiver, start } = self.flight_table.join(&call, &self.cache_sink);
         let task = start.map(|flight| {
             let flight_table = Arc::clone(&self.flight_table);
-            let driver = FlightDriver { flight_table, flight };
+            let driver = FlightDriver {
+                flight_table,
+                flight,
+                memory: self.memory.clone(),
+            };
             let (kept_up, next) = ((self.keep_up)(), next.clone());
             self.tasks.spawn("flight", async move {
                 driver.run(next).await;

@@ -66,7 +66,8 @@ pub(super) fn written(level: &str, message: &str) -> String {
     text
 }
 
-fn now() -> String {
+/// The time as the lines of the log write it.
+pub(super) fn now() -> String {
     let mut text = String::new();
     // Without a time, the line still contains the message.
     let _ = SystemTime.format_time(&mut Writer::new(&mut text));

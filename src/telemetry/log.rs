@@ -1,7 +1,8 @@
 //! Log lines on stderr: JSON for machines, text for people.
 
-use std::io::IsTerminal as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::fmt::format::JsonFields;
@@ -11,6 +12,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, reload};
 
 use super::json_line::{self, JsonLine};
+use super::log_queue::{LogQueue, Notice};
 use super::named_enum;
 
 named_enum! {
@@ -64,6 +66,9 @@ pub enum Error {
         filter: String,
         source: ParseError,
     },
+    /// The system allows no thread that writes the lines.
+    #[error("log lines cannot be written")]
+    Thread(#[from] io::Error),
     /// The process has a logger already, which stays in use.
     #[error("logging is already set up")]
     Installed,
@@ -142,20 +147,50 @@ impl Handle {
     }
 }
 
-/// Starts logging to stderr for the whole process.
+/// The lines of this process on their way to stderr, once it logs.
+static QUEUE: OnceLock<LogQueue> = OnceLock::new();
+
+/// How long the end of the process waits for a reader of stderr.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Waits until what has been logged is written. It gives up after a second without a reader.
+pub fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(FLUSH);
+    }
+}
+
+/// Writes a line to stderr that is no line of the log, after those that were logged before.
+pub fn say(line: &str) {
+    let line = format!("{line}\n");
+    match QUEUE.get() {
+        Some(queue) => queue.push(line.as_bytes(), true),
+        // Nobody is left to be told when stderr is closed.
+        None => drop(io::stderr().write_all(line.as_bytes())),
+    }
+}
+
+/// Starts logging to stderr for the whole process. A thread writes the lines; see [`flush`].
 ///
 /// `filter` contains tracing directives (`info`, `warn,defender_gateway=debug`). Never panics: a
 /// second call fails with [`Error::Installed`] and changes nothing.
 pub fn init(filter: &str, format: Format) -> Result<Handle, Error> {
-    let terminal = std::io::stderr().is_terminal();
+    let terminal = io::stderr().is_terminal();
     let configured = filter.to_owned();
     let (filter, handle) = reload::Layer::new(parse(filter)?);
-    let lines = lines(BoxMakeWriter::new(std::io::stderr), Shape::choose(format, terminal));
+    if QUEUE.get().is_some() {
+        return Err(Error::Installed);
+    }
+    let shape = Shape::choose(format, terminal);
+    let queue = LogQueue::start(io::stderr(), shape.notice())?;
+    let lines = lines(BoxMakeWriter::new(queue.clone()), shape);
     tracing_subscriber::registry()
         .with(filter)
         .with(lines)
         .try_init()
         .map_err(|_| Error::Installed)?;
+    // Only one call gets here.
+    let _ = QUEUE.set(queue);
     let filters = Filters {
         configured,
         volume: Volume::AsConfigured,
@@ -203,23 +238,38 @@ impl Shape {
             (Format::Text, false) => Self::Plain,
         }
     }
+
+    /// The line that stands where lines were lost.
+    fn notice(self) -> Notice {
+        match self {
+            Self::Json => |lost| json_line(tracing::Level::WARN, &lost_lines(lost)) + "\n",
+            Self::Colourful | Self::Plain => {
+                |lost| format!("{}  WARN {PROGRAM}: {}\n", json_line::now(), lost_lines(lost))
+            }
+        }
+    }
+}
+
+fn lost_lines(lost: u64) -> String {
+    format!("{lost} log lines were lost: stderr was not read in time")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io::Write;
+
+    use super::*;
 
     #[derive(Clone, Default)]
     struct Memory(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Memory {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
-        fn flush(&mut self) -> std::io::Result<()> {
+        fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }

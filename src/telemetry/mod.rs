@@ -7,6 +7,7 @@
 mod declare;
 mod json_line;
 pub mod log;
+mod log_queue;
 pub mod metrics;
 pub mod trace;
 

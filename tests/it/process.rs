@@ -3,12 +3,12 @@
 use std::process::Stdio;
 
 use defender_gateway::testing::sim::Shape;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::unix::pipe;
 use tokio::process::Command;
 
-use crate::support::{Program, Setup, id, until, with, within};
+use crate::support::{Caller, Program, Setup, id, until, with, within};
 
 /// A setup whose gateway is started by hand.
 async fn spawned() -> crate::support::Spawned {
@@ -202,4 +202,40 @@ async fn with_json_everything_is_json_from_the_first_line_to_the_last() {
             "{lines:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_reader_of_stderr_who_stops_stops_no_caller_and_learns_what_was_lost() {
+    let spawned = spawned().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    std::fs::write(&file, spawned.toml()).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_defender-gateway"))
+        .args(["run", "--config", file.to_str().unwrap()])
+        .env_clear()
+        .envs(spawned.variables().iter().cloned())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut line_with = async |part: &str| loop {
+        let line = within(part, lines.next_line()).await.unwrap().expect(part);
+        if let Some(rest) = line.split_once(part) {
+            break rest.1.to_owned();
+        }
+    };
+    let caller = Caller::http1(&line_with("listening on ").await);
+    line_with("admin on ").await;
+    // Each is a line, and nobody reads them: more than the system and the program keep.
+    for _ in 0..4000 {
+        let request = caller.history_request().body("{".into()).unwrap();
+        assert_eq!(within("a refusal", caller.try_send(request)).await.unwrap().status, 400);
+    }
+    assert_eq!(within("an answer", caller.ask(&[id(1)])).await.status, 200);
+    line_with("log lines were lost").await;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(within("the end", child.wait()).await.unwrap().success());
+    spawned.finish().await;
 }

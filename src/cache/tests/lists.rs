@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tower::Service as _;
 
 use super::fixture::{Fixture, answer, call, no_cache};
@@ -155,4 +156,23 @@ async fn an_entity_waits_for_no_list_that_is_worse_than_an_answer_of_its_own() {
     assert!(list.await.unwrap_err().is_cancelled());
     let _entity = fixture.get(ENTITY, 3, CacheDirectives::default());
     assert_ne!(fixture.next().await.0.request, for_list.request);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_is_read_once_for_all_who_want_one_of_its_entities() {
+    let mut fixture = Fixture::with_known_form().await;
+    let list = fixture.get(LIST, 3, CacheDirectives::default());
+    let (for_list, respond) = fixture.next().await;
+    let entity = fixture.get(ENTITY, 3, CacheDirectives::default());
+    let (for_entity, respond_too) = fixture.next().await;
+    fixture.respond(&for_list, respond, answer(200, AGENTS));
+    fixture.respond(&for_entity, respond_too, answer(200, AGENTS));
+    list.await.unwrap().unwrap();
+    assert_eq!(entity.await.unwrap().unwrap().answer.body, AGENT);
+    let entry = fixture.cache.find(for_list.request.key(), Instant::now()).unwrap();
+    // Whoever asked has left what was found to the others.
+    assert!(entry.entities(|_| None).is_some());
+    let entity = fixture.get(ENTITY, 3, CacheDirectives::default()).await;
+    assert_eq!(entity.unwrap().unwrap().answer.body, AGENT);
+    fixture.nothing_is_asked().await;
 }

@@ -1,4 +1,4 @@
-//! Until when stored rows may be joined with others.
+//! Until when stored rows may be joined with others, and who pays for the memory of what is joined.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use tokio::time::Instant;
 use tower::Service as _;
 
 use super::by_id::{ById, request, upstream};
-use super::fixture::{call, only_if_cached, pass};
+use super::fixture::{Fixture, answer, call, long, only_if_cached, pass};
 use super::stale::failed;
 use crate::attempt::Delivery;
 use crate::cache::Config;
 use crate::caller::{CacheDirectives, Caller};
-use crate::scan::{Call, Endpoint, MergeRecord, SplitError};
+use crate::scan::{CacheSink as _, Call, Endpoint, MergeRecord, SplitError, UpstreamProfile, UpstreamResponse};
 
 #[tokio::test(start_paused = true)]
 async fn rows_that_would_be_too_old_at_the_deadline_are_fetched_with_the_missing_ones() {
@@ -155,4 +155,46 @@ async fn where_ids_are_answered_otherwise_together_nothing_is_taken_apart_or_joi
     };
     cache.upstream_profile.adopt_merge_record(Endpoint::HISTORY, long);
     cache.hit(&["f"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_joined_answer_that_a_caller_still_reads_counts_although_it_is_no_longer_stored() {
+    let upstream_profile = Arc::new(UpstreamProfile::new(1000));
+    let config = Config {
+        max_held: 45_000,
+        ..Config::default()
+    };
+    let mut cache = ById {
+        fixture: Fixture::with(config, Some(Arc::clone(&upstream_profile))),
+        upstream_profile,
+    };
+    let names: Vec<String> = (10..70).map(|n| format!("a{n}")).collect();
+    let ids: Vec<&str> = names.iter().map(String::as_str).collect();
+    cache.keep(&ids);
+    let some = &ids[..50];
+    let served = cache.hit(some).await;
+    assert!(served.answer.body.len() > 10_000, "{}", served.answer.body.len());
+    let large = UpstreamResponse {
+        body: long(25_000),
+        ..answer(200, "")
+    };
+    let stored = &cache.fixture.cache;
+    let keep_for =
+        |ids: &[&str], answer: &UpstreamResponse| stored.keep(&request(ids), answer, Instant::now()).is_some();
+    let keep = |id: &str, answer: &UpstreamResponse| keep_for(&[id], answer);
+    // The joined answer leaves the cache, while its reader still holds it.
+    assert!(keep_for(some, &answer(404, r#"{"error":{"code":"c"}}"#)));
+    // The cache's map frees replaced values when it has many of them, and no thread of this process
+    // can be reading them any more.
+    let mut is_kept = (0..100_000).map(|_| {
+        std::thread::yield_now();
+        keep("small", &answer(200, r#"{"value":[]}"#));
+        keep("large", &large)
+    });
+    assert!(
+        !is_kept.by_ref().take(500).any(|kept| kept),
+        "there is no memory for it"
+    );
+    drop(served);
+    assert!(is_kept.any(|kept| kept));
 }

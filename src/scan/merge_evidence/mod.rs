@@ -180,6 +180,12 @@ impl MergeEvidence {
         }
     }
 
+    /// Whether a comparison call may begin now, as far as that is told without looking for what it
+    /// would compare.
+    pub fn may_compare(&self, endpoint: Endpoint) -> bool {
+        !self.is_proven_for_several(endpoint) && may_compare(&self.lock(), endpoint, Instant::now())
+    }
+
     /// The next comparison call, for at most `most` ids, if one is due.
     pub fn begin_comparison(&self, endpoint: Endpoint, most: usize) -> Option<Comparison> {
         if self.is_proven_for_several(endpoint) {
@@ -187,13 +193,7 @@ impl MergeEvidence {
         }
         let now = Instant::now();
         let mut endpoints = self.lock();
-        let evidence = &endpoints[endpoint.index()];
-        if evidence.not_before.is_none_or(|at| at > now) || evidence.leased_until.is_some_and(|at| at <= now) {
-            return None;
-        }
-        let same_operation = Endpoint::all().zip(endpoints.iter());
-        let calls = same_operation.filter(|(other, _)| other.operation == endpoint.operation);
-        if calls.map(|(_, evidence)| evidence.record.calls).sum::<u32>() > MergeRecord::LAST_CALL {
+        if !may_compare(&endpoints, endpoint, now) {
             return None;
         }
         let evidence = &mut endpoints[endpoint.index()];
@@ -315,6 +315,17 @@ impl MergeEvidence {
         // No code that holds the lock panics halfway through a change.
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a comparison call may begin, if there is something to compare.
+fn may_compare(endpoints: &[Evidence; Endpoint::COUNT], endpoint: Endpoint, now: Instant) -> bool {
+    let evidence = &endpoints[endpoint.index()];
+    if evidence.not_before.is_none_or(|at| at > now) || evidence.leased_until.is_some_and(|at| at <= now) {
+        return false;
+    }
+    let same_operation = Endpoint::all().zip(endpoints);
+    let calls = same_operation.filter(|(other, _)| other.operation == endpoint.operation);
+    calls.map(|(_, evidence)| evidence.record.calls).sum::<u32>() <= MergeRecord::LAST_CALL
 }
 
 impl Evidence {

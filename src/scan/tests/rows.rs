@@ -16,8 +16,14 @@ fn split(ids: &[&str], body: &str) -> Result<Rows, SplitError> {
 fn only(ids: &[&str], body: &str, wanted: &[&str]) -> String {
     let asked = request(ids);
     let numbers: Vec<_> = asked.ids().map(|id| wanted.contains(&id)).collect();
-    let bytes = split(ids, body).unwrap().only(|id| numbers[id]);
-    String::from_utf8(bytes.to_vec()).unwrap()
+    let rows = split(ids, body).unwrap();
+    let bytes = rows.only(|id| numbers[id]);
+    assert_eq!(rows.bytes_of(|id| numbers[id]), bytes.len());
+    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    // Whoever keeps the part keeps no more than the part.
+    let buffer = bytes.try_into_mut();
+    assert!(buffer.is_ok_and(|buffer| buffer.capacity() == text.len()) || rows.is_empty());
+    text
 }
 
 #[test]

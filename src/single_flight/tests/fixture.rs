@@ -16,6 +16,7 @@ use tower::{Layer as _, service_fn};
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, RetryHint, Scarcity};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
+use crate::memory::AnswerMemory;
 use crate::middleware::{self, Next};
 use crate::scan::{
     CacheSink, Call, Endpoint, Headers, Merging, Request, ServedResponse, UpstreamProfile, UpstreamResponse,
@@ -62,6 +63,19 @@ impl Fixture {
     }
 
     pub(super) fn with_slots(merge: BatchConfig, upstream_profile: UpstreamProfile, scarcity: Scarcity) -> Self {
+        Self::made_with(merge, upstream_profile, scarcity, None)
+    }
+
+    pub(super) fn with_memory(memory: AnswerMemory) -> Self {
+        Self::made_with(MERGE, UpstreamProfile::new(1000), Scarcity::default(), Some(memory))
+    }
+
+    fn made_with(
+        merge: BatchConfig,
+        upstream_profile: UpstreamProfile,
+        scarcity: Scarcity,
+        memory: Option<AnswerMemory>,
+    ) -> Self {
         let (send, calls) = mpsc::unbounded_channel();
         let below = service_fn(move |attempt: Attempt| {
             let (reply, answer) = oneshot::channel();
@@ -88,6 +102,10 @@ impl Fixture {
             },
             metrics.clone(),
         );
+        let single_flight = match memory {
+            Some(memory) => single_flight.with_memory(memory),
+            None => single_flight,
+        };
         Self {
             flights: middleware::layer(single_flight.clone()).layer(Below::new(below)),
             single_flight,
