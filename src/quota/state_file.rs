@@ -111,7 +111,7 @@ impl StateFile {
         let lock = lock(path)?;
         let clock = Clock::new(reading);
         let now = clock.now(reading);
-        let needed = Reach { calls, window, attempt };
+        let needed = Reach { window, calls, attempt };
         let Replayed {
             live,
             bucket,
@@ -178,7 +178,7 @@ impl StateFile {
     /// # Errors
     /// When the file cannot be written.
     pub fn extend(&mut self, calls: usize, window: Duration, attempt: Duration, reading: &Reading) -> io::Result<()> {
-        let needed = Reach { calls, window, attempt };
+        let needed = Reach { window, calls, attempt };
         let known = self.reach;
         self.reach = known.max(needed);
         if self.reach == known {

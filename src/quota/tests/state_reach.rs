@@ -9,13 +9,13 @@ use tokio::time::{Instant, advance};
 use super::state_file::{FILLING, at};
 use super::{HOUR, MINUTE, TIMEOUT, limit};
 use crate::clock::Wall;
-use crate::quota::{Config, Metrics, Pacing, Permit, Quota, StateFile};
+use crate::quota::{Config, Limit, Metrics, Pacing, Permit, Quota, StateFile};
 
 const DAY: Duration = Duration::from_hours(24);
 
 fn config(path: &Path, limits: &[(u32, Duration)]) -> Config {
     let limits: Vec<_> = limits.iter().map(|(calls, window)| limit(*calls, *window)).collect();
-    let burst = limits.iter().map(|limit| limit.calls()).min().unwrap();
+    let burst = limits.iter().map(Limit::calls).min().unwrap();
     let burst = u32::try_from(burst).unwrap().try_into().unwrap();
     let config = Config::try_new(limits, burst, TIMEOUT).unwrap();
     config.pacing(Pacing::None).state_file(Some(path.join("state")))
