@@ -194,7 +194,9 @@ impl Components {
         if other_profile || changes.any(&["merge.enabled", "quota.state_file", "store.prefix"]) {
             next.merge_memory = context.remember_merging(config, &next.upstream_profile);
         }
-        next.share_answers(self, plan.attempt, !other_sign_in && !other_regions);
+        // A call of before may bring credentials of scanners that are to reach nobody from now on.
+        let other_answers = changes.any(&["definitions.pass_authentication_params"]);
+        next.share_answers(self, plan.attempt, !other_sign_in && !other_regions && !other_answers);
         if changes.any(&["callers.limit"]) {
             next.fair_use = context.fair_use(config);
         }

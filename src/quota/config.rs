@@ -113,9 +113,15 @@ pub struct Config {
     pub(super) pacing: Pacing,
     pub(super) state_file: Option<PathBuf>,
     pub(super) predecessors: Vec<PathBuf>,
+    /// So many calls of so long are remembered, whatever the limits need.
+    remembers: (usize, Duration),
 }
 
 impl Config {
+    /// What Microsoft documents for an hour, with its margin. Limits may be tightened for a while,
+    /// by hand: these come back.
+    const DOCUMENTED: (usize, Duration) = (1500, Duration::from_millis(3_600_361));
+
     /// `limits` hold at the same time; `burst` calls may leave back to back after a quiet time;
     /// `attempt` is the longest that a call can take, after which an unanswered one counts as
     /// arrived.
@@ -144,6 +150,7 @@ impl Config {
             pacing: Pacing::Spread,
             state_file: None,
             predecessors: Vec::new(),
+            remembers: Self::DOCUMENTED,
         })
     }
 
@@ -172,9 +179,24 @@ impl Config {
         self
     }
 
+    /// Sets how many calls are remembered, and for how long, whatever the limits need.
+    pub(super) fn remembering(mut self, calls: usize, window: Duration) -> Self {
+        self.remembers = (calls, window);
+        self
+    }
+
     /// The limits, shortest window first.
     pub fn limits(&self) -> &[Limit] {
         &self.limits
+    }
+
+    /// How many calls are remembered, and for how long: what the limits need, and what others may
+    /// that come after them.
+    pub(super) fn memory(&self) -> (usize, Duration) {
+        let (calls, window) = self.remembers;
+        let most = self.limits.iter().map(Limit::calls).fold(calls, usize::max);
+        let longest = self.limits.iter().map(Limit::hold).fold(window, Duration::max);
+        (most, longest)
     }
 }
 

@@ -24,7 +24,8 @@ pub enum Availability {
 ///
 /// A call in flight counts in every window. Once it is answered it counts as made at that moment,
 /// which is never before it reached the upstream. Memory is bounded by the largest limit there ever
-/// was: the rule for a limit of L looks at the L latest calls only.
+/// was or may come ([`Ledger::remember`]): the rule for a limit of L looks at the L latest calls
+/// only.
 ///
 /// A decision costs a look-up per window; ending a charge a binary search and a shift among calls
 /// answered about the same time.
@@ -42,13 +43,7 @@ pub struct Ledger {
     horizon: Duration,
     /// A call as late as this may have been forgotten.
     forgotten: Option<Instant>,
-    /// The longest windows of limits that held before these.
-    earlier: Vec<Limit>,
 }
-
-/// Limits are changed by hand; after more changes than that, a forgotten past is taken to have been
-/// full.
-const MOST_EARLIER: usize = 16;
 
 impl Ledger {
     /// An empty ledger for `limits`; an unanswered call counts as arrived `attempt` after its
@@ -58,7 +53,6 @@ impl Ledger {
         Self {
             horizon: limits.last().map_or(Duration::ZERO, Limit::hold),
             forgotten: None,
-            earlier: Vec::new(),
             limits,
             most,
             attempt,
@@ -131,48 +125,31 @@ impl Ledger {
         self.forgotten = self.forgotten.max(Some(at));
     }
 
+    /// Remembers at least so many calls for at least so long from now on, whatever the limits need.
+    pub(super) fn remember(&mut self, most: usize, horizon: Duration) {
+        self.most = self.most.max(most);
+        self.horizon = self.horizon.max(horizon);
+    }
+
     /// Goes on with other limits. Nothing that is remembered is forgotten, so tighter limits hold
     /// at once, and wider ones give no more than they allow.
     ///
-    /// A window that reaches further back than memory is taken to hold the most that the limits
-    /// before can have let go. Calls in flight may have been promised the earlier `attempt`, so a
-    /// shorter one is not taken over.
+    /// A window that reaches further back than memory is taken to be full there. Calls in flight may
+    /// have been promised the earlier `attempt`, so a shorter one is not taken over.
     pub fn reconfigure(&mut self, limits: Vec<Limit>, attempt: Duration, now: Instant) {
         self.sweep(now);
         let most = limits.iter().map(Limit::calls).max().unwrap_or(0);
-        let Some(longest) = limits.last().cloned() else {
-            return;
-        };
-        if let Some(before) = self.limits.last()
-            && !self.earlier.contains(before)
-        {
-            self.earlier.push(before.clone());
-        }
-        let reaches_further = longest.hold() > self.horizon || most > self.most;
-        self.horizon = self.horizon.max(longest.hold());
-        self.most = self.most.max(most);
+        let horizon = limits.last().map_or(Duration::ZERO, Limit::hold);
+        let reaches_further = horizon > self.horizon || most > self.most;
+        self.remember(most, horizon);
         self.attempt = self.attempt.max(attempt);
         self.limits = limits;
         if let Some(at) = self.forgotten.filter(|_| reaches_further) {
-            let unknown = self.unknown(&longest, at, now);
-            (0..unknown).for_each(|_| self.record(at));
+            let reach = self.limits.iter().filter(|limit| at + limit.hold() > now);
+            let full = reach.map(Limit::calls).max().unwrap_or(0);
+            let known = self.past.len() - self.past.partition_point(|&other| other < at);
+            (known..full).for_each(|_| self.record(at));
         }
-    }
-
-    /// How many calls up to `forgotten` may lie in the window of `limit` now.
-    fn unknown(&self, limit: &Limit, forgotten: Instant, now: Instant) -> usize {
-        let span = (forgotten + limit.hold()).saturating_duration_since(now);
-        if self.earlier.len() > MOST_EARLIER {
-            return if span.is_zero() { 0 } else { limit.calls() };
-        }
-        let under = |before: &Limit| {
-            let windows = span.as_nanos().div_ceil(before.window().as_nanos().max(1));
-            before
-                .calls()
-                .saturating_mul(usize::try_from(windows).unwrap_or(usize::MAX))
-        };
-        let all = self.earlier.iter().map(under).fold(0_usize, usize::saturating_add);
-        all.min(limit.calls())
     }
 
     fn forget_first(&mut self) {

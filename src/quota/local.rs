@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use tokio::time::Instant;
 
-use super::config::{Config, Limit};
+use super::config::Config;
 use super::handle::{self, Permit, Watched};
 use super::ledger::Charge;
 use super::snapshot::Metrics;
@@ -68,10 +68,12 @@ impl Local {
         let file = match &config.state_file {
             None => None,
             Some(path) => {
-                let most = config.limits.iter().map(Limit::calls).max().unwrap_or(0);
-                let window = config.limits.last().map_or(Duration::ZERO, Limit::hold);
+                let (calls, window) = config.memory();
                 let (state_file, past) =
-                    StateFile::open(path, &config.predecessors, most, window, config.attempt, &wall.read())?;
+                    StateFile::open(path, &config.predecessors, calls, window, config.attempt, &wall.read())?;
+                let window = past.reach.window;
+                let config = &config.clone().remembering(past.reach.calls, window);
+                quota_state = QuotaState::new(config, now);
                 tracing::info!(calls = past.charges.len(), path = %path.display(), "remembered the calls of the last window");
                 if !past.charges.is_empty() {
                     // Calls are remembered: the past is known, whatever an unknown one would have
@@ -133,12 +135,12 @@ impl Local {
         state.quota_state.reconfigure(config, Instant::now());
         // Calls that were promised more time still have it.
         state.attempt = state.attempt.max(config.attempt);
+        let (calls, window) = config.memory();
         let attempt = state.attempt;
-        if let Some(state_file) = state.file.as_mut() {
-            let most = config.limits.iter().map(Limit::calls).max().unwrap_or(0);
-            state_file.extend(most, config.limits.last().map_or(Duration::ZERO, Limit::hold), attempt);
-        }
+        let file = state.file.as_mut();
+        let extended = file.map_or(Ok(()), |file| file.extend(calls, window, attempt, &self.wall.read()));
         drop(state);
+        report(extended, "write");
         self.metrics.forget_windows();
         self.state.slots_changed();
     }

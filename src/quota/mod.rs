@@ -12,6 +12,11 @@
 //! last of them was let go; but then L charges were inside, and the ledger would not have let it
 //! go. Latency, jitter and reordering do not enter the argument.
 //!
+//! Limits change, by a reload or a restart, and what those before did not need to know the next ones
+//! may. So at least what the documented limits need is remembered, whatever the limits are, in
+//! memory, in the state file and in the store; and a window that reaches further back than memory is
+//! taken to be full there.
+//!
 //! Not here: who gets a slot (`queue`), and per-caller limits, which are a courtesy, not a
 //! guarantee.
 
@@ -30,6 +35,7 @@ mod snapshot;
 mod state;
 mod state_file;
 mod state_lines;
+mod state_reach;
 #[cfg(test)]
 mod tests;
 mod throttle_hint;

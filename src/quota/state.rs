@@ -53,6 +53,8 @@ impl QuotaState {
     /// A fresh state. What it assumes of the past is the configuration's `unknown_past`.
     pub fn new(config: &Config, now: Instant) -> Self {
         let mut ledger = Ledger::new(config.limits.clone(), config.attempt + Self::LANDING);
+        let (most, horizon) = config.memory();
+        ledger.remember(most, horizon);
         let level = match config.unknown_past {
             UnknownPast::Empty => config.burst.get(),
             UnknownPast::Paced => config.burst.get() / 10,

@@ -3,10 +3,11 @@
 //! A line is a fact, appended when it happens: `i 17 1790000000123456` (charge 17 was issued at
 //! that Unix time in microseconds), `s` (it settled), `r` (it was refunded), `b` (what the bucket
 //! held then), `p` (for how long everybody pauses from then on), `c` (which boot the lines below
-//! were written in, and which time since that boot was which Unix time). A process that dies leaves
-//! at worst a torn last line, which is skipped. The data reaches the operating system before the
-//! call leaves, so it survives `kill -9`; it is not forced to the disk, so a power cut may lose the
-//! last few seconds.
+//! were written in, and which time since that boot was which Unix time), `w` (how far back every
+//! call is here: [`Reach`]). A line of another kind is skipped, and so is a torn last line, which is
+//! the worst that a process leaves that dies. The data reaches the operating system before the call
+//! leaves, so it survives `kill -9`; it is not forced to the disk, so a power cut may lose the last
+//! few seconds.
 //!
 //! One process has the right to rewrite the file (a lock on the file beside it that ends in
 //! `.lock`); it leaves in it what others have appended. A process that comes while another has that
@@ -28,6 +29,7 @@ use jiff::SignedDuration;
 
 use super::pacer::BucketState;
 use super::state_lines::{Clock, Replayed, micros, replay, write_bucket, write_pause};
+use super::state_reach::Reach;
 use crate::clock::Reading;
 
 /// The open state file.
@@ -44,9 +46,6 @@ pub struct StateFile {
     torn: bool,
     /// Facts written since the file was last made compact.
     facts: usize,
-    /// After so many facts the file is made compact: about ten lines a charge of the longest
-    /// window, so it stays below a few hundred kB.
-    compact_after: usize,
     /// Distinguishes this process's charges from those of the processes before and beside it: the
     /// name of the next one, and of the first.
     next: u64,
@@ -58,8 +57,8 @@ pub struct StateFile {
     bucket: Option<(i64, BucketState)>,
     /// The pause that is not over yet, likewise.
     pause: Option<(i64, Duration)>,
-    window: Duration,
-    attempt: Duration,
+    /// Grows only.
+    reach: Reach,
 }
 
 /// What is read back.
@@ -72,6 +71,7 @@ pub struct RestoredState {
     pub bucket: Option<(SignedDuration, BucketState)>,
     /// A pause that no call has found to be over, and how long ago it had so long to last.
     pub pause: Option<(SignedDuration, Duration)>,
+    pub(super) reach: Reach,
 }
 
 /// A process that dies takes its connections with it; what it had written may still arrive for this
@@ -89,9 +89,9 @@ const LARGEST: u64 = 64 << 20;
 impl StateFile {
     /// Opens or creates the file and reads back what still counts.
     ///
-    /// A charge that never settled counts as made `attempt` after its issue; none later than a
-    /// second from now (its process is gone, or the clock was set back). Lines that cannot be read
-    /// are skipped.
+    /// A charge that never settled counts as made an attempt after its issue; none later than a
+    /// second from now (its process is gone, or the clock was set back). Calls that may be missing
+    /// for what is needed are among them.
     ///
     /// `predecessors` may hold calls that count here too, because they were made while the quota
     /// was divided otherwise. Those that were written to after this file are read; what they hold
@@ -102,7 +102,7 @@ impl StateFile {
     pub fn open(
         path: &Path,
         predecessors: &[PathBuf],
-        most: usize,
+        calls: usize,
         window: Duration,
         attempt: Duration,
         reading: &Reading,
@@ -111,23 +111,30 @@ impl StateFile {
         let lock = lock(path)?;
         let clock = Clock::new(reading);
         let now = clock.now(reading);
+        let needed = Reach { window, calls, attempt };
         let Replayed {
             live,
             bucket,
             pause,
             writer,
+            reach: written,
         } = replay(&read(path)?, attempt, &clock);
         let mut charges: Vec<_> = live.into_values().collect();
         for predecessor in written_after(path, predecessors) {
             let others = replay(&read(predecessor)?, attempt, &clock).live.into_values();
             charges = united(charges, others.collect());
         }
-        let charges = counting(charges, window, now);
+        let known = written.unwrap_or(needed);
+        let reach = known.max(needed);
+        let mut charges = counting(charges, reach.window, now);
+        let (at, missing) = known.missing(needed, &mut charges, now);
+        charges.extend(std::iter::repeat_n(at, missing));
         let ago = |at: i64| SignedDuration::from_micros(now.saturating_sub(at));
         let restored = RestoredState {
             charges: charges.iter().map(|at| ago(*at)).collect(),
             bucket: bucket.map(|(at, bucket)| (ago(at), bucket)),
             pause: pause.map(|(at, left)| (ago(at), left)),
+            reach,
         };
         let mut state_file = Self {
             path: path.to_owned(),
@@ -137,15 +144,13 @@ impl StateFile {
             stepped: false,
             torn: false,
             facts: 0,
-            compact_after: most.saturating_mul(10).max(1000),
             next: charges.len() as u64,
             first: charges.len() as u64,
             // Named anew: whatever numbers the file holds, there are some left.
             live: (0..).zip(charges).collect(),
             bucket,
             pause,
-            window,
-            attempt,
+            reach,
         };
         if state_file.lock.is_some() {
             state_file.rewrite(now)?;
@@ -166,10 +171,21 @@ impl StateFile {
 
     /// Remembers further back from now on, never less far: limits may be widened again. See
     /// [`StateFile::open`] for what the values mean.
-    pub fn extend(&mut self, most: usize, window: Duration, attempt: Duration) {
-        self.compact_after = self.compact_after.max(most.saturating_mul(10));
-        self.window = self.window.max(window);
-        self.attempt = self.attempt.max(attempt);
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn extend(&mut self, calls: usize, window: Duration, attempt: Duration, reading: &Reading) -> io::Result<()> {
+        let needed = Reach { window, calls, attempt };
+        let known = self.reach;
+        self.reach = known.max(needed);
+        if self.reach == known {
+            return Ok(());
+        }
+        let now = self.clock.now(reading);
+        let (at, missing) = known.missing(needed, &mut self.live.values().copied().collect::<Vec<_>>(), now);
+        self.live.extend((self.next..).zip(std::iter::repeat_n(at, missing)));
+        self.next += missing as u64;
+        self.compact(now)
     }
 
     /// Remembers that a call is about to leave, and what it leaves in the bucket; returns its name
@@ -181,7 +197,7 @@ impl StateFile {
         let id = self.next;
         self.next += 1;
         let at = self.clock.now(reading);
-        self.live.insert(id, at.saturating_add(micros(self.attempt)));
+        self.live.insert(id, at.saturating_add(micros(self.reach.attempt)));
         self.bucket = Some((at, bucket));
         self.append(reading, |clock| {
             let unix = clock.to_unix(at);
@@ -240,9 +256,11 @@ impl StateFile {
         self.file.write_all(text.as_bytes())?;
         self.torn = false;
         self.facts += 1;
+        // About ten lines a charge of the longest window: the file stays below a few hundred kB.
+        let many = self.reach.calls.saturating_mul(10).max(1000);
         // Everything is written anew when the clock was stepped, because the lines above mean the
         // clock as it was.
-        if self.stepped || self.facts > self.compact_after {
+        if self.stepped || self.facts > many {
             self.compact(now)
         } else {
             Ok(())
@@ -255,7 +273,7 @@ impl StateFile {
             self.lock = lock(&self.path)?;
         }
         if self.lock.is_none() {
-            self.prune(now);
+            self.reach.prune(&mut self.live, now);
             (self.stepped, self.facts) = (false, 0);
             // Of a file that has grown long only the end is read, which has to say it by itself.
             self.torn = true;
@@ -266,7 +284,7 @@ impl StateFile {
         // What others have written down may have ended since it was last read.
         let own = self.first..self.next;
         self.live.retain(|id, _| *id < BESIDES || own.contains(id));
-        let written = replay(&read(&self.path)?, self.attempt, &self.clock);
+        let written = replay(&read(&self.path)?, self.reach.attempt, &self.clock);
         for (id, at) in written.live {
             self.live.entry(id).or_insert(at);
         }
@@ -274,16 +292,12 @@ impl StateFile {
         self.rewrite(now)
     }
 
-    fn prune(&mut self, now: i64) {
-        let oldest = now.saturating_sub(micros(self.window));
-        self.live.retain(|_, at| *at > oldest);
-    }
-
     /// Writes what still counts to a new file and puts it in the old one's place, so that a crash
     /// leaves one or the other.
     fn rewrite(&mut self, now: i64) -> io::Result<()> {
-        self.prune(now);
+        self.reach.prune(&mut self.live, now);
         let mut text = self.clock.write(now);
+        text.push_str(&self.reach.write());
         for (id, at) in &self.live {
             writeln!(text, "s {id} {}", self.clock.to_unix(*at)).map_err(io::Error::other)?;
         }
@@ -371,7 +385,7 @@ fn read(path: &Path) -> io::Result<String> {
         file.read_exact(&mut first)?;
         // A line may begin the file, or the end of one that was torn.
         let line = first.strip_prefix(b"\n").unwrap_or(&first);
-        if !matches!(line, [b'c' | b'i' | b's' | b'r' | b'b' | b'p', b' ', ..]) {
+        if !matches!(line, [b'c' | b'w' | b'i' | b's' | b'r' | b'b' | b'p', b' ', ..]) {
             return Err(io::Error::new(
                 io::ErrorKind::FileTooLarge,
                 "larger than 64 MiB, and no state file",

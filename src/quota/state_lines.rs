@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::pacer::BucketState;
+use super::state_reach::Reach;
 use crate::clock::Reading;
 
 /// The clock that this process keeps its facts on, in microseconds: since boot where the system
@@ -137,6 +138,8 @@ pub(super) struct Replayed {
     pub(super) pause: Option<(i64, Duration)>,
     /// The clock that further lines would mean.
     pub(super) writer: Option<Clock>,
+    /// What the file is kept for; an older version does not say.
+    pub(super) reach: Option<Reach>,
 }
 
 /// Reads `text`; times are on this clock.
@@ -146,11 +149,16 @@ pub(super) fn replay(text: &str, attempt: Duration, clock: &Clock) -> Replayed {
         mut bucket,
         mut pause,
         mut writer,
+        mut reach,
     } = Replayed::default();
     // A line without its end is torn; what it says may be cut off.
     for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
         if let Some(words) = line.strip_prefix("c ") {
             writer = Clock::read(words).or(writer);
+            continue;
+        }
+        if let Some(words) = line.strip_prefix("w ") {
+            reach = Reach::read(words).or(reach);
             continue;
         }
         if let Some(words) = line.strip_prefix("b ") {
@@ -176,7 +184,11 @@ pub(super) fn replay(text: &str, attempt: Duration, clock: &Clock) -> Replayed {
         };
         let at = clock.translate(writer.as_ref(), at);
         match kind {
-            "i" => _ = live.insert(id, at.saturating_add(micros(attempt))),
+            "i" => {
+                // As long as who made the call allowed for, or those who read it.
+                let attempt = reach.map_or(attempt, |reach| reach.attempt.max(attempt));
+                live.insert(id, at.saturating_add(micros(attempt)));
+            }
             "s" => _ = live.insert(id, at),
             "r" => _ = live.remove(&id),
             _ => {}
@@ -187,6 +199,7 @@ pub(super) fn replay(text: &str, attempt: Duration, clock: &Clock) -> Replayed {
         bucket,
         pause,
         writer,
+        reach,
     }
 }
 

@@ -77,11 +77,13 @@ fn assert_valid(text: &str) {
             assert!(words.next().is_some_and(|boot| boot.len() >= 36), "{line:?}");
         }
         let numbers = words.filter(|word| word.parse::<i64>().is_ok()).count();
-        let expected = if kind == "b" { 4 } else { 2 };
-        assert!(
-            matches!(kind, "c" | "i" | "s" | "r" | "b") && numbers == expected,
-            "{line:?}"
-        );
+        let expected = match kind {
+            "b" => 4,
+            "w" => 3,
+            "c" | "i" | "s" | "r" => 2,
+            _ => panic!("{line:?}"),
+        };
+        assert_eq!(numbers, expected, "{line:?}");
     }
 }
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A key that only a restart can change ([`crate::config::Key::reload`]) keeps the value it started
-//! with, and that is said.
+//! with, and that is said. What is only right together with it waits too.
 //!
 //! Invariant: what runs is always one configuration that was right as a whole, and each request is
 //! answered by one.
@@ -66,8 +66,8 @@ pub struct Applied {
 
 /// What a document says, beside what runs.
 struct Difference {
-    /// What would run, with the pending keys as they are.
-    resolved: Resolved,
+    /// What would run, with the pending keys as they are; `None` when everything waits.
+    resolved: Option<Resolved>,
     /// What that would change.
     applied: Applied,
 }
@@ -151,12 +151,13 @@ impl Reloader {
         let made = self.0.current.load_full();
         let running = &made.config.settings;
         let Difference { resolved, applied } = difference(running, source, document)?;
-        if applied.changed.is_empty() {
+        let Some(resolved) = resolved.filter(|_| !applied.changed.is_empty()) else {
             self.0.configuration.runs(running.digest(), &applied.pending);
-        } else {
-            let next = made.next(&resolved).await?;
-            self.exchange(&made.config, Arc::new(next), &applied.pending).await?;
-        }
+            return Ok(applied);
+        };
+        self.0.configuration.awaits_restart(&applied.pending);
+        let next = made.next(&resolved).await?;
+        self.exchange(&made.config, Arc::new(next), &applied.pending).await?;
         Ok(applied)
     }
 
@@ -227,12 +228,23 @@ impl Reloader {
 fn difference(running: &Settings, source: &ConfigSource, document: &Document) -> Result<Difference, Mistakes> {
     let written = source.resolve(document)?;
     let differing = running.changed(&written.resolved.settings);
-    let is_fixed = |key: &&'static Key| running.is_fixed(key);
-    let (pending, changed): (Vec<_>, Vec<_>) = differing.into_iter().partition(is_fixed);
+    // An application and its secret belong together.
+    let waits_sign_in = differing.iter().any(|key| is_of_sign_in(key) && running.is_fixed(key));
+    let waits = |key: &&'static Key| running.is_fixed(key) || waits_sign_in && is_of_sign_in(key);
+    let (pending, changed): (Vec<_>, Vec<_>) = differing.iter().copied().partition(waits);
     let resolved = if pending.is_empty() {
-        written.resolved
+        Some(written.resolved)
     } else {
-        source.resolve_holding(document, &pending, running)?.resolved
+        // What is written is right as a whole: where a part of it is not, all of it waits.
+        source
+            .resolve_holding(document, &pending, running)
+            .ok()
+            .map(|held| held.resolved)
+    };
+    let (pending, changed) = if resolved.is_some() {
+        (pending, changed)
+    } else {
+        (differing, Vec::new())
     };
     let applied = Applied {
         changed,
@@ -242,7 +254,86 @@ fn difference(running: &Settings, source: &ConfigSource, document: &Document) ->
     Ok(Difference { resolved, applied })
 }
 
+/// Whether the key says who signs in, how or where.
+fn is_of_sign_in(key: &Key) -> bool {
+    key.section == "credentials" || key.path() == "defender.cloud"
+}
+
 fn paths(keys: &[&'static Key]) -> String {
     let paths: Vec<_> = keys.iter().map(|key| key.path()).collect();
     paths.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Environment;
+
+    const APPLICATION: &str = "11111111-2222-3333-4444-555555555555";
+    const OTHER: &str = "21111111-2222-3333-4444-555555555555";
+
+    fn document(file: &Path, kind: &str, client: &str, rest: &str) -> Document {
+        let text = format!(
+            "[store]\nurl = \"redis://127.0.0.1:9\"\n[credentials]\ntenant_id = \"contoso.example\"\n\
+             kind = {kind:?}\n{kind}_file = {file:?}\nclient_id = {client:?}\n{rest}"
+        );
+        let text = text.replace("workload_identity_file", "federated_token_file");
+        Document::new(Path::new("gateway.toml"), text)
+    }
+
+    /// The keys that change and those that wait, when the last document is written in place of the
+    /// first.
+    fn judged([before, after]: [&Document; 2], meanwhile: impl FnOnce()) -> [Vec<String>; 2] {
+        let source = ConfigSource::new(None, Environment::default());
+        let running = source.resolve(before).unwrap().resolved.settings;
+        meanwhile();
+        let Difference { applied, .. } = difference(&running, &source, after).unwrap();
+        [applied.changed, applied.pending].map(|keys| keys.iter().map(|key| key.path()).collect())
+    }
+
+    #[test]
+    fn credentials_of_another_identity_wait_as_a_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let [secret, other] = ["secret", "other"].map(|name| folder.path().join(name));
+        std::fs::write(&secret, "hunter2hunter2").unwrap();
+        std::fs::write(&other, "hunter3hunter3").unwrap();
+        let before = document(&secret, "client_secret", APPLICATION, "");
+        let ttl = "[cache]\nttl = \"20s\"\n";
+        let after = document(&other, "client_secret", OTHER, ttl);
+        let [changed, pending] = judged([&before, &after], || ());
+        assert_eq!(changed, ["cache.ttl"]);
+        assert_eq!(pending, ["credentials.client_id", "credentials.client_secret_file"]);
+
+        // Another secret of the same application is no other identity.
+        let after = document(&other, "client_secret", APPLICATION, "");
+        let [changed, pending] = judged([&before, &after], || ());
+        assert_eq!(changed, ["credentials.client_secret_file"]);
+        assert_eq!(pending, [""; 0]);
+
+        // Another kind needs other files.
+        let after = document(&other, "workload_identity", APPLICATION, ttl);
+        let [changed, pending] = judged([&before, &after], || ());
+        assert_eq!(changed, ["cache.ttl"]);
+        let all = ["kind", "client_secret_file", "federated_token_file"].map(|name| format!("credentials.{name}"));
+        assert_eq!(pending, all);
+    }
+
+    /// The file of the credentials before is gone, so they cannot be judged together with the rest.
+    #[test]
+    fn what_is_only_right_after_a_restart_waits_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let [secret, other] = ["secret", "other"].map(|name| folder.path().join(name));
+        std::fs::write(&secret, "hunter2hunter2").unwrap();
+        std::fs::write(&other, "hunter3hunter3").unwrap();
+        let before = document(&secret, "client_secret", APPLICATION, "");
+        let after = document(&other, "client_secret", OTHER, "[cache]\nttl = \"20s\"\n");
+        let [changed, pending] = judged([&before, &after], || std::fs::remove_file(&secret).unwrap());
+        assert_eq!(changed, [""; 0]);
+        assert_eq!(
+            pending,
+            ["credentials.client_id", "credentials.client_secret_file", "cache.ttl"]
+        );
+    }
 }

@@ -93,16 +93,19 @@ impl Configuration {
     pub(super) fn runs(&self, hash: String, pending: &[&'static Key]) {
         self.metrics.successful.set(1);
         self.metrics.loaded.set(self.wall.now().as_second() as f64);
-        let count = i64::try_from(pending.len()).unwrap_or(i64::MAX);
-        self.metrics.restart.set(count);
+        self.awaits_restart(pending);
         self.metrics.info.clear();
         self.metrics.info.get_or_create(&Info { hash: hash.clone() }).set(1);
-        *self.lock() = ReloadStatus {
-            hash,
-            since: Instant::now(),
-            pending: pending.iter().map(|key| key.path()).collect(),
-            refusal: None,
-        };
+        let mut status = self.lock();
+        (status.hash, status.since, status.refusal) = (hash, Instant::now(), None);
+    }
+
+    /// Of what is written now these keys wait for a restart, whatever becomes of the rest.
+    pub(super) fn awaits_restart(&self, pending: &[&'static Key]) {
+        self.metrics
+            .restart
+            .set(i64::try_from(pending.len()).unwrap_or(i64::MAX));
+        self.lock().pending = pending.iter().map(|key| key.path()).collect();
     }
 
     /// A reload went well.

@@ -145,7 +145,7 @@ impl LedgerReplica {
             // choice.
             _ => ChargeState::Past(now.checked_sub(messages::span(time)).unwrap_or(now)),
         };
-        let most = self.config.limits().iter().map(quota::Limit::calls).max().unwrap_or(0);
+        let (most, _) = self.config.memory();
         let has_room = self.charges.len() < most.saturating_mul(4).saturating_add(MORE_CHARGES);
         if (has_room || self.charges.contains_key(id)) && id.len() <= LONGEST_NAME {
             self.charges.insert(id.to_owned(), known);
@@ -154,7 +154,7 @@ impl LedgerReplica {
 
     /// Ends what nobody was heard of, and forgets what is outside every window.
     fn sweep(&mut self, now: Instant) {
-        let longest = self.config.limits().last().map_or(Duration::ZERO, quota::Limit::hold);
+        let (_, longest) = self.config.memory();
         self.charges.retain(|_, known| {
             if let ChargeState::Flying(latest) = *known
                 && latest <= now
@@ -235,7 +235,7 @@ mod tests {
     fn copy(now: Instant) -> LedgerReplica {
         let limit = quota::Limit::try_new(NonZeroU32::new(5).unwrap(), SECOND * 10).unwrap();
         let config = quota::Config::try_new(vec![limit], NonZeroU32::new(5).unwrap(), SECOND).unwrap();
-        LedgerReplica::new(config, SECOND * 3, now)
+        LedgerReplica::new(config.remembering(0, Duration::ZERO), SECOND * 3, now)
     }
 
     #[tokio::test(start_paused = true)]

@@ -112,7 +112,7 @@ impl SyncParams {
             window: micros(limit.window()),
             hold: micros(limit.hold()),
         };
-        let longest = config.limits().last().map_or(Duration::ZERO, quota::Limit::hold);
+        let (most, longest) = config.memory();
         Self {
             format: super::FORMAT,
             before: super::BEFORE,
@@ -123,7 +123,7 @@ impl SyncParams {
             unpaced: config.pacing == Pacing::None,
             attempt: micros(kept),
             keep: micros(longest),
-            most: config.limits().iter().map(quota::Limit::calls).max().unwrap_or(0),
+            most,
             ttl: micros((longest + kept) * 2 + timing.lease) / 1000,
             lease: micros(timing.lease),
             window: micros(timing.merge),

@@ -8,6 +8,7 @@ mod pacing;
 mod retune;
 mod state_file;
 mod state_file_size;
+mod state_reach;
 mod throttled;
 
 use std::num::NonZeroU32;

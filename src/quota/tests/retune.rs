@@ -178,5 +178,5 @@ fn a_window_that_reaches_further_back_than_memory_is_taken_to_be_as_full_as_it_c
     two.reconfigure(&config(&[(100, MINUTE), (3000, HOUR * 2)], 100), now);
     assert_eq!(two.windows(now)[1].used, 1);
     quota_state.reconfigure(&config(&[(100, MINUTE), (9000, HOUR * 6)], 100), now);
-    assert_eq!(quota_state.windows(now)[1].used, 1 + 3 * 1500);
+    assert_eq!(quota_state.windows(now)[1].used, 9000);
 }

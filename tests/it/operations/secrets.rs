@@ -2,7 +2,7 @@
 
 use defender_gateway::testing::scan::{Endpoint, Operation};
 
-use crate::support::Setup;
+use crate::support::{Answer, Setup};
 
 /// What the simulator's definitions hold.
 const SECRET: &str = "simulated~scan.password";
@@ -69,5 +69,29 @@ async fn who_wants_them_gets_them_from_the_upstream_each_time() {
     running.caller.fetch(&path(Operation::Agents)).await;
     running.caller.fetch(&path(Operation::Agents)).await;
     assert_eq!(running.simulator.calls().len(), 3);
+    running.finish().await;
+}
+
+/// A call under way was made for callers who were to get them.
+#[tokio::test]
+async fn who_comes_after_they_are_withheld_does_not_wait_for_a_call_of_before() {
+    let setup = Setup::new()
+        .region("eu", 1_500)
+        .write("definitions.pass_authentication_params", "true");
+    let running = setup
+        .simulator(|simulator| simulator.history.secrets = true)
+        .start()
+        .await;
+    let list = path(Operation::Definitions);
+    let has_secret = |answer: &Answer| answer.body.windows(SECRET.len()).any(|part| part == SECRET.as_bytes());
+    let after = async {
+        running.simulator.wait_for_calls(1).await.unwrap();
+        let changes = [("definitions.pass_authentication_params", "false")];
+        running.reload(&changes).await.unwrap();
+        running.caller().fetch(&list).await
+    };
+    let caller = running.caller();
+    let (before, after) = tokio::join!(caller.fetch(&list), after);
+    assert_eq!([has_secret(&before), has_secret(&after)], [true, false]);
     running.finish().await;
 }

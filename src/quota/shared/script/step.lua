@@ -180,10 +180,26 @@ local function heard_of(me)
   if is_known(me) then declare(step.me, me, wants) else me.again = true end
 end
 
+-- Calls that were forgotten because no limit needed them may count where this step's limits reach further back: they are taken to be as
+-- many as can.
+local function remember()
+  local keep, most = math.max(state.keep, step.keep), math.max(state.most, step.most)
+  if state.keep > 0 and (keep > state.keep or most > state.most) then
+    local since = state.last - state.keep
+    local first = count(PAST) >= state.most and redis.call('ZRANGE', PAST, -state.most, -state.most, 'WITHSCORES')
+    if first then since = math.max(since, tonumber(first[2])) end
+    local known = redis.call('ZCOUNT', PAST, string.format('%.0f', since), '+inf')
+    if since > now - keep then
+      for _ = known + 1, most do count_at(state.epoch .. '+' .. state.seq, since) end
+    end
+  end
+  state.keep, state.most = keep, most
+end
+
 local function run_step()
   if is_lost() then begin_epoch(state or { shift = 0, seq = 0, keep = 0, most = 0 }) end
   if step.epoch ~= state.epoch then return finish({ stale = true, epochs = state.epochs, server = run, doubted = state.doubted }) end
-  state.keep, state.most = math.max(state.keep, step.keep), math.max(state.most, step.most)
+  remember()
   if step.leave then return leave() end
   end_leases()
   local me = admit()

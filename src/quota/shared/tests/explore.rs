@@ -93,7 +93,8 @@ impl Explorer {
         // With no copy left the past is unknown, and only this assumption is safe.
         let config = quota::Config::try_new(limits.to_vec(), burst, ATTEMPT)
             .unwrap()
-            .unknown_past(UnknownPast::Full);
+            .unknown_past(UnknownPast::Full)
+            .remembering(0, Duration::ZERO);
         let store = crate::store::Config::new(Address::parse("redis://h").unwrap(), MS);
         let timing = Timing {
             idle: MS * 400,

@@ -232,6 +232,7 @@ impl Bench {
     fn new() -> Self {
         let limit = Limit::try_new(NonZeroU32::new(2).unwrap(), SECOND * 10).unwrap();
         let config = quota::Config::try_new(vec![limit], NonZeroU32::new(2).unwrap(), SECOND).unwrap();
+        let config = config.remembering(0, Duration::ZERO);
         let store = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
         let sharing = Config::new(store, Timing::new(SECOND), "test", "t", "a");
         let now = Instant::now();

@@ -16,3 +16,4 @@ mod replicas;
 mod store;
 mod throttle_hint;
 mod went_back;
+mod widened;

@@ -76,10 +76,19 @@ pub(super) struct Replicas {
     /// Steps that a frozen store has not taken yet, in their order, and by whom; `None` while it
     /// answers.
     frozen: Option<Vec<(usize, String)>>,
-    config: quota::Config,
+    /// Of those that come.
+    pub(super) config: quota::Config,
     sharing: Config,
     start: Instant,
     now: Instant,
+}
+
+/// The first window is the burst; no more is remembered than these limits need.
+pub(super) fn config(limits: &[(u32, Duration)], pacing: Pacing) -> quota::Config {
+    let limit = |&(calls, window): &(u32, Duration)| Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
+    let burst = NonZeroU32::new(limits[0].0).unwrap();
+    let config = quota::Config::try_new(limits.iter().map(limit).collect(), burst, SECOND * 10).unwrap();
+    config.pacing(pacing).remembering(0, Duration::ZERO)
 }
 
 impl Replicas {
@@ -90,12 +99,13 @@ impl Replicas {
 
     /// The same, with the longest window spread out or not.
     pub(super) fn paced(count: usize, limits: &[(u32, Duration)], pacing: Pacing) -> Self {
-        Self::over(count, limits, (pacing, UnknownPast::Empty), None)
+        Self::over(count, config(limits, pacing), None)
     }
 
     /// The same without pacing, but for as long as calls before their start may count.
     pub(super) fn slow_at_first(count: usize, limits: &[(u32, Duration)]) -> Self {
-        Self::over(count, limits, (Pacing::None, UnknownPast::Paced), None)
+        let config = config(limits, Pacing::None).unknown_past(UnknownPast::Paced);
+        Self::over(count, config, None)
     }
 
     /// Replicas each of whose steps is compared with one that does not end early.
@@ -104,7 +114,7 @@ impl Replicas {
             "me.call = step.call\n",
             "me.call = step.call redis.call('INCR', 'early')\n",
         );
-        let mut replicas = Self::over(count, limits, (pacing, UnknownPast::Empty), Some(counted));
+        let mut replicas = Self::over(count, config(limits, pacing), Some(counted));
         replicas.store.compare_with_whole_steps();
         replicas
     }
@@ -114,17 +124,8 @@ impl Replicas {
         self.store.ask::<Option<usize>>(&["GET", "early"]).unwrap_or(0)
     }
 
-    fn over(
-        count: usize,
-        limits: &[(u32, Duration)],
-        (pacing, past): (Pacing, UnknownPast),
-        change: Option<(&str, &str)>,
-    ) -> Self {
-        let limit =
-            |&(calls, window): &(u32, Duration)| Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
-        let burst = NonZeroU32::new(limits[0].0).unwrap();
-        let config = quota::Config::try_new(limits.iter().map(limit).collect(), burst, SECOND * 10).unwrap();
-        let config = config.pacing(pacing).unknown_past(past);
+    /// The same, with one part of the script changed.
+    pub(super) fn over(count: usize, config: quota::Config, change: Option<(&str, &str)>) -> Self {
         let address = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
         let sharing = Config::new(address, Timing::new(SECOND / 4), "test", "t", "a");
         let start = Instant::now() + SECOND * 7200;
