@@ -350,6 +350,7 @@ struct CountedOnDrop {
 }
 
 impl CountedOnDrop {
+    /// What answers the request after all, and is counted in place of what was found first.
     fn becomes(&mut self, lookup: Lookup) {
         self.lookup = lookup;
     }
