@@ -3,12 +3,12 @@
 //! A 5xx, a connection that is lost after the request was sent, or a response that is no answer of
 //! Defender's (a page, a redirect, an encoded body, a status without a meaning), may come from a
 //! host that is broken, or be what every host does with this request. One rule decides for all of
-//! them. A bad answer alone makes its host avoided for a moment, and its request goes to other hosts
-//! first for as long as nothing is known:
+//! them. A bad answer alone makes its host avoided for a moment, and its request goes to other
+//! hosts first for as long as nothing is known:
 //!
-//! * another host answers the same request: it was the host's fault. For a 5xx and a lost connection
-//!   that counts as one bad outcome, two of which eject a host without a good one; for a response
-//!   that is no answer the host is ejected;
+//! * another host answers the same request: it was the host's fault. For a 5xx and a lost
+//!   connection that counts as one bad outcome, two of which eject a host without a good one; for a
+//!   response that is no answer the host is ejected;
 //! * a host that gave a bad answer answers another request that was sent later: it was the
 //!   request's fault, at all hosts that gave it a bad answer, and counts for none of them;
 //! * neither, while three different requests, sent one after the other, got bad answers: the host

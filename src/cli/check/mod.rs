@@ -225,8 +225,8 @@ fn store(resolved: &Resolved) -> String {
     )
 }
 
-/// A warning when the store says that it may evict the ledger, or why it could not be asked, which is
-/// no mistake: it need not be reachable from here.
+/// A warning when the store says that it may evict the ledger, or why it could not be asked, which
+/// is no mistake: it need not be reachable from here.
 fn eviction(resolved: &Resolved) -> String {
     let Some((store, key)) = app::ledger(resolved) else {
         return String::new();

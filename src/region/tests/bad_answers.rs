@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{Behaviour, Fixture, ROUND, WAIT, pass};
 
-/// The kinds of bad answers: no answers of Defender's, statuses that say that there is none, and lost
-/// connections.
+/// The kinds of bad answers: no answers of Defender's, statuses that say that there is none, and
+/// lost connections.
 const KINDS: [Behaviour; 8] = [
     Behaviour::Page(200),
     Behaviour::Page(403),
