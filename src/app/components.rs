@@ -16,6 +16,7 @@ use super::token_limiters::{self, TokenLimiters};
 use super::{Error, ReloadError, settings};
 use crate::clock::Wall;
 use crate::config::{self, Key, Resolved, keys};
+use crate::memory::Shares;
 use crate::task::Tasks;
 use crate::telemetry::trace::{self, Exporter, Tracer};
 use crate::{
@@ -60,8 +61,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(config: &Resolved, environment: &HostEnvironment) -> Result<Self, Error> {
-        let shares = settings::shares(config, environment.machine);
+    fn of(config: &Resolved, environment: &HostEnvironment, shares: &Shares) -> Result<Self, Error> {
         let net = net::Config {
             receive_buffer: shares.receive_buffer(),
             ..settings::net(config, &environment.net)?
@@ -94,9 +94,10 @@ impl Components {
         tasks: &Tasks,
         root: &mut Registry,
     ) -> Result<(Self, Exporter), Error> {
-        let plan = Plan::of(config, &environment)?;
+        let memory = Memory::new(settings::shares(config, environment.machine));
+        let plan = Plan::of(config, &environment, &memory.shares)?;
         let net = connections(&plan.net, &environment)?;
-        let (context, exporter) = shared_context(config, &plan, &net, environment, tasks, root)?;
+        let (context, exporter) = shared_context(config, &plan, &net, environment, memory, tasks, root)?;
         let token_source = context.token_source(config, plan.token, &net, context.metrics.token.clone());
         let region_client = region_client(&net, config);
         let regions = context.regions(plan.regions, region::Metrics::register(root), &region_client);
@@ -152,9 +153,10 @@ impl Components {
     /// # Errors
     /// A file cannot be used, a part refuses its settings, or the new credentials bring no token.
     pub(super) async fn next(&self, config: &Resolved) -> Result<Self, ReloadError> {
-        let changes = Changes::between(&self.config, config);
         let context = &self.context;
-        let plan = Plan::of(config, &context.environment)?;
+        let plan_of = |config| Plan::of(config, &context.environment, &context.memory.shares);
+        let (before, plan) = (plan_of(&self.config)?, plan_of(config)?);
+        let changes = Changes::between(&self.config, config);
         let mut next = Self {
             config: config.clone(),
             limiter: plan.limiter,
@@ -162,7 +164,8 @@ impl Components {
             registration: self.registration + u64::from(!self.has_identity_of(config)),
             ..self.clone()
         };
-        let other_net = changes.any(&["defender.via_proxy", "defender.ca_file"]);
+        // The content of the file is no part of these settings.
+        let other_net = plan.net != before.net || changes.any(&["defender.ca_file"]);
         if other_net {
             next.net = connections(&plan.net, &context.environment)?;
         }
@@ -174,11 +177,11 @@ impl Components {
                 next.token_source.part.bearer(Instant::now() + SIGN_IN_PATIENCE).await?;
             }
         }
-        let other_way = other_net || changes.any(&["defender.h2c"]);
+        let other_way = other_net || config.defender.h2c != self.config.defender.h2c;
         if other_way {
             next.region_client = region_client(&next.net, config);
         }
-        let other_regions = other_way || changes.any(&["defender.cloud", "defender.region", "defender.regions"]);
+        let other_regions = other_way || plan.regions != before.regions;
         if other_regions {
             let metrics = self.regions.part.metrics().succeed();
             next.regions = context.regions(plan.regions, metrics, &next.region_client);
@@ -186,7 +189,7 @@ impl Components {
             next.regions.part.measured().await;
             next.calls = self.calls.of_regions(next.regions.part.labels());
         }
-        let other_profile = !self.has_identity_of(config) || changes.any(&["merge.known_rows"]);
+        let other_profile = !self.has_identity_of(config) || config.merge.known_rows != self.config.merge.known_rows;
         if other_profile {
             next.upstream_profile = Arc::new(scan::UpstreamProfile::new(config.merge.known_rows));
         }
@@ -195,9 +198,10 @@ impl Components {
             next.merge_memory = context.remember_merging(config, &next.upstream_profile);
         }
         // A call of before may bring credentials of scanners that are to reach nobody from now on.
-        let other_answers = changes.any(&["definitions.pass_authentication_params"]);
+        let (before, now) = (&self.config.definitions, &config.definitions);
+        let other_answers = before.pass_authentication_params != now.pass_authentication_params;
         next.share_answers(self, plan.attempt, !other_sign_in && !other_regions && !other_answers);
-        if changes.any(&["callers.limit"]) {
+        if config.callers.limit != self.config.callers.limit {
             next.fair_use = context.fair_use(config);
         }
         let [before, reading] = [&self.config, config].map(|of| settings::read(of, &context.memory.shares));
@@ -313,6 +317,7 @@ fn shared_context(
     plan: &Plan,
     net: &net::Client,
     environment: HostEnvironment,
+    memory: Memory,
     tasks: &Tasks,
     root: &mut Registry,
 ) -> Result<(SharedContext, Exporter), Error> {
@@ -334,7 +339,7 @@ fn shared_context(
         token_limiters: TokenLimiters::open(plan.limiter.clone(), own, wall.clone(), tasks, metrics.queue.clone()),
         tasks: tasks.clone(),
         wall,
-        memory: Memory::new(settings::shares(config, environment.machine)),
+        memory,
         environment,
         metrics,
         merge_turns: MergeTurns::default(),

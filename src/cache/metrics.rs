@@ -106,6 +106,7 @@ impl CountedOnDrop {
         Self { cache, lookup }
     }
 
+    /// What answers the request after all, and is counted in place of what was found first.
     pub(super) fn becomes(&mut self, lookup: Lookup) {
         self.lookup = lookup;
     }

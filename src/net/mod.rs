@@ -48,7 +48,7 @@ pub use proxy::Proxy;
 pub type Exchange = BoxCloneSyncService<http::Request<Bytes>, http::Response<Bytes>, BoxError>;
 
 /// Settings of a [`Client`] and its connections.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// A PEM file with additional CA certificates, trusted besides the built-in Mozilla roots. It
     /// is read once.

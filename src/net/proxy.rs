@@ -12,7 +12,7 @@ use url::{Host, Url};
 use crate::net::Network;
 
 /// An HTTP proxy that tunnels `https` connections (`CONNECT`).
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Proxy {
     host: String,
     port: u16,
@@ -94,13 +94,13 @@ impl fmt::Debug for Proxy {
 }
 
 /// One entry of `NO_PROXY`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Rule {
     what: What,
     port: Option<u16>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 enum What {
     Everything,
     Network(Network),

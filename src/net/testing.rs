@@ -36,6 +36,11 @@ pub(crate) fn no_answer(authority: &str) -> Error {
     Error::new(&authority.into(), Kind::HeadTimeout)
 }
 
+/// The failure of an exchange with `authority` whose connection was lost.
+pub(crate) fn lost(authority: &str) -> Error {
+    Error::new(&authority.into(), Kind::BodyLost("reset".into()))
+}
+
 /// The failure of an exchange with `authority` whose answer there was no memory for.
 pub(crate) fn no_memory(authority: &str) -> Error {
     Error::new(&authority.into(), Kind::NoMemory(Exhausted { of: "tests" }))

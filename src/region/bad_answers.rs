@@ -1,13 +1,14 @@
 //! Whose fault bad answers are: the host's, or the request's.
 //!
-//! A 5xx, or a response that is no answer of Defender's, may come from a host that is broken, or be
-//! what every host says to this request. One rule decides for both kinds. A bad answer alone makes
-//! its host avoided for a moment, and its request goes to other hosts first for as long as nothing
-//! is known:
+//! A 5xx, a connection that is lost after the request was sent, or a response that is no answer of
+//! Defender's (a page, a redirect, an encoded body, a status without a meaning), may come from a
+//! host that is broken, or be what every host does with this request. One rule decides for all of
+//! them. A bad answer alone makes its host avoided for a moment, and its request goes to other
+//! hosts first for as long as nothing is known:
 //!
-//! * another host answers the same request: it was the host's fault. For a 5xx that counts as one
-//!   bad outcome, two of which eject a host without a good one; for a response that is no answer
-//!   the host is ejected;
+//! * another host answers the same request: it was the host's fault. For a 5xx and a lost
+//!   connection that counts as one bad outcome, two of which eject a host without a good one; for a
+//!   response that is no answer the host is ejected;
 //! * a host that gave a bad answer answers another request that was sent later: it was the
 //!   request's fault, at all hosts that gave it a bad answer, and counts for none of them;
 //! * neither, while three different requests, sent one after the other, got bad answers: the host
@@ -17,10 +18,12 @@
 //! nothing is found out also when others are as broken, and with one host, which nothing can be
 //! compared with, only the third case ejects.
 //!
-//! What ends a call without a response that can be read goes by another rule, that of
-//! [`Health::bad_answer`](crate::region::health::Health::bad_answer): lost connections, timeouts,
-//! redirects, encoded bodies and statuses without a meaning count against the host whatever others
-//! do, and three within two minutes eject it if they are a fifth of its outcomes.
+//! Two kinds go by another rule, that of
+//! [`Health::bad_answer`](crate::region::health::Health::bad_answer): they count against the host
+//! whatever others do, and three within two minutes eject it if they are a fifth of its outcomes. A
+//! host that did not take the request has not seen what might be wrong with it. After a timeout an
+//! answer of another host says little, since that one may only have had more time, and its being
+//! slow, too, is no excuse for a host that is silent; `outlier` compares how long they take.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -44,7 +47,8 @@ pub(super) struct BadAnswers(VecDeque<BadAnswer>);
 struct BadAnswer {
     request: u64,
     at: Instant,
-    /// Whether it was no answer of Defender's, and not one that says that there is none.
+    /// Whether it was no answer of Defender's: neither one that says that there is none, nor a lost
+    /// connection.
     invalid: bool,
     /// Whether its call began after the bad answer before it had come: those of calls that were
     /// under way together count as one.
@@ -125,7 +129,7 @@ impl BadAnswer {
 }
 
 impl State {
-    /// A host could not answer, or (`invalid`) sent no answer of Defender's.
+    /// A host could not answer, lost the connection, or (`invalid`) sent no answer of Defender's.
     pub(super) fn on_bad_answer(&mut self, call: &SelectedHost, invalid: bool, now: Instant) {
         // It may come after the answer that excused the request, which its host never sees.
         let known = |host: &Host| host.bad_answers.excused(call.request, now);

@@ -216,12 +216,11 @@ impl HostSelector {
 
     /// Reports that a call to `choice` failed through the host's fault.
     pub(super) fn failed(&self, choice: &SelectedHost, fault: Fault) {
-        self.change(|state, now| {
-            let health = &mut state.hosts[choice.index].health;
-            match fault {
-                Fault::Connection => health.connection_failed(choice.at, now),
-                Fault::BadAnswer => health.bad_answer(now),
-            }
+        self.change(|state, now| match fault {
+            Fault::Connection => state.hosts[choice.index].health.connection_failed(choice.at, now),
+            Fault::NoAnswer => state.hosts[choice.index].health.bad_answer(now),
+            Fault::Lost => state.on_bad_answer(choice, false, now),
+            Fault::InvalidResponse => state.on_bad_answer(choice, true, now),
         });
         self.shared.wake[choice.index].notify_one();
     }

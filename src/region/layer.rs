@@ -158,8 +158,13 @@ pub struct Error {
 pub enum Fault {
     /// No connection: the host is ejected at once.
     Connection,
-    /// It connected, but sent no usable answer: it is ejected when that happens too often.
-    BadAnswer,
+    /// It did not take the request, or did not answer in time: it is ejected when that happens too
+    /// often.
+    NoAnswer,
+    /// The connection was lost after it had taken the request.
+    Lost,
+    /// Its response cannot be read as an answer.
+    InvalidResponse,
 }
 
 /// What a failure at the host with this base address says about it; `None` when the host is not at
@@ -176,11 +181,17 @@ fn classify(failure: &Failure, base: &Url) -> Option<Fault> {
             // The host answered. It was this gateway that had no memory for the answer, or reads
             // none that is so long, and another host's would be as long.
             net::Kind::NoMemory(_) | net::Kind::BodyTooLarge { .. } => None,
-            _ => Some(Fault::BadAnswer),
+            net::Kind::Lost(_) | net::Kind::BodyLost(_) => Some(Fault::Lost),
+            net::Kind::NotSent(_)
+            | net::Kind::NotProcessed(_)
+            | net::Kind::Unsendable
+            | net::Kind::HeadTimeout
+            | net::Kind::BodyTimeout => Some(Fault::NoAnswer),
         };
     }
-    // The response was no answer: a redirect, or an encoding that was not asked for.
-    (failure.delivery == Delivery::Answered && failure.answer.is_none()).then_some(Fault::BadAnswer)
+    // The response was no answer: a redirect, a status without a meaning, or an encoding that was
+    // not asked for.
+    (failure.delivery == Delivery::Answered && failure.answer.is_none()).then_some(Fault::InvalidResponse)
 }
 
 /// `host:port`, as in [`net::Error::authority`].
@@ -220,7 +231,7 @@ mod tests {
         };
         for (host, delivery, fault) in [
             ("gone.test", Delivery::NotSent, Fault::Connection),
-            ("closing.test", Delivery::Unknown, Fault::BadAnswer),
+            ("closing.test", Delivery::Unknown, Fault::Lost),
         ] {
             let request = http::Request::get(format!("http://{host}:8443/"))
                 .body(bytes::Bytes::new())
@@ -264,7 +275,7 @@ mod tests {
         let base = "https://eu.test".parse().unwrap();
         assert_eq!(
             classify(&failure(Delivery::Answered, "redirect".into()), &base),
-            Some(Fault::BadAnswer)
+            Some(Fault::InvalidResponse)
         );
         assert_eq!(classify(&failure(Delivery::NotSent, "no token".into()), &base), None);
     }

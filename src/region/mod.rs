@@ -51,7 +51,7 @@ pub struct Candidate {
 }
 
 /// Settings of a [`HostSelector`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     candidates: Vec<Candidate>,
     /// The time between two probes of a host, give or take a tenth. 30 s notices a change of
@@ -72,7 +72,7 @@ pub struct Config {
 }
 
 /// How long a host is ejected: it doubles from the first time to the longest.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {
     /// The first time.
     pub first: Duration,

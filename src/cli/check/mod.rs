@@ -10,6 +10,7 @@ use super::{Check, Error, print};
 use crate::app;
 use crate::config::{self, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, show_duration, show_size};
 use crate::store::Eviction;
+use crate::telemetry::log::chain;
 use crate::token::Credential;
 
 /// Reads the configuration, prints a summary or all of it to stdout. Starts nothing.
@@ -223,8 +224,8 @@ fn store(resolved: &Resolved) -> String {
     )
 }
 
-/// A warning when the store answers and says that it may evict the ledger. What else there is to
-/// say of the store does not need it.
+/// A warning when the store says that it may evict the ledger, or why it could not be asked, which
+/// is no mistake: it need not be reachable from here.
 fn eviction(resolved: &Resolved) -> String {
     let Some((store, key)) = app::ledger(resolved) else {
         return String::new();
@@ -232,13 +233,14 @@ fn eviction(resolved: &Resolved) -> String {
     let asked = block_on_one(async {
         Eviction::of(&store, &key)
             .await
-            .map_err(|error| Error::failed("cannot ask the store", error))
+            .map_err(|error| Error::failed("it could not be asked what it evicts", error))
     });
     match asked {
         Ok(eviction) if eviction.takes_any_key() => format!(
             "; its maxmemory-policy {} may evict the ledger of the quota: set noeviction or volatile-lru",
             eviction.policy
         ),
-        _ => String::new(),
+        Ok(_) => String::new(),
+        Err(error) => format!("; {}", chain(&error)),
     }
 }

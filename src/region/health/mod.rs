@@ -181,8 +181,8 @@ impl Health {
         self.leave(HealthState::Down, self.down, now);
     }
 
-    /// A bad answer, or none: the host is avoided for a moment, and ejected when it happens too
-    /// often, or again soon after it came back.
+    /// A bad answer that is the host's fault, or none: the host is avoided for a moment, and
+    /// ejected when it happens too often, or again soon after it came back.
     pub(super) fn bad_answer(&mut self, now: Instant) {
         self.record(now, true);
         self.avoid(now);

@@ -5,8 +5,18 @@ use std::time::Duration;
 
 use super::{Behaviour, Fixture, ROUND, WAIT, pass};
 
-/// The kinds of bad answers: no answers of Defender's, and statuses that say that there is none.
-const STATUSES: [u16; 6] = [200, 403, 404, 500, 501, 503];
+/// The kinds of bad answers: no answers of Defender's, statuses that say that there is none, and
+/// lost connections.
+const KINDS: [Behaviour; 8] = [
+    Behaviour::Page(200),
+    Behaviour::Page(403),
+    Behaviour::Page(404),
+    Behaviour::Page(500),
+    Behaviour::Page(501),
+    Behaviour::Page(503),
+    Behaviour::Redirecting,
+    Behaviour::Losing(1),
+];
 
 fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -30,12 +40,12 @@ async fn three() -> Fixture {
 #[tokio::test(start_paused = true)]
 async fn a_third_host_that_works_is_found_behind_two_that_do_not() {
     // A 501 says that asking again does not help, so no other host is asked at once.
-    for status in STATUSES.into_iter().filter(|status| *status != 501) {
+    for bad in KINDS.into_iter().filter(|bad| *bad != Behaviour::Page(501)) {
         // The same request again and again, and another one each time; often, and seldom.
         for (is_same, every) in [(true, 0), (false, 0), (true, 5), (false, 5), (true, 30), (false, 30)] {
             let fixture = three().await;
             for host in ["eu", "us"] {
-                fixture.network.set(host, Behaviour::Page(status));
+                fixture.network.set(host, bad);
             }
             let mut failed = 0;
             let mut latest = None;
@@ -46,36 +56,36 @@ async fn a_third_host_that_works_is_found_behind_two_that_do_not() {
                 failed += u32::from(latest.is_none());
                 pass(secs(every)).await;
             }
-            println!("{status}, same {is_same}, every {every} s: {failed} of 20 failed");
-            assert!(failed <= 6, "{status}, same {is_same}, every {every} s: {failed}");
-            assert_eq!(latest, Some(200), "{status}, same {is_same}, every {every} s");
+            println!("{bad:?}, same {is_same}, every {every} s: {failed} of 20 failed");
+            assert!(failed <= 6, "{bad:?}, same {is_same}, every {every} s: {failed}");
+            assert_eq!(latest, Some(200), "{bad:?}, same {is_same}, every {every} s");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_no_host_can_answer_ejects_none_while_others_are_answered() {
-    for status in STATUSES {
+    for bad in KINDS {
         for is_same in [true, false] {
             let fixture = three().await;
             // One such request every half minute, among some that are answered.
             for round in 0..30 {
                 let hopeless = if is_same { "x".to_owned() } else { format!("x-{round}") };
-                fixture.network.cannot_answer(&hopeless, status, Duration::ZERO);
+                fixture.network.cannot_answer(&hopeless, bad, Duration::ZERO);
                 let _ = fixture.ask_for(&hopeless, WAIT).await;
-                assert!(fixture.network.called().len() <= 2, "{status}");
+                assert!(fixture.network.called().len() <= 2, "{bad:?}");
                 for _ in 0..2 {
                     pass(secs(10)).await;
                     assert_eq!(fixture.status(&fixture.fresh()).await, Some(200));
                     assert_eq!(
                         fixture.network.called(),
                         ["eu"],
-                        "{status}: the others stay at the nearest"
+                        "{bad:?}: the others stay at the nearest"
                     );
                 }
                 pass(secs(10)).await;
                 for host in ["eu", "us", "uk"] {
-                    assert!(fixture.healthy(host), "{status}, {host}, round {round}");
+                    assert!(fixture.healthy(host), "{bad:?}, {host}, round {round}");
                 }
             }
         }
@@ -84,18 +94,18 @@ async fn a_request_that_no_host_can_answer_ejects_none_while_others_are_answered
 
 #[tokio::test(start_paused = true)]
 async fn several_such_requests_at_once_count_as_one() {
-    for status in STATUSES {
+    for bad in KINDS {
         let fixture = three().await;
         for _ in 0..10 {
             let ids: Vec<_> = (0..5).map(|_| fixture.fresh()).collect();
             for id in &ids {
-                fixture.network.cannot_answer(id, status, Duration::ZERO);
+                fixture.network.cannot_answer(id, bad, Duration::ZERO);
             }
             futures_util::future::join_all(ids.iter().map(|id| fixture.ask_for(id, WAIT))).await;
             pass(secs(5)).await;
             assert_eq!(fixture.status(&fixture.fresh()).await, Some(200));
             for host in ["eu", "us", "uk"] {
-                assert!(fixture.healthy(host), "{status}, {host}");
+                assert!(fixture.healthy(host), "{bad:?}, {host}");
             }
         }
     }
@@ -103,47 +113,47 @@ async fn several_such_requests_at_once_count_as_one() {
 
 #[tokio::test(start_paused = true)]
 async fn hosts_that_answer_nothing_are_all_ejected_and_come_back() {
-    for status in STATUSES {
+    for bad in KINDS {
         let fixture = three().await;
         for host in ["eu", "us", "uk"] {
-            fixture.network.set(host, Behaviour::Page(status));
+            fixture.network.set(host, bad);
         }
         for _ in 0..20 {
             let _ = fixture.ask_for(&fixture.fresh(), WAIT).await;
             pass(secs(1)).await;
         }
         for host in ["eu", "us", "uk"] {
-            assert!(!fixture.healthy(host), "{status}, {host}");
+            assert!(!fixture.healthy(host), "{bad:?}, {host}");
         }
         for (host, ms) in [("eu", 10), ("us", 80), ("uk", 150)] {
             fixture.network.set(host, Behaviour::Up(ms));
         }
         pass(secs(61)).await;
-        assert_eq!(fixture.status(&fixture.fresh()).await, Some(200), "{status}");
-        assert_eq!(fixture.selected(), "eu", "{status}");
+        assert_eq!(fixture.status(&fixture.fresh()).await, Some(200), "{bad:?}");
+        assert_eq!(fixture.selected(), "eu", "{bad:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_host_is_well_while_it_answers_others_and_not_when_it_answers_nobody() {
-    for status in STATUSES {
+    for bad in KINDS {
         let fixture = Fixture::new([("eu", Behaviour::Up(10))]);
         pass(ROUND).await;
-        fixture.network.cannot_answer("x", status, Duration::ZERO);
+        fixture.network.cannot_answer("x", bad, Duration::ZERO);
         for _ in 0..20 {
             // The one that fails is asked for more often than any other.
             for _ in 0..3 {
                 let _ = fixture.ask_for("x", WAIT).await;
                 pass(secs(10)).await;
             }
-            assert!(fixture.healthy("eu"), "{status}");
+            assert!(fixture.healthy("eu"), "{bad:?}");
             assert_eq!(fixture.status(&fixture.fresh()).await, Some(200));
         }
-        fixture.network.set("eu", Behaviour::Page(status));
+        fixture.network.set("eu", bad);
         for _ in 0..3 {
             let _ = fixture.ask_for(&fixture.fresh(), WAIT).await;
         }
-        assert!(!fixture.healthy("eu"), "{status}");
+        assert!(!fixture.healthy("eu"), "{bad:?}");
     }
 }
 
@@ -165,13 +175,13 @@ async fn a_host_that_fails_every_third_time_is_ejected_for_one_that_does_not() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_no_host_can_answer_ejects_none_when_its_bad_answers_come_late() {
     // A 501 is not asked for again.
-    for status in STATUSES.into_iter().filter(|status| *status != 501) {
+    for bad in KINDS.into_iter().filter(|bad| *bad != Behaviour::Page(501)) {
         let fixture = three().await;
         for round in 0..12 {
             let hopeless = format!("x-{round}");
             fixture
                 .network
-                .cannot_answer(&hopeless, status, Duration::from_millis(2500));
+                .cannot_answer(&hopeless, bad, Duration::from_millis(2500));
             let others = async {
                 // The nearest is preferred again, and the other host has not answered yet.
                 pass(Duration::from_millis(4800)).await;
@@ -179,10 +189,10 @@ async fn a_request_that_no_host_can_answer_ejects_none_when_its_bad_answers_come
             };
             let (_, answered) = tokio::join!(fixture.ask_for(&hopeless, WAIT), others);
             assert_eq!(answered, Some(200));
-            assert_eq!(fixture.network.counted(["eu", "us"]), [2, 1], "{status}, round {round}");
+            assert_eq!(fixture.network.counted(["eu", "us"]), [2, 1], "{bad:?}, round {round}");
             pass(secs(10)).await;
             for host in ["eu", "us", "uk"] {
-                assert!(fixture.healthy(host), "{status}, {host}, round {round}");
+                assert!(fixture.healthy(host), "{bad:?}, {host}, round {round}");
             }
         }
     }

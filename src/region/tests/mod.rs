@@ -21,7 +21,7 @@ use crate::BoxError;
 use crate::attempt::{Attempt, Charged, Delivery, Failure, QueuePosition, Retries, RetryHint, Routed};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::middleware::{self, Middleware as _, Next};
-use crate::net::testing::{no_answer, no_connection};
+use crate::net::testing::{lost, no_answer, no_connection};
 use crate::region::ConfigError;
 use crate::region::{Candidate, Config, HostSelector, Metrics, Probe};
 use crate::scan::{Endpoint, Headers, Request, UpstreamResponse};
@@ -29,7 +29,7 @@ use crate::task::Tasks;
 use crate::upstream::Retry;
 
 /// How a host behaves.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Behaviour {
     /// Connects after this many milliseconds and answers.
     Up(u64),
@@ -52,6 +52,8 @@ enum Behaviour {
     Patchy,
     /// Connects at once, and answers with a page.
     Page(u16),
+    /// Connects at once, and redirects.
+    Redirecting,
     /// Connects at once, and rejects every token.
     Rejecting,
 }
@@ -64,8 +66,8 @@ const HEAD: Duration = Duration::from_secs(45);
 struct Network {
     hosts: Arc<Mutex<HashMap<String, Behaviour>>>,
     calls: Arc<Mutex<Vec<String>>>,
-    /// Ids that every host answers with this status and a page, after this time.
-    hopeless: Arc<Mutex<HashMap<String, (u16, Duration)>>>,
+    /// Ids with which every host does this, after this time.
+    hopeless: Arc<Mutex<HashMap<String, (Behaviour, Duration)>>>,
     /// For each host, so that the same test sees the same noise.
     noise: Arc<Mutex<HashMap<String, u64>>>,
 }
@@ -75,9 +77,9 @@ impl Network {
         self.hosts.lock().unwrap().insert(format!("{host}.test"), is);
     }
 
-    /// Every host answers requests for this id with this status and a page, after this time.
-    fn cannot_answer(&self, id: &str, status: u16, after: Duration) {
-        self.hopeless.lock().unwrap().insert(id.into(), (status, after));
+    /// Every host does this with requests for this id, after this time.
+    fn cannot_answer(&self, id: &str, bad: Behaviour, after: Duration) {
+        self.hopeless.lock().unwrap().insert(id.into(), (bad, after));
     }
 
     async fn connect(&self, base: &Url) -> Result<(Behaviour, Duration), BoxError> {
@@ -90,7 +92,12 @@ impl Network {
                 reason = "small and positive"
             )]
             Behaviour::Noisy(ms) => (ms as f64 * (0.7 + 0.6 * self.noise(base))) as u64,
-            Behaviour::Slow(_) | Behaviour::Silent | Behaviour::Patchy | Behaviour::Page(_) | Behaviour::Rejecting => 1,
+            Behaviour::Slow(_)
+            | Behaviour::Silent
+            | Behaviour::Patchy
+            | Behaviour::Page(_)
+            | Behaviour::Redirecting
+            | Behaviour::Rejecting => 1,
             Behaviour::Refused => return Err(no_connection(&authority(base)).into()),
             Behaviour::BlackHole => {
                 tokio::time::sleep(Duration::from_secs(3)).await;
@@ -119,9 +126,6 @@ impl Network {
             .connect(&routed.base)
             .await
             .map_err(|error| failure(Delivery::NotSent, error))?;
-        if matches!(is, Behaviour::Losing(_)) {
-            return Err(failure(Delivery::Unknown, no_answer(&authority(&routed.base)).into()));
-        }
         let id = routed.charged.request.ids().next().unwrap();
         let hopeless = self.hopeless.lock().unwrap().get(id).copied();
         let takes = match is {
@@ -141,8 +145,9 @@ impl Network {
                 ..failure(Delivery::Unknown, no_answer(&authority(&routed.base)).into())
             });
         }
-        let is = hopeless.map_or(is, |(status, _)| Behaviour::Page(status));
-        let (status, body) = match is {
+        let (status, body) = match hopeless.map_or(is, |(bad, _)| bad) {
+            Behaviour::Losing(_) => return Err(failure(Delivery::Unknown, lost(&authority(&routed.base)).into())),
+            Behaviour::Redirecting => return Err(failure(Delivery::Answered, "a redirect".into())),
             Behaviour::Busy(_) => (503, "busy"),
             Behaviour::Page(status) => (status, "<html>web app is stopped</html>"),
             Behaviour::Rejecting => (401, ""),

@@ -21,6 +21,23 @@ pub(super) struct Received {
     _share: Option<Reservation>,
 }
 
+impl Received {
+    /// The body that arrived in one piece, or joined of several.
+    fn whole(at_once: Bytes, slow: Option<Box<SlowBody>>) -> Self {
+        let (bytes, reservation) = match slow.map(|slow| *slow) {
+            // All or most of it arrived after a wait.
+            Some(SlowBody {
+                joined, reservation, ..
+            }) if !joined.is_empty() => (joined.freeze(), Some(reservation)),
+            _ => (at_once, None),
+        };
+        Self {
+            bytes,
+            _share: reservation,
+        }
+    }
+}
+
 pin_project! {
     /// A body that is being read. If the announced length is too large it is rejected unread,
     /// otherwise as soon as it exceeds the limit.
@@ -136,18 +153,8 @@ where
                 return Poll::Ready(Err(RequestError::Busy));
             }
         }
-        let bytes = std::mem::take(this.received);
-        let (bytes, reservation) = match this.slow.take().map(|slow| *slow) {
-            // All or most of it arrived after a wait.
-            Some(SlowBody {
-                joined, reservation, ..
-            }) if !joined.is_empty() => (joined.freeze(), Some(reservation)),
-            _ => (bytes, None),
-        };
-        Poll::Ready(Ok(Received {
-            bytes,
-            _share: reservation,
-        }))
+        let at_once = std::mem::take(this.received);
+        Poll::Ready(Ok(Received::whole(at_once, this.slow.take())))
     }
 }
 

@@ -77,17 +77,23 @@ fn calls_are_remembered_in_the_store_when_there_is_one() {
     let path = folder.path().join("gateway.toml");
     let state_file = folder.path().join("state");
     let file = format!("[quota]\nstate_file = {:?}\n", state_file.display().to_string());
-    // Nobody listens there, which is no mistake.
-    for (store, said) in [
-        ("", format!("remembered in {}, unknown", state_file.display())),
+    // Nobody listens there, which is no mistake, but is said.
+    let refused = "quota and answers; it could not be asked what it evicts: the store failed: Connection refused";
+    for (store, said, asked) in [
+        (
+            "",
+            format!("remembered in {}, unknown", state_file.display()),
+            "none: this process alone\n",
+        ),
         (
             "[store]\nurl = \"redis://127.0.0.1:1\"\n",
             format!("remembered in the store and not in {}, unknown", state_file.display()),
+            refused,
         ),
     ] {
         fs::write(&path, format!("{file}{store}")).unwrap();
         let text = stdout(&check(&path, &super::SIGN_IN));
-        assert!(text.contains(&said), "{text}");
+        assert!(text.contains(&said) && text.contains(asked), "{text}");
     }
 }
 
