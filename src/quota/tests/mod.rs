@@ -3,12 +3,14 @@
 mod day;
 mod endings;
 mod forecast;
+mod layer;
 mod ledger;
 mod pacing;
 mod retune;
 mod state_file;
 mod state_file_size;
 mod throttled;
+mod wakes;
 
 use std::num::NonZeroU32;
 use std::time::Duration;
