@@ -322,12 +322,20 @@ impl Drop for RefreshGuard {
 mod tests {
     use super::super::tests::fixture::call;
     use super::*;
+    use crate::operation::Operation;
+    use crate::scan::Endpoint;
 
     #[tokio::test(start_paused = true)]
     async fn the_stalest_comes_first_and_few_wait() {
         let queue = RefreshQueue::default();
         let at = |seconds| Instant::now() + Duration::from_secs(seconds);
         let ask = |id: &str| call(id, CacheDirectives::default());
+        let session = Request::plain(Endpoint::latest(Operation::HistoryBySession), ["s"]).unwrap();
+        let session = Call {
+            request: Arc::new(session),
+            ..ask("s")
+        };
+        queue.push(&session, at(0));
         for (id, seconds) in [("b", 2), ("a", 1), ("c", 3), ("a", 9)] {
             queue.push(&ask(id), at(seconds));
         }
@@ -336,6 +344,7 @@ mod tests {
             order.extend(call.request.ids().map(str::to_owned));
         }
         assert_eq!(order, ["b", "c", "a"]);
+        assert!(queue.pop_stalest(session.request.payer()).is_some(), "of another payer");
         let long = "x".repeat(100);
         for n in 0..20_000 {
             queue.push(&ask(&format!("{n}{long}")), at(0));
@@ -343,6 +352,14 @@ mod tests {
         let count = std::iter::from_fn(|| queue.pop_stalest(Payer::HISTORY)).count();
         assert_eq!(count, RefreshQueue::MAX_REQUESTS);
         assert_eq!(queue.0.lock().unwrap().bytes, 0);
+        for n in 0..1_000 {
+            let ids: Vec<_> = (0..20).map(|id| format!("{n}.{id}{long}")).collect();
+            let request = Request::plain(Endpoint::HISTORY, ids.iter().map(String::as_str)).unwrap();
+            let request = Arc::new(request);
+            queue.push(&Call { request, ..ask("x") }, at(0));
+        }
+        let bytes = queue.0.lock().unwrap().bytes;
+        assert!(bytes > 1_000_000 && bytes <= RefreshQueue::MAX_KEY_BYTES, "{bytes}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -172,5 +172,11 @@ mod tests {
             limit.check(&Name::new("0")).is_ok(),
             "while all are taken nobody is limited"
         );
+        tokio::time::advance(Duration::from_hours(2)).await;
+        limit.check(&Name::new("new")).unwrap();
+        assert!(
+            limit.check(&Name::new("new")).is_err(),
+            "those that are full again make room"
+        );
     }
 }

@@ -150,6 +150,25 @@ async fn spare_quota_goes_to_the_answer_that_has_been_stale_for_longest() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_is_fresh_again_is_not_refreshed() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("older", OLD).await;
+    pass(10).await;
+    fixture.fill("old", OLD).await;
+    pass(40).await;
+    fixture.surplus.store(false, Ordering::Relaxed);
+    assert_eq!(fixture.stored("older").await.outcome, Outcome::Stale);
+    let asked = fixture.ask("older", no_cache());
+    fixture.answer(200, NEW).await;
+    asked.await.unwrap().unwrap();
+    fixture.surplus.store(true, Ordering::Relaxed);
+    assert_eq!(fixture.stored("old").await.outcome, Outcome::Stale);
+    let renewed = fixture.answer(200, NEW).await;
+    assert_eq!(renewed.request.ids().collect::<Vec<_>>(), ["old"]);
+    fixture.nothing_is_asked().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stale_answer_stands_in_for_errors_of_every_kind() {
     for failure in [Some(429), Some(500), Some(502), Some(503), Some(504), None] {
         let mut fixture = Fixture::new(Config::default());

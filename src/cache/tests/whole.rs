@@ -361,3 +361,17 @@ async fn answers_of_other_replicas_are_not_charged_to_the_budget_that_they_were_
         assert_eq!(budget.left(), 1 << 20, "its reader is gone");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_of_another_replica_is_fresh_as_long_as_told_and_replaces_no_later_one() {
+    let fixture = Fixture::new(Config::default());
+    let request = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
+    let (cache, before, second) = (&fixture.cache, Instant::now(), Duration::from_secs(1));
+    pass(10).await;
+    let now = Instant::now();
+    cache.insert_remote(&request, &answer(200, NEW), (now, now), 5 * second);
+    cache.insert_remote(&request, &answer(200, OLD), (before, now), 20 * second);
+    let entry = cache.find(request.key(), now).unwrap();
+    assert_eq!(entry.answer().body, NEW);
+    assert_eq!(entry.fresh_until(), now + 5 * second);
+}

@@ -375,3 +375,17 @@ fn remove(dues: &mut VecDeque<Instant>, due: Instant) -> bool {
     let at = dues.partition_point(|other| *other < due);
     dues.get(at) == Some(&due) && dues.remove(at).is_some()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_debtors_are_remembered_than_so_many() {
+        let mut class = Class::default();
+        for n in 0..=DEBTORS {
+            class.owe(&Name::new(&n.to_string()), STRIDE);
+        }
+        assert!(class.idle_flows.len() <= DEBTORS);
+    }
+}

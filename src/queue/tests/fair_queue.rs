@@ -184,3 +184,82 @@ async fn whose_slot_moves_past_the_end_of_the_gateway_is_told_then() {
     let told = second.await.unwrap().unwrap_err();
     assert_eq!((told.reason, start.elapsed()), (Reason::ShuttingDown, 10 * SECOND));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_last_of_a_full_queue_is_the_least_urgent() {
+    let tasks = Tasks::new();
+    let config = Config {
+        max_requests: 4,
+        max_requests_per_caller: 4,
+        longest_wait: Duration::from_hours(10),
+        weights: Weights::default(),
+    };
+    let queue = Queue::start(config, Clockwork::new(SECOND), &tasks, Metrics::default());
+    queue.turn(&attempt("a", 3, SECOND)).await.unwrap().used();
+    // The first of a class that seldom asks is served soon.
+    let [first, last, urgent, second, third] =
+        [("a", 7), ("a", 7), ("a", 0), ("b", 0), ("c", 0)].map(|(name, urgency)| {
+            let (queue, attempt) = (queue.clone(), attempt(name, urgency, 60 * SECOND));
+            tasks.spawn("caller", async move { queue.turn(&attempt).await.map(Slot::used) })
+        });
+    assert_eq!(last.await.unwrap().unwrap_err().reason, Reason::Displaced);
+    for served in [first, urgent, second, third] {
+        served.await.unwrap().unwrap();
+    }
+}
+
+/// The slot that was forecast never comes, and nobody looks after the queue.
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_told_when_its_time_is_up_whatever_became_of_its_slot() {
+    let config = Config {
+        max_requests: 10,
+        max_requests_per_caller: 10,
+        longest_wait: Duration::from_hours(10),
+        weights: Weights::default(),
+    };
+    let queue = Queue::new(config, Clockwork::new(SECOND), Metrics::default(), 0);
+    queue.turn(&attempt("a", 3, SECOND)).await.unwrap().used();
+    let start = Instant::now();
+    let waits = attempt("a", 3, 5 * SECOND);
+    let told = tokio::time::timeout(60 * SECOND, queue.turn(&waits)).await;
+    assert_eq!(told.unwrap().unwrap_err().reason, Reason::PausedPastDeadline);
+    assert_eq!(start.elapsed(), 6 * SECOND, "a second late a slot would still be used");
+    assert_eq!(queue.snapshot().waiting, 0);
+}
+
+/// A long queue is not looked at for each request of a flood, but soon after.
+#[tokio::test(start_paused = true)]
+async fn whom_a_flood_displaces_is_told_soon() {
+    let tasks = Tasks::new();
+    let (queue, _) = queue(60 * SECOND, &tasks);
+    queue.turn(&attempt("a", 3, SECOND)).await.unwrap().used();
+    let start = Instant::now();
+    let wait = |name, urgency, slots: u32| {
+        let (queue, attempt) = (queue.clone(), attempt(name, urgency, 60 * SECOND * slots));
+        tasks.spawn("caller", async move {
+            let turn = queue.turn(&attempt).await;
+            turn.map(Slot::used)
+                .map_err(|refused| (refused.reason, start.elapsed()))
+        })
+    };
+    let just_in_time: Vec<_> = (1..=300).map(|slots| wait("patient", 7, slots)).collect();
+    tokio::task::yield_now().await;
+    let flood: Vec<_> = (0..8).map(|_| wait("urgent", 0, 300)).collect();
+    tokio::time::sleep(SECOND).await;
+    let mut told = Vec::new();
+    for waiting in just_in_time {
+        if waiting.is_finished() {
+            told.push(waiting.await.unwrap().unwrap_err());
+        } else {
+            waiting.abort();
+        }
+    }
+    let soon = Duration::from_millis(50);
+    assert_eq!(told.len(), flood.len(), "one for each");
+    assert!(
+        told.iter()
+            .all(|(reason, at)| *reason == Reason::Displaced && *at <= soon)
+    );
+    assert!(told.iter().any(|(_, at)| *at == soon), "{told:?}");
+    flood.iter().for_each(tokio::task::JoinHandle::abort);
+}

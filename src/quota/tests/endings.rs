@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{HOUR, MINUTE, after, documented, refused, said};
+use super::{HOUR, MINUTE, TIMEOUT, after, documented, limit, refused, said};
 use crate::clock::Wall;
 use crate::quota::state::QuotaState;
 use crate::quota::throttle_hint::ThrottleHint;
-use crate::quota::{Metrics, Quota};
+use crate::quota::{Config, Metrics, Quota};
 
 /// A neighbour who fills one hour and never comes again. Our own calls are far from the limit, so
 /// none of them says whether others are still there: time does.
@@ -157,4 +157,19 @@ async fn a_pause_goes_on_after_a_restart_and_ends_with_one_call() {
     assert_eq!(quota.snapshot().paused, None);
     let calls = [(); 3].map(|()| quota.take(Instant::now()).is_ok());
     assert_eq!(calls, [true; 3], "it is over");
+}
+
+/// A quota that is forgotten then comes back without its pause, and without its calls.
+#[test]
+fn a_quota_is_empty_when_no_call_can_count_and_no_pause_is_ordered() {
+    let minute = limit(10, MINUTE);
+    let config = Config::try_new(vec![minute.clone()], 10.try_into().unwrap(), TIMEOUT).unwrap();
+    let start = Instant::now();
+    let mut quota_state = QuotaState::new(&config, start);
+    assert_eq!(quota_state.empty_at(start), start);
+    let charge = quota_state.take(start).unwrap();
+    let arrives = start + TIMEOUT + QuotaState::LANDING;
+    assert_eq!(quota_state.empty_at(start), arrives + minute.hold());
+    quota_state.throttled(charge, said(MINUTE, 1800), start);
+    assert_eq!(quota_state.empty_at(start), after(start, 1800));
 }

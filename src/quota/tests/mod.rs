@@ -3,6 +3,7 @@
 mod day;
 mod endings;
 mod forecast;
+mod layer;
 mod ledger;
 mod pacing;
 mod retune;
@@ -10,6 +11,7 @@ mod state_file;
 mod state_file_size;
 mod state_reach;
 mod throttled;
+mod wakes;
 
 use std::num::NonZeroU32;
 use std::time::Duration;

@@ -4,6 +4,7 @@
 use tokio::time::Instant;
 
 use super::*;
+use crate::quota::pacer::BucketState;
 use crate::quota::throttle_hint::ThrottleHint;
 use crate::quota::{Pacing, QuotaState, UnknownPast};
 
@@ -38,6 +39,18 @@ fn the_bucket_is_shown_as_it_is_felt() {
 }
 
 #[test]
+fn a_bucket_that_was_written_down_wrong_holds_a_burst_at_most() {
+    let start = Instant::now();
+    let wrong = BucketState {
+        level: 1e12,
+        rate: 1e12,
+        lasts: Duration::MAX,
+    };
+    let mut quota_state = QuotaState::resume(&documented(), &[start], Some((start, wrong)), start);
+    assert_eq!(take_all(&mut quota_state, start), 99, "and the windows hold");
+}
+
+#[test]
 fn without_pacing_all_that_the_windows_allow_leaves_at_once_and_no_more() {
     let start = Instant::now();
     let mut quota_state = QuotaState::new(&documented().pacing(Pacing::None), start);
@@ -62,6 +75,18 @@ fn without_pacing_a_slow_start_is_still_slow_until_nothing_unknown_counts_any_mo
     let watched = start + HOUR + TIMEOUT + Duration::from_secs(10);
     assert_eq!(quota_state.pace_state(watched), None);
     assert_eq!(take_all(&mut quota_state, watched), 100);
+}
+
+#[test]
+fn without_pacing_a_pause_and_the_slow_start_after_it_hold_all_the_same() {
+    let start = Instant::now();
+    let mut quota_state = QuotaState::new(&documented().pacing(Pacing::None), start);
+    let refused = quota_state.take(start).unwrap();
+    quota_state.throttled(refused, said(MINUTE, 30), start);
+    assert_eq!(quota_state.take(start), Err(Some(after(start, 30))));
+    let probe = quota_state.take(after(start, 30)).unwrap();
+    quota_state.settle(probe, after(start, 31));
+    assert_eq!(take_all(&mut quota_state, after(start, 31)), 2, "few at once");
 }
 
 #[test]
@@ -173,6 +198,16 @@ async fn a_window_that_is_half_used_has_none_whatever_the_bucket_holds() {
     assert!(quota_state.has_surplus(now));
     call(&mut quota_state, now);
     assert!(!quota_state.has_surplus(now), "51 of 100");
+
+    let config = Config::try_new(vec![limit(100, HOUR)], 10.try_into().unwrap(), TIMEOUT).unwrap();
+    let mut now = now;
+    let mut quota_state = QuotaState::new(&config, now);
+    for _ in 0..51 {
+        call(&mut quota_state, now);
+        now += 40 * SECOND;
+    }
+    now += 5 * MINUTE;
+    assert!(quota_state.pace.is_half_full(now) && !quota_state.has_surplus(now));
 }
 
 /// When calls leave within so long if somebody always waits, each being answered after at most

@@ -6,9 +6,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::{HOUR, MINUTE, Rng, TIMEOUT, documented, limit, most_in_any};
+use super::{HOUR, MINUTE, Rng, TIMEOUT, after, documented, limit, most_in_any, refused, said};
+use crate::clock::Wall;
 use crate::quota::ledger::{Availability, Charge, Ledger};
-use crate::quota::{Config, Limit, QuotaState};
+use crate::quota::{Config, Limit, Metrics, Quota, QuotaState};
 
 /// The tables that take turns: tighter, wider, other windows, a longer and a shorter last window.
 fn tables() -> Vec<Vec<Limit>> {
@@ -179,4 +180,32 @@ fn a_window_that_reaches_further_back_than_memory_is_taken_to_be_as_full_as_it_c
     assert_eq!(two.windows(now)[1].used, 1);
     quota_state.reconfigure(&config(&[(100, MINUTE), (9000, HOUR * 6)], 100), now);
     assert_eq!(quota_state.windows(now)[1].used, 9000);
+}
+
+#[test]
+fn another_burst_and_another_long_window_hold_at_once() {
+    let (start, mut quota_state) = refused(said(HOUR, 1800));
+    let over = after(start, 1800);
+    let probe = quota_state.take(over).unwrap();
+    quota_state.settle(probe, over);
+    assert!(quota_state.foreign(over) > 0);
+    quota_state.reconfigure(&config(&[(100, MINUTE), (3000, HOUR)], 10), over);
+    assert_eq!(quota_state.foreign(over), 0, "it was found out about another window");
+    let later = over + MINUTE * 10;
+    let calls = std::iter::from_fn(|| quota_state.take(later).ok()).count();
+    assert_eq!(calls, 10);
+}
+
+/// Before what its state file remembers, the process before may have made as many as its limits
+/// let go.
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_a_longer_window_is_taken_to_be_as_full_as_it_can_be() {
+    tokio::time::advance(HOUR * 3).await;
+    let dir = tempfile::tempdir().unwrap();
+    let config = documented().state_file(Some(dir.path().join("state")));
+    let wall = Wall::anchored(jiff::Timestamp::from_second(1_790_000_000).unwrap());
+    let quota = Quota::open(&config, wall, Metrics::default()).unwrap();
+    assert_eq!(quota.snapshot().windows[1].used, 0);
+    quota.reconfigure(&self::config(&[(100, MINUTE), (3000, HOUR * 2)], 100));
+    assert_eq!(quota.snapshot().windows[1].used, 3000);
 }

@@ -267,6 +267,22 @@ fn a_process_that_stays_when_the_other_has_gone_makes_the_file_compact() {
 }
 
 #[test]
+fn what_a_longer_window_counts_is_kept_from_when_it_is_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state");
+    let (mut state_file, _) = StateFile::open(&path, &[], 10, MINUTE, MINUTE, &at(0)).unwrap();
+    let id = state_file.issued(&at(1), FILLING).unwrap();
+    state_file.settled(id, &at(1)).unwrap();
+    state_file.extend(10, HOUR, MINUTE);
+    for _ in 0..1_000 {
+        let id = state_file.issued(&at(600), FILLING).unwrap();
+        state_file.refunded(id, &at(600)).unwrap();
+    }
+    assert!(fs::metadata(&path).unwrap().len() < 90_000, "it was made compact");
+    assert_eq!(open(&path, &at(601)).1, ago([600]));
+}
+
+#[test]
 fn no_file_beside_it_is_touched() {
     let dir = tempfile::tempdir().unwrap();
     let other = dir.path().join("quota.new");

@@ -56,6 +56,20 @@ fn a_pause_is_only_ever_extended() {
     assert_eq!(quota_state.paused_until(), Some(after(start, 40)));
 }
 
+/// Of calls that had left before.
+#[test]
+fn further_refusals_without_a_word_neither_lengthen_a_pause_nor_let_another_probe_go() {
+    let start = Instant::now();
+    let mut quota_state = QuotaState::new(&documented(), start);
+    let [first, second, third] = [(); 3].map(|()| quota_state.take(start).unwrap());
+    let over = quota_state.throttled(first, ThrottleHint::default(), start);
+    quota_state.throttled(second, ThrottleHint::default(), after(start, 3));
+    assert_eq!(quota_state.paused_until(), Some(over));
+    quota_state.take(over).unwrap();
+    quota_state.throttled(third, ThrottleHint::default(), over);
+    assert_eq!(quota_state.take(over), Err(None));
+}
+
 #[test]
 fn a_refused_probe_pauses_again_and_a_lost_one_ends_the_pause() {
     let (start, mut quota_state) = refused(said(MINUTE, 8));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fixture::{Fixture, MERGE, answer, caller, pass, request, rows};
-use crate::scan::{Outcome, Request, SplitError, UpstreamProfile, UpstreamResponse};
+use crate::scan::{Endpoint, Outcome, Request, Rows, SplitError, UpstreamProfile, UpstreamResponse};
 
 /// Batches `a` and `b`, answers with `united`, and checks that both ask alone at their old places.
 async fn fail_batch(fixture: &mut Fixture, united: Option<UpstreamResponse>) {
@@ -231,6 +231,37 @@ fn not_found() -> UpstreamResponse {
         status: http::StatusCode::NOT_FOUND,
         ..answer(r#"{"error":{"code":"NotFound","message":"no such definition"}}"#)
     }
+}
+
+/// The answer of an upstream whose pages hold one row, unless all are asked for.
+fn page(request: &Request) -> UpstreamResponse {
+    if request.asks_for_all() {
+        return rows(request);
+    }
+    let id = request.ids().next().unwrap();
+    let row = format!(r#"{{"scanDefinitionId":"{id}","n":1.0}}"#);
+    answer(format!(r#"{{"value":[{row}],"@odata.nextLink":"https://x"}}"#).leak())
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_might_get_fewer_rows_alone_gets_no_more_from_a_batch() {
+    let profile = UpstreamProfile::new(1);
+    let known = Request::all(Endpoint::HISTORY, ["1", "2", "3", "4", "5"]).unwrap();
+    profile.learn(&known, &Rows::split(&known, &rows(&known).body).unwrap());
+    let mut fixture = Fixture::with(MERGE, profile);
+    let asked = ["a", "b"].map(|id| fixture.ask_for(request(&[id]), caller(id, 300)));
+    let (carrier, reply) = fixture.waiting().await;
+    let united = carrier.request.bind().unwrap();
+    assert_eq!(united.ids().len(), 2);
+    pass(1).await;
+    let late = fixture.ask_for(request(&["a", "b"]), caller("z", 300));
+    fixture.settled().await;
+    reply.send(Ok(page(&united))).unwrap();
+    fixture.answer_all(page).await;
+    for (asked, ids) in asked.into_iter().chain([late]).zip([&["a"][..], &["b"], &["a", "b"]]) {
+        assert_eq!(asked.await.unwrap().unwrap().answer.body, page(&request(ids)).body);
+    }
+    fixture.nothing_is_left().await;
 }
 
 /// Asks for these ids alone, and answers with this status.

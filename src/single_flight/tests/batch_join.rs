@@ -179,6 +179,22 @@ async fn a_slot_given_up_goes_to_a_request_that_waited_to_join_a_batch() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slot_that_was_put_off_is_not_counted_on_any_more() {
+    let mut fixture = fixture();
+    let (asked, carrier, reply) = with_slot(&mut fixture, &["a"], 5).await;
+    carrier
+        .request
+        .queues(carrier.position, Instant::now() + Duration::from_secs(20));
+    let refused = without_slot(&mut fixture, &["b"], 10).await;
+    assert!(refused.is_finished(), "told at once");
+    assert!(refused.await.unwrap().is_err());
+    carrier.request.bind();
+    reply.send(Ok(rows(&request(&["a"])))).unwrap();
+    asked.await.unwrap().unwrap();
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_left_out_of_a_batch_asks_the_queue_again() {
     let mut fixture = fixture();
     let (first, carrier, reply) = with_slot(&mut fixture, &["a", "b"], 5).await;

@@ -232,6 +232,22 @@ async fn a_request_made_while_a_call_covers_it_gets_its_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_would_make_a_batch_too_large_is_passed_over() {
+    let mut fixture = Fixture::batching();
+    let asked = [&["a", "b"][..], &["c", "d", "e"], &["f"]].map(|ids| fixture.ask_for(request(ids), caller("x", 30)));
+    let (carrier, reply) = fixture.waiting().await;
+    let united = carrier.request.bind().unwrap();
+    assert_eq!(united.ids().collect::<Vec<_>>(), ["a", "b", "f"]);
+    fixture.settled().await;
+    reply.send(Ok(rows(&united))).unwrap();
+    fixture.answer_all(rows).await;
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_id_that_was_refused_alone_is_not_asked_for_in_a_batch() {
     let mut fixture = Fixture::batching();
     let asked = fixture.ask_for(request(&["unknown"]), caller("x", 30));

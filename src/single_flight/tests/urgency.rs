@@ -168,7 +168,9 @@ async fn an_urgent_request_that_waited_for_a_patient_one_in_vain_asks_for_a_slot
     attempt.request.bind();
     reply.send(Err("lost".into())).map_err(drop).unwrap();
     assert!(patient.await.unwrap().is_err());
+    let start = Instant::now();
     let (again, refused) = fixture.waiting().await;
+    assert_eq!(start.elapsed(), Duration::ZERO, "as soon as it is known");
     assert!(again.position.has_asked(), "its caller has not sent another request");
     refused.send(Err(no_room())).map_err(drop).unwrap();
     assert!(urgent.await.unwrap().is_err(), "nobody is left to wait for");
@@ -284,4 +286,49 @@ async fn where_requests_may_be_merged_both_leave_in_one_call_whoever_gets_the_sl
         }
         fixture.nothing_is_left().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_joins_a_call_that_left_before_one_that_is_answered() {
+    let mut fixture = Fixture::new();
+    let first = fixture.ask(at(7, 600));
+    let (_, slow) = fixture.departed().await;
+    pass(1).await;
+    let second = fixture.ask(no_cache(at(0, 5)));
+    let (_, quick) = fixture.departed().await;
+    quick.send(Ok(rows(&request(&["a"])))).unwrap();
+    second.await.unwrap().unwrap();
+    let third = fixture.ask(at(7, 600));
+    let (_, latest) = fixture.departed().await;
+    for (asked, reply) in [(first, slow), (third, latest)] {
+        reply.send(Ok(rows(&request(&["a"])))).unwrap();
+        assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Forwarded);
+    }
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_time_is_up_before_an_equal_call_is_answered_asks_the_queue_once_a_second() {
+    let mut fixture = Fixture::new();
+    let patient = fixture.ask(at(7, 600));
+    let (attempt, reply) = fixture.waiting().await;
+    attempt.request.queues(attempt.position, Instant::now());
+    let urgent = fixture.ask(at(0, 5));
+    let (_, refused) = fixture.waiting().await;
+    refused.send(Err(no_room())).map_err(drop).unwrap();
+    fixture.settled().await;
+    attempt.request.bind();
+    let end = Instant::now() + Duration::from_millis(20_500);
+    let mut asked = 0;
+    while let Ok((_, refused)) = tokio::time::timeout_at(end, fixture.waiting()).await {
+        refused.send(Err(no_room())).map_err(drop).unwrap();
+        asked += 1;
+        assert!(asked <= 16, "from its deadline on, once a second");
+    }
+    assert_eq!(asked, 16);
+    reply.send(Ok(rows(&request(&["a"])))).unwrap();
+    for asked in [patient, urgent] {
+        asked.await.unwrap().unwrap();
+    }
+    fixture.nothing_is_left().await;
 }
