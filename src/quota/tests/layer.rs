@@ -41,6 +41,7 @@ fn admitted(quota: &Quota) -> Admitted<Permit> {
         cache_directives: CacheDirectives::default(),
         request_id: RequestId::random(),
         trace: crate::telemetry::trace::Trace::None,
+        has_fallback: false,
     };
     Admitted {
         attempt: Attempt {

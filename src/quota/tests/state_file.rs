@@ -273,7 +273,7 @@ fn what_a_longer_window_counts_is_kept_from_when_it_is_wanted() {
     let (mut state_file, _) = StateFile::open(&path, &[], 10, MINUTE, MINUTE, &at(0)).unwrap();
     let id = state_file.issued(&at(1), FILLING).unwrap();
     state_file.settled(id, &at(1)).unwrap();
-    state_file.extend(10, HOUR, MINUTE);
+    state_file.extend(10, HOUR, MINUTE, &at(2)).unwrap();
     for _ in 0..1_000 {
         let id = state_file.issued(&at(600), FILLING).unwrap();
         state_file.refunded(id, &at(600)).unwrap();

@@ -182,9 +182,8 @@ async fn a_slot_given_up_goes_to_a_request_that_waited_to_join_a_batch() {
 async fn a_slot_that_was_put_off_is_not_counted_on_any_more() {
     let mut fixture = fixture();
     let (asked, carrier, reply) = with_slot(&mut fixture, &["a"], 5).await;
-    carrier
-        .request
-        .queues(carrier.position, Instant::now() + Duration::from_secs(20));
+    let start = Instant::now() + Duration::from_secs(20);
+    Arc::clone(&carrier.request).queues(carrier.position, start);
     let refused = without_slot(&mut fixture, &["b"], 10).await;
     assert!(refused.is_finished(), "told at once");
     assert!(refused.await.unwrap().is_err());

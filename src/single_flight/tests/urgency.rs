@@ -312,7 +312,7 @@ async fn whose_time_is_up_before_an_equal_call_is_answered_asks_the_queue_once_a
     let mut fixture = Fixture::new();
     let patient = fixture.ask(at(7, 600));
     let (attempt, reply) = fixture.waiting().await;
-    attempt.request.queues(attempt.position, Instant::now());
+    Arc::clone(&attempt.request).queues(attempt.position, Instant::now());
     let urgent = fixture.ask(at(0, 5));
     let (_, refused) = fixture.waiting().await;
     refused.send(Err(no_room())).map_err(drop).unwrap();

@@ -2,7 +2,7 @@
 
 use defender_gateway::testing::scan::{Endpoint, Operation};
 
-use crate::support::{Answer, Setup};
+use crate::support::{Answer, Controls, Setup};
 
 /// What the simulator's definitions hold.
 const SECRET: &str = "simulated~scan.password";
