@@ -101,8 +101,7 @@ impl<P> State<P> {
     where
         S: PermitSource<Permit = P>,
     {
-        let takes_nobody = self.config.max_requests == 0 || self.config.max_requests_per_caller == 0;
-        if !self.order.is_empty() || takes_nobody || self.closes.is_some() {
+        if !self.order.is_empty() || self.closes.is_some() {
             return None;
         }
         let permit = source.take(now).ok()?;
@@ -212,7 +211,7 @@ impl<P> State<P> {
     fn admit(&self, name: &Name, ahead: Ahead, start: Instant, deadline: Instant, now: Instant) -> Result<(), Reason> {
         let (waiting, config) = (self.order.len(), &self.config);
         // Who goes before somebody who waits takes the place of the last.
-        if config.max_requests == 0 || (waiting >= config.max_requests && ahead.waiting >= waiting) {
+        if waiting >= config.max_requests && ahead.waiting >= waiting {
             return Err(Reason::Full);
         }
         if self.order.waiting_of(name) >= config.max_requests_per_caller {
