@@ -108,17 +108,12 @@ fn store(sources: &Sources, current: &Components) -> Vec<Problem> {
              or raise store.answer_timeout",
         ));
     }
-    if !sources.is_store_lost()
-        && let Some(reason) = sources.context.store.as_ref().and_then(store::Client::hears_nothing)
-    {
+    let unheard = sources.context.store.as_ref().and_then(store::Client::hears_nothing);
+    if let Some(reason) = unheard.filter(|_| !sources.is_store_lost()) {
         found.push(Problem::new(
             Code::StoreUnheard,
-            format!(
-                "messages of the store that replicas share do not come ({reason}): calls are made, and requests wait longer than they \
-                 need, because a gateway hears late that it is its turn or that another has the answer"
-            ),
-            "let this gateway subscribe at the store (SUBSCRIBE, and its channels in the rules of the user), and see that what is on the \
-             way to it lets a second connection through",
+            format!("the shared store's messages do not come, and requests wait longer than they need: {reason}"),
+            "let the gateway's user subscribe to its channels, and a second connection through to the store",
         ));
     }
     if let Some(eviction) = sources.quotas().find_map(|quota| quota.snapshot().eviction)
