@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -48,10 +49,16 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        self.spawn_until_stopped(name, Box::pin(work));
+    }
+
+    /// In a box, like all upkeep, so that what surrounds a task is compiled once for all of them.
+    fn spawn_until_stopped(&self, name: &'static str, work: BoxFuture<'static, ()>) {
         let stop = self.stop.clone();
-        self.spawn_upkeep_to_end(name, async move {
+        let until_stopped = async move {
             stop.run_until_cancelled_owned(work).await;
-        });
+        };
+        self.spawn_supervised(name, Box::pin(until_stopped));
     }
 
     /// Upkeep that ends by itself after [`Tasks::stopping`], and has something to do then.
@@ -59,6 +66,10 @@ impl Tasks {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        self.spawn_supervised(name, Box::pin(work));
+    }
+
+    fn spawn_supervised(&self, name: &'static str, work: BoxFuture<'static, ()>) {
         let failed = self.failed.clone();
         self.spawn(name, async move {
             // What the task leaves behind is used no longer than the drain takes.
