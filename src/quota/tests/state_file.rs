@@ -279,7 +279,8 @@ fn what_a_longer_window_counts_is_kept_from_when_it_is_wanted() {
         state_file.refunded(id, &at(600)).unwrap();
     }
     assert!(fs::metadata(&path).unwrap().len() < 90_000, "it was made compact");
-    assert_eq!(open(&path, &at(601)).1, ago([600]));
+    let kept = open(&path, &at(601)).1;
+    assert!(kept.contains(&ago([600])[0]), "beside those that may have been made before");
 }
 
 #[test]
