@@ -1,8 +1,7 @@
 //! Scenario files: a simulator's settings, and what happens when, in TOML.
 //!
-//! Every key is optional; what is absent stays as it is in [`Config`](super::Config). Unknown keys
-//! are refused. Durations carry a unit (`us`, `ms`, `s`, `m`,
-//! `h`). Three examples are in `tests/data/sim/`.
+//! Every key is optional; what is absent stays as it is in [`Config`]. Unknown keys are refused.
+//! Durations carry a unit (`us`, `ms`, `s`, `m`, `h`). Three examples are in `tests/data/sim/`.
 //!
 //! ```toml
 //! seed = 1                          # decides all that is left to chance
@@ -170,8 +169,7 @@ pub enum ScenarioError {
 }
 
 impl Config {
-    /// These settings, changed by the scenario in `text`; the format is described in
-    /// [`scenario`](crate::sim::scenario).
+    /// These settings, changed by the scenario in `text`; this module describes the format.
     ///
     /// # Errors
     /// The text is no scenario.
