@@ -161,7 +161,7 @@ async fn where_ids_are_answered_otherwise_together_nothing_is_taken_apart_or_joi
 async fn a_joined_answer_that_a_caller_still_reads_counts_although_it_is_no_longer_stored() {
     let upstream_profile = Arc::new(UpstreamProfile::new(1000));
     let config = Config {
-        max_held: 45_000,
+        max_held: 125_000,
         ..Config::default()
     };
     let mut cache = ById {
@@ -175,14 +175,14 @@ async fn a_joined_answer_that_a_caller_still_reads_counts_although_it_is_no_long
     let served = cache.hit(some).await;
     assert!(served.answer.body.len() > 10_000, "{}", served.answer.body.len());
     let large = UpstreamResponse {
-        body: long(25_000),
+        body: long(89_000),
         ..answer(200, "")
     };
     let stored = &cache.fixture.cache;
     let keep_for =
         |ids: &[&str], answer: &UpstreamResponse| stored.keep(&request(ids), answer, Instant::now()).is_some();
     let keep = |id: &str, answer: &UpstreamResponse| keep_for(&[id], answer);
-    // The joined answer leaves the cache, while its reader still holds it.
+    // The joined answer leaves the cache, and its rows with it, while its reader still holds it.
     assert!(keep_for(some, &answer(404, r#"{"error":{"code":"c"}}"#)));
     // The cache's map frees replaced values when it has many of them, and no thread of this process
     // can be reading them any more.

@@ -280,7 +280,10 @@ fn what_a_longer_window_counts_is_kept_from_when_it_is_wanted() {
     }
     assert!(fs::metadata(&path).unwrap().len() < 90_000, "it was made compact");
     let kept = open(&path, &at(601)).1;
-    assert!(kept.contains(&ago([600])[0]), "beside those that may have been made before");
+    assert!(
+        kept.contains(&ago([600])[0]),
+        "beside those that may have been made before"
+    );
 }
 
 #[test]
