@@ -185,7 +185,19 @@ impl Attempt {
 pub struct QueuePosition {
     order: u64,
     entered: Instant,
-    has_asked: bool,
+    asked: Asked,
+}
+
+/// Whether the queue has been asked for a place before, and what became of that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Asked {
+    /// It has not.
+    #[default]
+    Never,
+    /// It refused.
+    Refused,
+    /// The request had a slot, or left.
+    Ended,
 }
 
 impl QueuePosition {
@@ -195,22 +207,19 @@ impl QueuePosition {
         Self {
             order: NEXT.fetch_add(1, Ordering::Relaxed),
             entered: now,
-            has_asked: false,
+            asked: Asked::Never,
         }
     }
 
     /// The same place, for asking once more: the caller has not sent another request by that.
     #[must_use]
-    pub fn again(self) -> Self {
-        Self {
-            has_asked: true,
-            ..self
-        }
+    pub fn again(self, asked: Asked) -> Self {
+        Self { asked, ..self }
     }
 
-    /// Whether the queue has been asked for this place before.
-    pub fn has_asked(self) -> bool {
-        self.has_asked
+    /// What became of it when the queue was asked for this place before.
+    pub fn asked(self) -> Asked {
+        self.asked
     }
 
     /// A number that is smaller for earlier places.

@@ -58,17 +58,22 @@ impl Cache {
     /// The same, taken from the entry of a list.
     fn entity_of(&self, request: &Request, list: &Entry) -> Option<Bytes> {
         let form = self.form(request.endpoint())?;
-        let entities = list.entities(|body| self.index(body))?;
-        form.answer(request, &list.answer().body, entities)
-    }
-
-    /// Where the entities of a list are; `None` as well when there is no memory to keep that.
-    fn index(&self, list: &[u8]) -> Option<EntityIndex> {
-        let index = EntityIndex::of(list)?;
-        match size_of_val(&*index.entities) {
-            ..SMALL => Some(index),
-            bytes => self.reserve(bytes).map(|memory| index.with_memory(memory)),
+        let body = &list.answer().body;
+        if let Some(known) = list.entities() {
+            return form.answer(request, body, known);
         }
+        let index = EntityIndex::of(body);
+        let found = form.answer(request, body, &index);
+        // Without memory to keep it, the next one looks again.
+        match size_of_val(&*index.entities) {
+            ..SMALL => list.keep_entities(index),
+            bytes => {
+                if let Some(memory) = self.reserve(bytes) {
+                    list.keep_entities(index.with_memory(memory));
+                }
+            }
+        }
+        found
     }
 
     /// Learns from an upstream answer in which form the upstream answers requests for one entity.
@@ -202,7 +207,7 @@ impl EntityForm {
     /// `list`; `None` when the list does not contain the entity exactly once, or that is not
     /// certain.
     fn entity_in(self, request: &Request, list: &[u8]) -> Option<Bytes> {
-        self.answer(request, list, &EntityIndex::of(list)?)
+        self.answer(request, list, &EntityIndex::of(list))
     }
 
     /// The same for a list whose entities have been found.
@@ -219,7 +224,7 @@ impl EntityForm {
 }
 
 /// Where the entities of a list are in its body. It is found once for all requests.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct EntityIndex {
     context: Range<usize>,
     hasher: RandomState,
@@ -237,8 +242,12 @@ struct Place {
 }
 
 impl EntityIndex {
-    /// `None` when it is not certain how the upstream would write one of the entities.
-    fn of(list: &[u8]) -> Option<Self> {
+    /// It is empty when it is not certain how the upstream would write one of the entities.
+    fn of(list: &[u8]) -> Self {
+        Self::of_compact(list).unwrap_or_default()
+    }
+
+    fn of_compact(list: &[u8]) -> Option<Self> {
         if !list.starts_with(COMPACT) || memchr::memchr(b'\n', list).is_some() {
             return None;
         }

@@ -46,7 +46,7 @@ pub(super) struct Entry {
     /// Computed once instead of for every hit.
     may_link: bool,
     /// For a list: where its entities are, once one of them has been asked for.
-    entities: OnceLock<Option<Box<EntityIndex>>>,
+    entities: OnceLock<Box<EntityIndex>>,
     refresh_state: RefreshState,
 }
 
@@ -92,10 +92,16 @@ impl Entry {
         self.may_link
     }
 
-    /// Where the entities of a list are, as `find` finds them in its body the first time.
-    pub(super) fn entities(&self, find: impl FnOnce(&[u8]) -> Option<EntityIndex>) -> Option<&EntityIndex> {
-        let found = self.entities.get_or_init(|| find(&self.answer.body).map(Box::new));
-        found.as_deref()
+    /// Where the entities of a list are; `None` while nobody has looked, or there was no memory to
+    /// keep what was found.
+    pub(super) fn entities(&self) -> Option<&EntityIndex> {
+        self.entities.get().map(Box::as_ref)
+    }
+
+    /// Keeps where the entities of the list are.
+    pub(super) fn keep_entities(&self, found: EntityIndex) {
+        // Somebody else may have been faster, and has found the same.
+        let _ = self.entities.set(Box::new(found));
     }
 
     pub(super) fn asked(&self) -> Instant {

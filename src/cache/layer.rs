@@ -190,11 +190,7 @@ impl CacheService {
         // Even if it waits to the end, and a little longer.
         let latest = call.caller.deadline.max(Instant::now()) + UNPUNCTUAL;
         let stands_in = |entry: &Arc<Entry>| may_stand_in(cache.config(), entry, latest);
-        let call = if fallback.as_ref().is_some_and(stands_in) {
-            call.with_fallback()
-        } else {
-            call
-        };
+        let call = call.with_fallback(fallback.as_ref().is_some_and(stands_in));
         let lookup = match forward {
             _ if partial.is_some() => Lookup::Partial,
             ForwardReason::Miss => Lookup::Miss,
@@ -305,13 +301,11 @@ async fn ask_for_missing(
         if call.caller.cache_directives.limits_age() || old().is_none() {
             return ask(inner, call, forward).await;
         }
-        let again = ask(inner, call.with_fallback(), forward).await;
-        if RefreshOutcome::of(&request, &again) == RefreshOutcome::NotTried
-            && let Some(assembly) = old()
-        {
-            return Ok(joined(assembly, &rest, Instant::now()));
-        }
-        return again;
+        let again = ask(inner, call.with_fallback(true), forward).await;
+        return match RefreshOutcome::of(&request, &again) {
+            RefreshOutcome::NotTried => old().map_or(again, |old| Ok(joined(old, &rest, Instant::now()))),
+            _ => again,
+        };
     };
     match usable.with(&missing, &rest, &cache) {
         Ok(assembly) => Ok(joined(assembly, &rest, now)),
@@ -350,11 +344,13 @@ async fn ask_for_list(
         request: Arc::new(list),
         caller: Arc::clone(&call.caller),
     }
-    .with_fallback();
+    .with_fallback(true);
     // An error may concern the list only.
     let (list, listed) = (Arc::clone(&for_list.request), ask(inner.clone(), for_list, forward));
-    let listed = listed.await.ok();
-    let listed = listed.filter(|served| served.answer.status == StatusCode::OK);
+    let listed = listed
+        .await
+        .ok()
+        .filter(|served| served.answer.status == StatusCode::OK);
     let entity = listed.and_then(|served| {
         let body = cache.entity_in(&call.request, &list, &served.answer)?;
         let answer = UpstreamResponse { body, ..served.answer };

@@ -14,7 +14,7 @@ use super::snapshot::RecentCallers;
 use super::take_back::{Check, Delay, STEPS_PER_ARRIVAL};
 use super::turn_forecast::SlotForecast;
 use super::{Config, PermitSource};
-use crate::attempt::{Attempt, FlowDemand, SharedOrder};
+use crate::attempt::{Asked, Attempt, FlowDemand, SharedOrder};
 use crate::caller::{Caller, Name, Urgency};
 
 /// What a waiting request receives.
@@ -117,8 +117,11 @@ impl<P> State<P> {
     /// A request comes, or asks once more.
     fn arrive(&mut self, attempt: &Attempt, now: Instant) -> Arrival {
         let (name, urgency) = (&attempt.caller.name, attempt.caller.urgency);
-        if attempt.position.has_asked() {
-            return self.expectations.ask_again(name, urgency, now, &mut self.order);
+        let asked = attempt.position.asked();
+        if asked != Asked::Never {
+            return self
+                .expectations
+                .ask_again((name, urgency), asked, now, &mut self.order);
         }
         self.recent.visit(name);
         self.expectations.arrive(name, urgency, now, &mut self.order)

@@ -21,8 +21,11 @@ pub struct Call {
 }
 
 impl Call {
-    /// The same call, whose caller has something else if it is refused.
-    pub fn with_fallback(self) -> Self {
+    /// The same call, whose caller has something else (`has_fallback`) if it is refused.
+    pub fn with_fallback(self, has_fallback: bool) -> Self {
+        if !has_fallback {
+            return self;
+        }
         let caller = Caller {
             has_fallback: true,
             ..Caller::clone(&self.caller)

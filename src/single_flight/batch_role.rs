@@ -239,9 +239,15 @@ impl Flight {
         }
     }
 
-    /// Takes the batch apart, if its call has to wait for a slot again.
-    pub(super) fn release_batch(&self) {
-        if !matches!(self.state().batch_role, BatchRole::Carrier(_)) {
+    /// Takes the batch apart, unless its call leaves now and no member has waited long enough: a
+    /// member has no place in the queue that would tell its leader so.
+    pub(super) fn release_batch(&self, now: Instant, start: Option<Instant>) {
+        let members = match &self.state().batch_role {
+            role @ BatchRole::Carrier(_) => role.members(),
+            BatchRole::Solo | BatchRole::Member(_) | BatchRole::NeverBatch => return,
+        };
+        let may_wait = |member: &Arc<Self>| member.state().waiters.leads_until() > now;
+        if start.is_some_and(|start| start <= now) && members.iter().all(may_wait) {
             return;
         }
         self.end_trace(true);
@@ -250,7 +256,7 @@ impl Flight {
         }
     }
 
-    /// The flight was a member of a call that waits for a slot again.
+    /// The flight was in a batch whose call waits for a slot again.
     pub(super) fn released(&self) {
         self.state().wait_solo();
     }

@@ -131,6 +131,14 @@ pub(super) fn attributed_rows(
     Rows::split(request, &answer.body).map_err(unless_rubbish)
 }
 
+/// Whether the call was refused with 429, and not repeated.
+pub(super) fn is_throttled(request: &Request, result: &Result<UpstreamResponse, BoxError>) -> bool {
+    let kind = result
+        .as_ref()
+        .map(|answer| ResponseKind::of(request.endpoint(), answer));
+    matches!(kind, Ok(ResponseKind::Throttled))
+}
+
 /// Whether the id with this number among those of `whole` is one of `part`.
 fn is_of(whole: &Request, part: &Request) -> impl Fn(usize) -> bool {
     let part: HashSet<&str> = part.ids().collect();

@@ -9,12 +9,13 @@ use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::BoxError;
-use crate::attempt::{Attempt, Delivery, Failure, LateBoundRequest, Retries, RetryHint};
+use crate::attempt::{Asked, Attempt, Delivery, Failure, LateBoundRequest, Retries, RetryHint};
 use crate::memory::AnswerMemory;
 use crate::middleware::Next;
 use crate::scan::{ResponseKind, Rows, UpstreamResponse};
 use crate::single_flight::Shared;
 use crate::single_flight::batch_role::{MemberOutcome, MemberResponse};
+use crate::single_flight::batch_split::is_throttled;
 use crate::single_flight::batcher::{Batch, Batcher};
 use crate::single_flight::flight::{Flight, Stage};
 use crate::single_flight::flight_table::FlightTable;
@@ -53,7 +54,7 @@ impl FlightDriver {
         let mut before: Option<Leader> = None;
         while let Some(mut leader) = next {
             if before.is_some_and(|before| Arc::ptr_eq(&before.caller, &leader.caller)) {
-                leader.place = leader.place.again();
+                leader.place = leader.place.again(Asked::Ended);
             }
             let step = self.attempt(&leader, inner.clone()).await;
             next = match step {
@@ -87,10 +88,15 @@ impl FlightDriver {
                     match batch {
                         // A throttled call that got no other slot in its leader's time says nothing
                         // about merging, and members may have more time.
-                        Some(batch) if lacks_slot(&result) => {
+                        Some(batch) if is_refused(&result) => {
                             self.flight.withdraw_refusal();
                             batch.release();
+                            self.flight.released();
                             self.flight.leader()
+                        }
+                        Some(batch) if is_throttled(&batch.request, &result) => {
+                            batch.release();
+                            self.handle_result(result, &leader)
                         }
                         Some(batch) => self.split(batch, &result),
                         None => self.handle_result(result, &leader),
@@ -179,7 +185,7 @@ impl FlightDriver {
             if !self.wait_for_equal(attempt.caller.deadline).await {
                 return result;
             }
-            attempt.position = attempt.position.again();
+            attempt.position = attempt.position.again(Asked::Refused);
         }
     }
 
@@ -236,7 +242,7 @@ impl FlightDriver {
                 return result;
             };
             is_refused = true;
-            attempt.position = attempt.position.again();
+            attempt.position = attempt.position.again(Asked::Refused);
             self.flight.withdraw_refusal();
             // A flight that becomes a member is cancelled here. Otherwise, when a call left without
             // it or its time is up, it asks the queue again, which knows when a retry makes sense.
@@ -332,8 +338,9 @@ impl FlightDriver {
         if let Some(asked) = asked {
             self.answer_equal(&answer, asked);
         }
-        let is_answered = asked.is_some() && answer.status.is_success();
-        self.flight_table.remove(&self.flight, is_answered);
+        let endpoint = self.flight.request().endpoint();
+        let is_answer = answer.status.is_success() || ResponseKind::of(endpoint, &answer).is_answer();
+        self.flight_table.remove(&self.flight, asked.is_some() && is_answer);
         self.flight.complete(FlightResponse {
             answer,
             kept,

@@ -289,11 +289,9 @@ impl Flight {
     }
 
     /// The call waits for a slot again, after an attempt without an answer. It is predicted to leave
-    /// at `start`, if it has a place in the queue; unless that is now, its batch is taken apart.
+    /// at `start`, if it has a place in the queue.
     pub(super) fn wait_again(&self, now: Instant, start: Option<Instant>) {
-        if start.is_none_or(|start| start > now) {
-            self.release_batch();
-        }
+        self.release_batch(now, start);
         let mut state = self.state();
         state.start = start;
         let is_alone = matches!(state.batch_role, BatchRole::Solo | BatchRole::NeverBatch);

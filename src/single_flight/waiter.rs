@@ -102,6 +102,11 @@ impl Waiters {
         (id, receiver)
     }
 
+    /// Until when the leader waits for its call to leave.
+    pub(super) fn leads_until(&self) -> Instant {
+        self.leader_caller.deadline
+    }
+
     /// Removes a waiter; `false` when it was gone already.
     pub(super) fn remove(&mut self, id: u64) -> bool {
         self.by_id.remove(&id).is_some()

@@ -7,7 +7,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::BoxError;
-use crate::attempt::{Attempt, Delivery, Failure, Retries, RetryHint};
+use crate::attempt::{Asked, Attempt, Delivery, Failure, Retries, RetryHint};
 use crate::caller::Caller;
 use crate::middleware::{Middleware, Next};
 use crate::net::retry_after;
@@ -56,7 +56,7 @@ impl Middleware<Attempt, Next<Attempt>, UpstreamResponse, BoxError> for Retry {
             let Some(pause) = spent.pause(&result) else {
                 return settled(result);
             };
-            attempt.position = attempt.position.again();
+            attempt.position = attempt.position.again(Asked::Ended);
             // The deadline is the latest start of the call, so it is checked after the pause.
             let again_at = Instant::now() + pause;
             if again_at > deadline {

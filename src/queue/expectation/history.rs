@@ -187,6 +187,11 @@ impl History {
         self.follows_until = now + RECENT;
     }
 
+    /// One that had ended goes on: no other one follows it.
+    pub(super) fn goes_on(&mut self) {
+        self.ended = self.ended.saturating_sub(1);
+    }
+
     /// Nothing more is expected to follow those that ended long ago.
     pub(super) fn expire(&mut self, now: Instant) {
         if self.follows_until <= now {

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 pub(super) use self::history::Arrival;
 use self::history::{History, RECENT};
 use super::fair_scheduler::{Expected, FairScheduler};
+use crate::attempt::Asked;
 use crate::caller::{Name, Urgency};
 
 /// Callers of which something is expected; beyond it the one is forgotten whose time is up first.
@@ -71,13 +72,16 @@ impl Expectations {
     /// A request that came before asks once more: nothing is learned about its caller by that.
     pub(super) fn ask_again(
         &mut self,
-        caller: &Name,
-        urgency: Urgency,
+        (caller, urgency): (&Name, Urgency),
+        asked: Asked,
         now: Instant,
         order: &mut FairScheduler,
     ) -> Arrival {
         self.expire(now, order);
         self.remember(caller, urgency, now, order);
+        if asked == Asked::Ended {
+            self.update(caller, urgency, now, order, History::goes_on);
+        }
         Arrival::Again
     }
 

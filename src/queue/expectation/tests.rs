@@ -100,7 +100,7 @@ fn a_request_that_asks_once_more_is_not_one_of_those_that_are_expected_back() {
     }
     for at in [5, 15, 30, 31] {
         let at = now + at * SECOND;
-        let arrival = expectations.ask_again(&caller, urgency, at, &mut order);
+        let arrival = expectations.ask_again((&caller, urgency), Asked::Refused, at, &mut order);
         assert_eq!(expectations.returns_before(&caller, urgency, arrival), 0..3);
         expectations.refuse((&caller, urgency), arrival, now + 60 * SECOND, at, &mut order);
         expectations.withdraw(&caller, urgency, now + 60 * SECOND, at, &mut order);
@@ -109,12 +109,29 @@ fn a_request_that_asks_once_more_is_not_one_of_those_that_are_expected_back() {
     // Attempts that follow one another are no loop of the caller.
     for n in 0..5 {
         let at = now + (32 + n) * SECOND;
-        let arrival = expectations.ask_again(&caller, urgency, at, &mut order);
+        let arrival = expectations.ask_again((&caller, urgency), Asked::Ended, at, &mut order);
         expectations.let_in((&caller, urgency), arrival, at, at, &mut order);
         expectations.granted(&caller, urgency, at, &mut order);
         expectations.answered(&caller, urgency, at, &mut order);
     }
     assert_eq!((expectations.returns, order.loops()), (3, 0));
+}
+
+#[test]
+fn one_request_follows_another_however_many_attempts_that_took() {
+    let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::default());
+    let (caller, urgency, now) = (Name::new("a"), Urgency::default(), Instant::now());
+    let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+    expectations.refuse((&caller, urgency), arrival, now + 60 * SECOND, now, &mut order);
+    for n in 10..15 {
+        let at = now + n * SECOND;
+        let arrival = expectations.ask_again((&caller, urgency), Asked::Ended, at, &mut order);
+        expectations.let_in((&caller, urgency), arrival, at, at, &mut order);
+        expectations.granted(&caller, urgency, at, &mut order);
+    }
+    let at = now + 16 * SECOND;
+    let arrivals = [(); 2].map(|()| expectations.arrive(&caller, urgency, at, &mut order));
+    assert_eq!(arrivals, [Arrival::Further, Arrival::Early]);
 }
 
 #[test]

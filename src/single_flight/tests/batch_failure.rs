@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::fixture::{Fixture, MERGE, answer, caller, pass, request, rows};
+use crate::attempt::Asked;
 use crate::scan::{Endpoint, Outcome, Request, Rows, SplitError, UpstreamProfile, UpstreamResponse};
 
 /// Batches `a` and `b`, answers with `united`, and checks that both ask alone at their old places.
@@ -20,7 +21,7 @@ async fn fail_batch(fixture: &mut Fixture, united: Option<UpstreamResponse>) {
     for _ in 0..2 {
         let (attempt, reply) = fixture.waiting().await;
         places.push(attempt.position.order());
-        assert!(attempt.position.has_asked());
+        assert_eq!(attempt.position.asked(), Asked::Ended);
         let request = attempt.request.bind().unwrap();
         assert_eq!(request.ids().len(), 1, "alone");
         reply.send(Ok(rows(&request))).unwrap();
@@ -47,7 +48,6 @@ async fn after_an_uncertain_split_all_ask_alone_once_at_their_old_places() {
         None,
         status(400),
         status(404),
-        status(429),
         status(500),
         Some(answer(r#"{"value":[],"total":7}"#)),
         Some(answer(r#"{"value":[{"x":1}]}"#)),

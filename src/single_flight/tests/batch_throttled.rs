@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::StatusCode;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::batch_join::{Recorded, fixture, no_slot, with_slot};
-use super::fixture::{Fixture, caller, pass, request, rows};
+use super::fixture::{Fixture, answer, caller, pass, request, rows};
 use crate::attempt::Attempt;
 use crate::caller::Name;
-use crate::scan::Outcome;
+use crate::scan::{Outcome, UpstreamResponse};
 
 #[tokio::test(start_paused = true)]
 async fn members_of_a_throttled_call_that_gets_no_other_slot_share_the_next_one() {
@@ -137,6 +138,58 @@ async fn a_throttled_batch_takes_no_slot_for_nobody() {
     fixture.settled().await;
     assert!(reply.is_closed() && in_queue.is_closed(), "nobody wants the next slot");
     assert!(carrier.request.bind().is_none());
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_whose_time_is_up_leaves_a_batch_whose_next_slot_is_free() {
+    let mut fixture = fixture();
+    let (owner, carrier, reply) = with_slot(&mut fixture, &["a"], 0).await;
+    let member = fixture.ask_for(request(&["b"]), caller("y", 5));
+    fixture.waiting().await;
+    assert_eq!(carrier.request.bind().unwrap().ids().len(), 2);
+    fixture.settled().await;
+    // Sign-in takes ten seconds to fail, and the slot is still there.
+    for is_over in [false, true] {
+        pass(4).await;
+        Arc::clone(&carrier.request).queues(carrier.position, Instant::now());
+        assert_eq!(carrier.request.bind().unwrap().ids().len(), if is_over { 1 } else { 2 });
+    }
+    let (_, refused) = fixture.waiting().await;
+    refused.send(Err(no_slot())).map_err(drop).unwrap();
+    assert!(member.await.unwrap().is_err());
+    reply.send(Ok(rows(&request(&["a"])))).unwrap();
+    assert_eq!(owner.await.unwrap().unwrap().outcome, Outcome::Forwarded);
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_past_the_leaders_time_says_nothing_about_merging() {
+    let mut fixture = fixture();
+    for round in 0..4 {
+        let (owner, carrier, reply) = with_slot(&mut fixture, &["a"], 0).await;
+        let members = ["b", "c"].map(|id| fixture.ask_for(request(&[id]), caller(id, 300)));
+        for _ in &members {
+            fixture.waiting().await;
+        }
+        assert_eq!(carrier.request.bind().unwrap().ids().len(), 3);
+        fixture.settled().await;
+        let throttled = UpstreamResponse {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            ..answer("{}")
+        };
+        reply.send(Ok(throttled)).unwrap();
+        assert_eq!(owner.await.unwrap().unwrap().answer.status, 429);
+        let (carrier, reply) = fixture.waiting().await;
+        fixture.waiting().await;
+        let united = carrier.request.bind().unwrap();
+        assert_eq!(united.ids().len(), 2, "round {round}: the members share the next call");
+        reply.send(Ok(rows(&united))).unwrap();
+        for member in members {
+            assert_eq!(member.await.unwrap().unwrap().outcome, Outcome::Merged);
+        }
+    }
+    assert_eq!(fixture.metrics.resting(), None);
     fixture.nothing_is_left().await;
 }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::fixture::{Fixture, RecordingSink, answer, caller, no_cache, pass, rows};
 use crate::BoxError;
-use crate::attempt::{Delivery, Failure, RetryHint};
+use crate::attempt::{Asked, Delivery, Failure, RetryHint};
 use crate::caller::{Caller, Urgency};
 use crate::scan::{Merging, Outcome, UpstreamProfile};
 use crate::single_flight::BatchConfig;
@@ -171,7 +171,11 @@ async fn an_urgent_request_that_waited_for_a_patient_one_in_vain_asks_for_a_slot
     let start = Instant::now();
     let (again, refused) = fixture.waiting().await;
     assert_eq!(start.elapsed(), Duration::ZERO, "as soon as it is known");
-    assert!(again.position.has_asked(), "its caller has not sent another request");
+    assert_eq!(
+        again.position.asked(),
+        Asked::Refused,
+        "its caller has not sent another request"
+    );
     refused.send(Err(no_room())).map_err(drop).unwrap();
     assert!(urgent.await.unwrap().is_err(), "nobody is left to wait for");
     fixture.nothing_is_left().await;

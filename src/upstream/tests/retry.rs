@@ -10,7 +10,7 @@ use tower::service_fn;
 
 use super::caller;
 use crate::BoxError;
-use crate::attempt::{Attempt, Delivery, Failure, QueuePosition, Retries, RetryHint};
+use crate::attempt::{Asked, Attempt, Delivery, Failure, QueuePosition, Retries, RetryHint};
 use crate::middleware::{Middleware as _, Next};
 use crate::scan::{Endpoint, Headers, Request, UpstreamResponse};
 use crate::upstream::Retry;
@@ -75,7 +75,10 @@ async fn run(
         "a retry keeps its place"
     );
     assert!(
-        places.iter().enumerate().all(|(n, place)| place.has_asked() == (n > 0)),
+        places
+            .iter()
+            .enumerate()
+            .all(|(n, place)| (place.asked() == Asked::Ended) == (n > 0)),
         "and is no further request"
     );
     (
