@@ -320,7 +320,8 @@ local function replan()
   for i = 2, #flying, 2 do
     returns[#returns + 1] = math.max(tonumber(flying[i]) - step.attempt + step.landing, now) + longest.hold
   end
-  local theirs, free = respected(), longest.calls - #returns
+  -- More than the window allows are in it when limits were lowered, or when what is not known counts as much as can have been.
+  local theirs, free = respected(), math.max(0, longest.calls - #returns)
   if theirs > 0 then free = math.min(free, math.max(0, spare(#returns))) end
   state.level = math.min(state.level, math.max(free, 1))
   local left = free - state.level
@@ -337,9 +338,10 @@ local function replan()
   if theirs > 0 then
     -- An estimate slows down, it does not stop; and it is soon another one.
     local least = math.min(fair * LEAST, step.unpaced and 1 / LAST_PROBE or math.huge)
-    state.rate, state.plan = math.max(state.rate, least, 0), math.min(state.plan, now + longest.hold / 60)
+    state.rate, state.plan = math.max(state.rate, least), math.min(state.plan, now + longest.hold / 60)
     state.foreign.planned = theirs
   end
+  state.rate = math.max(state.rate, 0)
 end
 
 -- Calls that may go however little the bucket holds: without pacing, all that others are not estimated to use.

@@ -69,7 +69,8 @@ end
 
 -- The bucket: see pacer.rs, of which this is the shared form.
 local function fill()
-  state.level = math.min(step.burst, state.level + state.rate * math.max(0, now - state.at))
+  -- An earlier version could leave a debt, which nobody has to pay.
+  state.level = math.min(step.burst, math.max(0, state.level + state.rate * math.max(0, now - state.at)))
   state.at = now
 end
 

@@ -1,4 +1,4 @@
-//! Limits that reach further back than those of all replicas before.
+//! Limits that reach further back than those of all replicas before, and lower ones.
 
 use std::time::Duration;
 
@@ -58,4 +58,32 @@ fn a_script_that_takes_what_was_forgotten_for_nothing_is_found_out() {
     let mistake = ("if state.keep > 0 and (keep", "if false and (keep");
     let [soon, ..] = calls((0, Duration::ZERO), Some(mistake));
     assert!(soon > 50, "{soon}");
+}
+
+#[test]
+fn a_lowered_limit_is_used_as_soon_as_its_window_has_room() {
+    let mut replicas = Replicas::over(1, config(&[LONG], Pacing::None), None);
+    replicas.ask(Asking {
+        waiting: 40,
+        patience: SECOND * 600,
+        goes_on: false,
+        ..Asking::at(0, "before")
+    });
+    replicas.pass(SECOND * 10);
+    assert_eq!(replicas.total(), 40);
+    replicas.config = config(&[(20, LONG.1)], Pacing::Spread);
+    replicas.join();
+    replicas.pass(SECOND);
+    replicas.kill(0);
+    replicas.ask(Asking {
+        patience: SECOND * 3600,
+        ..Asking::at(1, "after")
+    });
+    // When all of the first have left the window, and half a window later.
+    replicas.pass(LONG.1);
+    let first = replicas.total();
+    assert!(first <= 42, "{first}");
+    replicas.pass(LONG.1 / 2);
+    let later = replicas.total();
+    assert!(later >= first + 8, "{first} {later}");
 }
