@@ -17,7 +17,7 @@ use crate::caller::Caller;
 use crate::scan::{Merging, Outcome, ServedResponse, UpstreamProfile};
 use crate::single_flight::{BatchConfig, DeadlineExceeded};
 
-type Asked = JoinHandle<Result<ServedResponse, BoxError>>;
+pub(super) type Asked = JoinHandle<Result<ServedResponse, BoxError>>;
 
 pub(super) fn fixture() -> Fixture {
     let merge = BatchConfig {

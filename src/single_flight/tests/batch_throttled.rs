@@ -7,23 +7,33 @@ use http::StatusCode;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::batch_join::{Recorded, fixture, no_slot, with_slot};
-use super::fixture::{Fixture, answer, caller, pass, request, rows};
+use super::batch_join::{Asked, Recorded, fixture, no_slot, with_slot};
+use super::fixture::{Fixture, Reply, answer, caller, pass, request, rows};
 use crate::attempt::Attempt;
 use crate::caller::Name;
 use crate::scan::{Outcome, UpstreamResponse};
+
+/// A call for `a` that has left and carries members, whose callers wait so many seconds: its own
+/// request, its attempt and reply, and theirs.
+async fn carried<const N: usize>(
+    fixture: &mut Fixture,
+    members: [(&str, u64); N],
+) -> (Asked, Attempt, Reply, [Asked; N]) {
+    let (owner, carrier, reply) = with_slot(fixture, &["a"], 0).await;
+    let members = members.map(|(id, wait)| fixture.ask_for(request(&[id]), caller(id, wait)));
+    for _ in &members {
+        fixture.waiting().await;
+    }
+    assert_eq!(carrier.request.bind().unwrap().ids().len(), 1 + N);
+    fixture.settled().await;
+    (owner, carrier, reply, members)
+}
 
 #[tokio::test(start_paused = true)]
 async fn members_of_a_throttled_call_that_gets_no_other_slot_share_the_next_one() {
     let mut fixture = fixture();
     for round in 0..5 {
-        let (owner, carrier, reply) = with_slot(&mut fixture, &["a"], 0).await;
-        let asked = ["b", "c"].map(|id| fixture.ask_for(request(&[id]), caller(id, 300)));
-        for _ in &asked {
-            fixture.waiting().await;
-        }
-        assert_eq!(carrier.request.bind().unwrap().ids().len(), 3);
-        fixture.settled().await;
+        let (owner, carrier, reply, asked) = carried(&mut fixture, [("b", 300), ("c", 300)]).await;
         // A 429 came, and the pause is longer than its leader may wait.
         let (send, mut refusals) = mpsc::unbounded_channel();
         carrier.request.refused(Box::new(Recorded(send, "told")));
@@ -65,13 +75,7 @@ async fn pauses(fixture: &mut Fixture, carrier: &Attempt, seconds: u64) {
 async fn members_of_a_throttled_call_wait_as_long_as_their_own_callers_may() {
     let mut fixture = fixture();
     for round in 0..6 {
-        let (owner, carrier, reply) = with_slot(&mut fixture, &["a"], 0).await;
-        let members = [("b", 5), ("c", 300)].map(|(id, wait)| fixture.ask_for(request(&[id]), caller(id, wait)));
-        for _ in &members {
-            fixture.waiting().await;
-        }
-        assert_eq!(carrier.request.bind().unwrap().ids().len(), 3);
-        fixture.settled().await;
+        let (owner, carrier, reply, members) = carried(&mut fixture, [("b", 5), ("c", 300)]).await;
         pauses(&mut fixture, &carrier, 60).await;
         let [hasty, patient] = members;
         let mut tries = [fixture.waiting().await, fixture.waiting().await];
@@ -125,11 +129,7 @@ async fn a_joiner_of_a_member_does_not_wait_for_a_call_that_queues_again() {
 #[tokio::test(start_paused = true)]
 async fn a_throttled_batch_takes_no_slot_for_nobody() {
     let mut fixture = fixture();
-    let (owner, carrier, reply) = with_slot(&mut fixture, &["a"], 0).await;
-    let member = fixture.ask_for(request(&["b"]), caller("y", 300));
-    fixture.waiting().await;
-    assert_eq!(carrier.request.bind().unwrap().ids().len(), 2);
-    fixture.settled().await;
+    let (owner, carrier, reply, [member]) = carried(&mut fixture, [("b", 300)]).await;
     pauses(&mut fixture, &carrier, 60).await;
     let (_, in_queue) = fixture.waiting().await;
     for asked in [owner, member] {
@@ -144,11 +144,7 @@ async fn a_throttled_batch_takes_no_slot_for_nobody() {
 #[tokio::test(start_paused = true)]
 async fn a_member_whose_time_is_up_leaves_a_batch_whose_next_slot_is_free() {
     let mut fixture = fixture();
-    let (owner, carrier, reply) = with_slot(&mut fixture, &["a"], 0).await;
-    let member = fixture.ask_for(request(&["b"]), caller("y", 5));
-    fixture.waiting().await;
-    assert_eq!(carrier.request.bind().unwrap().ids().len(), 2);
-    fixture.settled().await;
+    let (owner, carrier, reply, [member]) = carried(&mut fixture, [("b", 5)]).await;
     // Sign-in takes ten seconds to fail, and the slot is still there.
     for is_over in [false, true] {
         pass(4).await;
@@ -167,13 +163,7 @@ async fn a_member_whose_time_is_up_leaves_a_batch_whose_next_slot_is_free() {
 async fn a_429_past_the_leaders_time_says_nothing_about_merging() {
     let mut fixture = fixture();
     for round in 0..4 {
-        let (owner, carrier, reply) = with_slot(&mut fixture, &["a"], 0).await;
-        let members = ["b", "c"].map(|id| fixture.ask_for(request(&[id]), caller(id, 300)));
-        for _ in &members {
-            fixture.waiting().await;
-        }
-        assert_eq!(carrier.request.bind().unwrap().ids().len(), 3);
-        fixture.settled().await;
+        let (owner, _carrier, reply, members) = carried(&mut fixture, [("b", 300), ("c", 300)]).await;
         let throttled = UpstreamResponse {
             status: StatusCode::TOO_MANY_REQUESTS,
             ..answer("{}")
@@ -196,11 +186,7 @@ async fn a_429_past_the_leaders_time_says_nothing_about_merging() {
 #[tokio::test(start_paused = true)]
 async fn a_batch_whose_next_slot_is_free_stays_together() {
     let mut fixture = fixture();
-    let (owner, carrier, reply) = with_slot(&mut fixture, &["a"], 0).await;
-    let member = fixture.ask_for(request(&["b"]), caller("y", 300));
-    fixture.waiting().await;
-    assert_eq!(carrier.request.bind().unwrap().ids().len(), 2);
-    fixture.settled().await;
+    let (owner, carrier, reply, [member]) = carried(&mut fixture, [("b", 300)]).await;
     pauses(&mut fixture, &carrier, 0).await;
     let united = carrier.request.bind().unwrap();
     assert_eq!(united.ids().len(), 2);
