@@ -251,7 +251,7 @@ impl Shape {
 }
 
 fn lost_lines(lost: u64) -> String {
-    format!("{lost} log lines were lost: stderr was not read in time")
+    format!("{lost} log lines were lost: stderr did not take them")
 }
 
 #[cfg(test)]
