@@ -77,10 +77,10 @@ impl LogQueue {
         let room = if is_warning { MOST } else { MOST - FOR_WARNINGS };
         if state.text.len() + line.len() > room {
             state.lost += 1;
-            return;
+        } else {
+            self.0.tell_lost(&mut state);
+            state.text.extend_from_slice(line);
         }
-        self.0.tell_lost(&mut state);
-        state.text.extend_from_slice(line);
         drop(state);
         self.0.filled.notify_one();
     }
@@ -274,6 +274,13 @@ mod tests {
         );
         queue.push(b"last\n", false);
         assert_eq!(read(&reader), "last\n");
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_told_at_once() {
+        let (queue, reader) = queue();
+        queue.push("x".repeat(MOST).as_bytes(), false);
+        assert_eq!(read(&reader), "1 lost\n");
     }
 
     /// Answers as told, then takes everything.
