@@ -86,7 +86,7 @@ const LONGEST_SHOWN: usize = 300;
 
 /// What the store says, as people are told it.
 fn shown(text: &str) -> String {
-    let shown = text.chars().filter(|letter| !letter.is_control());
+    let shown = text.chars().filter(|letter| !telemetry::log::steers(*letter));
     shown.take(LONGEST_SHOWN).collect()
 }
 

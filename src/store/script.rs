@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(Eviction::read("").policy, "unknown");
         // Whoever answers in the store's place steers no terminal by it.
         assert_eq!(
-            Eviction::read("maxmemory_policy:allkeys-\u{1b}[2J").policy,
+            Eviction::read("maxmemory_policy:allkeys-\u{1b}[2J\u{202e}").policy,
             "allkeys-[2J"
         );
     }
