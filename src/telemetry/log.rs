@@ -129,8 +129,8 @@ impl Handle {
             .map(drop)
     }
 
-    /// Logs this program one level more verbosely: first `debug`, then `trace`. Returns the filter
-    /// in use.
+    /// Logs this program one level more verbosely: first `debug`, then `trace`, which a release does
+    /// not have. Returns the filter in use.
     pub fn louder(&self) -> Result<String, Error> {
         self.change(|filters| {
             filters.volume = match filters.volume {
