@@ -279,6 +279,10 @@ mod tests {
     #[test]
     fn a_line_that_is_too_long_is_told_at_once() {
         let (queue, reader) = queue();
+        queue.push(b"first\n", false);
+        assert_eq!(read(&reader), "first\n");
+        // From here on the thread that writes has to be woken.
+        queue.flush(LONG);
         queue.push("x".repeat(MOST).as_bytes(), false);
         assert_eq!(read(&reader), "1 lost\n");
     }
