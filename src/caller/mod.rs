@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::telemetry::log::steers;
 use crate::telemetry::trace::Trace;
 
 /// Everything about a request except what it asks for.
@@ -63,13 +64,6 @@ impl Name {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-}
-
-/// Whether a character controls how others are shown: control characters, line and paragraph
-/// separators, and the marks of Unicode's bidirectional algorithm (UAX #9, section 2).
-fn steers(c: char) -> bool {
-    let is_bidi = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    c.is_control() || is_bidi || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 impl fmt::Display for Name {

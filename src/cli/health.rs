@@ -11,6 +11,7 @@ use super::admin_client::{AdminAddress, ask};
 use super::process::block_on_one;
 use super::{Error, Healthcheck, Wait};
 use crate::config::{Environment, show_duration};
+use crate::telemetry::log::steers;
 
 /// A live gateway answers in microseconds; Docker and the kubelet give up after a few seconds by
 /// themselves.
@@ -43,7 +44,7 @@ async fn check(admin: &AdminAddress, path: &str) -> Result<(), Error> {
 fn excerpt(text: &str) -> String {
     let line = text.trim().lines().next().unwrap_or_default();
     let short: String = line.chars().take(200).collect();
-    short.replace(char::is_control, "?")
+    short.replace(steers, "?")
 }
 
 /// A gateway starts in a few milliseconds; asking ten times a second costs nothing.
@@ -98,6 +99,7 @@ mod tests {
     fn an_answer_is_told_in_one_line_that_does_not_steer_the_terminal() {
         assert_eq!(excerpt("draining\n"), "draining");
         assert_eq!(excerpt("a\u{1b}]52;c;x\u{7}b\nc"), "a?]52;c;x?b");
+        assert_eq!(excerpt("a\u{202e}b\u{2028}c"), "a?b?c");
         assert_eq!(excerpt(&"é".repeat(1000)).chars().count(), 200);
     }
 

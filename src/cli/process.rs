@@ -53,8 +53,8 @@ pub(super) fn block_on_one<T>(work: impl Future<Output = Result<T, Error>>) -> R
     block_on(Some(1), work)
 }
 
-/// SIGHUP has the configuration read again; SIGUSR1 has one level more logged, up to everything,
-/// and SIGUSR2 what is configured.
+/// SIGHUP has the configuration read again; SIGUSR1 has one level more logged, up to trace, which a
+/// release does not have, and SIGUSR2 what is configured.
 ///
 /// # Errors
 /// When the handlers cannot be installed.

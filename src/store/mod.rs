@@ -76,14 +76,18 @@ impl Error {
     }
 }
 
-/// Most letters of what the store says when it refuses.
-const LONGEST_REASON: usize = 300;
-
 /// An error of the store and its causes, as people are told them.
 pub fn reason(error: &(dyn std::error::Error + 'static)) -> String {
-    let reason = telemetry::log::chain(error);
-    let shown = reason.chars().filter(|letter| !letter.is_control());
-    shown.take(LONGEST_REASON).collect()
+    shown(&telemetry::log::chain(error))
+}
+
+/// Most letters of what the store says that are shown.
+const LONGEST_SHOWN: usize = 300;
+
+/// What the store says, as people are told it.
+fn shown(text: &str) -> String {
+    let shown = text.chars().filter(|letter| !telemetry::log::steers(*letter));
+    shown.take(LONGEST_SHOWN).collect()
 }
 
 /// A store address that cannot be used; the operator's mistake. Never holds the address itself.

@@ -88,7 +88,7 @@ impl Eviction {
     fn read(info: &str) -> Self {
         let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
         Self {
-            policy: policy.unwrap_or("unknown").trim().to_owned(),
+            policy: super::shown(policy.unwrap_or("unknown").trim()),
         }
     }
 
@@ -110,5 +110,10 @@ mod tests {
         assert!(takes("allkeys-lru") && takes("allkeys-lfu") && takes("allkeys-random"));
         assert!(!takes("noeviction") && !takes("volatile-lru") && !takes("volatile-ttl"));
         assert_eq!(Eviction::read("").policy, "unknown");
+        // Whoever answers in the store's place steers no terminal by it.
+        assert_eq!(
+            Eviction::read("maxmemory_policy:allkeys-\u{1b}[2J\u{202e}").policy,
+            "allkeys-[2J"
+        );
     }
 }

@@ -56,6 +56,14 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
+/// Whether a character controls how others are shown: control characters, line and paragraph
+/// separators, and the marks of Unicode's bidirectional algorithm (UAX #9, section 2). What comes
+/// from outside is shown without them.
+pub fn steers(c: char) -> bool {
+    let is_bidi = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || is_bidi || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
 /// Why logging could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -121,8 +129,8 @@ impl Handle {
             .map(drop)
     }
 
-    /// Logs this program one level more verbosely: first `debug`, then `trace`. Returns the filter
-    /// in use.
+    /// Logs this program one level more verbosely: first `debug`, then `trace`, which a release does
+    /// not have. Returns the filter in use.
     pub fn louder(&self) -> Result<String, Error> {
         self.change(|filters| {
             filters.volume = match filters.volume {
@@ -251,7 +259,7 @@ impl Shape {
 }
 
 fn lost_lines(lost: u64) -> String {
-    format!("{lost} log lines were lost: stderr was not read in time")
+    format!("{lost} log lines were lost: stderr did not take them")
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! The queue between who logs and stderr. A thread of its own writes, so that a reader of stderr
-//! who stops (a full disk of logs, a pager) stops nobody who logs: then lines are lost, and counted
-//! in the log. The order of lines stays.
+//! who stops (a hanging log driver, a pager) stops nobody who logs: then lines are lost, and counted
+//! in the log, as are those that cannot be written (a full disk of logs). The order of lines stays.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use memchr::memchr_iter;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -18,6 +19,9 @@ const FOR_WARNINGS: usize = MOST / 4;
 
 /// A buffer that was needed once does not stay larger than this.
 const KEPT: usize = 16 * 1024;
+
+/// How long it takes until a non-blocking stderr that had no room is tried again.
+const RETRY: Duration = Duration::from_millis(10);
 
 /// Writes that so many lines were lost, in the format of the log.
 pub(super) type Notice = fn(u64) -> String;
@@ -73,10 +77,10 @@ impl LogQueue {
         let room = if is_warning { MOST } else { MOST - FOR_WARNINGS };
         if state.text.len() + line.len() > room {
             state.lost += 1;
-            return;
+        } else {
+            self.0.tell_lost(&mut state);
+            state.text.extend_from_slice(line);
         }
-        self.0.tell_lost(&mut state);
-        state.text.extend_from_slice(line);
         drop(state);
         self.0.filled.notify_one();
     }
@@ -107,7 +111,12 @@ impl Shared {
     }
 
     /// Writes what is added, as long as the process lives.
-    fn write_to(&self, mut sink: impl Write) {
+    fn write_to(&self, sink: impl Write) {
+        let mut output = Output {
+            sink,
+            lost: 0,
+            is_cut: false,
+        };
         let mut text = Vec::new();
         loop {
             let is_idle = |state: &mut State| state.text.is_empty() && state.lost == 0;
@@ -117,14 +126,61 @@ impl Shared {
             std::mem::swap(&mut state.text, &mut text);
             state.taken += 1;
             drop(state);
-            // Nobody is left to be told when stderr is closed.
-            let _ = sink.write_all(&text).and_then(|()| sink.flush());
+            output.write(&text, self.notice);
             text.clear();
             text.shrink_to(KEPT);
             self.state().done += 1;
             self.written.notify_all();
         }
     }
+}
+
+/// Where lines are written, and what it did not take.
+struct Output<W> {
+    sink: W,
+    /// The lines that were lost since it last took some.
+    lost: u64,
+    /// Whether the last line that it took has no end.
+    is_cut: bool,
+}
+
+impl<W: Write> Output<W> {
+    /// Writes whole lines, and before them how many were lost. What fails is not tried again.
+    fn write(&mut self, lines: &[u8], notice: Notice) {
+        if self.lost > 0 {
+            let end = if self.is_cut { "\n" } else { "" };
+            let told = format!("{end}{}", notice(self.lost));
+            if !self.take(told.as_bytes()).is_empty() {
+                self.lost += count(lines);
+                return;
+            }
+        }
+        self.lost = count(self.take(lines));
+    }
+
+    /// Writes as much as can be written, and returns the rest.
+    fn take<'a>(&mut self, text: &'a [u8]) -> &'a [u8] {
+        let mut rest = text;
+        while !rest.is_empty() {
+            match self.sink.write(rest) {
+                Ok(0) => break,
+                Ok(taken) => {
+                    self.is_cut = !rest[..taken].ends_with(b"\n");
+                    rest = &rest[taken..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Another process that has the same stderr may have made it non-blocking.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::park_timeout(RETRY),
+                Err(_) => break,
+            }
+        }
+        rest
+    }
+}
+
+/// How many lines end in the text.
+fn count(text: &[u8]) -> u64 {
+    memchr_iter(b'\n', text).count() as u64
 }
 
 impl<'a> MakeWriter<'a> for LogQueue {
@@ -218,6 +274,72 @@ mod tests {
         );
         queue.push(b"last\n", false);
         assert_eq!(read(&reader), "last\n");
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_told_at_once() {
+        let (queue, reader) = queue();
+        queue.push(b"first\n", false);
+        assert_eq!(read(&reader), "first\n");
+        // From here on the thread that writes has to be woken.
+        queue.flush(LONG);
+        queue.push("x".repeat(MOST).as_bytes(), false);
+        assert_eq!(read(&reader), "1 lost\n");
+    }
+
+    /// Answers as told, then takes everything.
+    struct Disk {
+        answers: std::vec::IntoIter<Result<usize, io::ErrorKind>>,
+        taken: SyncSender<Vec<u8>>,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            let taken = self.answers.next().unwrap_or(Ok(text.len()))?;
+            self.taken.send(text[..taken].to_vec()).map_err(io::Error::other)?;
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is taken of these lines, each of which is written before the next is added.
+    fn taken(answers: Vec<Result<usize, io::ErrorKind>>, lines: &[&str]) -> String {
+        let (sender, reader) = sync_channel(10);
+        let disk = Disk {
+            answers: answers.into_iter(),
+            taken: sender,
+        };
+        let queue = LogQueue::start(disk, |lost| format!("{lost} lost\n")).unwrap();
+        for line in lines {
+            queue.push(line.as_bytes(), false);
+            queue.flush(LONG);
+        }
+        String::from_utf8(reader.try_iter().flatten().collect()).unwrap()
+    }
+
+    #[test]
+    fn lines_that_a_full_disk_did_not_take_are_counted_and_a_cut_one_spoils_no_other() {
+        let full = Err(io::ErrorKind::StorageFull);
+        // The first batch is cut in its second line; then not even the notice has room.
+        let text = taken(
+            vec![Ok(8), full, full],
+            &["first\nsecond\nthird\n", "next\n", "last\n", "more\n"],
+        );
+        assert_eq!(text, "first\nse\n3 lost\nlast\nmore\n");
+        let text = taken(vec![full], &["first\n", "last\n"]);
+        assert_eq!(text, "1 lost\nlast\n");
+    }
+
+    #[test]
+    fn a_stderr_that_does_not_block_gets_everything() {
+        let later = Err(io::ErrorKind::WouldBlock);
+        assert_eq!(
+            taken(vec![later, Ok(3), later], &["first\nsecond\n"]),
+            "first\nsecond\n"
+        );
     }
 
     #[test]

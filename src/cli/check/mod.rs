@@ -9,8 +9,7 @@ use super::process::block_on_one;
 use super::{Check, Error, print};
 use crate::app;
 use crate::config::{self, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, show_duration, show_size};
-use crate::store::Eviction;
-use crate::telemetry::log::chain;
+use crate::store::{self, Eviction};
 use crate::token::Credential;
 
 /// Reads the configuration, prints a summary or all of it to stdout. Starts nothing.
@@ -241,6 +240,6 @@ fn eviction(resolved: &Resolved) -> String {
             eviction.policy
         ),
         Ok(_) => String::new(),
-        Err(error) => format!("; {}", chain(&error)),
+        Err(error) => format!("; {}", store::reason(&error)),
     }
 }

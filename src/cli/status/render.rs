@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use crate::telemetry::log::steers;
+
 /// What `/status` and `/history` say, a line per subject.
 pub(super) fn render(state: &Value, past: &Value) -> String {
     let mut lines = Lines::default();
@@ -60,7 +62,7 @@ struct Lines(String);
 impl Lines {
     /// One line. Names and reasons come from outside: nothing in them may steer the terminal.
     fn put(&mut self, name: &str, value: &str) {
-        let value = value.replace(char::is_control, "?");
+        let value = value.replace(steers, "?");
         // Writing to a String cannot fail.
         let _ = writeln!(self.0, "{name:<9} {value}");
     }

@@ -79,11 +79,11 @@ fn merging_that_rests_says_so() {
 
 #[test]
 fn nothing_that_a_caller_sends_steers_the_terminal() {
-    let state = json!({"trouble": {"latest": [{"ago_s": 1.0, "status": 429, "reason": "evil \u{1b}[2J\nline"}]},
+    let state = json!({"trouble": {"latest": [{"ago_s": 1.0, "status": 429, "reason": "evil \u{1b}[2J\nli\u{202e}ne"}]},
         "queue": {"shares": [{"caller": "\u{1b}]0;title\u{7}"}]}});
     let text = render(&state, &Value::Null);
     assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{text}");
-    assert!(text.contains("evil ?[2J?line"), "{text}");
+    assert!(text.contains("evil ?[2J?li?ne"), "{text}");
 }
 
 #[test]

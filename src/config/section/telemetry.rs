@@ -23,7 +23,8 @@ section! {
 
     /// What is logged, as tracing filter directives.
     log: String = Key::text(
-        "a level (off, error, warn, info, debug, trace) or directives such as \"info,defender_gateway::quota=debug\"",
+        "a level (off, error, warn, info, debug; trace is not in a release) or \
+         directives such as \"info,defender_gateway::quota=debug\"",
         "info",
     ).live() => |reader, key| reader.parsed(key, directives);
 
@@ -56,8 +57,8 @@ const OTHER_WORDS: [(&str, &str); 15] = [
     ("notice", "info"),
     ("normal", "info"),
     ("verbose", "debug"),
-    ("all", "trace"),
-    ("everything", "trace"),
+    ("all", "debug"),
+    ("everything", "debug"),
     ("none", "off"),
     ("quiet", "off"),
     ("silent", "off"),
