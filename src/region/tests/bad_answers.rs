@@ -192,7 +192,7 @@ async fn a_host_that_fails_in_part_is_ejected_although_it_answers_others_before_
             fixture.network.set("eu", Behaviour::Up(10));
             pass(NEXT_SLOT).await;
             fixture.call().await.unwrap();
-            pass(secs(wait) - NEXT_SLOT).await;
+            pass(secs(wait).saturating_sub(NEXT_SLOT)).await;
             let answer = fixture.attempt(&id).await.unwrap();
             assert!(answer.status.is_success(), "{bad:?}");
             assert_eq!(fixture.network.called(), ["eu", "eu", "us"], "{bad:?}");
