@@ -4,13 +4,15 @@
 //! Defender's (a page, a redirect, an encoded body, a status without a meaning), may come from a
 //! host that is broken, or be what every host does with this request. One rule decides for all of
 //! them. A bad answer alone makes its host avoided for a moment, and its request goes to other
-//! hosts first for as long as nothing is known:
+//! hosts first, also when it waits so long for its next attempt that the host has answered others:
 //!
 //! * another host answers the same request: it was the host's fault. For a 5xx and a lost
 //!   connection that counts as one bad outcome, two of which eject a host without a good one; for a
 //!   response that is no answer the host is ejected;
 //! * a host that gave a bad answer answers another request that was sent later: it was the
-//!   request's fault, at all hosts that gave it a bad answer, and counts for none of them;
+//!   request's fault, at all hosts that gave it a bad answer, and counts for none of them. If it
+//!   was one host alone, and the request is answered by another after all, that counts as one bad
+//!   outcome, so that a host that fails a part of its requests is found out;
 //! * neither, while three different requests, sent one after the other, got bad answers: the host
 //!   answers nothing any more, and is ejected.
 //!
@@ -36,7 +38,8 @@ use crate::region::host::Host;
 use crate::region::host_selector::State;
 
 /// How long another host's answer to the same request shows that the host was at fault, although
-/// the host has answered other requests since.
+/// the host has answered other requests since, and others gave this one bad answers, too: what no
+/// host could answer for a while says nothing about one of them when it is over.
 const FRESH: Duration = Duration::from_secs(10);
 
 /// A host's bad answers, at most one for each request.
@@ -58,10 +61,10 @@ struct BadAnswer {
 }
 
 impl BadAnswers {
-    /// Whether the request got a bad answer here that may be the host's fault.
+    /// Whether the request got a bad answer here. It may be the host's fault although the host
+    /// answers other requests.
     pub(super) fn are_suspected(&self, request: u64, now: Instant) -> bool {
-        let is_open = |bad: &BadAnswer| bad.request == request && bad.excused.is_none() && bad.age(now) < MEMORY;
-        self.0.iter().any(is_open)
+        self.0.iter().any(|bad| bad.request == request && bad.age(now) < MEMORY)
     }
 
     /// When a bad answer to the request was last found to be the request's fault, if that still
@@ -98,11 +101,11 @@ impl BadAnswers {
     }
 
     /// Another host has answered this request: the bad answer to it that was the host's fault.
-    fn take_fault(&mut self, request: u64, now: Instant) -> Option<BadAnswer> {
+    /// `alone` tells whether only one host gave it a bad answer.
+    fn take_fault(&mut self, request: u64, alone: bool, now: Instant) -> Option<BadAnswer> {
         let at = self.0.iter().position(|bad| bad.request == request)?;
         let bad = self.0.remove(at)?;
-        let most = if bad.excused.is_some() { FRESH } else { MEMORY };
-        Some(bad).filter(|bad| bad.age(now) < most)
+        Some(bad).filter(|bad| bad.age(now) < MEMORY && (alone || bad.is_fresh(now)))
     }
 
     /// The requests with a bad answer from before a call that was answered, unless they have been
@@ -123,6 +126,11 @@ impl BadAnswers {
 }
 
 impl BadAnswer {
+    /// Whether no answer to another request has excused it, or it has only just come.
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.excused.is_none() || self.age(now) < FRESH
+    }
+
     fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.at)
     }
@@ -144,10 +152,12 @@ impl State {
 
     /// A host has answered, which tells whose fault bad answers were.
     pub(super) fn judge_bad_answers(&mut self, call: &SelectedHost, now: Instant) {
+        let is_suspected = |host: &&Host| host.bad_answers.are_suspected(call.request, now);
+        let alone = self.hosts.iter().filter(is_suspected).count() == 1;
         self.hosts[call.index].bad_answers.forget(call.request);
         for host in &mut self.hosts {
-            match host.bad_answers.take_fault(call.request, now) {
-                Some(bad) if bad.invalid => host.health.eject(now),
+            match host.bad_answers.take_fault(call.request, alone, now) {
+                Some(bad) if bad.invalid && bad.is_fresh(now) => host.health.eject(now),
                 Some(_) => host.health.outdone(now),
                 None => {}
             }

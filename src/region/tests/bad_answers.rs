@@ -172,6 +172,67 @@ async fn a_host_that_fails_every_third_time_is_ejected_for_one_that_does_not() {
     assert!(!fixture.healthy("eu"));
 }
 
+/// Slots are scarce: the next one is free after this time.
+const NEXT_SLOT: Duration = Duration::from_millis(2400);
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_fails_in_part_is_ejected_although_it_answers_others_before_the_next_attempt() {
+    let kinds = [Behaviour::Losing(10), Behaviour::Busy(10), Behaviour::Redirecting];
+    // Every so many calls fail, and their requests have their next attempts after so many seconds.
+    let cases = [(3, 3), (4, 3), (3, 15), (4, 15)];
+    for (bad, (every, wait)) in kinds.into_iter().flat_map(|bad| cases.map(|case| (bad, case))) {
+        let fixture = three().await;
+        // The answers before are forgotten.
+        pass(secs(121)).await;
+        let mut failed = 0;
+        while fixture.healthy("eu") {
+            let id = fixture.fresh();
+            fixture.network.set("eu", bad);
+            let _ = fixture.attempt(&id).await;
+            fixture.network.set("eu", Behaviour::Up(10));
+            pass(NEXT_SLOT).await;
+            fixture.call().await.unwrap();
+            pass(secs(wait).saturating_sub(NEXT_SLOT)).await;
+            let answer = fixture.attempt(&id).await.unwrap();
+            assert!(answer.status.is_success(), "{bad:?}");
+            assert_eq!(fixture.network.called(), ["eu", "eu", "us"], "{bad:?}");
+            for _ in 2..every {
+                pass(NEXT_SLOT).await;
+                fixture.call().await.unwrap();
+            }
+            fixture.network.called();
+            failed += 1;
+            assert!(failed <= 3, "{bad:?}, every {every}, after {wait} s");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_no_host_could_answer_eject_none_when_it_is_over() {
+    for bad in KINDS {
+        let fixture = three().await;
+        let ids: Vec<_> = (0..5).map(|_| fixture.fresh()).collect();
+        for id in &ids {
+            fixture.network.cannot_answer(id, bad, Duration::ZERO);
+            let _ = fixture.attempt(id).await;
+            pass(NEXT_SLOT).await;
+            fixture.call().await.unwrap();
+            let _ = fixture.attempt(id).await;
+            pass(NEXT_SLOT).await;
+            assert_eq!(fixture.network.called(), ["eu", "eu", "us"], "{bad:?}");
+        }
+        pass(secs(15)).await;
+        for id in &ids {
+            fixture.network.cannot_answer(id, Behaviour::Up(1), Duration::ZERO);
+            assert_eq!(fixture.status(id).await, Some(200), "{bad:?}");
+            for host in ["eu", "us", "uk"] {
+                assert!(fixture.healthy(host), "{bad:?}, {host}");
+            }
+            pass(NEXT_SLOT).await;
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_that_no_host_can_answer_ejects_none_when_its_bad_answers_come_late() {
     // A 501 is not asked for again.

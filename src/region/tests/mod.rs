@@ -242,8 +242,13 @@ impl Fixture {
 
     /// A call for another request each time.
     async fn call(&self) -> Result<UpstreamResponse, Failure> {
+        self.attempt(&self.fresh()).await
+    }
+
+    /// One call of a request for this id.
+    async fn attempt(&self, id: &str) -> Result<UpstreamResponse, Failure> {
         let charged = Charged {
-            request: asking_for(&self.fresh()),
+            request: asking_for(id),
             ..charged()
         };
         self.selector.call(charged, &Next::new(self.network.service())).await
