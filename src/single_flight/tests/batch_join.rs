@@ -17,7 +17,7 @@ use crate::caller::Caller;
 use crate::scan::{Merging, Outcome, ServedResponse, UpstreamProfile};
 use crate::single_flight::{BatchConfig, DeadlineExceeded};
 
-pub(super) type Asked = JoinHandle<Result<ServedResponse, BoxError>>;
+pub(super) type Response = JoinHandle<Result<ServedResponse, BoxError>>;
 
 pub(super) fn fixture() -> Fixture {
     let merge = BatchConfig {
@@ -40,7 +40,7 @@ pub(super) fn no_slot() -> BoxError {
 }
 
 /// A request that is in the queue and will get its slot in `seconds`.
-pub(super) async fn with_slot(fixture: &mut Fixture, ids: &[&str], seconds: u64) -> (Asked, Attempt, Reply) {
+pub(super) async fn with_slot(fixture: &mut Fixture, ids: &[&str], seconds: u64) -> (Response, Attempt, Reply) {
     let asked = fixture.ask_for(request(ids), caller("x", 30));
     let (attempt, reply) = fixture.waiting().await;
     let start = Instant::now() + Duration::from_secs(seconds);
@@ -49,7 +49,7 @@ pub(super) async fn with_slot(fixture: &mut Fixture, ids: &[&str], seconds: u64)
 }
 
 /// A request that the queue has rejected.
-async fn without_slot(fixture: &mut Fixture, ids: &[&str], deadline: u64) -> Asked {
+async fn without_slot(fixture: &mut Fixture, ids: &[&str], deadline: u64) -> Response {
     let asked = fixture.ask_for(request(ids), caller("y", deadline));
     refuse(fixture).await;
     asked

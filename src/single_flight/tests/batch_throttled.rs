@@ -7,7 +7,7 @@ use http::StatusCode;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::batch_join::{Asked, Recorded, fixture, no_slot, with_slot};
+use super::batch_join::{Recorded, Response, fixture, no_slot, with_slot};
 use super::fixture::{Fixture, Reply, answer, caller, pass, request, rows};
 use crate::attempt::Attempt;
 use crate::caller::Name;
@@ -18,7 +18,7 @@ use crate::scan::{Outcome, UpstreamResponse};
 async fn carried<const N: usize>(
     fixture: &mut Fixture,
     members: [(&str, u64); N],
-) -> (Asked, Attempt, Reply, [Asked; N]) {
+) -> (Response, Attempt, Reply, [Response; N]) {
     let (owner, carrier, reply) = with_slot(fixture, &["a"], 0).await;
     let members = members.map(|(id, wait)| fixture.ask_for(request(&[id]), caller(id, wait)));
     for _ in &members {

@@ -235,29 +235,6 @@ async fn a_call_that_queues_again_for_nobody_gives_up_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_has_left_can_be_joined_again_when_a_later_one_ends_without_an_answer() {
-    for hangs_up in [true, false] {
-        let mut fixture = Fixture::new();
-        let first = fixture.ask(caller("x", 30));
-        let (_, reply) = fixture.departed().await;
-        let fresh = fixture.ask(no_cache(caller("y", 30)));
-        let (_, refused) = fixture.waiting().await;
-        if hangs_up {
-            fresh.abort();
-        } else {
-            refused.send(Err("no slot".into())).map_err(drop).unwrap();
-        }
-        fixture.settled().await;
-        let joins = fixture.ask(caller("z", 30));
-        fixture.settled().await;
-        reply.send(Ok(answer("rows"))).unwrap();
-        first.await.unwrap().unwrap();
-        assert_eq!(joins.await.unwrap().unwrap().outcome, Outcome::Collapsed);
-        fixture.nothing_is_left().await;
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn no_cache_joins_a_call_that_waits_but_not_one_that_has_left() {
     let mut fixture = Fixture::new();
     let first = fixture.ask(caller("x", 30));

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::fixture::{Fixture, RecordingSink, answer, caller, no_cache, pass, rows};
+use super::batch_join::Response;
+use super::fixture::{Fixture, RecordingSink, Reply, answer, caller, no_cache, pass, rows};
 use crate::BoxError;
-use crate::attempt::{Asked, Delivery, Failure, RetryHint};
+use crate::attempt::{Asked, Attempt, Delivery, Failure, RetryHint};
 use crate::caller::{Caller, Urgency};
 use crate::scan::{Merging, Outcome, UpstreamProfile};
 use crate::single_flight::BatchConfig;
@@ -131,9 +132,9 @@ async fn an_urgent_request_without_a_slot_is_answered_by_the_patient_one_that_le
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_request_that_waits_for_an_equal_one_does_not_ask_for_a_slot_when_others_end() {
-    let mut fixture = Fixture::new();
+/// A patient request whose slot comes now, with its attempt and reply, and an equal urgent one for
+/// which the queue had no room.
+async fn behind_a_patient_one(fixture: &mut Fixture) -> (Response, Attempt, Reply, Response) {
     let patient = fixture.ask(at(7, 600));
     let (attempt, reply) = fixture.waiting().await;
     Arc::clone(&attempt.request).queues(attempt.position, Instant::now());
@@ -141,6 +142,13 @@ async fn a_request_that_waits_for_an_equal_one_does_not_ask_for_a_slot_when_othe
     let (_, refused) = fixture.waiting().await;
     refused.send(Err(no_room())).map_err(drop).unwrap();
     fixture.settled().await;
+    (patient, attempt, reply, urgent)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_an_equal_one_does_not_ask_for_a_slot_when_others_end() {
+    let mut fixture = Fixture::new();
+    let (patient, attempt, reply, urgent) = behind_a_patient_one(&mut fixture).await;
     let other = fixture.ask_for(request(&["b"]), at(0, 5));
     let (_, answered) = fixture.departed().await;
     answered.send(Ok(rows(&request(&["b"])))).unwrap();
@@ -158,13 +166,7 @@ async fn a_request_that_waits_for_an_equal_one_does_not_ask_for_a_slot_when_othe
 #[tokio::test(start_paused = true)]
 async fn an_urgent_request_that_waited_for_a_patient_one_in_vain_asks_for_a_slot_again() {
     let mut fixture = Fixture::new();
-    let patient = fixture.ask(at(7, 600));
-    let (attempt, reply) = fixture.waiting().await;
-    Arc::clone(&attempt.request).queues(attempt.position, Instant::now());
-    let urgent = fixture.ask(at(0, 5));
-    let (_, refused) = fixture.waiting().await;
-    refused.send(Err(no_room())).map_err(drop).unwrap();
-    fixture.settled().await;
+    let (patient, attempt, reply, urgent) = behind_a_patient_one(&mut fixture).await;
     attempt.request.bind();
     reply.send(Err("lost".into())).map_err(drop).unwrap();
     assert!(patient.await.unwrap().is_err());
@@ -314,13 +316,7 @@ async fn nobody_joins_a_call_that_left_before_one_that_is_answered() {
 #[tokio::test(start_paused = true)]
 async fn whose_time_is_up_before_an_equal_call_is_answered_asks_the_queue_once_a_second() {
     let mut fixture = Fixture::new();
-    let patient = fixture.ask(at(7, 600));
-    let (attempt, reply) = fixture.waiting().await;
-    Arc::clone(&attempt.request).queues(attempt.position, Instant::now());
-    let urgent = fixture.ask(at(0, 5));
-    let (_, refused) = fixture.waiting().await;
-    refused.send(Err(no_room())).map_err(drop).unwrap();
-    fixture.settled().await;
+    let (patient, attempt, reply, urgent) = behind_a_patient_one(&mut fixture).await;
     attempt.request.bind();
     let end = Instant::now() + Duration::from_millis(20_500);
     let mut asked = 0;
@@ -335,4 +331,27 @@ async fn whose_time_is_up_before_an_equal_call_is_answered_asks_the_queue_once_a
         asked.await.unwrap().unwrap();
     }
     fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_has_left_can_be_joined_again_when_a_later_one_ends_without_an_answer() {
+    for hangs_up in [true, false] {
+        let mut fixture = Fixture::new();
+        let first = fixture.ask(caller("x", 30));
+        let (_, reply) = fixture.departed().await;
+        let fresh = fixture.ask(no_cache(caller("y", 30)));
+        let (_, refused) = fixture.waiting().await;
+        if hangs_up {
+            fresh.abort();
+        } else {
+            refused.send(Err("no slot".into())).map_err(drop).unwrap();
+        }
+        fixture.settled().await;
+        let joins = fixture.ask(caller("z", 30));
+        fixture.settled().await;
+        reply.send(Ok(answer("rows"))).unwrap();
+        first.await.unwrap().unwrap();
+        assert_eq!(joins.await.unwrap().unwrap().outcome, Outcome::Collapsed);
+        fixture.nothing_is_left().await;
+    }
 }
