@@ -12,6 +12,7 @@ use crate::scan::ids::{Guid, IdSet};
 use crate::scan::key::KeyPrefix;
 use crate::scan::members::Text;
 use crate::scan::{Options, Request};
+use crate::telemetry::log::steers;
 
 /// Reads `{"<member>": [string, …]}`, or one string in place of the array, for a key that begins
 /// with `head`.
@@ -330,12 +331,12 @@ impl Excerpt {
     /// The most characters.
     pub const MAX_CHARS: usize = 64;
 
-    /// The first characters of `text`; control characters become U+FFFD.
+    /// The first characters of `text`; those that control how others are shown become U+FFFD.
     pub fn new(text: &str) -> Self {
         let mut kept: String = text
             .chars()
             .take(Self::MAX_CHARS)
-            .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+            .map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c })
             .collect();
         if kept.len() < text.len() && text.chars().nth(Self::MAX_CHARS).is_some() {
             kept.push('…');

@@ -174,6 +174,8 @@ fn the_limits_are_the_documented_ones() {
 #[test]
 fn excerpts_are_short_and_printable() {
     assert_eq!(Excerpt::new("a\r\nb").as_str(), "a\u{fffd}\u{fffd}b");
+    // Written from the right, a terminal would show the rest of the line in another order.
+    assert_eq!(Excerpt::new("a\u{202e}b\u{2028}c").as_str(), "a\u{fffd}b\u{fffd}c");
     assert_eq!(Excerpt::new(&"é".repeat(64)).as_str(), "é".repeat(64));
     assert_eq!(Excerpt::new(&"é".repeat(65)).as_str(), "é".repeat(64) + "…");
 }

@@ -16,6 +16,7 @@ use crate::caller::RequestId;
 use crate::response::{Answered, Ended, Outcome};
 use crate::scan;
 use crate::server::{Peer, RequestMeta};
+use crate::telemetry::log::steers;
 use crate::telemetry::trace::Trace;
 
 /// A request in flight. Dropped without a response, it is counted as [`unanswered`] says.
@@ -253,9 +254,20 @@ impl Access {
     }
 }
 
-/// The text without control characters, which could harm logs and terminals, and cut to the length
-/// that is shown.
+/// The text without characters that control how others are shown, and cut to the length that is
+/// shown.
 fn cut(text: &str) -> Box<str> {
-    let printable = text.chars().filter(|c| !c.is_control());
+    let printable = text.chars().filter(|c| !steers(*c));
     printable.take(LONGEST).collect::<String>().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_is_short_and_steers_nothing() {
+        assert_eq!(&*cut("curl\u{1b}[2J/8\u{202e}.1\u{2028}"), "curl[2J/8.1");
+        assert_eq!(cut(&"é".repeat(LONGEST + 1)).chars().count(), LONGEST);
+    }
 }

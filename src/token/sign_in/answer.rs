@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use crate::net::retry_after;
 use crate::secret::Secret;
+use crate::telemetry::log::steers;
 use crate::token::sign_in::response::Issued;
 use crate::token::sign_in::response::{self, ErrorMembers, TokenResponse, decoded};
 use crate::token::{Code, Error, Reason, aadsts};
@@ -131,7 +132,7 @@ fn message(members: &ErrorMembers, proof: &Secret) -> Arc<str> {
         return "its answer repeated the credential and is not shown".into();
     }
     let first = members.description.lines().next().unwrap_or_default();
-    let mut text: String = first.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
+    let mut text: String = first.chars().filter(|c| !steers(*c)).take(MAX_MESSAGE).collect();
     let trace: String = members
         .trace_id
         .chars()

@@ -15,6 +15,10 @@ async fn rejections_contain_entras_code_and_advice() {
     assert_eq!(error.message(), "AADSTS7000222: Something is wrong. (trace id trace-1)");
     assert!(matches!(error, Error::Refused { .. }));
 
+    let steering =
+        asked_with_secret(|| Reply::json(400, &json!({"error": "x", "error_description": "a\u{202e}b\u{2028}c"})));
+    assert_eq!(steering.await.unwrap_err().message(), "abc");
+
     // Other servers have descriptions only; proxies have neither.
     let error = asked_with_secret(|| Reply::json(400, &json!({"error": "invalid_scope"})))
         .await
