@@ -42,7 +42,7 @@ pub enum RequestError {
     Method(Operation),
     /// The content type is not `application/json`. A browser could send other types across sites
     /// without a preflight request.
-    #[error("the content type must be application/json")]
+    #[error("the content type must be application/json, in UTF-8")]
     ContentType,
     /// A compressed body.
     #[error("the body must not have a content encoding")]

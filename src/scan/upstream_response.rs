@@ -27,7 +27,9 @@ impl UpstreamResponse {
     /// may have stored it. Zero when it does not say, or says nothing valid.
     pub fn age(&self) -> Duration {
         let age = self.headers.get(header::AGE).and_then(|age| age.to_str().ok());
-        let seconds = age.map(str::trim).filter(|age| !age.is_empty());
+        // Of several the first counts: each cache on the way may add its own instead of replacing it.
+        let seconds = age.and_then(|ages| ages.split(',').next()).map(str::trim);
+        let seconds = seconds.filter(|age| !age.is_empty());
         let digits = seconds.filter(|age| age.bytes().all(|byte| byte.is_ascii_digit()));
         // A number that does not fit counts as infinite (RFC 9111 §1.2.2).
         digits.map_or(Duration::ZERO, |age| {
@@ -244,7 +246,8 @@ mod tests {
             ("-5", 0),
             ("+5", 0),
             ("1.5", 0),
-            ("5, 6", 0),
+            ("5, 6", 5),
+            ("old, 6", 0),
             ("old", 0),
         ] {
             assert_eq!(answer(&[("age", text)]).age(), Duration::from_secs(seconds), "{text:?}");

@@ -292,7 +292,7 @@ where
         if *this.has_body && may_leave_body(response.status()) {
             state.leave_body_unread();
         }
-        if *this.version < Version::HTTP_2 && state.is_closing() {
+        if *this.version < Version::HTTP_2 && (state.is_closing() || ends_connection(response.status())) {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
@@ -316,6 +316,12 @@ fn leave_body_out(response: &mut Response<Body>) {
 /// Whether a response with this status may have been made before the body was read.
 fn may_leave_body(status: StatusCode) -> bool {
     status.is_client_error() || matches!(status, StatusCode::NOT_IMPLEMENTED | StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// Whether the rest of the body is not awaited after a response with this status, so that the
+/// connection ends and should say so (RFC 9110 §15.5.9, §15.5.14).
+fn ends_connection(status: StatusCode) -> bool {
+    matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE)
 }
 
 /// Runs the streams of HTTP/2 connections as tasks that the drain awaits, each with its memory

@@ -76,21 +76,26 @@ impl Address {
     }
 
     /// Whether the two cannot both be bound: the same address, or one port with one of them on all
-    /// addresses of its family.
+    /// addresses, among them the other.
     pub fn collides(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Unix(one), Self::Unix(two)) => one == two,
             (Self::Tcp(one), Self::Tcp(two)) => {
+                let (first, second) = (one.ip().to_canonical(), two.ip().to_canonical());
                 // Port 0 becomes a different port each time.
-                one.port() != 0 && one.port() == two.port() && {
-                    let same_family = one.is_ipv4() == two.is_ipv4();
-                    let everywhere = one.ip().is_unspecified() || two.ip().is_unspecified();
-                    one.ip() == two.ip() || (same_family && everywhere)
-                }
+                one.port() != 0
+                    && one.port() == two.port()
+                    && (first == second || contains(first, second) || contains(second, first))
             }
             _ => false,
         }
     }
+}
+
+/// Whether listening on `all` takes connections to `one` as well: `[::]` means IPv4 too (see
+/// `server::bind`).
+fn contains(all: IpAddr, one: IpAddr) -> bool {
+    all.is_unspecified() && (all.is_ipv6() || one.is_ipv4())
 }
 
 /// Reads `ADDRESS:PORT`, `[ADDRESS]:PORT` or `unix:/PATH`. The error is a phrase that follows the
@@ -219,6 +224,11 @@ mod tests {
             ("127.0.0.1:80", "127.0.0.1:81", false),
             ("127.0.0.1:80", "0.0.0.0:80", true),
             ("[::1]:80", "[::]:80", true),
+            ("[::1]:80", "0.0.0.0:80", false),
+            // [::] is listened on for both families.
+            ("0.0.0.0:80", "[::]:80", true),
+            ("[::]:9901", "127.0.0.1:9901", true),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true),
             ("127.0.0.1:80", "[::1]:80", false),
             ("127.0.0.1:80", "127.0.0.2:80", false),
             ("127.0.0.1:0", "127.0.0.1:0", false),

@@ -32,7 +32,7 @@ fn directives(fields: &HeaderMap) -> CacheDirectives {
     let mut directives = CacheDirectives::default();
     for line in fields.get_all(header::CACHE_CONTROL) {
         let Ok(line) = line.to_str() else { continue };
-        for directive in line.split(',') {
+        for directive in split(line, b',') {
             let (name, value) = match directive.split_once('=') {
                 Some((name, value)) => (name.trim(), Some(value.trim())),
                 None => (directive.trim(), None),
@@ -205,6 +205,7 @@ mod tests {
             of(&["max-age=x, max-stale=-1, min-fresh, =, ,"]),
             CacheDirectives::default()
         );
+        assert_eq!(of(&["x=\"a, no-cache, b\""]), CacheDirectives::default());
         assert_eq!(
             of(&["max-age=99999999999999999999"]).max_age,
             Some(Duration::from_secs(1 << 31))

@@ -23,7 +23,9 @@ async fn a_large_body_is_refused_and_the_refusal_arrives() {
         // fail the one or lose the other.
         let mut caller = server.connect().await;
         caller.send(&request).await;
-        assert_eq!(caller.answer().await.status, 413);
+        let answer = caller.answer().await;
+        assert_eq!(answer.status, 413);
+        assert!(answer.has("connection: close"), "{}", answer.head);
         caller.0.shutdown().await.unwrap();
         assert!(caller.closed().await.is_empty());
     }
@@ -77,7 +79,9 @@ async fn a_body_that_does_not_come_is_given_up() {
     let mut caller = server.connect().await;
     let whole = request("POST", "", GOOD);
     caller.send(&whole[..whole.len() - 1]).await;
-    assert_eq!(caller.answer().await.status, 408);
+    let answer = caller.answer().await;
+    assert_eq!(answer.status, 408);
+    assert!(answer.has("connection: close"), "{}", answer.head);
     caller.closed().await;
 }
 
