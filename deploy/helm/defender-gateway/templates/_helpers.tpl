@@ -45,14 +45,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- .Values.store.url | default (include "defender-gateway.setting" (dict "root" . "section" "store" "key" "url")) -}}
 {{- end }}
 
-{{/* The port at which others reach a listener, of its first address that is for others: (dict "root" . "section" SECTION "port" DEFAULT). */}}
-{{- define "defender-gateway.port" -}}
+{{/* The ports at which others reach a listener, with commas between several, each once: (dict "root" . "section" SECTION "port" DEFAULT). */}}
+{{- define "defender-gateway.ports" -}}
 {{- $listen := include "defender-gateway.setting" (dict "root" .root "section" .section "key" "listen") | default (printf ":%d" .port) -}}
-{{- $port := "" -}}
+{{- $ports := list -}}
 {{- range splitList "," $listen -}}
-{{- if not (or $port (regexMatch "^ *(unix:|127[.]|\\[::1\\])" .)) }}{{ $port = regexFind "[0-9]+$" . }}{{ end -}}
+{{- if not (regexMatch "^ *(unix:|127[.]|\\[::1\\])" .) }}{{ $ports = append $ports (regexFind "[0-9]+$" (trim .)) }}{{ end -}}
 {{- end -}}
-{{- required (printf "%s.listen has no address that other pods reach: %s" .section $listen) $port }}
+{{- $ports | uniq | compact | join "," | required (printf "%s.listen has no address that other pods reach: %s" .section $listen) }}
+{{- end }}
+
+{{/* The first of them, which the Service and the probes are for. */}}
+{{- define "defender-gateway.port" -}}
+{{- include "defender-gateway.ports" . | splitList "," | first }}
 {{- end }}
 
 {{/* Variables, each name once: of several with one name the last counts, at the place of the first. */}}
