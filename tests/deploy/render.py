@@ -273,6 +273,18 @@ def charts(binary):
     return len(values)
 
 
+def lost_links():
+    """A chart that lost its links on the way says so in place of alerts and a dashboard without content."""
+    chart = OUT / "lost-links"
+    shutil.copytree(CHART, chart)
+    for file, value in (("rules.yaml", "prometheusRule"), ("defender-gateway.json", "dashboard")):
+        copy = chart / "files" / file
+        for content in (None, os.readlink(CHART / "files" / file)):
+            copy.unlink() if content is None else copy.write_text(content)
+            if "was lost on the way" not in helm("template", "r", str(chart), "--set", f"{value}.enabled=true", fine=False):
+                wrong.append(f"a chart whose {file} holds {content} renders")
+
+
 def terraform():
     """The release is of this chart with these values, and written as Terraform wants it; validating would need its registry."""
     text = (TERRAFORM / "main.tf").read_text()
@@ -315,6 +327,7 @@ def main(binary):
     same_sidecar()
     kustomizations(binary)
     charts(binary)
+    lost_links()
     terraform()
     passed = posture()
     print("\n".join(wrong) or f"{len(list(OUT.glob('*.yaml')))} renders are right for Kubernetes {versions()[0]} to {versions()[-1]}; "

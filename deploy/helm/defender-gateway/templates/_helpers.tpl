@@ -103,6 +103,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- else if kindIs "float64" . }}{{ int64 . }}{{ else }}{{ toJson . }}{{ end -}}
 {{- end }}
 
+{{/* What is wrong where a file of the chart, a link in the repository, is empty or holds its own target. */}}
+{{- define "defender-gateway.linkLost" -}}
+{{ . }} is a link, which was lost on the way to this chart (Flux's GitRepository leaves links out, as does Git with core.symlinks=false): install what `helm package` makes
+{{- end }}
+
 {{/* gateway.toml. */}}
 {{- define "defender-gateway.toml" -}}
 {{- /* Variables that the chart sets for its own values win over the file, so the same in the file would be lost without a word. */ -}}
