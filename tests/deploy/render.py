@@ -268,9 +268,25 @@ def charts(binary):
     wanted = rendered["PodMonitor"]["spec"]["selector"]["matchLabels"].items()
     if "PrometheusRule" not in rendered or not wanted <= rendered["Deployment"]["spec"]["template"]["metadata"]["labels"].items():
         wrong.append(f"helm-example-app: the monitors of {sorted(rendered)} do not find the sidecar")
+    documented(user, binary)
     if "imagee" not in helm("template", "r", str(user), "--set", "defenderGateway.imagee=x", fine=False):
         wrong.append("helm-example-app: a misspelt value is ignored")
     return len(values)
+
+
+def documented(user, binary):
+    """A sidecar with a store as the README has it, and on OpenShift, which refuses fixed user ids."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "deploy/helm/README.md").read_text(), re.M | re.S)
+    (OUT / "store.yaml").write_text(next(block for block in blocks if "extraVolumeMounts" in block))
+    common = ["template", "r", str(user), "--namespace", "shop", "--values", str(OUT / "store.yaml")]
+    documents = examine("helm-example-store", helm(*common, "--set", "defenderGateway.runAsUser=null"), binary, 1)
+    for pod in lint.World(documents).pods:
+        if {"runAsUser", "runAsGroup"} & pod.gateway["securityContext"].keys():
+            wrong.append("helm-example-store: `runAsUser: null` leaves a fixed user id")
+    for number in (65532, 1000):
+        text = helm(*common, *(["--set", f"defenderGateway.runAsUser={number}"] if number != 65532 else []))
+        if text.count(f"runAsUser: {number}\n") != 1:
+            wrong.append(f"helm-example-store: the user id is not {number}")
 
 
 def lost_links():
