@@ -255,6 +255,12 @@ def charts(binary):
         said = helm("template", "r", str(CHART), "-f", str(file), fine=False)
         if refused["says"] not in said:
             wrong.append(f"refused values {refused['values']}: expected {refused['says']!r} in:\n{said}")
+    # Of versions that change limits in place, which earlier ones would show as a difference for ever.
+    for version, wanted in (("1.32.9", False), ("1.33.0", True)):
+        text = helm("template", "r", str(CHART), "--kube-version", version)
+        examine(f"helm-on-{version}", text, binary, 1)
+        if ("restartPolicy: RestartContainer" in text) != wanted:
+            wrong.append(f"helm-on-{version}: resizePolicy is {'missing' if wanted else 'there'}")
     # People's own charts use the named template; this one is the proof.
     user = OUT / "user-chart"
     shutil.copytree(ROOT / "deploy/helm/example-app", user)
