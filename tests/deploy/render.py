@@ -201,6 +201,11 @@ def kustomizations(binary):
     wide = [d for d in documents if d["kind"] == "NetworkPolicy" and re.search(r"(0\.0\.0\.0|::)/0", str(d["spec"]["egress"]))]
     if wide:
         wrong.append("shared-everything: components/cilium leaves port 443 open to all addresses")
+    # Of a query that goes elsewhere it learns nothing, and shuts the address that was asked for.
+    seen = [peer["matchLabels"].get("k8s-app") for d in documents if d["kind"] == "CiliumNetworkPolicy"
+            for rule in d["spec"]["egress"] for peer in rule.get("toEndpoints") or []]
+    if seen != ["kube-dns", "node-local-dns"]:
+        wrong.append(f"shared-everything: components/cilium sees DNS queries to {seen} only")
     # The trap that the README warns of, and the way around it.
     late = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a-deployment"},
             "spec": {"template": {"spec": {"initContainers": [{"name": "migrate", "image": "registry.example.com/a:2"}]}}}}
