@@ -528,6 +528,12 @@ def _(p, g):
             yield "enableServiceLinks is not false; a Service of the same name would set variables with our prefix"
 
 
+@gateway_rule("any-system")
+def _(p, g):
+    if not p.is_guest and (p.spec.get("nodeSelector") or {}).get("kubernetes.io/os") != "linux":
+        yield "without a nodeSelector for kubernetes.io/os it may land on a node with Windows, where it never starts"
+
+
 @gateway_rule("service-link-name")
 def _(p, g):
     for e in g.get("env") or []:
