@@ -266,6 +266,14 @@ def charts(binary):
         examine(f"helm-on-{version}", text, binary, 1)
         if ("restartPolicy: RestartContainer" in text) != wanted:
             wrong.append(f"helm-on-{version}: resizePolicy is {'missing' if wanted else 'there'}")
+    # Names of digits alone are names as well.
+    numbers = ["--set-string", "credentials.kind=certificate,credentials.tenantId=tenant.example,credentials.secretName=4,store.secretName=5",
+               "--set-string", "credentials.clientId=11111111-2222-3333-4444-555555555555,fullnameOverride=3,priorityClassName=6",
+               "--set", "store.url=redis://redis.example.com,prometheusRule.enabled=true,dashboard.enabled=true,podMonitor.enabled=true"]
+    text = helm("template", "1", str(CHART), "--namespace", "2", *numbers)
+    documents = examine("helm-numbers", text, binary, 1)
+    for name in {type(value) for d in documents for value in (d["metadata"]["name"], d["metadata"]["namespace"])} - {str}:
+        wrong.append(f"helm-numbers: a name is of the type {name}")
     # People's own charts use the named template; this one is the proof.
     user = OUT / "user-chart"
     shutil.copytree(ROOT / "deploy/helm/example-app", user)

@@ -6,7 +6,7 @@
 
 {{- define "defender-gateway.selector" -}}
 app.kubernetes.io/name: defender-gateway
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "defender-gateway.labels" -}}
@@ -160,7 +160,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if has .kind (list "clientSecret" "certificate") -}}
 - name: defender-gateway-credentials
   secret:
-    secretName: {{ .secretName }}
+    secretName: {{ .secretName | quote }}
     # Files belong to root: only `other` reaches the gateway's user. The volume is mounted in its container alone.
     defaultMode: 0444
 {{- else if eq .kind "workloadIdentityProjected" -}}
