@@ -45,7 +45,7 @@ def rows(values, said, path=()):
     for key, value in values.items():
         name = ".".join((*path, key))
         # Members of these are examples of what may be there, not values with a meaning of their own.
-        if isinstance(value, dict) and value and name not in ("config", "resources", "dashboard.labels"):
+        if isinstance(value, dict) and value and name not in ("config", "resources", "dashboard.labels", "nodeSelector"):
             if said.get(name):
                 yield f"| `{name}` | | {said[name]} |"
             yield from rows(value, said, (*path, key))

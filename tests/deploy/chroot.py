@@ -126,7 +126,29 @@ def stop(gateway):
     assert gateway.wait(20) == 0, f"exit status {gateway.returncode} after SIGTERM: {gateway.stderr.read()}"
 
 
+def look_up(binary):
+    """On a host with sources of names of its own it takes none of them: such a module is for the host's C library, and two in one
+    process crash. This one does so at once. No name server is asked but 127.0.0.1, as no file says another."""
+    with tempfile.TemporaryDirectory(prefix="gateway-host-") as folder:
+        root = pathlib.Path(folder)
+        root.chmod(0o755)
+        (root / "etc").mkdir()
+        (root / "etc/nsswitch.conf").write_text("hosts: trap files trap dns trap\n")
+        (root / "etc/hosts").write_text("127.0.0.1 localhost known.example\n")
+        shutil.copy(binary, root / "defender-gateway")
+        module = ["cc", "-shared", "-fPIC", "-nostdlib", "-x", "c", "-o", str(root / "libnss_trap.so.2"), "-"]
+        text = "__attribute__((constructor)) static void loaded(void) { __builtin_trap(); }"
+        subprocess.run(module, input=text, text=True, check=True, timeout=60)
+        env = {"LD_LIBRARY_PATH": "/", "AZURE_TENANT_ID": "tenant.example", "AZURE_CLIENT_SECRET": "s",
+               "AZURE_CLIENT_ID": "11111111-2222-3333-4444-555555555555"}
+        for name, said in (("known.example", "onnection refused"), ("unknown.example", "name resolution for unknown.example")):
+            env["DEFENDER_GATEWAY_CREDENTIALS_AUTHORITY"] = f"https://{name}:1"
+            done = subprocess.run(["/defender-gateway", "probe"], env=env, preexec_fn=jail(root), capture_output=True, text=True, timeout=60)
+            assert done.returncode == 2 and said in done.stderr, f"{name}: exit status {done.returncode}: {done.stderr}"
+
+
 def main(binary):
+    look_up(binary)
     root = pathlib.Path(tempfile.mkdtemp(prefix="gateway-root-"))
     simulator = None
     try:

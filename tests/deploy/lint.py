@@ -468,15 +468,17 @@ def policies(p, direction):
                 yield spec
 
 
-def admitted(p):
-    """The rules of those policies about the port where callers ask, unless nobody but the pod itself can reach it."""
-    if p.is_guest or all(is_loopback(a) for a in p.settings()["listen"]):
-        return
-    data = {port_of(a) for a in p.settings()["listen"]} | {q.get("name") for q in ports(p.gateway)
-                                                           if q.get("containerPort") in map(port_of, p.settings()["listen"])}
+def doors(p):
+    """The ports where callers ask, but for those that only the pod itself can reach."""
+    return set() if p.is_guest else {port_of(a) for a in p.settings()["listen"] if not is_loopback(a)}
+
+
+def admitted(p, port):
+    """The rules of those policies about a port."""
     for policy in policies(p, "Ingress"):
         for r in policy.get("ingress") or []:
-            if not r.get("ports") or any(q.get("port") in (None, *data) for q in r["ports"]):
+            # What a name admits is up to the network plug-in: in the worst case, every port.
+            if not r.get("ports") or any(q.get("port") in (None, port) or isinstance(q["port"], str) for q in r["ports"]):
                 yield r
 
 
@@ -488,21 +490,21 @@ def is_everywhere(peer):
 
 @gateway_rule("open-needs-lock")
 def _(p, g):
-    if not p.is_guest and not all(is_loopback(a) for a in p.settings()["listen"]) and not any(True for _ in policies(p, "Ingress")):
+    if doors(p) and not any(True for _ in policies(p, "Ingress")):
         yield "callers are not authenticated, and no NetworkPolicy limits who they are"
 
 
 @gateway_rule("lock-open")
 def _(p, g):
-    if any(not r.get("from") or any(is_everywhere(peer) for peer in r["from"]) for r in admitted(p)):
+    if any(not r.get("from") or any(is_everywhere(peer) for peer in r["from"]) for door in doors(p) for r in admitted(p, door)):
         yield "callers are not authenticated, and the NetworkPolicy lets everybody in"
 
 
 @gateway_rule("lock-without-door")
 def _(p, g):
-    is_open = not p.is_guest and not all(is_loopback(a) for a in p.settings()["listen"])
-    if is_open and any(True for _ in policies(p, "Ingress")) and not any(True for _ in admitted(p)):
-        yield "the NetworkPolicy lets nobody in to where callers ask"
+    for door in doors(p) if any(True for _ in policies(p, "Ingress")) else ():
+        if not any(True for _ in admitted(p, door)):
+            yield f"the NetworkPolicy lets nobody in to port {door}, where callers ask"
 
 
 @gateway_rule("metadata-service")
@@ -524,6 +526,12 @@ def _(p, g):
             yield "automountServiceAccountToken is not false; the gateway never talks to the Kubernetes API"
         if p.spec.get("enableServiceLinks") is not False:
             yield "enableServiceLinks is not false; a Service of the same name would set variables with our prefix"
+
+
+@gateway_rule("any-system")
+def _(p, g):
+    if not p.is_guest and (p.spec.get("nodeSelector") or {}).get("kubernetes.io/os") != "linux":
+        yield "without a nodeSelector for kubernetes.io/os it may land on a node with Windows, where it never starts"
 
 
 @gateway_rule("service-link-name")
@@ -570,6 +578,13 @@ def selects(selector, labels):
     return (selector.get("matchLabels") or {}).items() <= labels.items()
 
 
+def by_name(d):
+    for direction in ("ingress", "egress"):
+        for q in [q for r in d["spec"].get(direction) or [] for q in r.get("ports") or []]:
+            if isinstance(q.get("port"), str):
+                yield d, "policy-port-name", f"names the port {q['port']}: OVN-Kubernetes opens every port for a name, others none"
+
+
 def way_out(d):
     for r in d["spec"].get("egress") or []:
         numbers = {q.get("port") for q in r.get("ports") or []}
@@ -583,6 +598,7 @@ def whole(world):
     for d in world.documents:
         kind, spec, meta = d.get("kind"), d.get("spec") or {}, d.get("metadata") or {}
         if kind == "NetworkPolicy":
+            yield from by_name(d)
             yield from way_out(d)
         if kind not in ("Service", "PodDisruptionBudget", "PodMonitor"):
             continue
@@ -611,7 +627,7 @@ def whole(world):
                     yield d, "service-to-loopback", f"the gateway behind this Service is reached at {sorted(reached) or 'loopback only'}"
 
 
-WHOLE = {"selects-nothing", "host-unknown", "service-to-loopback", "egress-dns", "egress-open"}
+WHOLE = {"policy-port-name", "selects-nothing", "host-unknown", "service-to-loopback", "egress-dns", "egress-open"}
 
 
 def lint(text):

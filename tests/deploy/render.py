@@ -201,6 +201,11 @@ def kustomizations(binary):
     wide = [d for d in documents if d["kind"] == "NetworkPolicy" and re.search(r"(0\.0\.0\.0|::)/0", str(d["spec"]["egress"]))]
     if wide:
         wrong.append("shared-everything: components/cilium leaves port 443 open to all addresses")
+    # Of a query that goes elsewhere it learns nothing, and shuts the address that was asked for.
+    seen = [peer["matchLabels"].get("k8s-app") for d in documents if d["kind"] == "CiliumNetworkPolicy"
+            for rule in d["spec"]["egress"] for peer in rule.get("toEndpoints") or []]
+    if seen != ["kube-dns", "node-local-dns"]:
+        wrong.append(f"shared-everything: components/cilium sees DNS queries to {seen} only")
     # The trap that the README warns of, and the way around it.
     late = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a-deployment"},
             "spec": {"template": {"spec": {"initContainers": [{"name": "migrate", "image": "registry.example.com/a:2"}]}}}}
@@ -255,6 +260,20 @@ def charts(binary):
         said = helm("template", "r", str(CHART), "-f", str(file), fine=False)
         if refused["says"] not in said:
             wrong.append(f"refused values {refused['values']}: expected {refused['says']!r} in:\n{said}")
+    # Of versions that change limits in place, which earlier ones would show as a difference for ever.
+    for version, wanted in (("1.32.9", False), ("1.33.0", True)):
+        text = helm("template", "r", str(CHART), "--kube-version", version)
+        examine(f"helm-on-{version}", text, binary, 1)
+        if ("restartPolicy: RestartContainer" in text) != wanted:
+            wrong.append(f"helm-on-{version}: resizePolicy is {'missing' if wanted else 'there'}")
+    # Names of digits alone are names as well.
+    numbers = ["--set-string", "credentials.kind=certificate,credentials.tenantId=tenant.example,credentials.secretName=4,store.secretName=5",
+               "--set-string", "credentials.clientId=11111111-2222-3333-4444-555555555555,fullnameOverride=3,priorityClassName=6",
+               "--set", "store.url=redis://redis.example.com,prometheusRule.enabled=true,dashboard.enabled=true,podMonitor.enabled=true"]
+    text = helm("template", "1", str(CHART), "--namespace", "2", *numbers)
+    documents = examine("helm-numbers", text, binary, 1)
+    for name in {type(value) for d in documents for value in (d["metadata"]["name"], d["metadata"]["namespace"])} - {str}:
+        wrong.append(f"helm-numbers: a name is of the type {name}")
     # People's own charts use the named template; this one is the proof.
     user = OUT / "user-chart"
     shutil.copytree(ROOT / "deploy/helm/example-app", user)
@@ -268,9 +287,37 @@ def charts(binary):
     wanted = rendered["PodMonitor"]["spec"]["selector"]["matchLabels"].items()
     if "PrometheusRule" not in rendered or not wanted <= rendered["Deployment"]["spec"]["template"]["metadata"]["labels"].items():
         wrong.append(f"helm-example-app: the monitors of {sorted(rendered)} do not find the sidecar")
+    documented(user, binary)
     if "imagee" not in helm("template", "r", str(user), "--set", "defenderGateway.imagee=x", fine=False):
         wrong.append("helm-example-app: a misspelt value is ignored")
     return len(values)
+
+
+def documented(user, binary):
+    """A sidecar with a store as the README has it, and on OpenShift, which refuses fixed user ids."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "deploy/helm/README.md").read_text(), re.M | re.S)
+    (OUT / "store.yaml").write_text(next(block for block in blocks if "extraVolumeMounts" in block))
+    common = ["template", "r", str(user), "--namespace", "shop", "--values", str(OUT / "store.yaml")]
+    documents = examine("helm-example-store", helm(*common, "--set", "defenderGateway.runAsUser=null"), binary, 1)
+    for pod in lint.World(documents).pods:
+        if {"runAsUser", "runAsGroup"} & pod.gateway["securityContext"].keys():
+            wrong.append("helm-example-store: `runAsUser: null` leaves a fixed user id")
+    for number in (65532, 1000):
+        text = helm(*common, *(["--set", f"defenderGateway.runAsUser={number}"] if number != 65532 else []))
+        if text.count(f"runAsUser: {number}\n") != 1:
+            wrong.append(f"helm-example-store: the user id is not {number}")
+
+
+def lost_links():
+    """A chart that lost its links on the way says so in place of alerts and a dashboard without content."""
+    chart = OUT / "lost-links"
+    shutil.copytree(CHART, chart)
+    for file, value in (("rules.yaml", "prometheusRule"), ("defender-gateway.json", "dashboard")):
+        copy = chart / "files" / file
+        for content in (None, os.readlink(CHART / "files" / file)):
+            copy.unlink() if content is None else copy.write_text(content)
+            if "was lost on the way" not in helm("template", "r", str(chart), "--set", f"{value}.enabled=true", fine=False):
+                wrong.append(f"a chart whose {file} holds {content} renders")
 
 
 def terraform():
@@ -315,6 +362,7 @@ def main(binary):
     same_sidecar()
     kustomizations(binary)
     charts(binary)
+    lost_links()
     terraform()
     passed = posture()
     print("\n".join(wrong) or f"{len(list(OUT.glob('*.yaml')))} renders are right for Kubernetes {versions()[0]} to {versions()[-1]}; "

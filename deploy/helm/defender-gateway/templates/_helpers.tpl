@@ -6,7 +6,7 @@
 
 {{- define "defender-gateway.selector" -}}
 app.kubernetes.io/name: defender-gateway
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "defender-gateway.labels" -}}
@@ -45,14 +45,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- .Values.store.url | default (include "defender-gateway.setting" (dict "root" . "section" "store" "key" "url")) -}}
 {{- end }}
 
-{{/* The port at which others reach a listener, of its first address that is for others: (dict "root" . "section" SECTION "port" DEFAULT). */}}
-{{- define "defender-gateway.port" -}}
+{{/* The ports at which others reach a listener, with commas between several, each once: (dict "root" . "section" SECTION "port" DEFAULT). */}}
+{{- define "defender-gateway.ports" -}}
 {{- $listen := include "defender-gateway.setting" (dict "root" .root "section" .section "key" "listen") | default (printf ":%d" .port) -}}
-{{- $port := "" -}}
+{{- $ports := list -}}
 {{- range splitList "," $listen -}}
-{{- if not (or $port (regexMatch "^ *(unix:|127[.]|\\[::1\\])" .)) }}{{ $port = regexFind "[0-9]+$" . }}{{ end -}}
+{{- if not (regexMatch "^ *(unix:|127[.]|\\[::1\\])" .) }}{{ $ports = append $ports (regexFind "[0-9]+$" (trim .)) }}{{ end -}}
 {{- end -}}
-{{- required (printf "%s.listen has no address that other pods reach: %s" .section $listen) $port }}
+{{- $ports | uniq | compact | join "," | required (printf "%s.listen has no address that other pods reach: %s" .section $listen) }}
+{{- end }}
+
+{{/* The first of them, which the Service and the probes are for. */}}
+{{- define "defender-gateway.port" -}}
+{{- include "defender-gateway.ports" . | splitList "," | first }}
 {{- end }}
 
 {{/* Variables, each name once: of several with one name the last counts, at the place of the first. */}}
@@ -96,6 +101,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- range . }}{{ $parts = append $parts (include "defender-gateway.tomlValue" .) }}{{ end -}}
 [{{ join ", " $parts }}]
 {{- else if kindIs "float64" . }}{{ int64 . }}{{ else }}{{ toJson . }}{{ end -}}
+{{- end }}
+
+{{/* What is wrong where a file of the chart, a link in the repository, is empty or holds its own target. */}}
+{{- define "defender-gateway.linkLost" -}}
+{{ . }} is a link, which was lost on the way to this chart (Flux's GitRepository leaves links out, as does Git with core.symlinks=false): install what `helm package` makes
 {{- end }}
 
 {{/* gateway.toml. */}}
@@ -150,7 +160,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if has .kind (list "clientSecret" "certificate") -}}
 - name: defender-gateway-credentials
   secret:
-    secretName: {{ .secretName }}
+    secretName: {{ .secretName | quote }}
     # Files belong to root: only `other` reaches the gateway's user. The volume is mounted in its container alone.
     defaultMode: 0444
 {{- else if eq .kind "workloadIdentityProjected" -}}

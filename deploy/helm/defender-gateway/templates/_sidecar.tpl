@@ -7,12 +7,14 @@ For your own chart: the gateway as a native sidecar. Put it first in initContain
     {{- include "defender-gateway.sidecarVolumes" (dict "credentials" .Values.defenderGateway.credentials) | nindent 8 }}
 
 Takes, besides `credentials` (kind, tenantId, clientId, secretName as in values.yaml): `image` (repository, tag, digest), `env` (a list of
-variables, such as DEFENDER_GATEWAY_QUOTA_LIMITS; one that is set here as well is replaced), `resources`.
+variables, such as DEFENDER_GATEWAY_QUOTA_LIMITS; one that is set here as well is replaced), `resources`, `runAsUser` (65532; null lets
+OpenShift choose), `extraVolumes` and `extraVolumeMounts`, such as for a store's password or a CA bundle.
 */}}
 {{- define "defender-gateway.sidecar" -}}
 {{- range $key, $_ := . }}
-{{- if not (has $key (list "credentials" "env" "image" "resources")) }}
-{{- fail (printf "the sidecar takes credentials, env, image and resources, not %q" $key) }}
+{{- $known := list "credentials" "env" "extraVolumeMounts" "extraVolumes" "image" "resources" "runAsUser" }}
+{{- if not (has $key $known) }}
+{{- fail (printf "the sidecar takes %s, not %q" (join ", " $known) $key) }}
 {{- end }}
 {{- end }}
 - name: defender-gateway
@@ -42,23 +44,31 @@ variables, such as DEFENDER_GATEWAY_QUOTA_LIMITS; one that is set here as well i
     failureThreshold: 6
   securityContext:
     runAsNonRoot: true
-    runAsUser: 65532
-    runAsGroup: 65532
+    {{- $user := ternary .runAsUser 65532 (hasKey . "runAsUser") }}
+    {{- if not (kindIs "invalid" $user) }}
+    runAsUser: {{ int64 $user }}
+    runAsGroup: {{ int64 $user }}
+    {{- end }}
     allowPrivilegeEscalation: false
     readOnlyRootFilesystem: true
     capabilities: {drop: [ALL]}
     seccompProfile: {type: RuntimeDefault}
   resources:
     {{- .resources | default (dict "requests" (dict "cpu" "25m" "memory" "32Mi") "limits" (dict "memory" "128Mi")) | toYaml | nindent 4 }}
+  {{- $mounts := .extraVolumeMounts | default list }}
   {{- if include "defender-gateway.credentialVolume" .credentials }}
+  {{- $mounts = prepend $mounts (dict "name" "defender-gateway-credentials" "mountPath" "/var/run/secrets/defender-gateway" "readOnly" true) }}
+  {{- end }}
+  {{- with $mounts }}
   volumeMounts:
-    - name: defender-gateway-credentials
-      mountPath: /var/run/secrets/defender-gateway
-      readOnly: true
+    {{- toYaml . | nindent 4 }}
   {{- end }}
 {{- end }}
 
-{{/* The volumes that the sidecar needs; empty for kinds of credential without files. */}}
+{{/* The volumes that the sidecar needs; empty for kinds of credential without files, unless there are others. */}}
 {{- define "defender-gateway.sidecarVolumes" -}}
 {{- include "defender-gateway.credentialVolume" .credentials }}
+{{- with .extraVolumes }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
