@@ -133,6 +133,7 @@ impl Protocol {
             foreign: self.foreign,
             calls: self.calls,
             replicas: Some(self.replicas()),
+            other_limits: self.copy.other_limits,
             eviction: self.eviction.clone(),
             store_failure: self.failure.clone(),
             ..self.quota_state(now).snapshot(now)

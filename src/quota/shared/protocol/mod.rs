@@ -133,9 +133,9 @@ impl Protocol {
     pub fn new(me: String, config: &quota::Config, sharing: &Config, now: Instant) -> Self {
         let kept = config.attempt + QuotaState::LANDING + IN_HAND;
         Self {
-            terms: Arc::new(SyncParams::new(me, config, sharing.timing, kept)),
+            terms: Arc::new(SyncParams::new(me.clone(), config, sharing.timing, kept)),
             timing: sharing.timing,
-            copy: LedgerReplica::new(config.clone(), kept, now),
+            copy: LedgerReplica::new(me, config.clone(), kept, now),
             epoch: String::new(),
             epochs: 0,
             call: 0,
