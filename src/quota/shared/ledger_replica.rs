@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::member_name::have_other_limits;
 use super::messages::{self, LedgerSnapshot, SyncReply};
+use crate::clock::earlier;
 use crate::quota::forecast::Latency;
 use crate::quota::foreign::Foreign;
 use crate::quota::state::{QuotaState, ThrottleState};
@@ -87,6 +88,16 @@ impl LedgerReplica {
     pub(super) fn landing(&self) -> Duration {
         let longest = self.config.limits().last();
         longest.map_or(self.latency.bound(), |longest| self.latency.landing(longest))
+    }
+
+    /// Our stopwatch stood still for so long. Calls in flight may still arrive.
+    pub(super) fn age(&mut self, by: Duration) {
+        self.asked = self.asked.map(|asked| earlier(asked, by));
+        for known in self.charges.values_mut() {
+            if let ChargeState::Past(at) = known {
+                *at = earlier(*at, by);
+            }
+        }
     }
 
     /// A slot was granted to this replica.
@@ -274,5 +285,23 @@ mod tests {
         assert_eq!(charge(&mut copy, 5), [("a".to_owned(), messages::PAST, 2_000_000)]);
         assert!(charge(&mut copy, 14).is_empty(), "outside of every window");
         assert!(copy.charges.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_it_knows_has_aged_while_the_machine_was_suspended() {
+        let now = Instant::now() + SECOND * 100;
+        let mut copy = copy(now);
+        copy.asked = Some(now);
+        copy.grant("flies".into(), now);
+        copy.grant("is past".into(), now);
+        copy.settle("is past", now);
+        copy.age(SECOND * 4);
+        let mut shown = copy.show(None, now).unwrap();
+        shown.charges.sort();
+        let expected = [
+            ("flies".to_owned(), messages::FLYING, 3_000_000),
+            ("is past".to_owned(), messages::PAST, 4_000_000),
+        ];
+        assert_eq!((shown.age, &*shown.charges), (4_000_000, &expected[..]));
     }
 }

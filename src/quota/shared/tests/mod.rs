@@ -14,6 +14,7 @@ mod queue_fixture;
 mod queued;
 mod replicas;
 mod store;
+mod suspended;
 mod throttle_hint;
 mod went_back;
 mod widened;
