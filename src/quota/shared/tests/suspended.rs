@@ -57,6 +57,29 @@ fn the_stores_clock_is_not_taken_for_one_that_has_jumped() {
     }
 }
 
+/// The store has ended its charge by itself long before, and has even forgotten it.
+#[test]
+fn a_call_that_is_made_after_it_counts_from_then_on() {
+    for asleep in [60, 7200] {
+        let mut few = Few::new(1, None);
+        let now = few.start + few.now;
+        few.replicas[0].demand(&waiting("A", 1), now);
+        step(&mut few, "asks", Duration::ZERO);
+        let slot = few.replicas[0].take(now).unwrap();
+        few.replicas[0].demand(&waiting("A", 0), now);
+        clock::suspend(SECOND * asleep);
+        step(&mut few, "is a member again", SECOND * asleep);
+        few.replicas[0].settle(slot.id.clone(), now);
+        for nonce in ["tells", "tells again"] {
+            step(&mut few, nonce, SECOND * asleep);
+        }
+        let [_, past, ..] = few.sharing.keys();
+        let at: Option<f64> = few.store.ask(&["ZSCORE", &past, &slot.id]);
+        let time: f64 = few.store.ask(&["GET", "clock"]);
+        assert_eq!(at, Some(time), "after {asleep} s");
+    }
+}
+
 /// The copy would otherwise be taken for one in which nothing is missing.
 #[test]
 fn the_copy_that_is_brought_back_is_as_old_as_it_is() {
