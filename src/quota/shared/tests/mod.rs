@@ -6,6 +6,7 @@ mod chaos;
 mod explore;
 mod explored;
 mod idle;
+mod limits_differ;
 mod members;
 mod order;
 mod pacing;
