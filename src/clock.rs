@@ -5,6 +5,10 @@
 //! lifetimes. It may be stepped at any moment, so a duration is never measured with it. What has to
 //! be measured from one process to the next (the age of a charge in the state file) is measured
 //! with the time since boot, which no step of the wall clock changes.
+//!
+//! On Linux the time of the process stands still while the machine is suspended, and that of all
+//! others goes on. Where something would then be taken for younger than it is ([`suspended`]), that
+//! time is added.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,6 +99,69 @@ impl Wall {
         };
         Reading { wall: self.now(), boot }
     }
+}
+
+/// How long the machine has been suspended since it booted: the time that `Instant` does not know
+/// of. It never shrinks. Zero where the operating system does not tell it, or counts that time.
+pub fn suspended() -> Duration {
+    #[cfg(test)]
+    if let Some(simulated) = simulation::SUSPENDED.get() {
+        return simulated;
+    }
+    suspended_since_boot()
+}
+
+/// What was measured by `Instant` before the machine was suspended for so long, as if it had been
+/// measured after that.
+pub fn earlier(at: Instant, by: Duration) -> Instant {
+    // Where time stands still in a suspended machine, there are moments before it booted.
+    at.checked_sub(by).unwrap_or(at)
+}
+
+#[cfg(test)]
+pub use simulation::suspend;
+
+/// A machine that tests suspend.
+#[cfg(test)]
+mod simulation {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    thread_local! {
+        pub(super) static SUSPENDED: Cell<Option<Duration>> = const { Cell::new(None) };
+    }
+
+    /// As if the machine had been suspended for so long just now, for what this thread asks.
+    pub fn suspend(time: Duration) {
+        SUSPENDED.set(Some(super::suspended() + time));
+    }
+}
+
+/// On Linux: what `CLOCK_BOOTTIME` is ahead of `CLOCK_MONOTONIC`.
+#[cfg(target_os = "linux")]
+fn suspended_since_boot() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+
+    /// A time that nobody could tell from none, such as passes between the two readings.
+    const LEAST: u64 = 100_000_000;
+    static MOST: AtomicU64 = AtomicU64::new(0);
+    let nanos = |clock| {
+        let time = clock_gettime(clock);
+        i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
+    };
+    // Read first: what passes until the other is read makes the difference smaller, never larger.
+    let boot = nanos(ClockId::Boottime);
+    let ahead = u64::try_from(boot - nanos(ClockId::Monotonic)).unwrap_or(0);
+    let known = MOST.load(Ordering::Relaxed);
+    if ahead > known.saturating_add(LEAST) {
+        MOST.fetch_max(ahead, Ordering::Relaxed);
+    }
+    Duration::from_nanos(MOST.load(Ordering::Relaxed))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn suspended_since_boot() -> Duration {
+    Duration::ZERO
 }
 
 /// The time since boot on Linux: `CLOCK_BOOTTIME`, and the boot id of `/proc`

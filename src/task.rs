@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -14,6 +15,8 @@ use tracing::Instrument as _;
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
     tracker: TaskTracker,
+    /// Those of them that are not upkeep.
+    work: TaskTracker,
     stop: CancellationToken,
     /// Cancelled when upkeep has panicked.
     failed: CancellationToken,
@@ -28,8 +31,16 @@ impl Tasks {
     /// Runs `work` in the background until it ends by itself; [`Tasks::finish`] waits for it.
     ///
     /// For work that a request waits for, such as a flight.
-    #[expect(clippy::disallowed_methods, reason = "the one place where tasks are spawned")]
     pub fn spawn<F>(&self, name: &'static str, work: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.start(name, self.work.track_future(work))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place where tasks are spawned")]
+    fn start<F>(&self, name: &'static str, work: F) -> tokio::task::JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -71,7 +82,7 @@ impl Tasks {
 
     fn spawn_supervised(&self, name: &'static str, work: BoxFuture<'static, ()>) {
         let failed = self.failed.clone();
-        self.spawn(name, async move {
+        self.start(name, async move {
             // What the task leaves behind is used no longer than the drain takes.
             if AssertUnwindSafe(work).catch_unwind().await.is_err() {
                 tracing::error!(task = name, "a background task has ended by a panic");
@@ -116,6 +127,14 @@ impl Tasks {
         self.tracker.is_empty()
     }
 
+    /// Waits for work until `until` at the latest; more may come meanwhile. Upkeep goes on: it says to
+    /// others how work has ended.
+    pub async fn settle(&self, until: Instant) {
+        self.work.close();
+        // Who is late is counted at the end.
+        let _ = tokio::time::timeout_at(until, self.work.wait()).await;
+    }
+
     /// Stops upkeep and waits for all tasks, at most `limit`. Returns how many are left.
     pub async fn finish(&self, limit: Duration) -> usize {
         self.stop.cancel();
@@ -140,6 +159,20 @@ mod tests {
         });
         assert_eq!(tasks.finish(Duration::from_secs(5)).await, 0);
         assert_eq!(work.await.unwrap(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn upkeep_goes_on_until_work_has_settled_or_takes_too_long() {
+        let tasks = Tasks::new();
+        tasks.spawn_upkeep("forever", std::future::pending());
+        let begun = Instant::now();
+        for (takes, settled) in [(1, 1), (60, 2)] {
+            tasks.spawn("work", tokio::time::sleep(Duration::from_secs(takes)));
+            tasks.settle(begun + Duration::from_secs(2)).await;
+            assert_eq!(begun.elapsed().as_secs(), settled);
+        }
+        assert_eq!(tasks.len(), 2);
+        assert_eq!(tasks.finish(Duration::from_secs(1)).await, 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -183,8 +183,9 @@ impl Gateway {
             self.health.set_draining();
             self.mode.set(Mode::Draining);
             // The last call must leave early enough for its answer to arrive.
-            let last = Instant::now() + linger + drain.saturating_sub(ANSWER);
-            context.close(last);
+            let now = Instant::now();
+            context.close(now + linger + drain.saturating_sub(ANSWER));
+            now + linger + drain
         };
         let mut next = self.next;
         let exchanging = async {
@@ -197,12 +198,15 @@ impl Gateway {
         };
         let serving = self.data.serve(path.clone(), &self.tasks, self.stop.clone());
         let ending = async { tokio::join!(serving, draining) };
-        let (drained, ()) = tokio::select! {
+        let (drained, end) = tokio::select! {
             ended = ending => ended,
             never = exchanging => match never {},
         };
         let failed = self.tasks.has_failed();
-        let left = self.tasks.finish(Duration::from_secs(1)).await;
+        // Calls for which nobody waits any more, too: the store has to hear how they ended before it
+        // hears that this replica leaves.
+        self.tasks.settle(end + LAST).await;
+        let left = self.tasks.finish(LAST).await;
         // Last: what the drain itself did is traced too.
         self.exporter.finish(Duration::from_secs(1)).await;
         self.admin.finish().await;
@@ -211,6 +215,9 @@ impl Gateway {
         Ended { cut, left, failed }
     }
 }
+
+/// How long what is left after the drain is waited for, and then upkeep.
+const LAST: Duration = Duration::from_millis(500);
 
 /// Time kept at the end of the drain for answers to arrive.
 const ANSWER: Duration = Duration::from_secs(3);

@@ -123,6 +123,7 @@ impl Service<Call> for CacheService {
         if cache.is_off() {
             return self.forward(call, ForwardReason::Bypass, None, None);
         }
+        cache.forget_if_suspended();
         let now = Instant::now();
         let directives = &call.caller.cache_directives;
         cache.record_popularity(&call.request, now);

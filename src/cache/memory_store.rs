@@ -16,6 +16,7 @@ use crate::cache::fragment::{Assembled, Fragment};
 use crate::cache::metrics::{Lookup, Snapshot};
 use crate::cache::popularity::Popularity;
 use crate::cache::{Config, Metrics};
+use crate::clock;
 use crate::memory::{MemoryBudget, Reservation};
 use crate::scan::{
     CacheSink, Endpoint, Key, Request, ResponseKind, StoredRows, TokenOwner, UpstreamProfile, UpstreamResponse,
@@ -40,6 +41,8 @@ pub(super) enum Stored {
 pub struct Cache {
     pub(super) config: Config,
     entries: Entries,
+    /// How long the machine had been suspended, in nanoseconds, when this was last looked at.
+    suspended: AtomicU64,
     /// What has been learned about answers, if rows are stored by id.
     pub(super) upstream_profile: Option<Arc<UpstreamProfile>>,
     pub(super) metrics: Metrics,
@@ -66,6 +69,7 @@ impl Cache {
             upstream_profile,
             metrics,
             popularity: Arc::default(),
+            suspended: AtomicU64::new(suspended()),
             unflushed_bytes: AtomicU64::new(0),
             forms: Arc::default(),
         }
@@ -93,6 +97,7 @@ impl Cache {
             upstream_profile,
             metrics: self.metrics.clone(),
             popularity: Arc::clone(&self.popularity),
+            suspended: AtomicU64::new(self.suspended.load(Ordering::Acquire)),
             unflushed_bytes: AtomicU64::new(0),
             held: Arc::clone(&self.held),
             forms: Arc::clone(&self.forms),
@@ -120,6 +125,16 @@ impl Cache {
 
     pub(super) fn count(&self, lookup: Lookup) {
         self.metrics.count(lookup);
+    }
+
+    /// An answer that was stored before the machine was suspended is older than its time of storage
+    /// says: all that are stored are forgotten after that.
+    pub(super) fn forget_if_suspended(&self) {
+        let suspended = suspended();
+        if self.suspended.load(Ordering::Acquire) != suspended {
+            self.entries.invalidate_all();
+            self.suspended.store(suspended, Ordering::Release);
+        }
     }
 
     /// The entry of a key, unless it is too old for any request.
@@ -282,6 +297,11 @@ pub(super) fn rejects_gateway(request: &Request, answer: &UpstreamResponse) -> b
 }
 
 /// The store, bounded by `config`.
+/// In nanoseconds, as an atomic can hold it.
+fn suspended() -> u64 {
+    u64::try_from(clock::suspended().as_nanos()).unwrap_or(u64::MAX)
+}
+
 fn entries(config: &Config) -> Entries {
     moka::sync::Cache::builder()
         .max_capacity(config.max_size)

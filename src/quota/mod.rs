@@ -47,7 +47,7 @@ pub use handle::{Permit, Quota};
 pub use layer::Charging;
 pub use ledger::{Availability, Ledger};
 pub use pacer::Pacer;
-pub use snapshot::{Metrics, PaceState, Snapshot, Window};
+pub use snapshot::{Metrics, OtherLimits, PaceState, Snapshot, Window};
 pub use state::QuotaState;
 pub use state_file::StateFile;
 pub use throttle_hint::ThrottleHint;

@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub calls: u64,
     /// The replicas that share the quota, this one included; `None` when it is not shared.
     pub replicas: Option<usize>,
+    /// Those of them that go by other limits, burst or pacing, when there are any.
+    pub other_limits: Option<OtherLimits>,
     /// What the store does when its memory is full; `None` without a store, and while it has not
     /// said.
     pub eviction: Option<Eviction>,
@@ -62,6 +64,15 @@ impl Snapshot {
         let left = |window: &Window| format!("{} of {} left in {}", window.remaining, window.limit, window.name);
         self.windows.iter().map(left).collect::<Vec<_>>().join(", ")
     }
+}
+
+/// Replicas that share the quota and go by other limits than this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherLimits {
+    /// How many they are.
+    pub replicas: usize,
+    /// Since when there have been any.
+    pub since: Instant,
 }
 
 /// One window as people see it.
@@ -139,6 +150,7 @@ impl QuotaState {
             in_flight: self.ledger.in_flight(),
             calls: self.calls(),
             replicas: None,
+            other_limits: None,
             eviction: None,
             store_failure: None,
         }

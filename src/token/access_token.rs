@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use tokio::time::Instant;
 
+use crate::clock;
 use crate::secret::Secret;
 
 /// A token and its generation. Clones share its text.
@@ -16,6 +17,8 @@ pub struct Bearer {
     secret: Secret,
     expires: Instant,
     usable_until: Instant,
+    /// How long the machine had been suspended when it came.
+    suspended: Duration,
 }
 
 impl Bearer {
@@ -31,6 +34,7 @@ impl Bearer {
             expires: asked + life,
             // A twentieth, so that tokens of seconds (the simulator's) can be used at all.
             usable_until: asked + life - Self::MARGIN.min(life / 20),
+            suspended: clock::suspended(),
         }
     }
 
@@ -46,12 +50,17 @@ impl Bearer {
 
     /// When the token expires.
     pub fn expires(&self) -> Instant {
-        self.expires
+        clock::earlier(self.expires, self.slept())
     }
 
     /// Whether the token may be sent at `now`: true until shortly before it expires.
     pub fn is_usable(&self, now: Instant) -> bool {
-        now < self.usable_until
+        now + self.slept() < self.usable_until
+    }
+
+    /// Time that has passed for the token and not for our stopwatch.
+    fn slept(&self) -> Duration {
+        clock::suspended().saturating_sub(self.suspended)
     }
 }
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Code, Problem};
+use super::{Code, Problem, sharing};
 use crate::app::components::Components;
 use crate::app::reload::Configuration;
 use crate::app::status::Sources;
-use crate::{queue, quota, server, store, token, upstream};
+use crate::{queue, quota, server, token, upstream};
 
 /// How long sign-in may take before a missing token is a problem without having failed.
 const FIRST_TOKEN: Duration = Duration::from_secs(10);
@@ -51,7 +51,8 @@ pub(super) fn find(sources: &Sources, earlier: &Earlier, now: Instant) -> Vec<Pr
     found.extend(roles(&snapshot));
     found.extend(upstream(&current.calls.recent().snapshot()));
     found.extend(regions(&current.regions.part.snapshot()));
-    found.extend(store(sources, &current));
+    found.extend(sharing::store(sources, &current));
+    found.extend(sharing::limits(sources, now));
     found.extend(slots(&states(sources), &earlier.for_slots));
     found.extend(memory(sources, &earlier.for_memory));
     found.extend(connections(&sources.connections));
@@ -83,52 +84,6 @@ fn sign_in(sources: &Sources, snapshot: &token::Snapshot, now: Instant) -> Optio
         ),
     };
     Some(Problem::new(code, message, advice))
-}
-
-fn store(sources: &Sources, current: &Components) -> Vec<Problem> {
-    let mut found = Vec::new();
-    let shared_cache = current.shared_cache.as_ref();
-    if sources.is_store_lost() {
-        let reason = sources.quotas().find_map(|quota| quota.snapshot().store_failure);
-        let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
-        found.push(Problem::new(
-            Code::StoreLost,
-            format!(
-                "the store that replicas share does not answer as it should{reason}: no call is made, and only what is cached is \
-                 answered"
-            ),
-            "check that the store at store.url runs, can be reached from here, lets this gateway in and takes writes, and that all \
-             gateways there have one version",
-        ));
-    } else if shared_cache.is_some_and(|member| !member.part.snapshot().up) {
-        found.push(Problem::new(
-            Code::StoreSlow,
-            "the store that replicas share answers too late, or takes no answers: none are shared between replicas; calls are made",
-            "see whether the store at store.url has memory left and lets this gateway write answers, and what keeps it or the way to it, \
-             or raise store.answer_timeout",
-        ));
-    }
-    let unheard = sources.context.store.as_ref().and_then(store::Client::hears_nothing);
-    if let Some(reason) = unheard.filter(|_| !sources.is_store_lost()) {
-        found.push(Problem::new(
-            Code::StoreUnheard,
-            format!("the shared store's messages do not come, and requests wait longer than they need: {reason}"),
-            "let the gateway's user subscribe to its channels, and a second connection through to the store",
-        ));
-    }
-    if let Some(eviction) = sources.quotas().find_map(|quota| quota.snapshot().eviction)
-        && eviction.takes_any_key()
-    {
-        found.push(Problem::new(
-            Code::StoreEvicting,
-            format!(
-                "the store removes any key when its memory is full (maxmemory-policy {}), the record of calls too",
-                eviction.policy
-            ),
-            "set the store's maxmemory-policy to noeviction or volatile-lru, or use a store of its own",
-        ));
-    }
-    found
 }
 
 /// Whether callers have to wait or are refused, and why.
@@ -355,6 +310,7 @@ mod tests {
                 in_flight: 0,
                 calls: 0,
                 replicas: None,
+                other_limits: None,
                 eviction: None,
                 store_failure: None,
             },

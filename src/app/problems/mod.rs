@@ -6,6 +6,7 @@
 //! only while the list is empty.
 
 mod found;
+mod sharing;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -180,6 +181,8 @@ named_enum! {
         StoreEvicting = "store-evicting",
         /// Messages of the shared store do not come.
         StoreUnheard = "store-unheard",
+        /// Replicas that share the quota go by different limits.
+        LimitsDiffer = "limits-differ",
         /// The upstream ordered a pause.
         Paused = "paused",
         /// Callers ask for more than a window allows.

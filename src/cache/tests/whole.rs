@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::fixture::{Fixture, answer, long, no_cache, only_if_cached, pass};
 use crate::cache::{Config, NotCached};
 use crate::caller::CacheDirectives;
+use crate::clock;
 use crate::memory::MemoryBudget;
 use crate::scan::{CacheSink as _, CallerToken, Endpoint, ForwardReason, Outcome, Request, UpstreamResponse};
 
@@ -43,6 +44,15 @@ async fn a_second_request_is_a_hit_with_age_and_ttl() {
     fixture.nothing_is_asked().await;
     let snapshot = fixture.cache.snapshot();
     assert_eq!((snapshot.entries, snapshot.hits, snapshot.misses), (1, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_stored_before_the_machine_was_suspended_is_asked_for_anew() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
+    clock::suspend(Duration::from_secs(25));
+    fixture.fill("a", NEW).await;
+    assert_eq!(fixture.stored("a").await.answer.body, NEW);
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::messages;
+use crate::clock::earlier;
 
 /// How much faster than our stopwatch the store's clock may run: a clock that is being corrected
 /// runs off by 500 ppm at most.
@@ -25,6 +26,13 @@ struct Mark {
 pub(super) struct ClockGuard(Option<Mark>);
 
 impl ClockGuard {
+    /// Our stopwatch stood still for so long.
+    pub(super) fn age(&mut self, by: Duration) {
+        if let Some(mark) = &mut self.0 {
+            mark.ours = earlier(mark.ours, by);
+        }
+    }
+
     /// Takes in that the store, asked at `asked`, said that it is `theirs` (microseconds), which we
     /// heard at `now`. `false` when its clock has run faster than ours can explain: it may have
     /// forgotten calls too early.

@@ -5,17 +5,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::member_name::have_other_limits;
 use super::messages::{self, LedgerSnapshot, SyncReply};
+use crate::clock::earlier;
 use crate::quota::forecast::Latency;
 use crate::quota::foreign::Foreign;
 use crate::quota::state::{QuotaState, ThrottleState};
-use crate::quota::{self, Ledger, Pacer};
+use crate::quota::{self, Ledger, OtherLimits, Pacer};
 
 /// The copy, in this process's own time. What it does not know exactly it takes to be later, which
 /// is the careful side.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct LedgerReplica {
+    /// This replica's own name.
+    me: String,
     config: quota::Config,
     /// How long a charge is kept whose call is never heard of.
     kept: Duration,
@@ -23,6 +27,8 @@ pub(super) struct LedgerReplica {
     pub(super) members: BTreeSet<String>,
     /// The epoch and the change of the membership after which these are the members.
     members_of: String,
+    /// Those of them that go by other limits.
+    pub(super) other_limits: Option<OtherLimits>,
     /// When the step was asked for that brought the latest news; nothing that happened before it is
     /// missing.
     pub(super) asked: Option<Instant>,
@@ -52,14 +58,16 @@ enum ChargeState {
 }
 
 impl LedgerReplica {
-    pub(super) fn new(config: quota::Config, kept: Duration, now: Instant) -> Self {
+    pub(super) fn new(me: String, config: quota::Config, kept: Duration, now: Instant) -> Self {
         let pace = Pacer::new(config.burst, 0, now);
         Self {
+            me,
             config,
             kept,
             charges: HashMap::new(),
             members: BTreeSet::new(),
             members_of: String::new(),
+            other_limits: None,
             asked: None,
             paused_until: None,
             pace,
@@ -80,6 +88,16 @@ impl LedgerReplica {
     pub(super) fn landing(&self) -> Duration {
         let longest = self.config.limits().last();
         longest.map_or(self.latency.bound(), |longest| self.latency.landing(longest))
+    }
+
+    /// Our stopwatch stood still for so long. Calls in flight may still arrive.
+    pub(super) fn age(&mut self, by: Duration) {
+        self.asked = self.asked.map(|asked| earlier(asked, by));
+        for known in self.charges.values_mut() {
+            if let ChargeState::Past(at) = known {
+                *at = earlier(*at, by);
+            }
+        }
     }
 
     /// A slot was granted to this replica.
@@ -113,6 +131,7 @@ impl LedgerReplica {
             self.members.remove(name);
         }
         self.join(&reply.joined);
+        self.count_other_limits(reply, now);
         self.members_of = format!("{} {}", reply.epoch, messages::number(reply.r#gen));
         self.asked = Some(asked);
         self.paused_until = reply.pause.map(|pause| now + messages::span(pause));
@@ -124,6 +143,17 @@ impl LedgerReplica {
         let hole = |&(from, to): &(f64, f64)| (now + messages::span(from), now + messages::span(to));
         self.foreign = Foreign::told(reply.foreign, holes.map(hole).collect());
         self.sweep(now);
+    }
+
+    /// Whenever the members are others than before.
+    fn count_other_limits(&mut self, reply: &SyncReply, now: Instant) {
+        if reply.members.is_none() && reply.joined.is_empty() && reply.left.is_empty() {
+            return;
+        }
+        let members = self.members.iter();
+        let replicas = members.filter(|name| have_other_limits(name, &self.me)).count();
+        let since = self.other_limits.map_or(now, |other| other.since);
+        self.other_limits = (replicas > 0).then_some(OtherLimits { replicas, since });
     }
 
     fn join(&mut self, names: &[String]) {
@@ -235,7 +265,7 @@ mod tests {
     fn copy(now: Instant) -> LedgerReplica {
         let limit = quota::Limit::try_new(NonZeroU32::new(5).unwrap(), SECOND * 10).unwrap();
         let config = quota::Config::try_new(vec![limit], NonZeroU32::new(5).unwrap(), SECOND).unwrap();
-        LedgerReplica::new(config.remembering(0, Duration::ZERO), SECOND * 3, now)
+        LedgerReplica::new("me".into(), config.remembering(0, Duration::ZERO), SECOND * 3, now)
     }
 
     #[tokio::test(start_paused = true)]
@@ -255,5 +285,23 @@ mod tests {
         assert_eq!(charge(&mut copy, 5), [("a".to_owned(), messages::PAST, 2_000_000)]);
         assert!(charge(&mut copy, 14).is_empty(), "outside of every window");
         assert!(copy.charges.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_it_knows_has_aged_while_the_machine_was_suspended() {
+        let now = Instant::now() + SECOND * 100;
+        let mut copy = copy(now);
+        copy.asked = Some(now);
+        copy.grant("flies".into(), now);
+        copy.grant("is past".into(), now);
+        copy.settle("is past", now);
+        copy.age(SECOND * 4);
+        let mut shown = copy.show(None, now).unwrap();
+        shown.charges.sort();
+        let expected = [
+            ("flies".to_owned(), messages::FLYING, 3_000_000),
+            ("is past".to_owned(), messages::PAST, 4_000_000),
+        ];
+        assert_eq!((shown.age, &*shown.charges), (4_000_000, &expected[..]));
     }
 }

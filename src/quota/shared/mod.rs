@@ -68,6 +68,12 @@
 //! each class one by one, and the rest of the class as one. The queue plays the order forward over
 //! all of them to foretell a slot.
 //!
+//! # Limits
+//!
+//! Each replica goes by its own limits, which are part of what each of its steps says. So nothing
+//! keeps those of two replicas from being different, but their names tell it (`member_name`), and
+//! it is a problem when it is still so after a rollout.
+//!
 //! # Versions
 //!
 //! The first replica that comes finds the ledger of the format before this one and takes it over as
@@ -76,6 +82,7 @@
 
 mod clock_guard;
 mod ledger_replica;
+mod member_name;
 mod messages;
 mod protocol;
 mod replica;
@@ -95,6 +102,11 @@ pub(super) use replica::{Replica, SharedCharge};
 
 use crate::telemetry::metrics;
 use crate::{quota, store};
+
+/// Something that nobody else has said.
+fn random() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
 
 /// How replicas share.
 #[derive(Clone, Debug)]

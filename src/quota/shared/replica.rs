@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::messages::{self, SyncReply};
 use super::protocol::{Protocol, Slot};
-use super::{Config, FORMAT, KEYS, Metrics};
+use super::{Config, FORMAT, KEYS, Metrics, member_name, random};
 use crate::BoxError;
 use crate::attempt::FlowOrder;
 use crate::caller::{Name, Urgency};
@@ -35,7 +35,7 @@ impl Replica {
         tasks: &Tasks,
         metrics: Metrics,
     ) -> Arc<Self> {
-        let name = random();
+        let name = member_name::new(config);
         let channels = sharing.channels(&name);
         let replica = Arc::new(Self {
             state: Watched::new(Protocol::new(name, config, sharing, Instant::now())),
@@ -315,9 +315,4 @@ impl SharedCharge {
         say(&mut self.replica.state.lock(), self.slot.id, Instant::now());
         self.replica.wake_steps.notify_one();
     }
-}
-
-/// A name that nobody else has.
-fn random() -> String {
-    format!("{:016x}", rand::random::<u64>())
 }

@@ -9,6 +9,7 @@
 
 mod chaos;
 mod gateways;
+mod leave;
 pub(crate) mod line;
 mod probe;
 mod share;

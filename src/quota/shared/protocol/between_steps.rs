@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::{Protocol, SHORTEST, Slot};
 use crate::attempt::{FlowOrder, SharedOrder};
+use crate::clock::{self, earlier};
 use crate::quota::shared::messages::{self, Report};
 use crate::quota::shared::wants;
 use crate::quota::{self, Forecast, QuotaState, Snapshot};
@@ -133,6 +134,7 @@ impl Protocol {
             foreign: self.foreign,
             calls: self.calls,
             replicas: Some(self.replicas()),
+            other_limits: self.copy.other_limits,
             eviction: self.eviction.clone(),
             store_failure: self.failure.clone(),
             ..self.quota_state(now).snapshot(now)
@@ -224,7 +226,23 @@ impl Protocol {
         self.called = Some(self.called.map_or(at, |called| called.min(at)));
     }
 
+    /// While the machine was suspended our stopwatch stood still, and for all others time went on:
+    /// what we know is older by that, and so are the slots in hand. Returns by how much.
+    pub(super) fn wake_up(&mut self) -> Duration {
+        let suspended = clock::suspended();
+        let by = suspended.saturating_sub(std::mem::replace(&mut self.suspended, suspended));
+        if !by.is_zero() {
+            self.copy.age(by);
+            self.clock.age(by);
+            for (_, until) in &mut self.granted {
+                *until = earlier(*until, by);
+            }
+        }
+        by
+    }
+
     pub(super) fn drop_old(&mut self, now: Instant) {
+        self.wake_up();
         while self.granted.front().is_some_and(|(_, until)| *until <= now) {
             if let Some((slot, _)) = self.granted.pop_front() {
                 self.give_back(slot, now);

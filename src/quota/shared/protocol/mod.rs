@@ -15,6 +15,7 @@ use super::wants::{self, Flow, Wants};
 use super::{Config, Timing};
 use crate::attempt::SharedOrder;
 use crate::caller::{Name, Urgency};
+use crate::clock::{self, earlier};
 use crate::quota::{self, QuotaState};
 use crate::store::{Eviction, Outage};
 
@@ -89,6 +90,8 @@ pub struct Protocol {
     /// How long the store takes to answer, smoothed.
     took: Duration,
     clock: ClockGuard,
+    /// How long the machine had been suspended when this was last looked at.
+    suspended: Duration,
     /// Whose clock it is: the server's run.
     server: Option<String>,
     /// The epoch whose times cannot be right.
@@ -133,9 +136,9 @@ impl Protocol {
     pub fn new(me: String, config: &quota::Config, sharing: &Config, now: Instant) -> Self {
         let kept = config.attempt + QuotaState::LANDING + IN_HAND;
         Self {
-            terms: Arc::new(SyncParams::new(me, config, sharing.timing, kept)),
+            terms: Arc::new(SyncParams::new(me.clone(), config, sharing.timing, kept)),
             timing: sharing.timing,
-            copy: LedgerReplica::new(config.clone(), kept, now),
+            copy: LedgerReplica::new(me, config.clone(), kept, now),
             epoch: String::new(),
             epochs: 0,
             call: 0,
@@ -167,6 +170,7 @@ impl Protocol {
             eviction: None,
             took: Duration::ZERO,
             clock: ClockGuard::default(),
+            suspended: clock::suspended(),
             server: None,
             doubted: None,
         }
@@ -236,6 +240,7 @@ impl Protocol {
     /// The step was taken, or refused because the epoch is another one. It was asked for at
     /// `asked`.
     pub fn on_reply(&mut self, reply: &SyncReply, asked: Instant, now: Instant) -> Change {
+        let asked = earlier(asked, self.wake_up());
         let first = self.next;
         self.next += self.asked as u64;
         let was_lost = self.lost.take().is_some() || self.last.is_none();

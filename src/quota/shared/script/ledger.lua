@@ -95,8 +95,11 @@ local function take(id)
   if state.gate and state.gate.till then state.gate = { probe = id } end
 end
 
+-- A replica whose machine was suspended may have made its call after the charge had ended by itself.
 local function settle(id, age)
-  if redis.call('ZSCORE', FLYING, id) then count_at(id, now - age) end
+  local at = now - age
+  local is_late = at > now - state.keep and at > tonumber(redis.call('ZSCORE', PAST, id) or 0) + 1000000
+  if is_late or redis.call('ZSCORE', FLYING, id) then count_at(id, now - age) end
 end
 
 -- The probe brings no answer, so another call has to find out.

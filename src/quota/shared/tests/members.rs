@@ -52,10 +52,13 @@ impl Few {
     }
 
     fn join(&mut self) {
-        let name = format!("r{}", self.replicas.len());
+        self.join_as(&format!("r{}", self.replicas.len()));
+    }
+
+    pub(super) fn join_as(&mut self, name: &str) {
         let now = self.start + self.now;
         self.replicas
-            .push(Protocol::new(name, &self.config, &self.sharing, now));
+            .push(Protocol::new(name.to_owned(), &self.config, &self.sharing, now));
     }
 
     fn ask(&mut self, n: usize) -> (String, SyncReply) {
@@ -72,6 +75,14 @@ impl Few {
         let (_, reply) = self.ask(n);
         let now = self.start + self.now;
         self.replicas[n].on_reply(&reply, now, now);
+    }
+
+    /// The last step of a replica that stops.
+    pub(super) fn leave(&mut self, n: usize) {
+        let now = self.start + self.now;
+        self.store.set(self.now, 1);
+        let step = self.replicas[n].step("leaves".into(), true, now).unwrap();
+        self.store.run(&step);
     }
 
     /// A step of which nobody hears what came of it. Returns what it said.

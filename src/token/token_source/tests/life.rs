@@ -6,6 +6,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{numbered, secs, soon, token, token_source};
+use crate::clock;
 use crate::task::Tasks;
 use crate::token::testing::{Reply, Service};
 use crate::token::{Kind, RejectionOutcome, Roles, Warning};
@@ -174,4 +175,17 @@ async fn callers_on_several_threads_share_one_renewal_too() {
         }
     }
     assert_eq!(service.count(), 21);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_expired_while_the_machine_was_suspended_is_not_sent() {
+    let (service, tasks) = (numbered(), Tasks::new());
+    let token_source = token_source(&service, &tasks);
+    assert_eq!(token(&token_source).await.unwrap(), "t1");
+    clock::suspend(Duration::from_hours(1) / 2);
+    assert_eq!(token(&token_source).await.unwrap(), "t1");
+    clock::suspend(Duration::from_hours(1) / 2);
+    assert!(token_source.current().is_none() && token_source.snapshot().expires_in.is_none());
+    assert_eq!(token(&token_source).await.unwrap(), "t2");
+    assert!(token_source.current().is_some());
 }
