@@ -110,7 +110,7 @@ async fn sign_in(one_shot_client: &OneShotClient, report: &mut Report) -> Result
     })?;
     let life = snapshot.expires_in.unwrap_or_default().as_secs() / 60;
     let roles = match snapshot.roles {
-        Roles::Sufficient => "it holds the role Machine.Read.All",
+        Roles::Sufficient => "it holds the role Machine.Read.All or Machine.ReadWrite.All",
         Roles::Missing => "it LACKS the role Machine.Read.All",
         Roles::Unknown => "its roles cannot be read",
     };
