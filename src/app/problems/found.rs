@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::permission::roles;
 use super::{Code, Problem};
 use crate::app::components::Components;
 use crate::app::reload::Configuration;
@@ -244,18 +245,6 @@ fn configuration(configuration: &Configuration) -> Vec<Problem> {
         .counting(pending.len() as u64)
     });
     refused.into_iter().chain(pending).collect()
-}
-
-fn roles(snapshot: &token::Snapshot) -> Option<Problem> {
-    let missing = token::Warning::RoleMissing;
-    (snapshot.expires_in.is_some() && snapshot.warnings.contains(&missing)).then(|| {
-        Problem::new(
-            Code::RolesMissing,
-            "the token lacks the permission Machine.Read.All, so Defender answers 403",
-            "give the app the application permission Machine.Read.All and admin consent; the gateway asks for a new token by itself \
-             before this one expires, a restart asks at once",
-        )
-    })
 }
 
 fn upstream(recent: &upstream::RecentSnapshot) -> Vec<Problem> {

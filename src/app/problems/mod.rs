@@ -6,6 +6,7 @@
 //! only while the list is empty.
 
 mod found;
+mod permission;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

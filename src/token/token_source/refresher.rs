@@ -24,6 +24,8 @@ pub(super) struct Refresher {
     changed: watch::Sender<()>,
     metrics: Metrics,
     backoff: Backoff,
+    /// How many tokens in a row lacked the permission.
+    without_role: usize,
     /// When the next request leaves at the latest.
     due: Instant,
 }
@@ -36,6 +38,7 @@ impl Refresher {
             changed,
             metrics,
             backoff: Backoff::new(),
+            without_role: 0,
             due: Instant::now(),
         }
     }
@@ -71,13 +74,20 @@ impl Refresher {
 
     fn succeeded(&mut self, bearer: Bearer) {
         let now = Instant::now();
+        let roles = Roles::of(bearer.secret());
+        if roles == Roles::Missing {
+            // The old token serves meanwhile, and on if none comes.
+            self.without_role += 1;
+            self.due = self.due.min(now + schedule::renewal_without_role(self.without_role));
+        } else {
+            self.without_role = 0;
+        }
         let valid_s = bearer.expires().saturating_duration_since(now).as_secs();
         let renewal_in_s = self.due.saturating_duration_since(now).as_secs();
         tracing::info!(valid_s, renewal_in_s, "signed in");
         self.backoff = Backoff::new();
         self.metrics.count(Outcome::Ok);
         self.metrics.expires(bearer.expires());
-        let roles = Roles::of(bearer.secret());
         self.settle(Ok(bearer), roles, now);
     }
 

@@ -23,6 +23,15 @@ const EARLIEST: Duration = Duration::from_mins(1);
 /// Tokens of seconds are not renewed more often than this.
 const SHORTEST: Duration = Duration::from_secs(1);
 
+/// How long after a token without the permission the next one is requested, one after the other: a
+/// permission that was just granted takes a moment to reach all of sign-in. The last one stays.
+const WITHOUT_ROLE: [Duration; 4] = [
+    Duration::from_mins(1),
+    Duration::from_mins(2),
+    Duration::from_mins(5),
+    Duration::from_mins(10),
+];
+
 /// A rejection is repeated until the operator acts; MSAL waits as long.
 const REFUSED: Duration = Duration::from_mins(1);
 
@@ -71,6 +80,15 @@ pub(super) fn renewal(issued: &Issued) -> Duration {
         }
     });
     after.max(EARLIEST.min(issued.life / 4)).max(SHORTEST)
+}
+
+/// How long after the latest of `count` tokens in a row that lacked the permission the next one is
+/// requested.
+pub(super) fn renewal_without_role(count: usize) -> Duration {
+    let [.., last] = WITHOUT_ROLE;
+    let delay = WITHOUT_ROLE.get(count.saturating_sub(1)).unwrap_or(&last);
+    // Gateways that were started together do not ask together.
+    delay.mul_f64(rand::random_range(0.9..1.1))
 }
 
 /// The delays between failed requests.

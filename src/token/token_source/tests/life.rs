@@ -141,6 +141,42 @@ async fn a_token_without_the_permission_is_a_warning_before_the_first_call() {
     assert_eq!(token_source.snapshot().warnings, []);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_permission_that_is_granted_late_is_noticed_within_minutes_and_nobody_waits() {
+    const WITHOUT: &str = "e30.e30.c2ln";
+    // Answers take five seconds, so that every renewal would be noticed.
+    let service = Service::new(|_, _| Reply::token_for(WITHOUT, 86_400).after(secs(5)));
+    let (tasks, begin) = (Tasks::new(), Instant::now());
+    let token_source = token_source(&service, &tasks);
+    token(&token_source).await.unwrap();
+    let mut asked_at = vec![0];
+    for second in 6..=7200 {
+        sleep_until(begin + secs(second)).await;
+        let before = Instant::now();
+        assert_eq!(token(&token_source).await.unwrap(), WITHOUT);
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        if service.count() > asked_at.len() {
+            asked_at.push(second);
+        }
+    }
+    let delays: Vec<_> = asked_at.windows(2).map(|pair| (pair[1] - pair[0]) / 6).collect();
+    for (delay, minutes) in delays.iter().zip([1, 2, 5, 10, 10, 10]) {
+        assert!((9 * minutes..=11 * minutes + 1).contains(delay), "{delays:?}");
+    }
+    assert!(asked_at.len() <= 17, "{delays:?}");
+
+    // Sign-in is down, and the token that is at hand serves on.
+    service.now(|_, _| Reply::outage());
+    sleep(secs(1200)).await;
+    assert_eq!(token(&token_source).await.unwrap(), WITHOUT);
+    service.now(|_, _| Reply::token_for("e30.eyJyb2xlcyI6WyJNYWNoaW5lLlJlYWQuQWxsIl19.c2ln", 86_400));
+    sleep(secs(130)).await;
+    assert_eq!(token_source.snapshot().roles, Roles::Sufficient);
+    let asked = service.count();
+    sleep(secs(3600)).await;
+    assert_eq!(service.count(), asked, "the usual time has come back");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn callers_on_several_threads_share_one_renewal_too() {
     let (service, tasks) = (numbered(), Tasks::new());
