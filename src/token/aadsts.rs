@@ -26,7 +26,7 @@ pub(super) fn is_transient(code: &Code) -> bool {
     match code {
         Code::Aadsts(number) => matches!(
             number,
-            90_006 | 90_012 | 90_024 | 90_033 | 50_033 | 90_055 | 50_196 | 90_061
+            90_006 | 90_012 | 90_024 | 90_033 | 50_033 | 90_055 | 50_196 | 90_061 | 50_166 | 501_661
         ),
         Code::OAuth(word) => matches!(&**word, "temporarily_unavailable" | "server_error"),
         Code::Http(_) | Code::Local(_) => false,
@@ -69,7 +69,9 @@ fn aadsts(number: u32) -> &'static str {
             "no federated credential of the app matches: compare issuer (also its trailing slash), subject and audience; new ones \
              take minutes to work"
         }
-        90_061 => "the federated token's issuer cannot be reached by Entra: check that its address is public",
+        90_061 | 50_166 | 501_661 => {
+            "the federated token's issuer cannot be reached by Entra: wait, and if it lasts check that its address is public"
+        }
         7_000_112 | 70_001 => "the app is disabled in this tenant: enable it under enterprise applications",
         7_000_218 => "no proof of identity arrived: check that no proxy changes the request",
         7_000_114 => "the app may not act for users: use application permissions",
@@ -118,10 +120,10 @@ mod tests {
     use super::*;
 
     /// Every code of the table.
-    const KNOWN: [u32; 32] = [
+    const KNOWN: [u32; 34] = [
         7_000_215, 7_000_222, 700_016, 700_011, 90_002, 900_382, 900_432, 90_038, 500_011, 50_001, 650_057, 70_011,
         700_022, 28_002, 700_027, 50_012, 50_013, 500_133, 50_027, 70_021, 90_061, 7_000_112, 70_001, 7_000_218,
-        90_033, 90_006, 90_024, 90_012, 50_033, 90_055, 50_196, 50_194,
+        90_033, 90_006, 90_024, 90_012, 50_033, 90_055, 50_196, 50_194, 50_166, 501_661,
     ];
 
     #[test]
@@ -138,7 +140,9 @@ mod tests {
 
     #[test]
     fn passing_faults_are_told_from_lasting_ones() {
-        for code in [90_033, 90_006, 90_024, 90_012, 50_033, 90_055, 50_196, 90_061] {
+        for code in [
+            90_033, 90_006, 90_024, 90_012, 50_033, 90_055, 50_196, 90_061, 50_166, 501_661,
+        ] {
             assert!(is_transient(&Code::Aadsts(code)), "{code}");
         }
         for code in [7_000_215, 700_016, 90_002, 70_021] {
