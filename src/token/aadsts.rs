@@ -33,6 +33,15 @@ pub(super) fn is_transient(code: &Code) -> bool {
     }
 }
 
+/// Whether an app or credential that was made a moment ago is refused like this too: it takes a
+/// while to reach all of Entra.
+pub(super) fn may_be_new(code: &Code) -> bool {
+    matches!(
+        code,
+        Code::Aadsts(7_000_215 | 700_016 | 7_000_229 | 70_021 | 700_211 | 700_212 | 700_213 | 700_027)
+    )
+}
+
 /// Whether an assertion was rejected, possibly because of its times: worth one more attempt when
 /// the clocks differ.
 pub(super) fn may_be_clock(code: &Code) -> bool {
@@ -41,9 +50,13 @@ pub(super) fn may_be_clock(code: &Code) -> bool {
 
 fn aadsts(number: u32) -> &'static str {
     match number {
-        7_000_215 => "the client secret is wrong: configure the secret's value, not its id",
+        7_000_215 => {
+            "the client secret is wrong: configure the secret's value, not its id; a new one takes up to a minute to work"
+        }
         7_000_222 => "the client secret has expired: create a new one in the app registration and configure its value",
-        700_016 | 700_011 => "the app does not exist in this tenant: check client_id and tenant_id",
+        700_016 | 700_011 => {
+            "the app does not exist in this tenant: check client_id and tenant_id; a new one takes up to a minute to work"
+        }
         7_000_229 => "the app has no service principal in this tenant: grant admin consent for it there",
         90_002 => "the tenant does not exist in this cloud: check tenant_id and defender.cloud",
         900_382 | 900_432 | 90_038 => {
@@ -136,6 +149,17 @@ mod tests {
         }
         let different: HashSet<_> = KNOWN.iter().map(|code| aadsts(*code)).collect();
         assert!(different.len() >= 15, "{} advices", different.len());
+    }
+
+    #[test]
+    fn what_is_new_may_be_refused_and_what_has_expired_is_not_new() {
+        for code in [7_000_215, 700_016, 7_000_229, 70_021, 700_027] {
+            assert!(may_be_new(&Code::Aadsts(code)), "{code}");
+        }
+        for code in [7_000_222, 7_000_112, 90_002, 500_011] {
+            assert!(!may_be_new(&Code::Aadsts(code)), "{code}");
+        }
+        assert!(!may_be_new(&Code::OAuth("invalid_client".into())));
     }
 
     #[test]

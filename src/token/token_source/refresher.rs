@@ -180,6 +180,7 @@ impl Refresher {
                 () = sleep_until(look_at), if has_files => {
                     if self.has_new_credential().await {
                         tracing::info!("the credential has changed; signing in with the new one");
+                        self.backoff = Backoff::new();
                         return;
                     }
                     look_at = Instant::now() + CHECK_INTERVAL;
