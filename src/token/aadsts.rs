@@ -4,18 +4,24 @@
 //! temporary follows from the status, and from [`is_transient`] for the few temporary failures that
 //! Entra reports as 400.
 
-use super::error::{Code, Problem};
+use super::error::{Code, Endpoint, Problem};
 
 /// What to do about `code`, in one sentence without a period.
 pub(super) fn advice(code: &Code) -> &'static str {
     match code {
         Code::Aadsts(number) => aadsts(*number),
         Code::OAuth(word) => oauth(word),
-        Code::Http(status) => match status.as_u16() {
-            404 => "check the authority address and tenant_id: nothing is there",
-            407 => "check the proxy: it wants credentials",
-            500..=599 => "wait; if it lasts, look at the status page of Azure",
-            _ => "check the authority address, and that no proxy answers in its place",
+        Code::Http(endpoint, status) => match (endpoint, status.as_u16()) {
+            (_, 500..=599) => "wait; if it lasts, look at the status page of Azure",
+            (Endpoint::Imds | Endpoint::AppService, 404 | 410) => {
+                "wait: the service of this machine that issues tokens is starting; if it lasts, check that an identity is assigned here"
+            }
+            (Endpoint::Imds | Endpoint::AppService, _) => {
+                "check that the managed identity is assigned here, and what answers in the place of the machine's metadata service"
+            }
+            (Endpoint::Entra, 404) => "check the authority address and tenant_id: nothing is there",
+            (Endpoint::Entra, 407) => "check the proxy: it wants credentials",
+            (Endpoint::Entra, _) => "check the authority address, and that no proxy answers in its place",
         },
         Code::Local(problem) => local(*problem),
     }
@@ -29,7 +35,7 @@ pub(super) fn is_transient(code: &Code) -> bool {
             90_006 | 90_012 | 90_024 | 90_033 | 50_033 | 90_055 | 50_196 | 90_061 | 50_166 | 501_661
         ),
         Code::OAuth(word) => matches!(&**word, "temporarily_unavailable" | "server_error"),
-        Code::Http(_) | Code::Local(_) => false,
+        Code::Http(..) | Code::Local(_) => false,
     }
 }
 

@@ -80,7 +80,13 @@ fn sign_in(sources: &Sources, snapshot: &token::Snapshot, now: Instant) -> Optio
         (None, None) => (
             Code::NoToken,
             "there is no valid token: sign-in has not answered yet".into(),
-            "check that the sign-in address (credentials.authority) can be reached from here",
+            match snapshot.kind {
+                token::Kind::ManagedIdentity => {
+                    "check that the metadata service, which issues the identity's tokens, can be reached from here; pods may be kept \
+                     from it by the node pool or a NetworkPolicy"
+                }
+                _ => "check that the sign-in address (credentials.authority) can be reached from here",
+            },
         ),
     };
     Some(Problem::new(code, message, advice))

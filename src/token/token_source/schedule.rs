@@ -144,6 +144,7 @@ mod tests {
 
     use super::*;
     use crate::secret::Secret;
+    use crate::token::error::Endpoint;
     use crate::token::{Problem, Reason};
 
     fn issued(life: u64, refresh_in: Option<u64>) -> Issued {
@@ -186,7 +187,7 @@ mod tests {
     #[test]
     fn waits_double_up_to_a_minute_and_obey_the_server() {
         let mut backoff = Backoff::new();
-        let outage = Error::unavailable(Reason::Unreachable);
+        let outage = Error::unavailable(Reason::Unreachable(Endpoint::Entra));
         let waits: Vec<_> = (0..12).map(|_| backoff.after(&outage).as_secs_f64()).collect();
         for (wait, floor) in waits.iter().zip([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]) {
             assert!((floor..=2.0 * floor).contains(wait), "{waits:?}");
@@ -203,7 +204,10 @@ mod tests {
 
     #[test]
     fn waiting_callers_shorten_the_delay_of_temporary_failures_only() {
-        let (minute, outage) = (Duration::from_mins(1), Error::unavailable(Reason::Unreachable));
+        let (minute, outage) = (
+            Duration::from_mins(1),
+            Error::unavailable(Reason::Unreachable(Endpoint::Entra)),
+        );
         for _ in 0..100 {
             let retry_delay_if_waited_for = retry_delay_if_waited_for(&outage, minute);
             assert!(

@@ -45,7 +45,7 @@ async fn an_outage_longer_than_the_life_ends_the_token_at_its_expiry_and_no_late
         matches!(
             error,
             Error::Unavailable {
-                reason: Reason::Unreachable,
+                reason: Reason::Unreachable(_),
                 ..
             }
         ),
