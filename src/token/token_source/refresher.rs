@@ -62,7 +62,7 @@ impl Refresher {
 
     async fn request(&mut self) -> Result<Bearer, Error> {
         let issued = self.sign_in.ask().await?;
-        let generation = 1 + self.shared.state().newest.as_ref().map_or(0, Bearer::generation);
+        let generation = self.shared.state().generation_of(&issued.secret);
         let bearer = Bearer::new(generation, issued.secret.clone(), issued.asked, issued.life);
         // It expired on its way. Asking again at once would loop.
         if !bearer.is_usable(Instant::now()) {
@@ -84,7 +84,11 @@ impl Refresher {
         }
         let valid_s = bearer.expires().saturating_duration_since(now).as_secs();
         let renewal_in_s = self.due.saturating_duration_since(now).as_secs();
-        tracing::info!(valid_s, renewal_in_s, "signed in");
+        if self.shared.state().is_newest(&bearer) {
+            tracing::info!(valid_s, renewal_in_s, "signed in, and got the same token again");
+        } else {
+            tracing::info!(valid_s, renewal_in_s, "signed in");
+        }
         self.backoff = Backoff::new();
         self.metrics.count(Outcome::Ok);
         self.metrics.expires(bearer.expires());

@@ -125,6 +125,26 @@ async fn a_late_401_about_an_old_token_forces_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_same_token_again_is_no_new_one_and_is_not_forced_every_minute() {
+    let (service, tasks) = (Service::new(|_, _| Reply::token("cached")), Tasks::new());
+    let token_source = token_source(&service, &tasks);
+    let first = token_source.bearer(soon()).await.unwrap();
+    assert_eq!(token_source.rejected(&first), RejectionOutcome::TryAgain);
+    let again = token_source.bearer(soon()).await.unwrap();
+    assert_eq!(again.generation(), first.generation());
+    for _ in 0..9 {
+        assert_eq!(token_source.rejected(&again), RejectionOutcome::Final);
+        sleep(secs(61)).await;
+    }
+    assert_eq!(service.count(), 2);
+    sleep(secs(60)).await;
+    assert_eq!(token_source.rejected(&again), RejectionOutcome::TryAgain);
+    service.now(|_, _| Reply::token("fresh"));
+    let fresh = token_source.bearer(soon()).await.unwrap();
+    assert_eq!(fresh.generation(), first.generation() + 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_without_the_permission_is_a_warning_before_the_first_call() {
     let service = Service::new(|number, _| Reply::token(if number == 1 { "e30.e30.c2ln" } else { "opaque" }));
     let tasks = Tasks::new();
