@@ -300,18 +300,18 @@ mod tests {
     async fn an_address_that_failed_goes_last_for_a_minute_and_the_latest_of_them_last_of_all() {
         let all = [address(1), address(2), address(3)];
         let resolver = Resolver::with(Arc::new(move |_, _| Box::pin(async move { Ok(all.to_vec()) })));
-        let resolved = async || resolver.resolve("eu.test", 443).await.unwrap();
-        resolved().await;
+        let order = async || resolver.resolve("eu.test", 443).await.unwrap();
+        order().await;
         resolver.record_success("eu.test", 443, address(1));
         resolver.record_failed_address("EU.test", 443, address(1));
-        assert_eq!(resolved().await, [address(2), address(3), address(1)]);
+        assert_eq!(order().await, [address(2), address(3), address(1)]);
         tokio::time::advance(AVOIDED_FOR / 2).await;
         resolver.record_failed_address("eu.test", 443, address(2));
-        assert_eq!(resolved().await, [address(3), address(1), address(2)]);
+        assert_eq!(order().await, [address(3), address(1), address(2)]);
         tokio::time::advance(AVOIDED_FOR / 2).await;
-        assert_eq!(resolved().await, [address(1), address(3), address(2)]);
+        assert_eq!(order().await, [address(1), address(3), address(2)]);
         resolver.record_success("eu.test", 443, address(2));
-        assert_eq!(resolved().await, [address(2), address(1), address(3)]);
+        assert_eq!(order().await, [address(2), address(1), address(3)]);
         for last in 0..=u8::MAX {
             resolver.record_failed_address("eu.test", 443, address(last));
         }

@@ -192,9 +192,12 @@ impl Kind {
     pub(super) fn is_of_address(&self) -> bool {
         match self {
             Self::NotSent(_) | Self::Lost(_) | Self::HeadTimeout | Self::BodyLost(_) | Self::BodyTimeout => true,
-            // Connecting has recorded it, or it was recorded for each repetition.
-            Self::Connect(_) | Self::NotProcessed(_) => false,
-            Self::Unsendable | Self::BodyTooLarge { .. } | Self::NoMemory(_) => false,
+            // The first two are recorded where they happen, and the others are of this side's making.
+            Self::Connect(_)
+            | Self::NotProcessed(_)
+            | Self::Unsendable
+            | Self::BodyTooLarge { .. }
+            | Self::NoMemory(_) => false,
         }
     }
 }
