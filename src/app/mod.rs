@@ -21,6 +21,7 @@ pub use context::{HostEnvironment, RequestMemory};
 pub use gateway::{Ended, Error, Gateway};
 pub use merge_memory::remembered_merging;
 pub use one_shot_client::{NoAnswer, OneShotClient};
+pub(crate) use problems::advice_on_forbidden;
 pub use reload::{Applied, ConfigSource, ReloadError, Reloader};
 pub use settings::{cache_bytes, ledger};
 pub use token_limiters::TokenLimiters;

@@ -40,6 +40,8 @@ pub mod variable {
         IDENTITY_ENDPOINT = "IDENTITY_ENDPOINT",
         /// The secret that App Service's endpoint requires.
         IDENTITY_HEADER = "IDENTITY_HEADER",
+        /// Set by Service Fabric, whose managed-identity endpoint is another.
+        IDENTITY_SERVER_THUMBPRINT = "IDENTITY_SERVER_THUMBPRINT",
         /// Replaces the metadata service's address `http://169.254.169.254`.
         POD_IDENTITY_AUTHORITY_HOST = "AZURE_POD_IDENTITY_AUTHORITY_HOST",
         /// The address that workload-identity token requests are sent to, instead of the sign-in

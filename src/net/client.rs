@@ -200,6 +200,8 @@ impl Client {
                 Kind::NotProcessed(error) => {
                     if Refusal::of(error) == Some(Refusal::Http1Required) {
                         host.require_http1(now);
+                    } else {
+                        connection.peer().failed();
                     }
                     retry_delays.next().filter(|pause| now + *pause < deadline)
                 }
@@ -229,6 +231,9 @@ impl Client {
             // connection is cut off all the same.
             Err(kind) => {
                 host.retire(&connection);
+                if kind.is_of_address() {
+                    connection.peer().failed();
+                }
                 Err(Error::new(host.authority(), kind))
             }
         }

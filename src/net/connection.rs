@@ -1,6 +1,7 @@
 //! One HTTP connection.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use crate::net::connector::{Protocol, Stream};
+use crate::net::connector::{Peer, Protocol, Stream};
 use crate::net::pool::Host;
 use crate::net::{Config, Kind};
 
@@ -31,6 +32,7 @@ const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 pub(super) struct Connection {
     sender: Sender,
     created: Instant,
+    peer: Arc<Peer>,
 }
 
 #[derive(Debug)]
@@ -84,10 +86,20 @@ impl Connection {
     ///
     /// When the HTTP/2 handshake fails. No request was written then.
     pub(super) async fn begin(stream: Stream, config: &Config) -> Result<Self, hyper::Error> {
+        let peer = Arc::clone(&stream.peer);
+        let sender = Self::sender(stream, config).await;
+        Ok(Self {
+            sender: sender.inspect_err(|_| peer.failed())?,
+            created: Instant::now(),
+            peer,
+        })
+    }
+
+    async fn sender(stream: Stream, config: &Config) -> Result<Sender, hyper::Error> {
         // Connections run outside `task::Tasks`: they end with the pool, and the drain must neither
         // wait for an idle connection nor cut one that a flight still reads from.
         let executor = TokioExecutor::new();
-        let sender = match stream.protocol {
+        match stream.protocol {
             Protocol::Http1 => {
                 let (sender, connection) = http1::Builder::new()
                     .max_buf_size(MAX_HEAD_BYTES as usize)
@@ -95,7 +107,7 @@ impl Connection {
                     .await?;
                 // The request that waits for an answer sees how it ends.
                 executor.execute(async { drop(connection.await) });
-                Sender::Http1(sender)
+                Ok(Sender::Http1(sender))
             }
             Protocol::Http2 => {
                 let (parts, started) = mpsc::unbounded_channel();
@@ -110,13 +122,9 @@ impl Connection {
                     .handshake(stream.io)
                     .await?;
                 executor.execute(run_together(connection, started));
-                Sender::Http2(sender)
+                Ok(Sender::Http2(sender))
             }
-        };
-        Ok(Self {
-            sender,
-            created: Instant::now(),
-        })
+        }
     }
 
     /// A clone for another request at the same time; `None` over HTTP/1.1.
@@ -126,8 +134,14 @@ impl Connection {
             Sender::Http2(sender) => Some(Self {
                 sender: Sender::Http2(sender.clone()),
                 created: self.created,
+                peer: Arc::clone(&self.peer),
             }),
         }
+    }
+
+    /// The address that it leads to.
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
     }
 
     pub(super) fn protocol(&self) -> Protocol {

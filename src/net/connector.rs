@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,8 +67,38 @@ pub(super) enum Protocol {
 pub(super) struct Stream {
     pub(super) io: TokioIo<Box<dyn Duplex>>,
     pub(super) protocol: Protocol,
+    pub(super) peer: Arc<Peer>,
     /// How long it took from the known address to here.
     pub(super) setup: Duration,
+}
+
+/// The address that a connection leads to, which is the host's or the proxy's.
+#[derive(Debug)]
+pub(super) struct Peer {
+    resolver: Resolver,
+    host: String,
+    port: u16,
+    address: SocketAddr,
+}
+
+impl Peer {
+    pub(super) fn new(resolver: &Resolver, host: &str, port: u16, address: SocketAddr) -> Self {
+        Self {
+            resolver: resolver.clone(),
+            host: host.to_owned(),
+            port,
+            address,
+        }
+    }
+
+    fn worked(&self) {
+        self.resolver.record_success(&self.host, self.port, self.address);
+    }
+
+    /// It took the connection, and what was to follow failed.
+    pub(super) fn failed(&self) {
+        self.resolver.record_failed_address(&self.host, self.port, self.address);
+    }
 }
 
 /// The versions of HTTP that are offered to a host.
@@ -181,6 +212,9 @@ impl Connector {
         }
     }
 
+    /// Sets up a connection. When an address takes it and then fails, one other is tried if there
+    /// is time: a second one is enough to pass by a sick member of several, and no outage makes
+    /// more than twice the connections.
     async fn connect(
         &self,
         target: &Target,
@@ -189,69 +223,71 @@ impl Connector {
     ) -> Result<Stream, ConnectError> {
         let deadline = Instant::now() + self.shared.timeout;
         let proxy = self.shared.proxy.as_ref().filter(|proxy| proxy.covers(&target.uri));
-        let (begun, mut io) = if let Some(proxy) = proxy {
-            self.tunnel(proxy, target, deadline).await?
-        } else {
-            let (begun, tcp) = self.dial(target, &target.host, target.port, deadline).await?;
-            (begun, Box::new(tcp) as Box<dyn Duplex>)
-        };
-        let mut protocol = cleartext;
-        if target.tls {
-            protocol = Protocol::Http1;
-            let name = self.shared.server_name.clone();
-            let name = name.map_or_else(|| server_name(&target.host), Ok);
-            let handshake = async { TlsConnector::from(Arc::clone(tls)).connect(name?, io).await };
-            let secured = bounded(target, Step::Tls, deadline, handshake).await?;
-            if secured.get_ref().1.alpn_protocol() == Some(b"h2") {
-                protocol = Protocol::Http2;
+        let (host, port) = proxy.map_or((&*target.host, target.port), |proxy| (proxy.host(), proxy.port()));
+        let resolving = self.shared.resolver.resolve(host, port);
+        let mut addresses = bounded(target, Step::Resolve, deadline, resolving).await?;
+        let mut first_error = None;
+        loop {
+            let begun = Instant::now();
+            let (tcp, address) = match bounded(target, Step::Dial, deadline, dial(addresses.clone())).await {
+                Ok(dialed) => dialed,
+                // What the first address did says more than that no other can be reached.
+                Err(error) => return Err(first_error.unwrap_or(error)),
+            };
+            let peer = Peer::new(&self.shared.resolver, host, port, address);
+            match self.secure(tcp, proxy, target, tls, deadline).await {
+                Ok((io, alpn)) => {
+                    peer.worked();
+                    return Ok(Stream {
+                        io: TokioIo::new(io),
+                        protocol: alpn.unwrap_or(cleartext),
+                        peer: Arc::new(peer),
+                        setup: begun.elapsed(),
+                    });
+                }
+                Err(error) => {
+                    peer.failed();
+                    addresses.retain(|other| *other != address);
+                    let is_last = first_error.is_some() || addresses.is_empty() || Instant::now() >= deadline;
+                    if is_last || error.is_refusal() {
+                        return Err(first_error.unwrap_or(error));
+                    }
+                    first_error = Some(error);
+                }
             }
-            io = Box::new(secured);
         }
-        Ok(Stream {
-            io: TokioIo::new(io),
-            protocol,
-            setup: begun.elapsed(),
-        })
     }
 
-    /// TCP to `host`, which is the target or the proxy; also returns when the name was resolved.
-    async fn dial(
+    /// Does what follows TCP: the proxy's tunnel and TLS, which also chooses the protocol.
+    async fn secure(
         &self,
+        tcp: TcpStream,
+        proxy: Option<&Proxy>,
         target: &Target,
-        host: &str,
-        port: u16,
+        tls: &Arc<ClientConfig>,
         deadline: Instant,
-    ) -> Result<(Instant, TcpStream), ConnectError> {
-        let addresses = bounded(
-            target,
-            Step::Resolve,
-            deadline,
-            self.shared.resolver.resolve(host, port),
-        )
-        .await?;
-        let begun = Instant::now();
-        let tcp = bounded(target, Step::Dial, deadline, dial(addresses)).await?;
+    ) -> Result<(Box<dyn Duplex>, Option<Protocol>), ConnectError> {
         if let Some(bytes) = self.shared.receive_buffer {
             // If the system does not allow it, its default stays.
             let _ = SockRef::from(&tcp).set_recv_buffer_size(bytes as usize);
         }
-        if let Ok(address) = tcp.peer_addr() {
-            self.shared.resolver.record_success(host, port, address);
-        }
-        Ok((begun, tcp))
-    }
-
-    async fn tunnel(
-        &self,
-        proxy: &Proxy,
-        target: &Target,
-        deadline: Instant,
-    ) -> Result<(Instant, Box<dyn Duplex>), ConnectError> {
-        let (begun, tcp) = self.dial(target, proxy.host(), proxy.port(), deadline).await?;
         let mut io: Box<dyn Duplex> = Box::new(tcp);
-        let opening = open_tunnel(&mut io, &target.authority, proxy.authorization());
-        bounded(target, Step::Tunnel, deadline, opening).await?;
-        Ok((begun, io))
+        if let Some(proxy) = proxy {
+            let opening = open_tunnel(&mut io, &target.authority, proxy.authorization());
+            bounded(target, Step::Tunnel, deadline, opening).await?;
+        }
+        if !target.tls {
+            return Ok((io, None));
+        }
+        let name = self.shared.server_name.clone();
+        let name = name.map_or_else(|| server_name(&target.host), Ok);
+        let handshake = async { TlsConnector::from(Arc::clone(tls)).connect(name?, io).await };
+        let secured = bounded(target, Step::Tls, deadline, handshake).await?;
+        let protocol = match secured.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Protocol::Http2,
+            _ => Protocol::Http1,
+        };
+        Ok((Box::new(secured), Some(protocol)))
     }
 }
 

@@ -26,21 +26,21 @@ const DEAD_AFTER: Duration = Duration::from_secs(20);
 /// # Errors
 ///
 /// The last address's error when all have failed.
-pub(super) async fn dial(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+pub(super) async fn dial(addresses: Vec<SocketAddr>) -> io::Result<(TcpStream, SocketAddr)> {
     let mut waiting = alternating(addresses).into_iter().take(MAX_ADDRESSES);
     let mut running = FuturesUnordered::new();
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     loop {
         if let Some(address) = waiting.next() {
-            running.push(TcpStream::connect(address));
+            running.push(async move { Ok((TcpStream::connect(address).await?, address)) });
         } else if running.is_empty() {
             return Err(last);
         }
         tokio::select! {
             Some(result) = running.next() => match result {
-                Ok(stream) => {
+                Ok((stream, address)) => {
                     tune(&stream)?;
-                    return Ok(stream);
+                    return Ok((stream, address));
                 }
                 Err(error) => last = error,
             },
@@ -97,8 +97,8 @@ mod tests {
         drop(gone);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let live = listener.local_addr().unwrap();
-        let stream = dial(vec![dead, dead, live]).await.unwrap();
-        assert_eq!(stream.peer_addr().unwrap(), live);
+        let (stream, address) = dial(vec![dead, dead, live]).await.unwrap();
+        assert_eq!((stream.peer_addr().unwrap(), address), (live, live));
         assert_eq!(
             dial(vec![dead]).await.unwrap_err().kind(),
             io::ErrorKind::ConnectionRefused

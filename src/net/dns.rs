@@ -24,8 +24,14 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an answer is used while the resolver fails. RFC 8767 §5 suggests one to three days.
 const FALLBACK_AGE: Duration = Duration::from_hours(24);
 
+/// How long an address whose connection failed is tried after all others.
+const AVOIDED_FOR: Duration = Duration::from_mins(1);
+
 /// The most remembered hosts; a gateway talks to a dozen.
 const MAX_HOSTS: usize = 64;
+
+/// The most addresses of a host that are remembered to have failed.
+const MAX_FAILED: usize = 16;
 
 /// The most system lookups at a time: each occupies a thread, and a broken resolver blocks it for
 /// half a minute.
@@ -43,6 +49,8 @@ struct Known {
     addresses: Vec<SocketAddr>,
     at: Instant,
     worked: Option<SocketAddr>,
+    /// The addresses that have failed, and when; the latest last.
+    failed: Vec<(SocketAddr, Instant)>,
     /// The resolver has failed since, which has been logged.
     failing: bool,
 }
@@ -76,7 +84,7 @@ impl Resolver {
     }
 
     /// The addresses of `host` (a name, or an IP literal with or without brackets), never empty,
-    /// beginning with the one that worked last.
+    /// beginning with the one that worked last and ending with those that failed a moment ago.
     ///
     /// When the resolver fails, or hangs although it has answered before, its last good answer is
     /// used for up to 24 hours.
@@ -109,30 +117,43 @@ impl Resolver {
             Ok(addresses)
         });
         match (answer, known) {
-            (Ok(addresses), known) => {
-                if known.as_ref().is_some_and(|known| known.failing) {
-                    tracing::info!(host, "name resolution works again");
-                }
-                let worked = known.and_then(|known| known.worked);
-                self.remember(key, &addresses, worked);
-                Ok(preferred_first(addresses, worked))
-            }
+            (Ok(addresses), _) => Ok(self.remember(key, addresses)),
             (Err(error), Some(known)) => {
                 if self.record_failure(&key) {
                     tracing::warn!(host, %error, "name resolution fails; using the last good answer");
                 }
-                Ok(preferred_first(known.addresses, known.worked))
+                Ok(known.in_order())
             }
             (Err(error), None) => Err(error),
         }
     }
 
-    /// Records that `address` accepted a connection, so that it is tried first while it is among
-    /// the host's addresses.
+    /// Records that a connection to `address` was set up, so that it is tried first while it is
+    /// among the host's addresses.
     pub(super) fn record_success(&self, host: &str, port: u16, address: SocketAddr) {
+        self.change(host, port, |known| {
+            known.worked = Some(address);
+            known.failed.retain(|(failed, _)| *failed != address);
+        });
+    }
+
+    /// Records that `address` took a connection and then failed. Such an address accepts faster
+    /// than any that works, so it goes last for a while.
+    pub(super) fn record_failed_address(&self, host: &str, port: u16, address: SocketAddr) {
+        self.change(host, port, |known| {
+            known.worked.take_if(|worked| *worked == address);
+            known.failed.retain(|(failed, _)| *failed != address);
+            if known.failed.len() == MAX_FAILED {
+                known.failed.remove(0);
+            }
+            known.failed.push((address, Instant::now()));
+        });
+    }
+
+    fn change(&self, host: &str, port: u16, change: impl FnOnce(&mut Known)) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = known.get_mut(&(host.to_ascii_lowercase(), port)) {
-            known.worked = Some(address);
+            change(known);
         }
     }
 
@@ -153,7 +174,8 @@ impl Resolver {
             .cloned()
     }
 
-    fn remember(&self, key: (String, u16), addresses: &[SocketAddr], worked: Option<SocketAddr>) {
+    /// Keeps the resolver's answer, and returns it in the order in which it is tried.
+    fn remember(&self, key: (String, u16), addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_HOSTS && !known.contains_key(&key) {
             let oldest = known
@@ -164,22 +186,42 @@ impl Resolver {
                 known.remove(&oldest);
             }
         }
-        let entry = Known {
-            addresses: addresses.to_vec(),
-            at: Instant::now(),
-            worked,
-            failing: false,
-        };
-        known.insert(key, entry);
+        // What is known of the addresses stays, also what was learnt during the lookup.
+        let host = key.0.clone();
+        let entry = known.entry(key).or_insert_with(Known::nothing);
+        (entry.addresses, entry.at) = (addresses, Instant::now());
+        if std::mem::take(&mut entry.failing) {
+            tracing::info!(host, "name resolution works again");
+        }
+        entry.in_order()
     }
 }
 
-/// Moves `record_success` to the front, if it is still one of the addresses.
-fn preferred_first(mut addresses: Vec<SocketAddr>, worked: Option<SocketAddr>) -> Vec<SocketAddr> {
-    if let Some(at) = worked.and_then(|worked| addresses.iter().position(|address| *address == worked)) {
-        addresses[..=at].rotate_right(1);
+impl Known {
+    fn nothing() -> Self {
+        Self {
+            addresses: Vec::new(),
+            at: Instant::now(),
+            worked: None,
+            failed: Vec::new(),
+            failing: false,
+        }
     }
-    addresses
+
+    /// The addresses in the order in which they are tried: the one that worked last, those that
+    /// nothing is known about in the resolver's order, and those that failed a moment ago, the
+    /// latest last.
+    fn in_order(&self) -> Vec<SocketAddr> {
+        let failed = |address: &SocketAddr| {
+            let recent = |(_, at): &(SocketAddr, Instant)| at.elapsed() < AVOIDED_FOR;
+            let mut failed = self.failed.iter().filter(|entry| recent(entry));
+            failed.position(|(failed, _)| failed == address)
+        };
+        let mut addresses = self.addresses.clone();
+        // The sort is stable, and nothing comes before something.
+        addresses.sort_by_key(|address| (failed(address), self.worked != Some(*address)));
+        addresses
+    }
 }
 
 impl fmt::Debug for Resolver {
@@ -252,6 +294,29 @@ mod tests {
             resolver.resolve("eu.test", 443).await.unwrap(),
             [address(4), address(5)]
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_failed_goes_last_for_a_minute_and_the_latest_of_them_last_of_all() {
+        let all = [address(1), address(2), address(3)];
+        let resolver = Resolver::with(Arc::new(move |_, _| Box::pin(async move { Ok(all.to_vec()) })));
+        let order = async || resolver.resolve("eu.test", 443).await.unwrap();
+        order().await;
+        resolver.record_success("eu.test", 443, address(1));
+        resolver.record_failed_address("EU.test", 443, address(1));
+        assert_eq!(order().await, [address(2), address(3), address(1)]);
+        tokio::time::advance(AVOIDED_FOR / 2).await;
+        resolver.record_failed_address("eu.test", 443, address(2));
+        assert_eq!(order().await, [address(3), address(1), address(2)]);
+        tokio::time::advance(AVOIDED_FOR / 2).await;
+        assert_eq!(order().await, [address(1), address(3), address(2)]);
+        resolver.record_success("eu.test", 443, address(2));
+        assert_eq!(order().await, [address(2), address(1), address(3)]);
+        for last in 0..=u8::MAX {
+            resolver.record_failed_address("eu.test", 443, address(last));
+        }
+        let known = resolver.known.lock().unwrap();
+        assert_eq!(known[&("eu.test".to_owned(), 443)].failed.len(), MAX_FAILED);
     }
 
     #[tokio::test]

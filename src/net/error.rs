@@ -91,6 +91,12 @@ impl ConnectError {
         self.cause.is_none()
     }
 
+    /// Whether a proxy does not let this side through, which all of its members will do alike.
+    pub(super) fn is_refusal(&self) -> bool {
+        let cause = self.cause.as_ref().map(|cause| cause.kind());
+        self.step == Step::Tunnel && cause == Some(io::ErrorKind::PermissionDenied)
+    }
+
     /// The error token of RFC 9209 §2.3.
     pub fn proxy_status(&self) -> &'static str {
         let Some(cause) = &self.cause else {
@@ -179,6 +185,21 @@ pub enum Kind {
     /// There was no memory for the body, and none was released in time.
     #[error("the answer could not be read")]
     NoMemory(#[source] crate::memory::Exhausted),
+}
+
+impl Kind {
+    /// Whether another address of the host may have done better.
+    pub(super) fn is_of_address(&self) -> bool {
+        match self {
+            Self::NotSent(_) | Self::Lost(_) | Self::HeadTimeout | Self::BodyLost(_) | Self::BodyTimeout => true,
+            // The first two are recorded where they happen, and the others are of this side's making.
+            Self::Connect(_)
+            | Self::NotProcessed(_)
+            | Self::Unsendable
+            | Self::BodyTooLarge { .. }
+            | Self::NoMemory(_) => false,
+        }
+    }
 }
 
 impl Error {

@@ -190,9 +190,14 @@ where
             io::ErrorKind::PermissionDenied,
             "the proxy wants other credentials (407)",
         )),
-        Some(other) => Err(io::Error::other(format!(
-            "the proxy refused the tunnel with status {other}"
-        ))),
+        Some(other) => Err(io::Error::new(
+            if matches!(other, 401 | 403 | 405) {
+                io::ErrorKind::PermissionDenied
+            } else {
+                io::ErrorKind::Other
+            },
+            format!("the proxy refused the tunnel with status {other}"),
+        )),
         None => Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "the proxy's answer is not HTTP/1",

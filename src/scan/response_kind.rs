@@ -9,6 +9,7 @@
 //! callers.
 
 use http::{StatusCode, header};
+use serde::Deserialize;
 
 use crate::operation::Shape;
 use crate::scan::members::{each_member, text_of};
@@ -92,6 +93,23 @@ impl UpstreamResponse {
     pub fn may_be_json(&self) -> bool {
         let mut types = self.headers.get_all(header::CONTENT_TYPE);
         types.all(|value| value.to_str().is_ok_and(is_json))
+    }
+
+    /// The code of a rejection in Defender's format, if it is a plain word: `DisabledFeature`.
+    pub fn rejection_code(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Rejection {
+            #[serde(alias = "Error")]
+            error: Reason,
+        }
+        #[derive(Deserialize)]
+        struct Reason {
+            #[serde(alias = "Code")]
+            code: String,
+        }
+        let code = serde_json::from_slice::<Rejection>(&self.body).ok()?.error.code;
+        let is_word = (1..=64).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        is_word.then_some(code)
     }
 }
 

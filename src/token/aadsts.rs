@@ -4,18 +4,24 @@
 //! temporary follows from the status, and from [`is_transient`] for the few temporary failures that
 //! Entra reports as 400.
 
-use super::error::{Code, Problem};
+use super::error::{Code, Endpoint, Problem};
 
 /// What to do about `code`, in one sentence without a period.
 pub(super) fn advice(code: &Code) -> &'static str {
     match code {
         Code::Aadsts(number) => aadsts(*number),
         Code::OAuth(word) => oauth(word),
-        Code::Http(status) => match status.as_u16() {
-            404 => "check the authority address and tenant_id: nothing is there",
-            407 => "check the proxy: it wants credentials",
-            500..=599 => "wait; if it lasts, look at the status page of Azure",
-            _ => "check the authority address, and that no proxy answers in its place",
+        Code::Http(endpoint, status) => match (endpoint, status.as_u16()) {
+            (_, 500..=599) => "wait; if it lasts, look at the status page of Azure",
+            (Endpoint::Imds | Endpoint::AppService, 404 | 410) => {
+                "wait: the service of this machine that issues tokens is starting; if it lasts, check that an identity is assigned here"
+            }
+            (Endpoint::Imds | Endpoint::AppService, _) => {
+                "check that the managed identity is assigned here, and what answers in the place of the machine's metadata service"
+            }
+            (Endpoint::Entra, 404) => "check the authority address and tenant_id: nothing is there",
+            (Endpoint::Entra, 407) => "check the proxy: it wants credentials",
+            (Endpoint::Entra, _) => "check the authority address, and that no proxy answers in its place",
         },
         Code::Local(problem) => local(*problem),
     }
@@ -26,11 +32,20 @@ pub(super) fn is_transient(code: &Code) -> bool {
     match code {
         Code::Aadsts(number) => matches!(
             number,
-            90_006 | 90_012 | 90_024 | 90_033 | 50_033 | 90_055 | 50_196 | 90_061
+            90_006 | 90_012 | 90_024 | 90_033 | 50_033 | 90_055 | 50_196 | 90_061 | 50_166 | 501_661
         ),
         Code::OAuth(word) => matches!(&**word, "temporarily_unavailable" | "server_error"),
-        Code::Http(_) | Code::Local(_) => false,
+        Code::Http(..) | Code::Local(_) => false,
     }
+}
+
+/// Whether an app or credential that was made a moment ago is refused like this too: it takes a
+/// while to reach all of Entra.
+pub(super) fn may_be_new(code: &Code) -> bool {
+    matches!(
+        code,
+        Code::Aadsts(7_000_215 | 700_016 | 7_000_229 | 70_021 | 700_211 | 700_212 | 700_213 | 700_027)
+    )
 }
 
 /// Whether an assertion was rejected, possibly because of its times: worth one more attempt when
@@ -41,9 +56,13 @@ pub(super) fn may_be_clock(code: &Code) -> bool {
 
 fn aadsts(number: u32) -> &'static str {
     match number {
-        7_000_215 => "the client secret is wrong: configure the secret's value, not its id",
+        7_000_215 => {
+            "the client secret is wrong: configure the secret's value, not its id; a new one takes up to a minute to work"
+        }
         7_000_222 => "the client secret has expired: create a new one in the app registration and configure its value",
-        700_016 | 700_011 => "the app does not exist in this tenant: check client_id and tenant_id",
+        700_016 | 700_011 => {
+            "the app does not exist in this tenant: check client_id and tenant_id; a new one takes up to a minute to work"
+        }
         7_000_229 => "the app has no service principal in this tenant: grant admin consent for it there",
         90_002 => "the tenant does not exist in this cloud: check tenant_id and defender.cloud",
         900_382 | 900_432 | 90_038 => {
@@ -69,7 +88,9 @@ fn aadsts(number: u32) -> &'static str {
             "no federated credential of the app matches: compare issuer (also its trailing slash), subject and audience; new ones \
              take minutes to work"
         }
-        90_061 => "the federated token's issuer cannot be reached by Entra: check that its address is public",
+        90_061 | 50_166 | 501_661 => {
+            "the federated token's issuer cannot be reached by Entra: wait, and if it lasts check that its address is public"
+        }
         7_000_112 | 70_001 => "the app is disabled in this tenant: enable it under enterprise applications",
         7_000_218 => "no proof of identity arrived: check that no proxy changes the request",
         7_000_114 => "the app may not act for users: use application permissions",
@@ -118,10 +139,10 @@ mod tests {
     use super::*;
 
     /// Every code of the table.
-    const KNOWN: [u32; 32] = [
+    const KNOWN: [u32; 34] = [
         7_000_215, 7_000_222, 700_016, 700_011, 90_002, 900_382, 900_432, 90_038, 500_011, 50_001, 650_057, 70_011,
         700_022, 28_002, 700_027, 50_012, 50_013, 500_133, 50_027, 70_021, 90_061, 7_000_112, 70_001, 7_000_218,
-        90_033, 90_006, 90_024, 90_012, 50_033, 90_055, 50_196, 50_194,
+        90_033, 90_006, 90_024, 90_012, 50_033, 90_055, 50_196, 50_194, 50_166, 501_661,
     ];
 
     #[test]
@@ -137,8 +158,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_new_may_be_refused_and_what_has_expired_is_not_new() {
+        for code in [7_000_215, 700_016, 7_000_229, 70_021, 700_027] {
+            assert!(may_be_new(&Code::Aadsts(code)), "{code}");
+        }
+        for code in [7_000_222, 7_000_112, 90_002, 500_011] {
+            assert!(!may_be_new(&Code::Aadsts(code)), "{code}");
+        }
+        assert!(!may_be_new(&Code::OAuth("invalid_client".into())));
+    }
+
+    #[test]
     fn passing_faults_are_told_from_lasting_ones() {
-        for code in [90_033, 90_006, 90_024, 90_012, 50_033, 90_055, 50_196, 90_061] {
+        for code in [
+            90_033, 90_006, 90_024, 90_012, 50_033, 90_055, 50_196, 90_061, 50_166, 501_661,
+        ] {
             assert!(is_transient(&Code::Aadsts(code)), "{code}");
         }
         for code in [7_000_215, 700_016, 90_002, 70_021] {

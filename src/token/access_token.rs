@@ -64,8 +64,11 @@ impl Bearer {
     }
 }
 
-/// The permission that the scan history needs.
+/// The permission to grant: the least that the scan history needs.
 pub(super) const REQUIRED_ROLE: &str = "Machine.Read.All";
+
+/// A permission that includes it. Defender accepts either.
+const WIDER_ROLE: &str = "Machine.ReadWrite.All";
 
 /// What a token says about its permissions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,9 +76,9 @@ pub enum Roles {
     /// There is no token, or it cannot be read; tokens need not be readable.
     #[default]
     Unknown,
-    /// It has `Machine.Read.All`.
+    /// It has `Machine.Read.All` or `Machine.ReadWrite.All`.
     Sufficient,
-    /// It lacks `Machine.Read.All`.
+    /// It has neither.
     Missing,
 }
 
@@ -99,7 +102,14 @@ impl Roles {
             .and_then(|json| serde_json::from_slice::<Claims>(&json).ok());
         match claims {
             None => Self::Unknown,
-            Some(claims) if claims.roles.iter().any(|role| role == REQUIRED_ROLE) => Self::Sufficient,
+            Some(claims)
+                if claims
+                    .roles
+                    .iter()
+                    .any(|role| [REQUIRED_ROLE, WIDER_ROLE].contains(&&**role)) =>
+            {
+                Self::Sufficient
+            }
             Some(_) => Self::Missing,
         }
     }
@@ -120,7 +130,9 @@ mod tests {
             of(r#"{"roles":["Alert.Read.All","Machine.Read.All"]}"#),
             Roles::Sufficient
         );
+        assert_eq!(of(r#"{"roles":["Machine.ReadWrite.All"]}"#), Roles::Sufficient);
         assert_eq!(of(r#"{"roles":["Alert.Read.All"]}"#), Roles::Missing);
+        assert_eq!(of(r#"{"roles":["Machine.Read"]}"#), Roles::Missing);
         assert_eq!(of(r#"{"aud":"x"}"#), Roles::Missing);
     }
 

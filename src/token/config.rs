@@ -6,6 +6,7 @@ use url::Url;
 
 use crate::secret::Secret;
 use crate::telemetry::named_enum;
+use crate::token::error::Endpoint;
 
 /// How the gateway signs in, and for what.
 #[derive(Clone, Debug)]
@@ -175,6 +176,13 @@ pub enum IdentityHost {
 impl IdentityHost {
     /// The address of the instance metadata service, the same on every machine.
     pub const IMDS: &'static str = "http://169.254.169.254";
+
+    pub(super) fn endpoint(&self) -> Endpoint {
+        match self {
+            Self::Imds { .. } => Endpoint::Imds,
+            Self::AppService { .. } => Endpoint::AppService,
+        }
+    }
 }
 
 /// What a token is for: one resource and `/.default`.

@@ -107,6 +107,17 @@ impl Error {
     }
 }
 
+/// What was asked for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// The authority, or a token proxy in its place.
+    Entra,
+    /// The metadata service of a virtual machine, which issues a managed identity's tokens.
+    Imds,
+    /// The same of App Service, Functions and Container Apps.
+    AppService,
+}
+
 /// The code of a rejection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Code {
@@ -114,8 +125,8 @@ pub enum Code {
     Aadsts(u32),
     /// OAuth's error code (RFC 6749 §5.2), when there is no number.
     OAuth(Arc<str>),
-    /// The status, when the response contains nothing else.
-    Http(StatusCode),
+    /// The status, when the response contains nothing else, and whose it is.
+    Http(Endpoint, StatusCode),
     /// The gateway's own check failed: nothing was sent.
     Local(Problem),
 }
@@ -125,7 +136,7 @@ impl fmt::Display for Code {
         match self {
             Self::Aadsts(number) => write!(f, "AADSTS{number}"),
             Self::OAuth(word) => f.write_str(word),
-            Self::Http(status) => write!(f, "HTTP {}", status.as_u16()),
+            Self::Http(_, status) => write!(f, "HTTP {}", status.as_u16()),
             Self::Local(problem) => f.write_str(problem.as_str()),
         }
     }
@@ -157,10 +168,10 @@ named_enum! {
 pub enum Reason {
     /// There was no connection, or it was lost.
     #[error("it cannot be reached")]
-    Unreachable,
+    Unreachable(Endpoint),
     /// There was no answer in the time that one exchange may take.
     #[error("it does not answer")]
-    TimedOut,
+    TimedOut(Endpoint),
     /// Too many requests.
     #[error("it asks to wait")]
     Throttled,
@@ -178,11 +189,28 @@ pub enum Reason {
     Stopped,
 }
 
+impl Endpoint {
+    /// What to do when it cannot be reached.
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Entra => "check that the sign-in address can be reached from here: name resolution, firewall, proxy",
+            Self::Imds => {
+                "the machine's metadata service cannot be reached from here: pods may be kept from it (by the node pool or a \
+                 NetworkPolicy), or this is no Azure machine; workload identity needs none of it"
+            }
+            Self::AppService => {
+                "the identity endpoint that the platform names in IDENTITY_ENDPOINT cannot be reached from here: check that the \
+                 identity is assigned to this app, and restart the app"
+            }
+        }
+    }
+}
+
 impl Reason {
     fn code(&self) -> String {
         match self {
-            Self::Unreachable => "Unreachable".into(),
-            Self::TimedOut => "TimedOut".into(),
+            Self::Unreachable(_) => "Unreachable".into(),
+            Self::TimedOut(_) => "TimedOut".into(),
             Self::Throttled => "Throttled".into(),
             Self::Failed { code } => code.to_string(),
             Self::Unreadable => "UnreadableAnswer".into(),
@@ -193,9 +221,7 @@ impl Reason {
 
     fn advice(&self) -> &'static str {
         match self {
-            Self::Unreachable | Self::TimedOut => {
-                "check that the sign-in address can be reached from here: name resolution, firewall, proxy"
-            }
+            Self::Unreachable(endpoint) | Self::TimedOut(endpoint) => endpoint.advice(),
             Self::Throttled => "wait; if it lasts, look for other programs that sign in as the same app too often",
             Self::Failed { code } => aadsts::advice(code),
             Self::Unreadable => "check the authority address, and that no proxy or login page answers in its place",
@@ -226,7 +252,7 @@ mod tests {
     fn a_message_falls_back_to_the_transport_errors_chain() {
         let io = std::io::Error::other("connection refused");
         let error = Error::Unavailable {
-            reason: Reason::Unreachable,
+            reason: Reason::Unreachable(Endpoint::Entra),
             message: Arc::default(),
             retry_after: None,
             source: Some(Arc::new(io)),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderName, USER_AGENT};
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
 use tokio::time::{Instant, timeout};
 use tower::Service;
 use url::Url;
@@ -215,7 +215,12 @@ impl Service<Authorized> for Client {
             drop(span);
             call.attempted(&region, code);
             if owner == TokenOwner::Gateway {
-                client.metrics.recent().note(status);
+                let forbidden = result
+                    .as_ref()
+                    .ok()
+                    .filter(|answer| answer.status == StatusCode::FORBIDDEN);
+                let code = forbidden.and_then(UpstreamResponse::rejection_code);
+                client.metrics.recent().note(status, code);
             }
             client.metrics.count(region, operation, status, begun.elapsed());
             result.map_err(Failure::from)

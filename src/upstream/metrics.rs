@@ -130,7 +130,10 @@ const OLDEST: Duration = Duration::from_hours(1);
 
 /// The latest calls that were made with the gateway's own token. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct RecentCalls(Arc<Mutex<VecDeque<(Instant, Status)>>>);
+pub struct RecentCalls(Arc<Mutex<VecDeque<Recent>>>);
+
+/// When a call ended, how, and the code of its rejection.
+type Recent = (Instant, Status, Option<String>);
 
 /// The results of the latest calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -141,6 +144,8 @@ pub struct RecentSnapshot {
     pub unauthorized: usize,
     /// Answered 403.
     pub forbidden: usize,
+    /// The code that the latest of those had.
+    pub forbidden_code: Option<String>,
     /// Answered 5xx and the like, or not at all.
     pub failed: usize,
     /// How the latest of those failed: a status, or the RFC 9209 name of an error.
@@ -148,10 +153,10 @@ pub struct RecentSnapshot {
 }
 
 impl RecentCalls {
-    pub(super) fn note(&self, status: Status) {
+    pub(super) fn note(&self, status: Status, code: Option<String>) {
         let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         calls.truncate(KEPT - 1);
-        calls.push_front((Instant::now(), status));
+        calls.push_front((Instant::now(), status, code));
     }
 
     pub fn snapshot(&self) -> RecentSnapshot {
@@ -160,12 +165,17 @@ impl RecentCalls {
         let mut snapshot = RecentSnapshot::default();
         let young = calls
             .iter()
-            .take_while(|(at, _)| now.saturating_duration_since(*at) <= OLDEST);
-        for (_, status) in young {
+            .take_while(|(at, ..)| now.saturating_duration_since(*at) <= OLDEST);
+        for (_, status, code) in young {
             snapshot.calls += 1;
             match status {
                 Status::Answer(StatusCode::UNAUTHORIZED) => snapshot.unauthorized += 1,
-                Status::Answer(StatusCode::FORBIDDEN) => snapshot.forbidden += 1,
+                Status::Answer(StatusCode::FORBIDDEN) => {
+                    if snapshot.forbidden == 0 {
+                        snapshot.forbidden_code.clone_from(code);
+                    }
+                    snapshot.forbidden += 1;
+                }
                 status if status.is_failure() => {
                     snapshot.failed += 1;
                     snapshot.latest_failure.get_or_insert_with(|| status.to_string());
@@ -185,13 +195,15 @@ mod tests {
     async fn only_the_latest_calls_of_the_last_hour_count() {
         let recent = RecentCalls::default();
         let answer = |status| Status::Answer(StatusCode::from_u16(status).unwrap());
-        for status in [403, 403, 401, 503, 429, 200, 404] {
-            recent.note(answer(status));
+        recent.note(answer(403), Some("Forbidden".into()));
+        recent.note(answer(403), Some("DisabledFeature".into()));
+        for status in [401, 503, 429, 200, 404] {
+            recent.note(answer(status), None);
         }
-        recent.note(Status::Error("connection_refused"));
+        recent.note(Status::Error("connection_refused"), None);
         // What is the gateway's own lack of memory is nobody else's failure.
-        recent.note(Status::Error("proxy_internal_error"));
-        recent.note(Status::Error("http_response_body_size"));
+        recent.note(Status::Error("proxy_internal_error"), None);
+        recent.note(Status::Error("http_response_body_size"), None);
         let snapshot = recent.snapshot();
         assert_eq!(
             (
@@ -203,8 +215,9 @@ mod tests {
             (10, 2, 1, 2)
         );
         assert_eq!(snapshot.latest_failure.as_deref(), Some("connection_refused"));
+        assert_eq!(snapshot.forbidden_code.as_deref(), Some("DisabledFeature"));
         for _ in 0..KEPT {
-            recent.note(answer(200));
+            recent.note(answer(200), None);
         }
         assert_eq!(recent.snapshot().forbidden, 0);
         assert_eq!(recent.snapshot().calls, KEPT);

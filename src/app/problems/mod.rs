@@ -5,8 +5,11 @@
 //! Not here: what a request was answered (`server::access_log`). Invariant: the mode is `normal`
 //! only while the list is empty.
 
+mod defender;
 mod found;
 mod sharing;
+
+pub(crate) use defender::advice_on_forbidden;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -12,9 +12,11 @@ use crate::config::{Credentials, Resolved, TokenProxy, TrustedRoots};
 use crate::net::{Client, Exchange, Limits};
 use crate::{BoxError, token};
 
-/// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep
-/// callers from waiting in vain.
-const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest token exchange on a ready connection. Sign-in answers in well under a second; eight cover
+/// a bad day and keep callers from waiting in vain. They end before the ten seconds after which the
+/// token source gives up, so that the client itself sees which connection brought no answer, and
+/// takes another address.
+const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Largest sign-in answer. A token has a few kB.
 const SIGN_IN_BYTES: usize = 256 * 1024;

@@ -6,10 +6,11 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::Value;
 
-use crate::app::remembered_merging;
+use crate::app::{advice_on_forbidden, remembered_merging};
 use crate::cli::Error;
 use crate::config::{Merging, Resolved};
 use crate::scan::{Endpoint, MergeFinding, Operation, Ordering, ResponseKind, Rows, UpstreamResponse};
+use crate::token::Roles;
 
 /// The evidence so far, and what follows from it.
 #[derive(Debug, Default)]
@@ -92,8 +93,8 @@ pub(super) fn scope(throttled: Option<&str>, report: &mut Report) {
 }
 
 /// Whether the first call shows that calls are answered, by Defender and by nobody on the way
-/// there.
-pub(super) fn accepted(answer: &Response<Bytes>, also: &[StatusCode]) -> Result<(), Error> {
+/// there. `roles` are the token's.
+pub(super) fn accepted(answer: &Response<Bytes>, also: &[StatusCode], roles: Roles) -> Result<(), Error> {
     let status = answer.status();
     let fields = answer.headers().iter();
     let response = UpstreamResponse {
@@ -116,9 +117,12 @@ pub(super) fn accepted(answer: &Response<Bytes>, also: &[StatusCode]) -> Result<
         StatusCode::UNAUTHORIZED => Err(Error::user(
             "Defender answered 401: the token is not accepted, or the tenant has no licence for vulnerability management",
         )),
-        StatusCode::FORBIDDEN => Err(Error::user(
-            "Defender answered 403: give the app the application permission Machine.Read.All and admin consent",
-        )),
+        StatusCode::FORBIDDEN => {
+            let code = response.rejection_code();
+            let code = code.map_or_else(String::new, |code| format!(" ({code})"));
+            let advice = advice_on_forbidden(roles);
+            Err(Error::user(format!("Defender answered 403{code}: {advice}")))
+        }
         StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Err(Error::user(format!(
             "Defender answered {status}: is --id a scan definition of this tenant?"
         ))),

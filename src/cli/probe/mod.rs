@@ -110,7 +110,7 @@ async fn sign_in(one_shot_client: &OneShotClient, report: &mut Report) -> Result
     })?;
     let life = snapshot.expires_in.unwrap_or_default().as_secs() / 60;
     let roles = match snapshot.roles {
-        Roles::Sufficient => "it holds the role Machine.Read.All",
+        Roles::Sufficient => "it holds the role Machine.Read.All or Machine.ReadWrite.All",
         Roles::Missing => "it LACKS the role Machine.Read.All",
         Roles::Unknown => "its roles cannot be read",
     };
@@ -158,7 +158,7 @@ impl Experiment<'_> {
             let Some(answer) = self.ask(&[NOBODY], "").await? else {
                 return Ok(());
             };
-            accepted(&answer, &[StatusCode::NOT_FOUND, StatusCode::BAD_REQUEST])?;
+            accepted(&answer, &[StatusCode::NOT_FOUND, StatusCode::BAD_REQUEST], self.roles())?;
             let outcome = answer.status();
             self.report.say(
                 "call",
@@ -173,7 +173,7 @@ impl Experiment<'_> {
         let Some(alone) = self.ask(&[first], "").await? else {
             return Ok(());
         };
-        accepted(&alone, &[])?;
+        accepted(&alone, &[], self.roles())?;
         let text = format!("{} for one id, {} rows", alone.status(), count(alone.body()));
         self.report.say("call", text);
         fields(alone.body(), self.report);
@@ -183,6 +183,11 @@ impl Experiment<'_> {
             return Ok(());
         }
         self.sharing(ids, alone.body()).await
+    }
+
+    /// What the token may do.
+    fn roles(&self) -> Roles {
+        self.one_shot_client.token_source().snapshot().roles
     }
 
     /// The answer to a request for `ids`, written as they are; `None` when no call is left for it.

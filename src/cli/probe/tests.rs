@@ -137,8 +137,20 @@ async fn the_operators_mistakes_end_with_status_1() {
     assert_eq!(refused.calls, 0);
     let roles = |config: &mut sim::Config| config.sign_in.roles = vec!["Alert.Read.All".into()];
     let forbidden = probe(roles, sim::CLIENT_SECRET, "", (1, 0)).await;
-    assert!(matches!(&forbidden.ended, Err(Error::User(text)) if text.contains("403")));
+    assert!(
+        matches!(&forbidden.ended, Err(Error::User(text)) if text.contains("403") && text.contains("admin consent"))
+    );
     assert!(forbidden.report.about("sign-in").contains("LACKS"));
+    let audience =
+        |config: &mut sim::Config| config.sign_in.audience = Some("https://api.security.microsoft.com".into());
+    let elsewhere = probe(audience, sim::CLIENT_SECRET, "", (1, 0)).await;
+    let Err(Error::User(text)) = elsewhere.ended else {
+        panic!("{:?}", elsewhere.ended);
+    };
+    assert!(
+        text.contains("403 (Forbidden)") && text.contains("credentials.scope"),
+        "{text}"
+    );
 }
 
 #[tokio::test]

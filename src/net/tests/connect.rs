@@ -1,11 +1,14 @@
 //! Setting up connections: names, addresses, TLS.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 use url::Url;
 
-use super::{hold, post, request_read, reset};
+use super::{SHORT_LIMITS, hold, post, post_within, request_read, reset};
 use crate::net::testing::{BlackHole, Ca, Http, Names, Validity, client, listen, quick, refused};
 use crate::net::{Client, Config, Connector, Kind, Resolver, Step};
 
@@ -89,6 +92,70 @@ async fn one_dead_address_of_two_costs_a_quarter_second_once() {
     }
     assert!(quickest < quarter, "the address that worked goes first: {quickest:?}");
     assert_eq!(host.connections(), 21);
+}
+
+/// The addresses of a host at which `sick` happens to the first of all connections, and of one that
+/// is well.
+async fn half_sick<F, Fut>(sick: F, well: &Http) -> Names
+where
+    F: Fn(TcpStream) -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let names = Names::default();
+    names.set("eu.test", vec![listen(sick).await, well.start().await]);
+    names
+}
+
+#[tokio::test]
+async fn an_address_that_resets_the_handshake_is_passed_by() {
+    let ca = Ca::new();
+    let well = Http::saying("here").tls(ca.server("eu.test", Validity::Now));
+    let tries = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&tries);
+    let sick = move |mut stream| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            request_read(&mut stream).await;
+            reset(stream);
+        }
+    };
+    let config = Config {
+        max_age: Duration::ZERO,
+        ..ca.config()
+    };
+    let client = client(&config, &half_sick(sick, &well).await);
+    for _ in 0..3 {
+        assert_eq!(post(&client, "https://eu.test/").await.unwrap().body(), "here");
+    }
+    assert_eq!(tries.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn an_address_that_takes_the_whole_time_or_gives_no_answer_is_not_tried_first_again() {
+    let ca = Ca::new();
+    let well = Http::saying("here").tls(ca.server("eu.test", Validity::Now));
+    let secure = client(&ca.config(), &half_sick(hold, &well).await);
+    let error = post(&secure, "https://eu.test/").await.unwrap_err();
+    assert_eq!(error.proxy_status(), "connection_timeout");
+    assert_eq!(post(&secure, "https://eu.test/").await.unwrap().body(), "here");
+
+    let plain = Http::saying("here");
+    for names in [
+        half_sick(hold, &plain).await,
+        half_sick(
+            |mut stream| async move {
+                request_read(&mut stream).await;
+                reset(stream);
+            },
+            &plain,
+        )
+        .await,
+    ] {
+        let client = client(&quick(), &names);
+        let lost = post_within(&client, "http://eu.test/", SHORT_LIMITS).await.unwrap_err();
+        assert!(!lost.is_unprocessed());
+        assert_eq!(post(&client, "http://eu.test/").await.unwrap().body(), "here");
+    }
 }
 
 #[tokio::test]

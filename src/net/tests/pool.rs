@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::post;
 use crate::net::connection::Connection;
-use crate::net::connector::{Duplex, Protocol, Stream};
+use crate::net::connector::{Duplex, Peer, Protocol, Stream};
 use crate::net::pool::Pool;
 use crate::net::testing::{Http, Names, client, quick};
 use crate::net::{Connector, Resolver};
@@ -29,6 +29,12 @@ async fn begin(near: DuplexStream, protocol: Protocol) -> Connection {
     let stream = Stream {
         io: TokioIo::new(Box::new(near) as Box<dyn Duplex>),
         protocol,
+        peer: Arc::new(Peer::new(
+            &Resolver::system(),
+            "eu.test",
+            80,
+            ([127, 0, 0, 1], 80).into(),
+        )),
         setup: Duration::ZERO,
     };
     Connection::begin(stream, &quick()).await.unwrap()

@@ -1,5 +1,7 @@
 //! Connections through a forward proxy.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use url::Url;
@@ -83,4 +85,48 @@ async fn a_proxy_that_refuses_is_named_and_plain_http_never_meets_it() {
     assert!(told.recv().await.is_some());
     assert_eq!(post(&client, "http://imds.test/").await.unwrap().body(), "plain");
     assert!(told.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_proxy_member_that_accepts_and_then_fails_is_passed_by_and_goes_last() {
+    let ca = Ca::new();
+    let host = Http::saying("behind").tls(ca.server("eu.test", Validity::Now));
+    let (well, mut passed) = proxy(host.start().await, None).await;
+    let (sick, mut failed) = proxy(refused().await, Some(b"HTTP/1.1 503 Busy\r\n\r\n")).await;
+    let names = Names::default();
+    names.set("proxy.test", vec![sick, well]);
+    let address = Url::parse("http://proxy.test:3128").unwrap();
+    let config = Config {
+        proxy: Some(Proxy::new(&address, None, &[]).unwrap()),
+        max_age: Duration::ZERO,
+        ..ca.config()
+    };
+    let client = client(&config, &names);
+    for _ in 0..3 {
+        assert_eq!(post(&client, "https://eu.test/").await.unwrap().body(), "behind");
+        assert!(passed.try_recv().is_ok());
+    }
+    assert!(failed.try_recv().is_ok() && failed.try_recv().is_err(), "tried once");
+}
+
+#[tokio::test]
+async fn two_members_are_asked_for_one_connection_and_one_if_it_refuses() {
+    for (answer, expected) in [(&b"HTTP/1.1 503 Busy\r\n\r\n"[..], 2), (b"HTTP/1.1 407 No\r\n\r\n", 1)] {
+        let (mut addresses, mut told) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            let (address, asked) = proxy(refused().await, Some(answer)).await;
+            addresses.push(address);
+            told.push(asked);
+        }
+        let names = Names::default();
+        names.set("proxy.test", addresses);
+        let address = Url::parse("http://proxy.test:3128").unwrap();
+        let config = Config {
+            proxy: Some(Proxy::new(&address, None, &[]).unwrap()),
+            ..quick()
+        };
+        post(&client(&config, &names), "https://eu.test/").await.unwrap_err();
+        let asked: usize = told.iter_mut().filter_map(|told| told.try_recv().ok()).count();
+        assert_eq!(asked, expected);
+    }
 }

@@ -224,7 +224,7 @@ fn rows() -> Vec<Row> {
         ),
         (
             token::Error::Unavailable {
-                reason: token::Reason::Unreachable,
+                reason: token::Reason::Throttled,
                 message: "".into(),
                 retry_after: None,
                 source: None,

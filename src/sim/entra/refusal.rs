@@ -109,6 +109,8 @@ codes! {
     RESOURCE_NOT_SUPPORTED = 901_002, 400, "invalid_request", "The 'resource' request parameter is not supported.";
     NO_FEDERATION = 70_021, 400, "invalid_request", "No matching federated identity record was found for the presented assertion.";
     90_061, 400, "invalid_request", "The issuer's metadata could not be read.";
+    50_166, 400, "invalid_request", "The request to the external OpenID Connect endpoint failed.";
+    501_661, 400, "invalid_request", "The request to the external OpenID Connect endpoint failed.";
     UNSUPPORTED_GRANT = 70_003, 400, "unsupported_grant_type", "The app requested a grant type that is not supported.";
     70_011, 400, "invalid_scope", "The scope is not valid.";
     SCOPE_WITHOUT_DEFAULT = 1_002_012, 400, "invalid_scope", "Client credential flows need a scope that is the resource with /.default behind it.";

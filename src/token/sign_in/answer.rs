@@ -13,19 +13,13 @@ use jiff::Timestamp;
 use crate::net::retry_after;
 use crate::secret::Secret;
 use crate::telemetry::log::steers;
+use crate::token::error::Endpoint;
 use crate::token::sign_in::response::Issued;
 use crate::token::sign_in::response::{self, ErrorMembers, TokenResponse, decoded};
 use crate::token::{Code, Error, Reason, aadsts};
 
 /// The longest part of sign-in's message that is kept.
 const MAX_MESSAGE: usize = 500;
-
-/// The service that responded: the metadata service of machines has rules of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Endpoint {
-    Entra,
-    Imds,
-}
 
 /// A response, and what it is read with.
 pub(super) struct Received<'a> {
@@ -37,10 +31,10 @@ pub(super) struct Received<'a> {
     pub(super) proof: &'a Secret,
 }
 
-/// Converts the exchange's error.
-pub(super) fn unreachable_because(error: crate::BoxError) -> Error {
+/// Converts the error of an exchange with `endpoint`.
+pub(super) fn unreachable_because(endpoint: Endpoint, error: crate::BoxError) -> Error {
     Error::Unavailable {
-        reason: Reason::Unreachable,
+        reason: Reason::Unreachable(endpoint),
         message: Arc::default(),
         retry_after: None,
         source: Some(error.into()),
@@ -70,7 +64,7 @@ impl Received<'_> {
 
     fn error(&self, members: &ErrorMembers, problem: Option<Unusable>) -> Error {
         let (status, headers) = (self.answer.status(), self.answer.headers());
-        let code = code(status, members, self.proof);
+        let code = code(self.endpoint, status, members, self.proof);
         let asked = retry_after::wait(headers, Some(self.now)).map(|wait| wait.min(MAX_WAIT));
         let mut message = message(members, self.proof);
         if self.passes(&code) {
@@ -78,7 +72,7 @@ impl Received<'_> {
             let reason = match status {
                 // Entra's number, if there is one, says more than the status.
                 StatusCode::TOO_MANY_REQUESTS if !matches!(code, Code::Aadsts(_)) => Reason::Throttled,
-                _ if unreadable && matches!(code, Code::Http(_)) => Reason::Unreadable,
+                _ if unreadable && matches!(code, Code::Http(..)) => Reason::Unreadable,
                 _ => Reason::Failed { code },
             };
             if let (Reason::Unreadable, Some(problem), true) = (&reason, problem, message.is_empty()) {
@@ -104,15 +98,15 @@ impl Received<'_> {
             status,
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
         );
-        // 404 and 410: the metadata service is starting or being updated.
-        let starting = self.endpoint == Endpoint::Imds && matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
+        // 404 and 410: the machine's service is starting or being updated.
+        let starting = self.endpoint != Endpoint::Entra && matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
         // A successful response that contains an error is that error.
-        let refused = status.is_client_error() || (status.is_success() && !matches!(code, Code::Http(_)));
+        let refused = status.is_client_error() || (status.is_success() && !matches!(code, Code::Http(..)));
         busy || starting || !refused || aadsts::is_transient(code)
     }
 }
 
-fn code(status: StatusCode, members: &ErrorMembers, proof: &Secret) -> Code {
+fn code(endpoint: Endpoint, status: StatusCode, members: &ErrorMembers, proof: &Secret) -> Code {
     if let Some(number) = members.aadsts() {
         return Code::Aadsts(number);
     }
@@ -122,7 +116,7 @@ fn code(status: StatusCode, members: &ErrorMembers, proof: &Secret) -> Code {
     if plausible {
         Code::OAuth(word.into())
     } else {
-        Code::Http(status)
+        Code::Http(endpoint, status)
     }
 }
 

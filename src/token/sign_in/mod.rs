@@ -24,7 +24,8 @@ use crate::clock::Wall;
 use crate::net::Exchange;
 use crate::secret::Secret;
 use crate::token::credential::{ClientAuth, CredentialProvider};
-use crate::token::sign_in::answer::{Endpoint, Received, server_time, unreachable_because};
+use crate::token::error::Endpoint;
+use crate::token::sign_in::answer::{Received, server_time, unreachable_because};
 use crate::token::{App, Config, Credential, Error, Identity, IdentityHost, Problem, Reason, Scope, Warning, aadsts};
 
 pub(super) use response::Issued;
@@ -77,7 +78,7 @@ impl SignIn {
         if let Credential::ManagedIdentity(identity) = &self.provider.credential {
             let asked = Instant::now();
             let answer = ask_host(identity, &self.scope, self.exchange.clone(), self.wall.now());
-            return Ok(within_limit(answer).await??.since(asked));
+            return Ok(within_limit(identity.host.endpoint(), answer).await??.since(asked));
         }
         match self.ask_entra().await? {
             Ok(issued) => Ok(issued),
@@ -139,7 +140,7 @@ impl SignIn {
         };
         let asked = Instant::now();
         let answer = ask_entra(app, &self.scope, &proof, self.exchange.clone(), self.wall.now());
-        let answer = within_limit(answer).await?;
+        let answer = within_limit(Endpoint::Entra, answer).await?;
         Ok(answer.map(|issued| issued.since(asked)))
     }
 
@@ -166,10 +167,10 @@ impl SignIn {
     }
 }
 
-async fn within_limit<T>(exchange: impl Future<Output = T>) -> Result<T, Error> {
+async fn within_limit<T>(endpoint: Endpoint, exchange: impl Future<Output = T>) -> Result<T, Error> {
     timeout(EXCHANGE_LIMIT, exchange)
         .await
-        .map_err(|_| Error::unavailable(Reason::TimedOut))
+        .map_err(|_| Error::unavailable(Reason::TimedOut(endpoint)))
 }
 
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -198,8 +199,9 @@ async fn ask_entra(
     exchange: Exchange,
     now: Timestamp,
 ) -> Result<Issued, Failed> {
-    let request = request(app, scope, proof).ok_or(Error::unavailable(Reason::Unreachable))?;
-    let answer = exchange.oneshot(request).await.map_err(unreachable_because)?;
+    let request = request(app, scope, proof).ok_or(Error::unavailable(Reason::Unreachable(Endpoint::Entra)))?;
+    let answer = exchange.oneshot(request).await;
+    let answer = answer.map_err(|error| unreachable_because(Endpoint::Entra, error))?;
     let received = Received {
         endpoint: Endpoint::Entra,
         answer: &answer,
@@ -248,16 +250,16 @@ struct NotSent;
 
 /// Asks the host of `identity` for a token.
 async fn ask_host(identity: &Identity, scope: &Scope, exchange: Exchange, now: Timestamp) -> Result<Issued, Error> {
-    let (endpoint, request) = match &identity.host {
-        IdentityHost::Imds { address } => (Endpoint::Imds, imds(address, identity, scope)),
-        IdentityHost::AppService { endpoint, header } => {
-            (Endpoint::Entra, app_service(endpoint, header, identity, scope))
-        }
+    let endpoint = identity.host.endpoint();
+    let request = match &identity.host {
+        IdentityHost::Imds { address } => imds(address, identity, scope),
+        IdentityHost::AppService { endpoint, header } => app_service(endpoint, header, identity, scope),
     };
     let Some(request) = request else {
-        return Err(Error::unavailable(Reason::Unreachable));
+        return Err(Error::unavailable(Reason::Unreachable(endpoint)));
     };
-    let answer = exchange.oneshot(request).await.map_err(unreachable_because)?;
+    let answer = exchange.oneshot(request).await;
+    let answer = answer.map_err(|error| unreachable_because(endpoint, error))?;
     let none = Secret::new(String::new());
     let received = Received {
         endpoint,

@@ -24,6 +24,8 @@ pub(super) struct Refresher {
     changed: watch::Sender<()>,
     metrics: Metrics,
     backoff: Backoff,
+    /// How many tokens in a row lacked the permission.
+    without_role: usize,
     /// When the next request leaves at the latest.
     due: Instant,
 }
@@ -36,6 +38,7 @@ impl Refresher {
             changed,
             metrics,
             backoff: Backoff::new(),
+            without_role: 0,
             due: Instant::now(),
         }
     }
@@ -59,7 +62,7 @@ impl Refresher {
 
     async fn request(&mut self) -> Result<Bearer, Error> {
         let issued = self.sign_in.ask().await?;
-        let generation = 1 + self.shared.state().newest.as_ref().map_or(0, Bearer::generation);
+        let generation = self.shared.state().generation_of(&issued.secret);
         let bearer = Bearer::new(generation, issued.secret.clone(), issued.asked, issued.life);
         // It expired on its way. Asking again at once would loop.
         if !bearer.is_usable(Instant::now()) {
@@ -71,13 +74,24 @@ impl Refresher {
 
     fn succeeded(&mut self, bearer: Bearer) {
         let now = Instant::now();
+        let roles = Roles::of(bearer.secret());
+        if roles == Roles::Missing {
+            // The old token serves meanwhile, and on if none comes.
+            self.without_role += 1;
+            self.due = self.due.min(now + schedule::renewal_without_role(self.without_role));
+        } else {
+            self.without_role = 0;
+        }
         let valid_s = bearer.expires().saturating_duration_since(now).as_secs();
         let renewal_in_s = self.due.saturating_duration_since(now).as_secs();
-        tracing::info!(valid_s, renewal_in_s, "signed in");
+        if self.shared.state().is_newest(&bearer) {
+            tracing::info!(valid_s, renewal_in_s, "signed in, and got the same token again");
+        } else {
+            tracing::info!(valid_s, renewal_in_s, "signed in");
+        }
         self.backoff = Backoff::new();
         self.metrics.count(Outcome::Ok);
         self.metrics.expires(bearer.expires());
-        let roles = Roles::of(bearer.secret());
         self.settle(Ok(bearer), roles, now);
     }
 
@@ -170,6 +184,7 @@ impl Refresher {
                 () = sleep_until(look_at), if has_files => {
                     if self.has_new_credential().await {
                         tracing::info!("the credential has changed; signing in with the new one");
+                        self.backoff = Backoff::new();
                         return;
                     }
                     look_at = Instant::now() + CHECK_INTERVAL;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 
-use crate::token::Error;
 use crate::token::sign_in::Issued;
+use crate::token::{Error, aadsts};
 
 /// Without `refresh_in`, a token is renewed after this share of its life. It is a range, so that
 /// gateways that were started together do not ask together for ever.
@@ -23,8 +23,25 @@ const EARLIEST: Duration = Duration::from_mins(1);
 /// Tokens of seconds are not renewed more often than this.
 const SHORTEST: Duration = Duration::from_secs(1);
 
+/// How long after a token without the permission the next one is requested, one after the other: a
+/// permission that was just granted takes a moment to reach all of sign-in. The last one stays.
+const WITHOUT_ROLE: [Duration; 4] = [
+    Duration::from_mins(1),
+    Duration::from_mins(2),
+    Duration::from_mins(5),
+    Duration::from_mins(10),
+];
+
 /// A rejection is repeated until the operator acts; MSAL waits as long.
 const REFUSED: Duration = Duration::from_mins(1);
+
+/// The first repetitions of a rejection that a new app or credential meets too; then [`REFUSED`].
+const MAYBE_NEW: [Duration; 4] = [
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(20),
+    Duration::from_secs(40),
+];
 
 /// Reading an unusable credential file again costs nothing.
 const UNUSABLE: Duration = Duration::from_secs(10);
@@ -73,9 +90,21 @@ pub(super) fn renewal(issued: &Issued) -> Duration {
     after.max(EARLIEST.min(issued.life / 4)).max(SHORTEST)
 }
 
-/// The delays between failed requests.
+/// How long after the latest of `count` tokens in a row that lacked the permission the next one is
+/// requested.
+pub(super) fn renewal_without_role(count: usize) -> Duration {
+    let [.., last] = WITHOUT_ROLE;
+    let delay = WITHOUT_ROLE.get(count.saturating_sub(1)).unwrap_or(&last);
+    // Gateways that were started together do not ask together.
+    delay.mul_f64(rand::random_range(0.9..1.1))
+}
+
+/// The delays between failed requests with one credential.
 #[derive(Debug)]
-pub(super) struct Backoff(ExponentialBackoff);
+pub(super) struct Backoff {
+    outage: ExponentialBackoff,
+    maybe_new: std::array::IntoIter<Duration, 4>,
+}
 
 impl Backoff {
     pub(super) fn new() -> Self {
@@ -86,7 +115,10 @@ impl Backoff {
             .with_jitter()
             // Without a seed, every gateway would draw the same numbers.
             .with_jitter_seed(rand::random());
-        Self(builder.build())
+        Self {
+            outage: builder.build(),
+            maybe_new: MAYBE_NEW.into_iter(),
+        }
     }
 
     /// The delay after `error`: the longer of the one that sign-in asked for and the backoff.
@@ -96,8 +128,11 @@ impl Backoff {
                 code: crate::token::Code::Local(_),
                 ..
             } => UNUSABLE,
-            Error::Refused { .. } => REFUSED.mul_f64(rand::random_range(1.0..1.1)),
-            Error::Unavailable { .. } => self.0.next().unwrap_or(LONGEST_BACKOFF),
+            Error::Refused { code, .. } => {
+                let sooner = aadsts::may_be_new(code).then(|| self.maybe_new.next()).flatten();
+                sooner.unwrap_or(REFUSED).mul_f64(rand::random_range(1.0..1.1))
+            }
+            Error::Unavailable { .. } => self.outage.next().unwrap_or(LONGEST_BACKOFF),
         };
         asked(error).map_or(own, |asked| asked.max(own))
     }
@@ -109,6 +144,7 @@ mod tests {
 
     use super::*;
     use crate::secret::Secret;
+    use crate::token::error::Endpoint;
     use crate::token::{Problem, Reason};
 
     fn issued(life: u64, refresh_in: Option<u64>) -> Issued {
@@ -151,7 +187,7 @@ mod tests {
     #[test]
     fn waits_double_up_to_a_minute_and_obey_the_server() {
         let mut backoff = Backoff::new();
-        let outage = Error::unavailable(Reason::Unreachable);
+        let outage = Error::unavailable(Reason::Unreachable(Endpoint::Entra));
         let waits: Vec<_> = (0..12).map(|_| backoff.after(&outage).as_secs_f64()).collect();
         for (wait, floor) in waits.iter().zip([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]) {
             assert!((floor..=2.0 * floor).contains(wait), "{waits:?}");
@@ -168,7 +204,10 @@ mod tests {
 
     #[test]
     fn waiting_callers_shorten_the_delay_of_temporary_failures_only() {
-        let (minute, outage) = (Duration::from_mins(1), Error::unavailable(Reason::Unreachable));
+        let (minute, outage) = (
+            Duration::from_mins(1),
+            Error::unavailable(Reason::Unreachable(Endpoint::Entra)),
+        );
         for _ in 0..100 {
             let retry_delay_if_waited_for = retry_delay_if_waited_for(&outage, minute);
             assert!(
@@ -207,5 +246,20 @@ mod tests {
         };
         let wait = backoff.after(&refused);
         assert!((REFUSED..=REFUSED * 11 / 10).contains(&wait), "{wait:?}");
+    }
+
+    #[test]
+    fn what_may_be_new_is_asked_again_soon_but_four_times_only_and_not_before_it_may() {
+        let refused = |seconds| Error::Refused {
+            code: crate::token::Code::Aadsts(7_000_215),
+            message: "".into(),
+            retry_after: Duration::from_secs(seconds),
+        };
+        let mut backoff = Backoff::new();
+        for seconds in [5, 10, 20, 40, 60, 60, 60] {
+            let (wait, least) = (backoff.after(&refused(0)), Duration::from_secs(seconds));
+            assert!((least..=least * 11 / 10).contains(&wait), "{wait:?} for {least:?}");
+        }
+        assert!(Backoff::new().after(&refused(300)) >= Duration::from_mins(5));
     }
 }

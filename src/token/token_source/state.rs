@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::secret::Secret;
 use crate::token::access_token::{REQUIRED_ROLE, Roles};
 use crate::token::config::Kind;
 use crate::token::{Bearer, Error};
@@ -16,6 +17,10 @@ use crate::token::{Bearer, Error};
 /// After a forced renewal, another 401 says nothing new about the token for this long: the reason
 /// is the licence, the app, or a fault of one host, and renewing again would flood sign-in.
 const REJECTION_COOLDOWN: Duration = Duration::from_mins(1);
+
+/// The same when the renewal brought the rejected token again, as the caches of managed identities
+/// do: each try costs a call with a token that is known to be rejected.
+const SAME_TOKEN_COOLDOWN: Duration = Duration::from_mins(10);
 
 /// Whether a call that Defender answered with 401 is worth another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,12 +119,32 @@ impl State {
         RejectionOutcome::TryAgain
     }
 
+    /// Whether `bearer` is the token that is known already.
+    pub(super) fn is_newest(&self, bearer: &Bearer) -> bool {
+        let newest = self.newest.as_ref().map(Bearer::generation);
+        newest == Some(bearer.generation())
+    }
+
+    /// The generation of a token with this text: a new one, unless it is the newest token's.
+    pub(super) fn generation_of(&self, token: &Secret) -> u64 {
+        match &self.newest {
+            Some(newest) if newest.secret().expose() == token.expose() => newest.generation(),
+            newest => 1 + newest.as_ref().map_or(0, Bearer::generation),
+        }
+    }
+
     /// Records the end of a request. Without a new token, a withheld one is used again: it has not
     /// expired, and one 401 is weak evidence.
     pub(super) fn settle(&mut self, result: Result<Bearer, Failure>, now: Instant) {
         self.asking = false;
         if std::mem::take(&mut self.is_withheld) {
-            self.cooldown_until = Some(now + REJECTION_COOLDOWN);
+            let is_same = result.as_ref().is_ok_and(|bearer| self.is_newest(bearer));
+            let cooldown = if is_same {
+                SAME_TOKEN_COOLDOWN
+            } else {
+                REJECTION_COOLDOWN
+            };
+            self.cooldown_until = Some(now + cooldown);
         }
         match result {
             Ok(bearer) => (self.newest, self.failure) = (Some(bearer), None),

@@ -54,6 +54,22 @@ fn managed_identity_finds_whom_to_ask() {
 }
 
 #[test]
+fn service_fabric_is_not_taken_for_app_service() {
+    let fabric = [
+        (
+            "IDENTITY_ENDPOINT",
+            "https://10.0.0.4:2377/metadata/identity/oauth2/token",
+        ),
+        ("IDENTITY_HEADER", "hunter2"),
+        ("IDENTITY_SERVER_THUMBPRINT", "0123456789ABCDEF"),
+    ];
+    let text = refused("[credentials]\nkind = \"managed_identity\"", &fabric);
+    assert!(text.contains("as Service Fabric does"), "{text}");
+    let text = refused("", &fabric);
+    assert!(text.contains("nothing to sign in with"), "{text}");
+}
+
+#[test]
 fn the_custom_token_endpoint_is_carried_through() {
     let base = [
         ("AZURE_FEDERATED_TOKEN_FILE", "/etc/token"),

@@ -142,3 +142,14 @@ async fn a_missing_permission_is_told_before_the_first_call() {
     assert_eq!(gateway.ask().await.status, 403, "the upstream speaks for itself");
     gateway.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_permission_to_change_machines_includes_the_one_to_read_them() {
+    let sim = simulator();
+    sim.set_roles(&["Machine.ReadWrite.All"]);
+    let gateway = Running::start(&sim, &[("AZURE_CLIENT_SECRET", CLIENT_SECRET)]).await;
+    let token = gateway.until_signed_in().await;
+    assert!(!token["warnings"].to_string().contains("Machine.Read"), "{token}");
+    assert_eq!(gateway.ask().await.status, 200);
+    gateway.stop().await;
+}

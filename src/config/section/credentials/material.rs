@@ -171,8 +171,11 @@ fn usable(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// App Service sets two variables, by which it is recognised.
+/// App Service sets two variables, by which it is recognised; Service Fabric sets a third.
 pub(super) fn app_service_origin(reader: &Reader<'_>) -> Option<Origin> {
+    if reader.env.value(variable::IDENTITY_SERVER_THUMBPRINT).is_some() {
+        return None;
+    }
     reader.env.value(variable::IDENTITY_ENDPOINT)?;
     reader.env.value(variable::IDENTITY_HEADER)?;
     Some(Origin::Variable(variable::IDENTITY_ENDPOINT.into()))
@@ -182,6 +185,10 @@ pub(super) fn app_service_origin(reader: &Reader<'_>) -> Option<Origin> {
 pub(super) fn identity_host(reader: &mut Reader<'_>) -> Read<IdentityHost> {
     let header = reader.env.value(variable::IDENTITY_HEADER).cloned();
     let endpoint = reader.env.value(variable::IDENTITY_ENDPOINT).cloned();
+    if endpoint.is_some() && reader.env.value(variable::IDENTITY_SERVER_THUMBPRINT).is_some() {
+        let problem = "is set with IDENTITY_SERVER_THUMBPRINT, as Service Fabric does, which is not supported; use a certificate there";
+        return Err(wrong(reader, variable::IDENTITY_ENDPOINT, problem));
+    }
     match (endpoint, header) {
         (Some(endpoint), Some(header)) => {
             let endpoint = local(reader, variable::IDENTITY_ENDPOINT, endpoint.expose())?;

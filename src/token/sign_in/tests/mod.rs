@@ -109,6 +109,14 @@ fn imds(client_id: Option<&str>) -> Config {
     managed(IdentityHost::Imds { address }, client_id)
 }
 
+fn app_service(endpoint: &str) -> Config {
+    let host = IdentityHost::AppService {
+        endpoint: Url::parse(endpoint).unwrap(),
+        header: Secret::new("header-secret".into()),
+    };
+    managed(host, None)
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_metadata_service_is_asked_directly_and_writes_numbers_as_strings() {
     let service = Service::new(|_, _| {
@@ -134,11 +142,8 @@ async fn the_metadata_service_is_asked_directly_and_writes_numbers_as_strings() 
 async fn app_service_has_its_own_address_and_header_and_may_tell_the_date_of_expiry_only() {
     let on = NOW.parse::<Timestamp>().unwrap().as_second() + 600;
     let service = Service::new(move |_, _| Reply::json(200, &json!({"access_token": "m", "expires_on": on})));
-    let host = IdentityHost::AppService {
-        endpoint: Url::parse("http://127.0.0.1:41741/msi/token?x=1").unwrap(),
-        header: Secret::new("header-secret".into()),
-    };
-    let mut sign_in = SignIn::new(managed(host, None), testing::unused(), service.exchange(), wall());
+    let config = app_service("http://127.0.0.1:41741/msi/token?x=1");
+    let mut sign_in = SignIn::new(config, testing::unused(), service.exchange(), wall());
     let issued = sign_in.ask().await.unwrap();
     assert_eq!(issued.life, Duration::from_mins(10));
     let request = service.last();
@@ -148,6 +153,18 @@ async fn app_service_has_its_own_address_and_header_and_may_tell_the_date_of_exp
         request.uri(),
         "http://127.0.0.1:41741/msi/token?x=1&api-version=2019-08-01&resource=https%3A%2F%2Fapi.example"
     );
+}
+
+/// Why there is no token of a managed identity, on a machine and in App Service.
+async fn errors_of_hosts(reply: impl Fn() -> Reply + Clone + Send + 'static) -> [Error; 2] {
+    let mut errors = Vec::new();
+    for config in [imds(None), app_service("http://127.0.0.1:41741/msi/token")] {
+        let reply = reply.clone();
+        let service = Service::new(move |_, _| reply());
+        let mut sign_in = SignIn::new(config, testing::unused(), service.exchange(), wall());
+        errors.push(sign_in.ask().await.unwrap_err());
+    }
+    errors.try_into().unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,15 +177,34 @@ async fn the_metadata_service_may_be_starting_but_says_no_for_good_too() {
         (400, false),
         (403, false),
     ] {
-        let service = Service::new(move |_, _| Reply::json(status, &json!({"error": "invalid_request"})));
-        let error = SignIn::new(imds(None), testing::unused(), service.exchange(), wall())
-            .ask()
-            .await
-            .unwrap_err();
-        assert_eq!(
-            matches!(error, Error::Unavailable { .. }),
-            passes,
-            "{status}: {error:?}"
-        );
+        let refusal = move || Reply::json(status, &json!({"error": "invalid_request"}));
+        for error in errors_of_hosts(refusal).await {
+            let is_unavailable = matches!(error, Error::Unavailable { .. });
+            assert_eq!(is_unavailable, passes, "{status}: {error:?}");
+        }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_managed_identity_is_not_told_of_authority_proxy_and_names() {
+    let replies = [
+        Reply::outage,
+        Reply::silence,
+        || Reply::new(404, &[], ""),
+        || Reply::new(403, &[], "no"),
+    ];
+    for reply in replies {
+        for error in errors_of_hosts(reply).await {
+            let shown = format!("{} {error}", error.advice());
+            for foreign in ["authority", "proxy", "tenant_id", "name resolution"] {
+                assert!(!shown.contains(foreign), "{shown}");
+            }
+            assert!(shown.contains("identity"), "{shown}");
+        }
+    }
+    let [machine, _] = errors_of_hosts(Reply::outage).await;
+    assert!(machine.advice().contains("NetworkPolicy"), "{}", machine.advice());
+    assert_eq!(machine.code(), "Unreachable");
+    let entra = asked_with_secret(Reply::outage).await.unwrap_err();
+    assert!(entra.advice().contains("name resolution"), "{}", entra.advice());
 }

@@ -45,7 +45,7 @@ async fn an_outage_longer_than_the_life_ends_the_token_at_its_expiry_and_no_late
         matches!(
             error,
             Error::Unavailable {
-                reason: Reason::Unreachable,
+                reason: Reason::Unreachable(_),
                 ..
             }
         ),
@@ -167,13 +167,13 @@ async fn a_caller_that_cannot_wait_for_the_next_attempt_fails_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rejection_is_remembered() {
-    let service = Service::new(|_, _| Reply::refusal(7_000_215));
+    let service = Service::new(|_, _| Reply::refusal(7_000_222));
     let (tasks, begin) = (Tasks::new(), Instant::now());
     let token_source = token_source(&service, &tasks);
     for second in 1..600 {
         sleep_until(begin + secs(second)).await;
         let error = token(&token_source).await.unwrap_err();
-        assert_eq!(error.code(), "AADSTS7000215");
+        assert_eq!(error.code(), "AADSTS7000222");
         assert!(error.retry_after().unwrap() <= secs(66), "{error:?}");
     }
     assert!(
@@ -182,12 +182,28 @@ async fn a_rejection_is_remembered() {
         service.count()
     );
     let last = token_source.snapshot().last_error.unwrap();
-    assert_eq!(last.code, "AADSTS7000215");
-    assert_eq!(
-        last.advice,
-        "the client secret is wrong: configure the secret's value, not its id"
+    assert_eq!(last.code, "AADSTS7000222");
+    assert!(
+        last.advice.starts_with("the client secret has expired"),
+        "{}",
+        last.advice
     );
     assert!(last.retry_in <= secs(66));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_secret_that_has_not_reached_all_of_sign_in_costs_seconds() {
+    let service = Service::new(|number, _| match number {
+        1 | 2 => Reply::refusal(7_000_215),
+        _ => Reply::token("t"),
+    });
+    let (tasks, begin) = (Tasks::new(), Instant::now());
+    let token_source = token_source(&service, &tasks);
+    sleep(secs(1)).await;
+    let error = token(&token_source).await.unwrap_err();
+    assert!(error.retry_after().unwrap() <= secs(6), "{error:?}");
+    sleep_until(begin + secs(18)).await;
+    assert_eq!(token(&token_source).await.unwrap(), "t");
 }
 
 #[tokio::test(start_paused = true)]

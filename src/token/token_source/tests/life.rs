@@ -126,6 +126,26 @@ async fn a_late_401_about_an_old_token_forces_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_same_token_again_is_no_new_one_and_is_not_forced_every_minute() {
+    let (service, tasks) = (Service::new(|_, _| Reply::token("cached")), Tasks::new());
+    let token_source = token_source(&service, &tasks);
+    let first = token_source.bearer(soon()).await.unwrap();
+    assert_eq!(token_source.rejected(&first), RejectionOutcome::TryAgain);
+    let again = token_source.bearer(soon()).await.unwrap();
+    assert_eq!(again.generation(), first.generation());
+    for _ in 0..9 {
+        assert_eq!(token_source.rejected(&again), RejectionOutcome::Final);
+        sleep(secs(61)).await;
+    }
+    assert_eq!(service.count(), 2);
+    sleep(secs(60)).await;
+    assert_eq!(token_source.rejected(&again), RejectionOutcome::TryAgain);
+    service.now(|_, _| Reply::token("fresh"));
+    let fresh = token_source.bearer(soon()).await.unwrap();
+    assert_eq!(fresh.generation(), first.generation() + 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_without_the_permission_is_a_warning_before_the_first_call() {
     let service = Service::new(|number, _| Reply::token(if number == 1 { "e30.e30.c2ln" } else { "opaque" }));
     let tasks = Tasks::new();
@@ -140,6 +160,42 @@ async fn a_token_without_the_permission_is_a_warning_before_the_first_call() {
     );
     sleep(secs(3000)).await;
     assert_eq!(token_source.snapshot().warnings, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permission_that_is_granted_late_is_noticed_within_minutes_and_nobody_waits() {
+    const WITHOUT: &str = "e30.e30.c2ln";
+    // Answers take five seconds, so that every renewal would be noticed.
+    let service = Service::new(|_, _| Reply::token_for(WITHOUT, 86_400).after(secs(5)));
+    let (tasks, begin) = (Tasks::new(), Instant::now());
+    let token_source = token_source(&service, &tasks);
+    token(&token_source).await.unwrap();
+    let mut asked_at = vec![0];
+    for second in 6..=7200 {
+        sleep_until(begin + secs(second)).await;
+        let before = Instant::now();
+        assert_eq!(token(&token_source).await.unwrap(), WITHOUT);
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        if service.count() > asked_at.len() {
+            asked_at.push(second);
+        }
+    }
+    let delays: Vec<_> = asked_at.windows(2).map(|pair| (pair[1] - pair[0]) / 6).collect();
+    for (delay, minutes) in delays.iter().zip([1, 2, 5, 10, 10, 10]) {
+        assert!((9 * minutes..=11 * minutes + 1).contains(delay), "{delays:?}");
+    }
+    assert!(asked_at.len() <= 17, "{delays:?}");
+
+    // Sign-in is down, and the token that is at hand serves on.
+    service.now(|_, _| Reply::outage());
+    sleep(secs(1200)).await;
+    assert_eq!(token(&token_source).await.unwrap(), WITHOUT);
+    service.now(|_, _| Reply::token_for("e30.eyJyb2xlcyI6WyJNYWNoaW5lLlJlYWQuQWxsIl19.c2ln", 86_400));
+    sleep(secs(130)).await;
+    assert_eq!(token_source.snapshot().roles, Roles::Sufficient);
+    let asked = service.count();
+    sleep(secs(3600)).await;
+    assert_eq!(service.count(), asked, "the usual time has come back");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

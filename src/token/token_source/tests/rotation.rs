@@ -63,6 +63,8 @@ async fn a_bad_new_secret_is_reported_and_the_old_token_kept_to_its_end() {
         sleep_until(begin + secs(60 * second)).await;
         assert_eq!(token(&token_source).await.unwrap(), "one-1");
     }
+    // The typo is not tried more often than once a minute for long.
+    assert!(service.count() <= 56, "{}", service.count());
     // The repaired credential is tried at once, not after a minute.
     let asked = service.count();
     std::fs::write(file.path(), "one\n").unwrap();
