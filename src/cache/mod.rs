@@ -23,6 +23,7 @@ mod metrics;
 mod partial_hit;
 mod popularity;
 mod refresh;
+mod refresh_queue;
 #[cfg(test)]
 mod tests;
 

@@ -1,13 +1,7 @@
-//! Refreshes stale entries in the background: which one is next, and when one may be tried again.
-//!
-//! Spare quota comes one call at a time. If every stale entry took it when it happens to be asked
-//! for, entries that are asked for just after the quota arrives would be refreshed again and again,
-//! and others never. So the request that finds spare quota uses it for the entry that has been
-//! stale for longest.
+//! Refreshes stale entries in the background, from spare quota, and when one may be tried again.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,8 +13,9 @@ use crate::cache::freshness::StaleReason;
 use crate::cache::layer::{Below, HasSpareQuota, is_answer};
 use crate::cache::memory_store::{Cache, rejects_gateway};
 use crate::cache::partial_hit::PartialHit;
+use crate::cache::refresh_queue::RefreshQueue;
 use crate::caller::{CacheDirectives, Caller, Urgency};
-use crate::scan::{Call, Key, Payer, Request, ServedResponse};
+use crate::scan::{Call, Request, ServedResponse};
 use crate::task::Tasks;
 use crate::telemetry::log;
 
@@ -61,7 +56,7 @@ impl Refresher {
         now: Instant,
     ) {
         if entry.refresh_state().is_due(now) {
-            self.queue.push(call, entry.fresh_until());
+            self.queue.push(call, entry.fresh_until(), now);
         }
         let payer = call.request.payer();
         if !(self.has_spare_quota)(payer) {
@@ -114,65 +109,6 @@ impl Refresher {
                 outcome => guard.finish(outcome, Instant::now()),
             }
         });
-    }
-}
-
-/// Requests that were answered with a stale entry.
-#[derive(Debug, Default)]
-struct RefreshQueue(Mutex<QueuedRequests>);
-
-#[derive(Debug, Default)]
-struct QueuedRequests {
-    requests: HashMap<Key, StaleRequest>,
-    /// The size of the keys; the rest of a queued request is small.
-    bytes: usize,
-}
-
-/// The answer itself is not held, which would keep it in memory after the cache has evicted it.
-#[derive(Debug)]
-struct StaleRequest {
-    request: Arc<Request>,
-    caller: Arc<Caller>,
-    fresh_until: Instant,
-}
-
-impl RefreshQueue {
-    /// The most requests in the queue. A minute's spare quota refreshes a few dozen; a request that
-    /// finds the queue full is queued again when it is next asked for.
-    const MAX_REQUESTS: usize = 1024;
-    /// The most bytes of keys, for requests with thousands of ids.
-    const MAX_KEY_BYTES: usize = 1 << 20;
-
-    /// Adds a request whose answer has been stale since `fresh_until`.
-    fn push(&self, call: &Call, fresh_until: Instant) {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = &mut *guard;
-        let key = call.request.key();
-        if let Some(known) = waiting.requests.get_mut(key) {
-            known.fresh_until = fresh_until;
-        } else if waiting.requests.len() < Self::MAX_REQUESTS && waiting.bytes + key.len() <= Self::MAX_KEY_BYTES {
-            waiting.bytes += key.len();
-            let stale_request = StaleRequest {
-                request: Arc::clone(&call.request),
-                caller: Arc::clone(&call.caller),
-                fresh_until,
-            };
-            waiting.requests.insert(key.clone(), stale_request);
-        }
-    }
-
-    /// Removes the request of this payer whose answer has been stale for longest.
-    fn pop_stalest(&self, payer: Payer) -> Option<Call> {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = waiting
-            .requests
-            .iter()
-            .filter(|(_, stale_request)| stale_request.request.payer() == payer)
-            .min_by_key(|(_, stale_request)| stale_request.fresh_until)
-            .map(|(key, _)| key.clone())?;
-        waiting.bytes -= key.len();
-        let StaleRequest { request, caller, .. } = waiting.requests.remove(&key)?;
-        Some(Call { request, caller })
     }
 }
 
@@ -320,47 +256,7 @@ impl Drop for RefreshGuard {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::fixture::call;
     use super::*;
-    use crate::operation::Operation;
-    use crate::scan::Endpoint;
-
-    #[tokio::test(start_paused = true)]
-    async fn the_stalest_comes_first_and_few_wait() {
-        let queue = RefreshQueue::default();
-        let at = |seconds| Instant::now() + Duration::from_secs(seconds);
-        let ask = |id: &str| call(id, CacheDirectives::default());
-        let session = Request::plain(Endpoint::latest(Operation::HistoryBySession), ["s"]).unwrap();
-        let session = Call {
-            request: Arc::new(session),
-            ..ask("s")
-        };
-        queue.push(&session, at(0));
-        for (id, seconds) in [("b", 2), ("a", 1), ("c", 3), ("a", 9)] {
-            queue.push(&ask(id), at(seconds));
-        }
-        let mut order = Vec::new();
-        while let Some(call) = queue.pop_stalest(Payer::HISTORY) {
-            order.extend(call.request.ids().map(str::to_owned));
-        }
-        assert_eq!(order, ["b", "c", "a"]);
-        assert!(queue.pop_stalest(session.request.payer()).is_some(), "of another payer");
-        let long = "x".repeat(100);
-        for n in 0..20_000 {
-            queue.push(&ask(&format!("{n}{long}")), at(0));
-        }
-        let count = std::iter::from_fn(|| queue.pop_stalest(Payer::HISTORY)).count();
-        assert_eq!(count, RefreshQueue::MAX_REQUESTS);
-        assert_eq!(queue.0.lock().unwrap().bytes, 0);
-        for n in 0..1_000 {
-            let ids: Vec<_> = (0..20).map(|id| format!("{n}.{id}{long}")).collect();
-            let request = Request::plain(Endpoint::HISTORY, ids.iter().map(String::as_str)).unwrap();
-            let request = Arc::new(request);
-            queue.push(&Call { request, ..ask("x") }, at(0));
-        }
-        let bytes = queue.0.lock().unwrap().bytes;
-        assert!(bytes > 1_000_000 && bytes <= RefreshQueue::MAX_KEY_BYTES, "{bytes}");
-    }
 
     #[tokio::test(start_paused = true)]
     async fn one_refresh_at_a_time_and_pauses_that_grow() {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -25,6 +26,8 @@ pub(super) struct Local {
     pub(super) metrics: Metrics,
     /// Whose token the calls are made with, if it is a caller's.
     holder: Option<TokenId>,
+    /// The state file could not be written the last time, which was told.
+    unwritten: AtomicBool,
 }
 
 /// The state, and the file that remembers it, if there is one.
@@ -39,20 +42,18 @@ pub(super) struct PersistedState {
 }
 
 impl PersistedState {
-    /// Writes down that a pause was ordered, or is over.
-    fn note_pause(&mut self, wall: &Wall) -> io::Result<()> {
+    /// Writes down that a pause was ordered, or is over; `None` when there is nothing to write.
+    fn note_pause(&mut self, wall: &Wall) -> Option<io::Result<()>> {
         let paused = match self.quota_state.throttle {
             ThrottleState::Paused { until } => Some(until),
             ThrottleState::Open => None,
             // One call finds out whether it is over.
-            ThrottleState::Probing { .. } => return Ok(()),
+            ThrottleState::Probing { .. } => return None,
         };
-        let Some(state_file) = self.file.as_mut().filter(|_| paused != self.noted_pause) else {
-            return Ok(());
-        };
+        let state_file = self.file.as_mut().filter(|_| paused != self.noted_pause)?;
         self.noted_pause = paused;
         let now = Instant::now();
-        state_file.paused(&wall.read(), paused.map(|until| until.saturating_duration_since(now)))
+        Some(state_file.paused(&wall.read(), paused.map(|until| until.saturating_duration_since(now))))
     }
 }
 
@@ -125,6 +126,7 @@ impl Local {
             wall,
             metrics,
             holder: None,
+            unwritten: AtomicBool::new(false),
         }
     }
 
@@ -138,9 +140,10 @@ impl Local {
         let (calls, window) = config.memory();
         let attempt = state.attempt;
         let file = state.file.as_mut();
-        let extended = file.map_or(Ok(()), |file| file.extend(calls, window, attempt, &self.wall.read()));
+        let extended = file.map(|file| file.extend(calls, window, attempt, &self.wall.read()));
         drop(state);
-        report(extended, "write");
+        // Mostly there was nothing to write.
+        self.report(extended.filter(Result::is_err));
         self.metrics.forget_windows();
         self.state.slots_changed();
     }
@@ -151,7 +154,7 @@ impl Local {
         state.quota_state.forget_refusals(registration);
         let noted = state.note_pause(&self.wall);
         drop(state);
-        report(noted, "write");
+        self.report(noted);
         self.state.slots_changed();
     }
 
@@ -169,7 +172,7 @@ impl Local {
             state_file.issued(&this.wall.read(), filling)
         });
         drop(guard);
-        let note = noted.and_then(|noted| report(noted, "write"));
+        let note = this.report(noted);
         let local = Arc::clone(this);
         let charge = LocalCharge {
             local,
@@ -178,6 +181,27 @@ impl Local {
             registration: None,
         };
         Ok(Permit::new(handle::Charge::Local(charge), latest))
+    }
+}
+
+impl Local {
+    /// Says once that the state file cannot be written, and once that it can again. What was written
+    /// is returned.
+    fn report<T>(&self, written: Option<io::Result<T>>) -> Option<T> {
+        match written? {
+            Ok(written) => {
+                if self.unwritten.swap(false, Ordering::Relaxed) {
+                    tracing::info!("the quota's state file is written again");
+                }
+                Some(written)
+            }
+            Err(error) => {
+                if !self.unwritten.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "cannot write the quota's state file; a restart may forget calls");
+                }
+                None
+            }
+        }
     }
 }
 
@@ -272,12 +296,13 @@ impl LocalCharge {
         let mut state = self.local.state.lock();
         let result = on_state(&mut state.quota_state, self.charge, Instant::now());
         let noted = match (self.note, state.file.as_mut()) {
-            (Some(note), Some(state_file)) => on_file(state_file, note, &self.local.wall.read()),
-            _ => Ok(()),
+            (Some(note), Some(state_file)) => Some(on_file(state_file, note, &self.local.wall.read())),
+            _ => None,
         };
-        let noted = noted.and(state.note_pause(&self.local.wall));
+        let noted_pause = state.note_pause(&self.local.wall);
         drop(state);
-        report(noted, "write");
+        self.local.report(noted);
+        self.local.report(noted_pause);
         result
     }
 }
@@ -291,10 +316,55 @@ fn moment(ago: SignedDuration, now: Instant) -> Instant {
     }
 }
 
-fn report<T>(result: io::Result<T>, doing: &str) -> Option<T> {
-    result
-        .inspect_err(
-            |error| tracing::warn!(%error, "cannot {doing} the quota's state file; a restart may forget calls"),
-        )
-        .ok()
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, OpenOptions};
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::quota::tests::documented;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_disk_is_told_once_and_so_is_its_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("quota");
+        let mut config = documented();
+        config.state_file = Some(path.clone());
+        let local = Arc::new(Local::open(&config, Wall::system(), Metrics::default()).unwrap());
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let said = |text: &str| String::from_utf8_lossy(&lines.0.lock().unwrap()).matches(text).count();
+        let calls = async || {
+            for _ in 0..5 {
+                tokio::time::advance(Duration::from_secs(10)).await;
+                let permit = Local::take(&local, Instant::now()).unwrap();
+                permit.settle();
+            }
+        };
+        let write_to = |file: File| local.state.lock().file.as_mut().unwrap().file = file;
+        calls().await;
+        for outages in 1..=2 {
+            write_to(OpenOptions::new().write(true).open("/dev/full").unwrap());
+            calls().await;
+            assert_eq!((said("cannot write"), said("written again")), (outages, outages - 1));
+            write_to(OpenOptions::new().append(true).open(&path).unwrap());
+            calls().await;
+            assert_eq!((said("cannot write"), said("written again")), (outages, outages));
+        }
+    }
 }

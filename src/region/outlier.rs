@@ -43,8 +43,12 @@ const LEAVING: Duration = Duration::from_secs(1);
 /// keeps other calls from being abandoned.
 const PENDING: Duration = Duration::from_mins(1);
 
-/// How often it is checked whether another host has become healthy.
+/// How often it is checked whether another host has become healthy, and whether this process ran.
 const RECHECK: Duration = Duration::from_secs(1);
+
+/// A check that is later than this did not happen because the process was frozen, throttled or
+/// starved. No host is to blame for that time.
+const STANDSTILL: Duration = Duration::from_secs(1);
 
 /// A pending detection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,9 +106,11 @@ impl ProgressMonitor {
     pub(super) fn stall_timeout(self: &Arc<Self>) -> StallTimeout {
         let monitor = Arc::clone(self);
         StallTimeout::new(move || {
+            let now = Instant::now();
             let stall = Stall {
                 monitor: Arc::clone(&monitor),
-                begun: Instant::now(),
+                begun: now,
+                checked: now,
             };
             Box::pin(stall.timed_out())
         })
@@ -121,23 +127,19 @@ impl ProgressMonitor {
 struct Stall {
     monitor: Arc<ProgressMonitor>,
     begun: Instant,
+    /// When this process was last known to run.
+    checked: Instant,
 }
 
 impl Stall {
-    async fn timed_out(self) {
-        let monitor = &self.monitor;
-        if monitor.retries == Retries::Exhausted {
-            return std::future::pending().await;
-        }
-        let mut changes = monitor.selector.changes();
+    async fn timed_out(mut self) {
+        let mut changes = self.monitor.selector.changes();
         loop {
             changes.mark_unchanged();
-            let next = match monitor
-                .selector
-                .check_progress(monitor.index, self.begun, monitor.deadline)
-            {
+            let now = self.leave_out_standstill();
+            let next = match self.check_progress() {
                 ProgressCheck::Abandon => return,
-                ProgressCheck::CheckAgain(at) => at,
+                ProgressCheck::CheckAgain(at) => at.min(now + RECHECK),
             };
             tokio::select! {
                 () = sleep_until(next) => {}
@@ -146,12 +148,39 @@ impl Stall {
             }
         }
     }
+
+    fn check_progress(&self) -> ProgressCheck {
+        let monitor = &self.monitor;
+        match monitor.retries {
+            Retries::Left => monitor
+                .selector
+                .check_progress(monitor.index, self.begun, monitor.deadline),
+            Retries::Exhausted => ProgressCheck::CheckAgain(Instant::now() + RECHECK),
+        }
+    }
+
+    /// The time, after a new beginning if the process has not run since the last check: an answer
+    /// may have come meanwhile, and is read next.
+    fn leave_out_standstill(&mut self) -> Instant {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.checked) > RECHECK + STANDSTILL {
+            self.note_pause(self.checked);
+            self.begun = now;
+        }
+        self.checked = now;
+        now
+    }
+
+    fn note_pause(&self, end: Instant) {
+        let mut longest = self.monitor.longest.lock().unwrap_or_else(PoisonError::into_inner);
+        *longest = (*longest).max(Some(end.saturating_duration_since(self.begun)));
+    }
 }
 
 impl Drop for Stall {
     fn drop(&mut self) {
-        let mut longest = self.monitor.longest.lock().unwrap_or_else(PoisonError::into_inner);
-        *longest = (*longest).max(Some(self.begun.elapsed()));
+        let now = self.leave_out_standstill();
+        self.note_pause(now);
     }
 }
 

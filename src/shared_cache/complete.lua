@@ -5,9 +5,10 @@
 local done, message, refused = false, ARGV[3], ''
 if ARGV[4] ~= '' then
   -- The first bytes are the format's version and when the upstream was asked: an older answer never
-  -- replaces a newer one.
+  -- replaces a newer one. As text the bytes would compare by the server's locale.
   local there = redis.pcall('GETRANGE', KEYS[1], 0, 8)
-  if type(there) ~= 'string' or string.sub(there, 1, 1) ~= string.sub(ARGV[4], 1, 1) or there <= string.sub(ARGV[4], 1, 9) then
+  local is_answer = type(there) == 'string' and #there == 9 and string.byte(there) == string.byte(ARGV[4])
+  if not is_answer or struct.unpack('>I8', there, 2) <= struct.unpack('>I8', ARGV[4], 2) then
     -- `SET` has `PXAT` for this from Redis 6.2 on only.
     local stored = redis.pcall('SET', KEYS[1], ARGV[4])
     if stored.err then

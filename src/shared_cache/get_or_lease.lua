@@ -3,12 +3,20 @@
 -- stored answer.
 -- Returns the server's time in milliseconds, a word, and the word's value, separated by spaces.
 local time = redis.call('TIME')
-local now = string.format('%d', time[1] * 1000 + math.floor(time[2] / 1000)) .. ' '
+local clock = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = string.format('%d', clock) .. ' '
 if ARGV[4] ~= '1' then
   -- The key may hold another type or a huge value; both are no answer.
   local size = redis.pcall('STRLEN', KEYS[1])
   if type(size) ~= 'number' or size > tonumber(ARGV[3]) then return now .. 'bad ' end
-  if size > 0 then return now .. 'found ' .. redis.call('GET', KEYS[1]) end
+  local value = size > 0 and redis.call('GET', KEYS[1])
+  -- The clock was set back. The answer goes: it would be newer than any that replaces it, and fresh
+  -- again when the clock comes to it.
+  if size > 8 and struct.unpack('>I8', value, 2) > clock + 1000 then
+    redis.call('DEL', KEYS[1])
+    return now .. 'bad '
+  end
+  if value then return now .. 'found ' .. value end
 end
 if ARGV[1] == '' then return now .. 'none ' end
 if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return now .. 'led ' end

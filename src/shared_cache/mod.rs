@@ -26,6 +26,9 @@
 //! time when it is read. Both err by one exchange at most, towards a greater age. A write that
 //! arrives late changes nothing, because it names the end of the freshness and not its length.
 //!
+//! When the store's clock is set back, answers from before it are of the future. They can neither be
+//! used nor replaced, so a lookup deletes them.
+//!
 //! # What is never shared
 //!
 //! Requests with a caller's own token, answers that a caller or the upstream forbade to store, and

@@ -42,7 +42,7 @@ async fn ten_kills_in_a_saturated_run_put_no_window_over() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("quota");
     let mut spawned = Setup::new()
-        .limits(Shape::SlidingLog, &["50/1s", "400/20s"])
+        .limits(Shape::SlidingLog, &["50/1s", "400/20s", "100000/1h"])
         .set("quota.burst", "50")
         .set("quota.state_file", file.to_str().unwrap())
         .set("cache.ttl", "0s")
@@ -67,6 +67,7 @@ async fn ten_kills_in_a_saturated_run_put_no_window_over() {
                 }
             })
             .await;
+        spawned.assert_all_calls_count().await;
     }
     let calls = spawned.simulator.calls();
     assert!(calls.len() >= 250);

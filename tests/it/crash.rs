@@ -29,12 +29,16 @@ async fn start(file: &Path) -> Spawned {
         .await
 }
 
+/// No restart takes this long, however busy the machine is, and no wait for a window, a pause or a
+/// call's timeout is shorter.
+const AT_ONCE: Duration = Duration::from_secs(30);
+
 /// Kills it when some call of the twenty that may leave at once has arrived upstream, others being
 /// under way, and starts it again.
 async fn kill(spawned: &mut Spawned, rng: &mut StdRng, life: usize, file: &Path) -> Times {
     let caller = spawned.caller();
     let first = life * 1000;
-    let arrived = spawned.simulator.calls().len() + rng.random_range(0..20);
+    let arrived = spawned.simulator.calls().len() + rng.random_range(1..20);
     let simulator = &spawned.simulator;
     let killed = until("calls", async || (simulator.calls().len() >= arrived).then_some(()));
     tokio::select! {
@@ -63,6 +67,8 @@ async fn kill(spawned: &mut Spawned, rng: &mut StdRng, life: usize, file: &Path)
         begun.elapsed()
     };
     let (ready, answered) = tokio::join!(ready, answer);
+    assert!(ready.max(answered) < AT_ONCE, "{ready:?}, {answered:?}");
+    spawned.assert_all_calls_count().await;
     Times([listening, ready, answered])
 }
 
@@ -80,7 +86,7 @@ fn assert_valid(text: &str) {
         let expected = match kind {
             "b" => 4,
             "w" => 3,
-            "c" | "i" | "s" | "r" => 2,
+            "c" | "i" | "s" | "r" | "p" => 2,
             _ => panic!("{line:?}"),
         };
         assert_eq!(numbers, expected, "{line:?}");

@@ -300,3 +300,23 @@ async fn a_silent_host_is_left_although_callers_hang_up_before_it_is_found_out()
         assert!(eu <= 15 && us >= 25, "every {every} s: {eu}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_standstill_of_the_gateway_is_no_silence_of_a_host() {
+    // After a standstill of half a minute the answers of five calls are there, or come soon.
+    for (answer_ms, answers) in [(500, 3), (32_000, 3), (32_000, 150)] {
+        let fixture = warm([("eu", Behaviour::Up(10)), ("us", Behaviour::Up(80))], answers).await;
+        fixture.network.set("eu", Behaviour::Slow(answer_ms));
+        let standstill = async {
+            pass(ms(100)).await;
+            tokio::time::advance(secs(30)).await;
+        };
+        tokio::join!(fixture.ask_all(5), standstill);
+        assert_eq!(fixture.network.counted(["eu", "us"]), [5, 0], "{answer_ms} ms");
+        assert!(fixture.healthy("eu") && fixture.healthy("us"));
+        pass(secs(61)).await;
+        fixture.network.set("eu", Behaviour::Silent);
+        let slowest = fixture.ask_all(5).await;
+        assert!(slowest <= ms(80) + BEYOND, "{answer_ms} ms: {slowest:?}");
+    }
+}

@@ -265,7 +265,9 @@ fn shared_parts_are_described_once_and_referenced() {
         let described = described.get("post").or(described.get("get")).unwrap();
         let references = described["parameters"].as_array().unwrap().iter();
         let references = references.chain(described["responses"].as_object().unwrap().values());
-        for reference in references.filter_map(|value| value["$ref"].as_str()) {
+        let references: Vec<_> = references.filter_map(|value| value["$ref"].as_str()).collect();
+        assert!(!references.is_empty(), "{}", endpoint.template());
+        for reference in references {
             let pointer = reference.strip_prefix('#').unwrap();
             assert!(document.pointer(pointer).is_some(), "{reference}");
         }

@@ -50,7 +50,7 @@ pub(super) struct SignIn {
     exchange: Exchange,
     wall: Wall,
     /// The difference between sign-in's clock and this machine's, learnt when an assertion is
-    /// rejected.
+    /// rejected, and followed from then on.
     skew: SignedDuration,
 }
 
@@ -81,8 +81,14 @@ impl SignIn {
             return Ok(within_limit(identity.host.endpoint(), answer).await??.since(asked));
         }
         match self.ask_entra().await? {
-            Ok(issued) => Ok(issued),
-            Err(failed) if self.learn_clock_skew(&failed) => self.ask_entra().await?.map_err(|failed| failed.error),
+            Ok((issued, server_time)) => {
+                self.follow_clock_skew(server_time);
+                Ok(issued)
+            }
+            Err(failed) if self.learn_clock_skew(&failed) => {
+                let again = self.ask_entra().await?;
+                again.map(|(issued, _)| issued).map_err(|failed| failed.error)
+            }
             Err(failed) => Err(failed.error),
         }
     }
@@ -128,8 +134,9 @@ impl SignIn {
         warnings
     }
 
-    /// The inner result is sign-in's; the outer one fails when no request could be made.
-    async fn ask_entra(&mut self) -> Result<Result<Issued, Failed>, Error> {
+    /// The inner result is sign-in's, with its clock; the outer one fails when no request could be
+    /// made.
+    async fn ask_entra(&mut self) -> Result<Result<(Issued, Option<Timestamp>), Failed>, Error> {
         let now = self.wall.now().checked_add(self.skew).unwrap_or(Timestamp::MAX);
         let Ok(proof) = timeout(READING_LIMIT, self.provider.proof(now)).await else {
             return Err(Error::unusable(Problem::FileUnreadable, "reading takes too long"));
@@ -141,7 +148,7 @@ impl SignIn {
         let asked = Instant::now();
         let answer = ask_entra(app, &self.scope, &proof, self.exchange.clone(), self.wall.now());
         let answer = within_limit(Endpoint::Entra, answer).await?;
-        Ok(answer.map(|issued| issued.since(asked)))
+        Ok(answer.map(|(issued, server_time)| (issued.since(asked), server_time)))
     }
 
     /// Whether the clocks differ so much that an assertion signed with sign-in's clock may be
@@ -157,13 +164,25 @@ impl SignIn {
         let skew = theirs.duration_since(self.wall.now());
         let worth_it = (skew - self.skew).abs() > SKEW_WORTH_TRYING;
         if worth_it {
-            self.skew = if skew.abs() > SKEW_WORTH_TRYING {
-                skew
-            } else {
-                SignedDuration::ZERO
-            };
+            self.skew = worth_trying(skew);
         }
         worth_it
+    }
+
+    /// A difference that was learnt ends when a clock is put right, which no rejection tells.
+    fn follow_clock_skew(&mut self, server_time: Option<Timestamp>) {
+        if let Some(theirs) = server_time.filter(|_| !self.skew.is_zero()) {
+            self.skew = worth_trying(theirs.duration_since(self.wall.now()));
+        }
+    }
+}
+
+/// The difference between the clocks, or zero if it explains no rejection.
+fn worth_trying(skew: SignedDuration) -> SignedDuration {
+    if skew.abs() > SKEW_WORTH_TRYING {
+        skew
+    } else {
+        SignedDuration::ZERO
     }
 }
 
@@ -198,7 +217,7 @@ async fn ask_entra(
     proof: &ClientAuth,
     exchange: Exchange,
     now: Timestamp,
-) -> Result<Issued, Failed> {
+) -> Result<(Issued, Option<Timestamp>), Failed> {
     let request = request(app, scope, proof).ok_or(Error::unavailable(Reason::Unreachable(Endpoint::Entra)))?;
     let answer = exchange.oneshot(request).await;
     let answer = answer.map_err(|error| unreachable_because(Endpoint::Entra, error))?;
@@ -208,10 +227,11 @@ async fn ask_entra(
         now,
         proof: proof.secret(),
     };
-    received.issued().map_err(|error| Failed {
-        error,
-        server_time: server_time(answer.headers()),
-    })
+    let server_time = server_time(answer.headers());
+    match received.issued() {
+        Ok(issued) => Ok((issued, server_time)),
+        Err(error) => Err(Failed { error, server_time }),
+    }
 }
 
 /// The request as the oauth2 crate writes it. The response is not the crate's to read: its errors

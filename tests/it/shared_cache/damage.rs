@@ -34,8 +34,9 @@ async fn what_cannot_be_read_is_a_miss_is_counted_and_is_replaced() {
     bomb[17..21].copy_from_slice(&[0xff; 4]);
     let huge = vec![b'x'; 3 << 20];
     let [page, error] = rubbish(key, &good);
+    let future = from_the_future(key, &good);
     let mut calls = upstream.calls();
-    for value in [&later[..], &cut, b"garbage", &bomb, &huge, &page, &error] {
+    for value in [&later[..], &cut, b"garbage", &bomb, &huge, &page, &error, &future] {
         let client = redis::Client::open(redis.url()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         let () = redis::cmd("SET")
@@ -51,11 +52,23 @@ async fn what_cannot_be_read_is_a_miss_is_counted_and_is_replaced() {
     missed(&redis, &upstream, calls).await;
 }
 
+fn name(key: &str) -> Name {
+    Name::new(key.split(['{', '}']).nth(1).unwrap())
+}
+
+/// An answer from before the store's clock was set back by an hour.
+fn from_the_future(key: &str, good: &[u8]) -> Vec<u8> {
+    let name = name(key);
+    let mut value = StoredResponse::read(&name, good, StoreTime(u64::MAX)).unwrap();
+    value.asked.0 += 3_600_000;
+    value.stored.0 += 3_600_000;
+    value.write(&name).unwrap()
+}
+
 /// Responses that an older version may have written: a page with status 404, and an error with
 /// status 200. Both can be decoded, and neither is an answer.
 fn rubbish(key: &str, good: &[u8]) -> [Vec<u8>; 2] {
-    let digits = key.split(['{', '}']).nth(1).unwrap();
-    let name = Name::new(digits);
+    let name = name(key);
     let value = StoredResponse::read(&name, good, StoreTime(u64::MAX)).unwrap();
     [
         (StatusCode::NOT_FOUND, "<html></html>"),

@@ -361,6 +361,17 @@ impl Spawned {
         settled(&self.gateway.admin()).await;
     }
 
+    /// Asserts that every call which has arrived upstream counts in the longest window, which no test
+    /// outlasts, however slow the machine is.
+    pub(crate) async fn assert_all_calls_count(&self) {
+        // A call counts before it leaves.
+        let arrived = self.simulator.calls().len() as u64;
+        let status = self.admin().fetch("/status").await.json();
+        let longest = status["quota"]["windows"].as_array().unwrap().last().unwrap();
+        let used = longest["used"].as_u64().unwrap();
+        assert!(used >= arrived, "{used} of {arrived} calls count: {longest}");
+    }
+
     /// Stops the gateway by SIGTERM and asserts that it ended well. Returns all that it wrote.
     pub(crate) async fn finish(mut self) -> String {
         self.gateway.signal("TERM").await;

@@ -38,6 +38,51 @@ async fn a_wrong_clock_is_noticed_and_worked_around() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_clock_that_was_put_right_is_noticed_although_assertions_are_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let pem = folder.path().join("both.pem");
+    std::fs::write(&pem, certificate_and_key()).unwrap();
+    let files = CertificateFiles {
+        certificate: pem,
+        private_key: None,
+    };
+    let credential = Credential::Certificate {
+        app: testing::app(),
+        files,
+    };
+    // This machine's clock is six minutes ahead, and an assertion may begin five minutes from now.
+    let theirs = NOW.parse::<Timestamp>().unwrap() - SignedDuration::from_mins(6);
+    let service = Service::new(move |_, request| {
+        let claims = claims(&form(request)["client_assertion"]);
+        let valid = claims["nbf"].as_i64().unwrap() - 300..claims["exp"].as_i64().unwrap();
+        let (status, body) = if valid.contains(&theirs.as_second()) {
+            (
+                200,
+                json!({"token_type": "Bearer", "expires_in": 3600, "access_token": "t"}),
+            )
+        } else {
+            (401, json!({"error": "invalid_client", "error_codes": [700_024]}))
+        };
+        Reply::new(status, &[("date", "Thu, 05 Nov 2026 11:54:00 GMT")], body.to_string())
+    });
+    let mut sign_in = sign_in(testing::config(credential), &service);
+    for requests in [2, 3] {
+        sign_in.ask().await.unwrap();
+        assert_eq!(service.count(), requests);
+        assert!(sign_in.warnings().contains(&Warning::ClockSkew { seconds: -360 }));
+    }
+    sign_in.wall = Wall::anchored(theirs);
+    sign_in.ask().await.unwrap();
+    assert_eq!(service.count(), 4);
+    let is_skew = |warning: &Warning| matches!(warning, Warning::ClockSkew { .. });
+    assert!(!sign_in.warnings().iter().any(is_skew));
+    sign_in.ask().await.unwrap();
+    let claims = claims(&form(&service.last())["client_assertion"]);
+    let issued_at = claims["iat"].as_i64().unwrap();
+    assert!((issued_at - theirs.as_second()).abs() < 60, "{claims}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_assertion_is_not_repeated_when_the_clocks_agree() {
     let folder = tempfile::tempdir().unwrap();
     let pem = folder.path().join("both.pem");
