@@ -46,14 +46,17 @@ impl MemberResponse {
     pub(super) fn counted(self, memory: Option<&AnswerMemory>) -> Option<Self> {
         let Some(memory) = memory else { return Some(self) };
         let bytes = self.answer.body.len();
-        memory.of(bytes).try_reserve(bytes).map(|reserved| self.held(reserved))
+        memory
+            .of(bytes)
+            .try_reserve(bytes)
+            .map(|reserved| self.with_memory(reserved))
     }
 
-    fn held(self, reserved: Reservation) -> Self {
-        let Self { answer, asked } = self;
-        let body = reserved.hold(answer.body);
-        let answer = UpstreamResponse { body, ..answer };
-        Self { answer, asked }
+    fn with_memory(self, reserved: Reservation) -> Self {
+        Self {
+            answer: self.answer.with_memory(reserved),
+            ..self
+        }
     }
 
     /// Answers a member with what was joined for it, if there is memory for that; returns the number
@@ -96,7 +99,7 @@ impl BatchShare {
     pub(super) async fn counted_part(&self, request: &Request, memory: &AnswerMemory) -> Option<MemberResponse> {
         let bytes = self.rows.bytes_of(is_of(&self.whole, request));
         let reserved = timeout(PART_WAIT, memory.of(bytes).reserve(bytes)).await.ok()?;
-        Some(self.part(request).held(reserved))
+        Some(self.part(request).with_memory(reserved))
     }
 
     /// The same, joined with rows that had come before; `None` when they cannot be joined.
