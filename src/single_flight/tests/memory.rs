@@ -68,7 +68,8 @@ async fn a_member_gets_its_part_when_there_is_memory_for_it() {
 
 fn lacks_memory(result: &Result<ServedResponse, BoxError>) -> bool {
     let error = result.as_ref().unwrap_err();
-    log::causes(error.as_ref()).any(|cause| cause.is::<Exhausted>())
+    let exhausted = log::causes(error.as_ref()).find_map(|cause| cause.downcast_ref::<Exhausted>());
+    exhausted.is_some()
 }
 
 #[tokio::test(start_paused = true)]
