@@ -8,7 +8,6 @@ use tower::Service as _;
 
 use super::fixture::{Fixture, answer, call, no_cache, only_if_cached, pass};
 use crate::BoxError;
-use crate::cache::partial_hit::PartialHit;
 use crate::cache::{Config, NotCached};
 use crate::caller::CacheDirectives;
 use crate::scan::{
@@ -390,29 +389,4 @@ async fn what_other_calls_have_refreshed_is_not_refreshed_again() {
     cache.asked(&["b"], upstream(&request(&["b"]))).await;
     cache.fixture.nothing_is_asked().await;
     cache.hit(&["a"]).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_answer_takes_the_place_of_no_later_one() {
-    let cache = ById::with_known_order();
-    let before = Instant::now();
-    cache.keep(&["b"]);
-    let both = Arc::new(request(&["a", "b"]));
-    pass(1).await;
-    cache.keep(&["a"]);
-    let joined = PartialHit::find(&cache.fixture.cache, &both, &CacheDirectives::default(), before);
-    let joined = joined.unwrap().whole().unwrap();
-    pass(1).await;
-    cache.keep(&["a", "b"]);
-    let asked = |cache: &ById| cache.fixture.cache.find(both.key(), Instant::now()).unwrap().asked();
-    let latest = asked(&cache);
-    cache.fixture.cache.insert_assembled(&both, &joined);
-    assert_eq!(asked(&cache), latest, "joined from rows of former answers");
-    // Its call left before the others, and its answer came last.
-    let alone = Arc::new(request(&["a", "c"]));
-    cache.fixture.cache.keep(&alone, &refusal(404), before);
-    cache.fixture.cache.keep(&both, &refusal(404), before);
-    assert_eq!(asked(&cache), latest);
-    let rows = cache.fixture.cache.fragment(Endpoint::HISTORY, "a").unwrap();
-    assert_eq!(rows.origin().asked, latest, "the rows stay too");
 }
