@@ -51,17 +51,17 @@ pub(super) struct Components {
 }
 
 /// The settings that parts are made with: all of them are right before any part is touched.
-struct Plan {
-    net: net::Config,
-    regions: region::Config,
-    token: token::Config,
+pub(super) struct Plan {
+    pub(super) net: net::Config,
+    pub(super) regions: region::Config,
+    pub(super) token: token::Config,
     limiter: token_limiters::Config,
     hosts: server::guard::Hosts,
-    attempt: Duration,
+    pub(super) attempt: Duration,
 }
 
 impl Plan {
-    fn of(config: &Resolved, environment: &HostEnvironment, shares: &Shares) -> Result<Self, Error> {
+    pub(super) fn of(config: &Resolved, environment: &HostEnvironment, shares: &Shares) -> Result<Self, Error> {
         let net = net::Config {
             receive_buffer: shares.receive_buffer(),
             ..settings::net(config, &environment.net)?
@@ -357,7 +357,7 @@ pub(super) fn region_client(net: &net::Client, config: &Resolved) -> net::Client
     }
 }
 
-fn connections(config: &net::Config, environment: &HostEnvironment) -> Result<net::Client, Error> {
+pub(super) fn connections(config: &net::Config, environment: &HostEnvironment) -> Result<net::Client, Error> {
     net::Client::with_resolver(config, environment.resolver.clone()).map_err(Error::of("connections to the outside"))
 }
 

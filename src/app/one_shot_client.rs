@@ -7,7 +7,7 @@ use http::{Request, Response, header};
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::components::region_client;
+use super::components::{Plan, connections, region_client};
 use super::context::open_quotas;
 use super::{Error, HostEnvironment, settings};
 use crate::attempt::FlowDemand;
@@ -61,17 +61,15 @@ impl OneShotClient {
     /// [`Error`] when a file cannot be used or a part refuses its settings.
     pub fn open(config: &Resolved) -> Result<Self, Error> {
         let (tasks, wall, mut registry) = (Tasks::new(), Wall::system(), Registry::default());
-        let net_config = settings::net(config, &HostEnvironment::default().net)?;
-        let net = net::Client::with_resolver(&net_config, net::Resolver::system())
-            .map_err(Error::of("connections to the outside"))?;
-        let region_config = settings::regions(config)?;
-        let attempt = settings::attempt(config, &net_config, &region_config);
-        let regions = region::HostSelector::new(region_config, region::Metrics::register(&mut registry));
+        let environment = HostEnvironment::default();
+        let plan = Plan::of(config, &environment, &settings::shares(config, environment.machine))?;
+        let net = connections(&plan.net, &environment)?;
+        let regions = region::HostSelector::new(plan.regions, region::Metrics::register(&mut registry));
         let store = settings::store(config).map(store::Client::from);
-        let quotas = open_quotas(config, attempt, &wall, &tasks, store.as_ref(), &mut registry)?;
+        let quotas = open_quotas(config, plan.attempt, &wall, &tasks, store.as_ref(), &mut registry)?;
         let [exchange, imds] = settings::exchanges(&net, &config.credentials);
         let token_source = token::TokenSource::start(
-            settings::token(&config.credentials),
+            plan.token,
             exchange,
             imds,
             wall.clone(),
@@ -204,10 +202,7 @@ impl OneShotClient {
 
     /// Ends sign-in and measurements.
     pub async fn close(self) {
-        let Self {
-            tasks, token_source, ..
-        } = self;
-        drop(token_source);
-        tasks.finish(Duration::from_secs(1)).await;
+        drop(self.token_source);
+        self.tasks.finish(Duration::from_secs(1)).await;
     }
 }

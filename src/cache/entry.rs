@@ -75,10 +75,8 @@ impl Entry {
     /// Attaches the memory reservation of the body, which lasts until the last reader drops the
     /// body.
     pub(super) fn with_memory(self, reservation: Reservation) -> Self {
-        let UpstreamResponse { status, headers, body } = self.answer;
-        let body = reservation.hold(body);
         Self {
-            answer: UpstreamResponse { status, headers, body },
+            answer: self.answer.with_memory(reservation),
             ..self
         }
     }

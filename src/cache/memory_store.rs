@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::quality::RandomState;
 use http::StatusCode;
+use moka::ops::compute::Op;
 use tokio::time::Instant;
 
 use crate::cache::entity::EntityForm;
@@ -35,6 +36,23 @@ pub(super) enum Stored {
     Answer(Arc<Entry>),
     /// Under the key of an id: its rows.
     Fragment(Arc<Fragment>),
+}
+
+impl Stored {
+    /// When the call left that brought it.
+    fn asked(&self) -> Instant {
+        match self {
+            Self::Answer(entry) => entry.asked(),
+            Self::Fragment(fragment) => fragment.origin().asked,
+        }
+    }
+
+    fn weight(&self, key: &Key) -> u32 {
+        match self {
+            Self::Answer(entry) => entry.weight(),
+            Self::Fragment(fragment) => fragment.weight(key),
+        }
+    }
 }
 
 /// Answers by request, and rows by id.
@@ -227,15 +245,12 @@ impl Cache {
 
     /// `None` when the entry is too large, or callers are still reading too much of former entries.
     fn insert(&self, key: &Key, entry: Entry) -> Option<Arc<Entry>> {
-        let weight = entry.weight();
-        let entry = Some(entry).filter(|_| u64::from(weight) <= self.config.max_size);
-        let Some(entry) = entry.and_then(|entry| self.held(entry)) else {
-            self.entries.invalidate(key);
-            return None;
-        };
-        let entry = Arc::new(entry);
-        self.put(key.clone(), Stored::Answer(Arc::clone(&entry)), weight);
-        Some(entry)
+        let asked = entry.asked();
+        let fits = u64::from(entry.weight()) <= self.config.max_size;
+        let entry = Some(entry).filter(|_| fits).and_then(|entry| self.held(entry));
+        let entry = entry.map(Arc::new);
+        self.replace(key.clone(), asked, entry.clone().map(Stored::Answer));
+        entry
     }
 
     /// Stores the rows of an id, unless they are too large, or callers hold too much of former ones.
@@ -243,12 +258,10 @@ impl Cache {
         let weight = fragment.weight(&key);
         // All of them are counted: a request that waits may hold thousands of small ones.
         let memory = Some(weight).filter(|weight| u64::from(*weight) <= self.config.max_size);
-        let Some(memory) = memory.and_then(|weight| self.reserve(weight as usize)) else {
-            self.entries.invalidate(&key);
-            return;
-        };
-        let fragment = Arc::new(fragment.with_memory(memory));
-        self.put(key, Stored::Fragment(fragment), weight);
+        let memory = memory.and_then(|weight| self.reserve(weight as usize));
+        let asked = fragment.origin().asked;
+        let stored = memory.map(|memory| Stored::Fragment(Arc::new(fragment.with_memory(memory))));
+        self.replace(key, asked, stored);
     }
 
     /// Reserves memory for the body of an entry, which callers may hold for longer than the cache
@@ -269,23 +282,30 @@ impl Cache {
         })
     }
 
-    /// Inserts an entry. moka evicts some time after an insertion, so evictions are run here before
-    /// too much has been inserted.
-    fn put(&self, key: Key, stored: Stored, weight: u32) {
-        self.entries.insert(key, stored);
-        let weight = u64::from(weight);
+    /// Puts what came with an answer that was asked for at `asked` in the place of what is stored, or
+    /// only removes that; but answers of overlapping calls may come in any order, so what was asked
+    /// for later stays. All writes come through here, because moka compares and writes in one step
+    /// only among such writes.
+    fn replace(&self, key: Key, asked: Instant, new: Option<Stored>) {
+        let weight = new.as_ref().map_or(0, |new| u64::from(new.weight(&key)));
+        self.entries.entry(key).and_compute_with(|old| match (old, new) {
+            (Some(old), _) if old.value().asked() > asked => Op::Nop,
+            (_, Some(new)) => Op::Put(new),
+            (_, None) => Op::Remove,
+        });
+        // moka evicts some time after an insertion, so evictions are run here before too much has
+        // been inserted.
         if self.unflushed_bytes.fetch_add(weight, Ordering::Relaxed) + weight > self.config.max_size / 64 {
             self.unflushed_bytes.store(0, Ordering::Relaxed);
             self.entries.run_pending_tasks();
         }
     }
 
-    /// Removes an answer that the upstream would not give any more, and its fragments.
-    fn remove(&self, request: &Request) {
-        self.entries.invalidate(request.key());
+    /// Removes the fragments of an answer that the upstream did not give any more at `asked`.
+    fn remove_fragments(&self, request: &Request, asked: Instant) {
         if self.upstream_profile.is_some() && request.is_whole() {
             for id in request.ids() {
-                self.entries.invalidate(&Key::of_rows(request.endpoint(), id));
+                self.replace(Key::of_rows(request.endpoint(), id), asked, None);
             }
         }
     }
@@ -305,10 +325,7 @@ fn suspended() -> u64 {
 fn entries(config: &Config) -> Entries {
     moka::sync::Cache::builder()
         .max_capacity(config.max_size)
-        .weigher(|key, stored: &Stored| match stored {
-            Stored::Answer(entry) => entry.weight(),
-            Stored::Fragment(fragment) => fragment.weight(key),
-        })
+        .weigher(|key, stored: &Stored| stored.weight(key))
         // Only to free memory: whether an entry may be served is decided from the entry.
         .time_to_live(config.kept())
         .build_with_hasher(RandomState::default())
@@ -341,12 +358,13 @@ impl CacheSink for Cache {
         // An answer that is older than this machine's uptime is stale in any case.
         let lifetimes = self.freshness(request, answer, rows.as_ref());
         let (Some(lifetimes), Some(stored)) = (lifetimes, Instant::now().checked_sub(age)) else {
-            self.remove(request);
+            self.replace(key.clone(), asked, None);
+            self.remove_fragments(request, asked);
             return None;
         };
         let ttl = lifetimes.whole;
         if answer.status != StatusCode::OK {
-            self.remove(request);
+            self.remove_fragments(request, asked);
         }
         self.insert_fragments(request, answer, rows.as_ref(), (asked, stored), &lifetimes.ids, None);
         let fits = self.insert_copy(key, answer, (asked, stored), ttl);

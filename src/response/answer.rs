@@ -215,9 +215,7 @@ fn with_reserved_memory(config: &Config, answer: UpstreamResponse) -> Result<Ups
         return Ok(answer);
     }
     let reservation = memory.try_reserve(answer.body.len());
-    let reservation = reservation.ok_or(Exhausted { of: "large answers" })?;
-    let body = reservation.hold(answer.body);
-    Ok(UpstreamResponse { body, ..answer })
+    Ok(answer.with_memory(reservation.ok_or(Exhausted { of: "large answers" })?))
 }
 
 /// The header fields that the gateway may add to an upstream answer.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use memchr::memmem::Finder;
 
+use crate::memory::Reservation;
 use crate::scan::members::{each_member, range_in, text_of};
 
 /// An upstream answer, completely read. Clones share its data.
@@ -46,6 +47,14 @@ impl UpstreamResponse {
         Self {
             headers: lasting.map(|(name, value)| (name.clone(), value)).collect(),
             ..self.clone()
+        }
+    }
+
+    /// The answer with the memory reserved for its body, until the last copy of that is dropped.
+    pub fn with_memory(self, reservation: Reservation) -> Self {
+        Self {
+            body: reservation.hold(self.body),
+            ..self
         }
     }
 }

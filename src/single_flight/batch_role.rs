@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::scan::{Request, StoredRows, UpstreamResponse};
-use crate::single_flight::batch_split::BatchShare;
+use crate::single_flight::batch_share::BatchShare;
 use crate::single_flight::batcher::Batch;
 use crate::single_flight::flight::{Departure, Flight, Part, Stage, State};
 use crate::telemetry::trace;
@@ -33,6 +33,8 @@ pub(super) enum MemberOutcome {
     Share(Box<BatchShare>),
     /// The member's part of the answer, joined with rows that had come before.
     Response(MemberResponse),
+    /// There is such a part, and no memory for it.
+    NoMemory,
     /// The answer to an equal request, which another flight asked for alone.
     Equal(MemberResponse),
     /// The call waits for a slot again. The member waits for one itself, as long as its own callers

@@ -1,19 +1,20 @@
 //! Splitting the answer to a batch, handing its parts to the members and the carrier, and pausing
 //! batching when that fails repeatedly.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::BoxError;
-use crate::memory::{AnswerMemory, LARGE_ANSWER};
-use crate::net::MEMORY_WAIT;
-use crate::scan::{Endpoint, Merging, Request, ResponseKind, Rows, SplitError, StoredRows, UpstreamResponse};
+use crate::attempt::{Delivery, Failure, RetryHint};
+use crate::memory::Exhausted;
+use crate::scan::{Endpoint, Merging, Request, ResponseKind, Rows, SplitError, UpstreamResponse};
+use crate::single_flight::Shared;
 use crate::single_flight::batch_role::{MemberOutcome, MemberResponse};
-use crate::single_flight::batcher::{Batch, BatchMember, Batcher, State, lacking};
+use crate::single_flight::batch_share::BatchShare;
+use crate::single_flight::batcher::{Batch, Batcher, State, lacking};
 use crate::single_flight::driver::FlightDriver;
 use crate::single_flight::flight::Stage;
 use crate::single_flight::waiter::{BatchKind, Leader};
@@ -139,115 +140,27 @@ pub(super) fn is_throttled(request: &Request, result: &Result<UpstreamResponse, 
     matches!(kind, Ok(ResponseKind::Throttled))
 }
 
-/// Whether the id with this number among those of `whole` is one of `part`.
-fn is_of(whole: &Request, part: &Request) -> impl Fn(usize) -> bool {
-    let part: HashSet<&str> = part.ids().collect();
-    let wanted: Vec<bool> = whole.ids().map(|id| part.contains(id)).collect();
-    move |id| wanted.get(id) == Some(&true)
-}
-
-/// How many rows of the answer to `whole` belong to the ids of `part`.
-pub(super) fn count_rows(whole: &Request, part: &Request, rows: &Rows) -> usize {
-    let is_wanted = is_of(whole, part);
-    rows.iter().filter(|(id, ..)| is_wanted(*id)).count()
-}
-
-/// An answer to a batch, split into rows. Clones share it.
-#[derive(Clone, Debug)]
-pub(super) struct BatchShare {
-    whole: Arc<Request>,
-    rows: Arc<Rows>,
-    answer: UpstreamResponse,
-    asked: Instant,
-}
-
-impl BatchShare {
-    /// How many rows belong to the ids of a request.
-    fn count(&self, request: &Request) -> usize {
-        count_rows(&self.whole, request, &self.rows)
-    }
-
-    /// The answer to a request whose ids are all among those of the batch.
-    fn part(&self, request: &Request) -> MemberResponse {
-        MemberResponse {
-            answer: UpstreamResponse {
-                body: self.rows.only(is_of(&self.whole, request)),
-                ..self.answer.clone()
-            },
-            asked: self.asked,
-        }
-    }
-
-    /// The same, once there is memory for it; `None` when there is none in time. Members may be
-    /// many, and each of their parts almost as long as the whole.
-    async fn counted_part(&self, request: &Request, memory: &AnswerMemory) -> Option<MemberResponse> {
-        let bytes = self.rows.bytes_of(is_of(&self.whole, request));
-        let reserved = timeout(MEMORY_WAIT, memory.of(bytes).reserve(bytes)).await.ok()?;
-        let MemberResponse { answer, asked } = self.part(request);
-        let body = reserved.hold(answer.body);
-        let answer = UpstreamResponse { body, ..answer };
-        Some(MemberResponse { answer, asked })
-    }
-
-    /// The same, joined with rows that had come before; `None` when they cannot be joined.
-    fn joined(&self, stored: &dyn StoredRows) -> Option<MemberResponse> {
-        let rest = stored.missing().map(|missing| self.part(missing).answer);
-        let (answer, asked) = stored.complete(rest.as_ref())?;
-        Some(MemberResponse { answer, asked })
-    }
-
-    /// Answers a member from these rows and those that had come before; returns the number of its
-    /// waiters. If they cannot be joined, it asks for all of its ids in another batch.
-    fn join(&self, member: BatchMember) -> usize {
-        let BatchMember { flight, stored, sender } = member;
-        let (told, answered) = if let Some(response) = stored.and_then(|stored| self.joined(&*stored)) {
-            (MemberOutcome::Response(response), flight.waiter_count())
-        } else {
-            flight.ask_for_all();
-            (MemberOutcome::Rejoin(0), 0)
-        };
-        // A member whose task ended with the runtime needs no outcome.
-        let _ = sender.send(told);
-        answered
-    }
-
-    /// Answers the members for which it is certain that they would get as many rows alone; returns
-    /// the number of their waiters. Of the others, one with `longest` rows, if given, asks alone,
-    /// and the rest join another batch.
-    fn tell(&self, batcher: &Batcher, members: Vec<(usize, BatchMember)>, mut longest: Option<usize>) -> usize {
-        let mut answered = 0;
-        for (count, BatchMember { flight, sender, .. }) in members {
-            let told = if batcher.fits(&flight, count) {
-                answered += flight.waiter_count();
-                MemberOutcome::Share(Box::new(self.clone()))
-            } else if longest.take_if(|longest| *longest == count).is_some() {
-                // Its sender is dropped, so it asks alone.
-                continue;
-            } else {
-                MemberOutcome::Rejoin(count)
-            };
-            let _ = sender.send(told);
-        }
-        answered
-    }
-}
-
 impl FlightDriver {
     /// Splits the answer to a batch among its members. If the answer may have been cut off, all of
     /// them join another, smaller batch; if it cannot be split for any other reason, all ask alone.
-    pub(super) fn split(&self, batch: Batch, result: &Result<UpstreamResponse, BoxError>) -> Option<Leader> {
+    pub(super) async fn split(
+        &self,
+        batch: Batch,
+        result: Result<UpstreamResponse, BoxError>,
+        leader: &Leader,
+    ) -> Option<Leader> {
         let Some(batcher) = self.flight.batcher() else {
             return self.request_alone();
         };
-        match (batcher.split(&batch, result), result, self.flight.stage()) {
+        match (batcher.split(&batch, &result), result, self.flight.stage()) {
             (Ok(rows), Ok(answer), Stage::Departed(asked)) => {
                 let answer = BatchShare {
                     whole: Arc::clone(&batch.request),
                     rows: Arc::new(rows),
-                    answer: answer.clone(),
+                    answer,
                     asked,
                 };
-                self.distribute(batch, batcher, &answer)
+                self.distribute(batch, batcher, answer, leader).await
             }
             (Err(SplitError::Longest | SplitError::FullPage | SplitError::NextLink), ..)
                 if !batch.members.is_empty() =>
@@ -272,10 +185,11 @@ impl FlightDriver {
         self.flight.leader()
     }
 
-    fn distribute(&self, batch: Batch, batcher: &Batcher, answer: &BatchShare) -> Option<Leader> {
-        self.keep_rows(&batch, answer);
+    async fn distribute(&self, batch: Batch, batcher: &Batcher, answer: BatchShare, leader: &Leader) -> Option<Leader> {
+        let memory = self.memory.as_ref();
+        self.keep_rows(&batch, &answer);
         let late = batcher.claim_covered(&answer.whole, &answer.rows, answer.asked);
-        let completed = batcher.complete_pending(&answer.whole);
+        let completed = batcher.complete_pending(&answer.whole, memory);
         let is_alone = batch.members.is_empty() && late.is_empty() && completed == 0;
         let batch_kind = if is_alone { BatchKind::None } else { BatchKind::Carrier };
         let (joining, members): (Vec<_>, Vec<_>) = batch
@@ -283,14 +197,14 @@ impl FlightDriver {
             .into_iter()
             .chain(late)
             .partition(|member| member.stored.is_some());
-        let own_rows = match &batch.stored {
+        let joined = batch.stored.as_deref().map(|stored| answer.joined(stored));
+        let own_rows = match &joined {
             Some(_) => 0,
             None => answer.count(self.flight.request()),
         };
-        let own = match &batch.stored {
-            Some(stored) => answer.joined(&**stored),
-            None if batcher.fits(&self.flight, own_rows) => Some(answer.part(self.flight.request())),
-            None => None,
+        let is_answered = match &joined {
+            Some(joined) => joined.is_some(),
+            None => batcher.fits(&self.flight, own_rows),
         };
         let members: Vec<_> = members
             .into_iter()
@@ -299,23 +213,24 @@ impl FlightDriver {
         // Asked alone, a request with more rows than any answer before might be cut off. The one
         // with the most rows asks alone and finds out for the others.
         let longest = members.iter().map(|(rows, _)| *rows).fold(own_rows, usize::max);
-        let finds_out = own.is_none() && batch.stored.is_none() && own_rows == longest;
-        let own_waiters = own.as_ref().map_or(0, |_| self.flight.waiter_count());
+        let finds_out = !is_answered && joined.is_none() && own_rows == longest;
+        let own_waiters = if is_answered { self.flight.waiter_count() } else { 0 };
         let mut answered = completed + own_waiters;
-        answered += joining.into_iter().map(|member| answer.join(member)).sum::<usize>();
+        answered += joining
+            .into_iter()
+            .map(|member| answer.join(member, memory))
+            .sum::<usize>();
         answered += answer.tell(batcher, members, (!finds_out).then_some(longest));
         if !is_alone {
             batcher.metrics.record_batch(answered);
         }
-        match own {
-            Some(MemberResponse { answer, asked }) => {
-                self.complete(answer, Some(asked), batch_kind);
-                return None;
-            }
-            None if batch.stored.is_some() => {
+        match joined {
+            Some(Some(response)) => return self.finish(response.counted(memory), batch_kind, leader),
+            Some(None) => {
                 self.flight.ask_for_all();
                 self.flight.rejoin(0);
             }
+            None if is_answered => return self.take(answer, batch_kind, leader).await,
             None if finds_out => return self.request_alone(),
             None => self.flight.rejoin(own_rows),
         }
@@ -343,37 +258,36 @@ impl FlightDriver {
         }
     }
 
-    /// Completes a member with its part of the answer to the batch. Where there is no memory for it,
-    /// it asks alone, and its answer waits for memory again.
-    pub(super) async fn take(&self, share: BatchShare) -> Option<Leader> {
+    /// Completes the flight with its part of the answer to the batch, once there is memory for that.
+    pub(super) async fn take(&self, share: BatchShare, batch_kind: BatchKind, leader: &Leader) -> Option<Leader> {
         let request = self.flight.request();
         let part = match &self.memory {
             Some(memory) => share.counted_part(request, memory).await,
             None => Some(share.part(request)),
         };
         drop(share);
-        let Some(MemberResponse { answer, asked }) = part else {
-            return self.request_alone();
-        };
-        self.complete(answer, Some(asked), BatchKind::Member);
-        None
+        self.finish(part, batch_kind, leader)
     }
 
-    /// The answer with memory reserved for its body, if that is large and was put together here,
-    /// and there is memory. All waiters share the body, so none of them could reserve it.
-    pub(super) fn counted(&self, answer: UpstreamResponse) -> UpstreamResponse {
-        let bytes = answer.body.len();
-        let memory = self.memory.as_ref().map(|memory| &memory.large);
-        let reserved = memory
-            .filter(|memory| bytes > LARGE_ANSWER && !memory.holds(&answer.body))
-            .and_then(|memory| memory.try_reserve(bytes));
-        match reserved {
-            Some(reserved) => {
-                let body = reserved.hold(answer.body);
-                UpstreamResponse { body, ..answer }
-            }
-            None => answer,
+    /// Completes the flight with its response. Without memory for that, its waiters are told to come
+    /// again: another call, for the same rows, would spend a slot and find no more memory.
+    pub(super) fn finish(
+        &self,
+        response: Option<MemberResponse>,
+        batch_kind: BatchKind,
+        leader: &Leader,
+    ) -> Option<Leader> {
+        if let Some(MemberResponse { answer, asked }) = response {
+            self.complete(answer, Some(asked), batch_kind);
+            return None;
         }
+        let no_memory = Failure {
+            delivery: Delivery::Answered,
+            again: RetryHint::Never,
+            answer: None,
+            source: Exhausted { of: "answers" }.into(),
+        };
+        self.flight.fail(&Shared::new(no_memory.into()), leader, Instant::now())
     }
 
     fn request_alone(&self) -> Option<Leader> {

@@ -59,27 +59,7 @@ impl FlightDriver {
             let step = self.attempt(&leader, inner.clone()).await;
             next = match step {
                 StepResult::Abandoned => None,
-                StepResult::Batched(Some(MemberOutcome::Released)) => {
-                    self.flight.released();
-                    self.flight.leader()
-                }
-                StepResult::Batched(Some(MemberOutcome::Rejoin(rows))) => {
-                    self.flight.rejoin(rows);
-                    self.flight.leader()
-                }
-                StepResult::Batched(Some(MemberOutcome::Response(part))) => {
-                    self.complete(part.answer, Some(part.asked), BatchKind::Member);
-                    None
-                }
-                StepResult::Batched(Some(MemberOutcome::Share(share))) => self.take(*share).await,
-                StepResult::Batched(Some(MemberOutcome::Equal(equal))) => {
-                    self.complete(equal.answer, Some(equal.asked), BatchKind::Equal);
-                    None
-                }
-                StepResult::Batched(None) => {
-                    self.flight.leave_batch();
-                    self.flight.leader()
-                }
+                StepResult::Batched(outcome) => self.handle_outcome(outcome, &leader).await,
                 StepResult::Completed(result) => {
                     let good = result.as_ref().is_ok_and(|answer| answer.status.is_success());
                     self.flight.end_trace(!good);
@@ -98,7 +78,7 @@ impl FlightDriver {
                             batch.release();
                             self.handle_result(result, &leader)
                         }
-                        Some(batch) => self.split(batch, &result),
+                        Some(batch) => self.split(batch, result, &leader).await,
                         None => self.handle_result(result, &leader),
                     }
                 }
@@ -111,6 +91,20 @@ impl FlightDriver {
         {
             batcher.compare(comparison, inner).await;
         }
+    }
+
+    /// What becomes of a flight that was a member of another flight's batch.
+    async fn handle_outcome(&self, outcome: Option<MemberOutcome>, leader: &Leader) -> Option<Leader> {
+        match outcome {
+            Some(MemberOutcome::Share(share)) => return self.take(*share, BatchKind::Member, leader).await,
+            Some(MemberOutcome::Response(part)) => return self.finish(Some(part), BatchKind::Member, leader),
+            Some(MemberOutcome::Equal(equal)) => return self.finish(Some(equal), BatchKind::Equal, leader),
+            Some(MemberOutcome::NoMemory) => return self.finish(None, BatchKind::Member, leader),
+            Some(MemberOutcome::Released) => self.flight.released(),
+            Some(MemberOutcome::Rejoin(rows)) => self.flight.rejoin(rows),
+            None => self.flight.leave_batch(),
+        }
+        self.flight.leader()
     }
 
     /// Queues for a slot and makes the call, unless the flight is cancelled or becomes a member
@@ -265,7 +259,7 @@ impl FlightDriver {
                 self.learn(&answer, asked);
                 self.complete(answer, asked, BatchKind::None);
                 if let Some(batcher) = self.flight.batcher() {
-                    batcher.complete_pending(self.flight.request());
+                    batcher.complete_pending(self.flight.request(), self.memory.as_ref());
                 }
                 None
             }
@@ -331,7 +325,6 @@ impl FlightDriver {
     }
 
     pub(super) fn complete(&self, answer: UpstreamResponse, asked: Option<Instant>, batch_kind: BatchKind) {
-        let answer = self.counted(answer);
         let kept = asked
             .filter(|_| self.flight.is_storable())
             .and_then(|asked| self.flight.cache_sink().keep(self.flight.request(), &answer, asked));

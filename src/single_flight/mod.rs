@@ -13,6 +13,7 @@
 //! them.
 
 mod batch_role;
+mod batch_share;
 mod batch_size;
 mod batch_split;
 mod batcher;

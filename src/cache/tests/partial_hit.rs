@@ -11,6 +11,7 @@ use super::fixture::{Fixture, answer, call, long, only_if_cached, pass};
 use super::stale::failed;
 use crate::attempt::Delivery;
 use crate::cache::Config;
+use crate::cache::partial_hit::PartialHit;
 use crate::caller::{CacheDirectives, Caller};
 use crate::scan::{CacheSink as _, Call, Endpoint, MergeRecord, SplitError, UpstreamProfile, UpstreamResponse};
 
@@ -197,4 +198,30 @@ async fn a_joined_answer_that_a_caller_still_reads_counts_although_it_is_no_long
     );
     drop(served);
     assert!(is_kept.any(|kept| kept));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_takes_the_place_of_no_later_one() {
+    let cache = ById::with_known_order();
+    let before = Instant::now();
+    cache.keep(&["b"]);
+    let both = Arc::new(request(&["a", "b"]));
+    pass(1).await;
+    cache.keep(&["a"]);
+    let joined = PartialHit::find(&cache.fixture.cache, &both, &CacheDirectives::default(), before);
+    let joined = joined.unwrap().whole().unwrap();
+    pass(1).await;
+    cache.keep(&["a", "b"]);
+    let asked = |cache: &ById| cache.fixture.cache.find(both.key(), Instant::now()).unwrap().asked();
+    let latest = asked(&cache);
+    cache.fixture.cache.insert_assembled(&both, &joined);
+    assert_eq!(asked(&cache), latest, "joined from rows of former answers");
+    // Its call left before the others, and its answer came last.
+    let refused = answer(404, r#"{"error":{"code":"c"}}"#);
+    let alone = Arc::new(request(&["a", "c"]));
+    cache.fixture.cache.keep(&alone, &refused, before);
+    cache.fixture.cache.keep(&both, &refused, before);
+    assert_eq!(asked(&cache), latest);
+    let rows = cache.fixture.cache.fragment(Endpoint::HISTORY, "a").unwrap();
+    assert_eq!(rows.origin().asked, latest, "the rows stay too");
 }

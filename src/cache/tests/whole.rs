@@ -1,6 +1,7 @@
 //! Answers as a whole: stored, found again, replaced; of what age they are, and what memory they
 //! take.
 
+use std::sync::Barrier;
 use std::time::Duration;
 
 use http::header;
@@ -384,4 +385,26 @@ async fn an_answer_of_another_replica_is_fresh_as_long_as_told_and_replaces_no_l
     let entry = cache.find(request.key(), now).unwrap();
     assert_eq!(entry.answer().body, NEW);
     assert_eq!(entry.fresh_until(), now + 5 * second);
+}
+
+#[test]
+fn of_two_answers_that_come_at_once_the_later_one_stays() {
+    let fixture = Fixture::new(Config::default());
+    let first = Instant::now();
+    let request = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
+    let cache = &fixture.cache;
+    for round in 0..2000 {
+        let both = Barrier::new(2);
+        let keep = |body, after: u64| {
+            let asked = first + Duration::from_millis(2 * round + after);
+            both.wait();
+            cache.keep(&request, &answer(200, body), asked);
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| keep(OLD, 0));
+            keep(NEW, 1);
+        });
+        let entry = cache.find(request.key(), Instant::now()).unwrap();
+        assert_eq!(entry.answer().body, NEW, "round {round}");
+    }
 }

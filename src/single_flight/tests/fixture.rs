@@ -19,7 +19,7 @@ use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::memory::AnswerMemory;
 use crate::middleware::{self, Next};
 use crate::scan::{
-    CacheSink, Call, Endpoint, Headers, Merging, Request, ServedResponse, UpstreamProfile, UpstreamResponse,
+    CacheSink, Call, Endpoint, Headers, Merging, Request, ServedResponse, StoredRows, UpstreamProfile, UpstreamResponse,
 };
 use crate::single_flight::driver::Below;
 use crate::single_flight::{BatchConfig, Config, Metrics, PredictedWait, SingleFlight};
@@ -207,9 +207,27 @@ pub(super) fn predicted_wait(wait: Duration) -> PredictedWait {
     }
 }
 
-/// Records the answers that it was given.
+/// Records the answers that it was given. The other answer, if there is one, has come by itself for
+/// every request.
 #[derive(Debug, Default)]
-pub(super) struct RecordingSink(pub(super) Mutex<Vec<(Bytes, Instant)>>);
+pub(super) struct RecordingSink(
+    pub(super) Mutex<Vec<(Bytes, Instant)>>,
+    pub(super) Mutex<Option<UpstreamResponse>>,
+);
+
+/// All rows of a request.
+#[derive(Debug)]
+struct Whole(UpstreamResponse);
+
+impl StoredRows for Whole {
+    fn missing(&self) -> Option<&Request> {
+        None
+    }
+
+    fn complete(&self, _: Option<&UpstreamResponse>) -> Option<(UpstreamResponse, Instant)> {
+        Some((self.0.clone(), Instant::now()))
+    }
+}
 
 impl RecordingSink {
     pub(super) fn kept(&self) -> Vec<Bytes> {
@@ -221,6 +239,11 @@ impl CacheSink for RecordingSink {
     fn keep(&self, _: &Request, answer: &UpstreamResponse, asked: Instant) -> Option<Duration> {
         self.0.lock().unwrap().push((answer.body.clone(), asked));
         Some(Duration::from_secs(30))
+    }
+
+    fn rows_since(&self, _: &Arc<Request>, _: Instant) -> Option<Box<dyn StoredRows>> {
+        let answer = self.1.lock().unwrap().clone()?;
+        Some(Box::new(Whole(answer)))
     }
 }
 

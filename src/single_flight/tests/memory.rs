@@ -1,11 +1,16 @@
 //! The memory of the parts of an answer to a batch.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::fixture::{Fixture, answer, caller, pass, request, rows};
 use crate::BoxError;
-use crate::memory::{AnswerMemory, LARGE_ANSWER, MemoryBudget};
+use crate::memory::{AnswerMemory, Exhausted, LARGE_ANSWER, MemoryBudget};
 use crate::scan::{Request, ServedResponse, UpstreamResponse};
+use crate::telemetry::log;
 
 /// As long as the answer to one id.
 const LONG: usize = LARGE_ANSWER + 10_000;
@@ -61,15 +66,74 @@ async fn a_member_gets_its_part_when_there_is_memory_for_it() {
     assert_eq!(memory.large.left(), memory.large.bytes());
 }
 
+fn lacks_memory(result: &Result<ServedResponse, BoxError>) -> bool {
+    let error = result.as_ref().unwrap_err();
+    let exhausted = log::causes(error.as_ref()).find_map(|cause| cause.downcast_ref::<Exhausted>());
+    exhausted.is_some()
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_member_without_memory_asks_alone() {
+async fn a_member_without_memory_in_time_is_told_so_and_costs_no_other_call() {
     let mut fixture = Fixture::with_memory(memory());
     let (_first, member) = merged(&mut fixture).await;
-    pass(15).await;
-    let (attempt, reply) = fixture.departed().await;
-    assert_eq!(attempt.request.bind().unwrap().ids().collect::<Vec<_>>(), ["b"]);
-    reply.send(Ok(rows(&request(&["b"])))).unwrap();
-    member.await.unwrap().unwrap();
+    pass(5).await;
+    assert!(lacks_memory(&member.await.unwrap()));
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_in_front_of_a_part_gets_the_memory_of_the_whole() {
+    let memory = AnswerMemory {
+        large: MemoryBudget::new(LONG * 4),
+        ..memory()
+    };
+    let mut fixture = Fixture::with_memory(memory.clone());
+    let carrier = fixture.ask_for(request(&["a"]), caller("x", 60));
+    let (attempt, reply) = fixture.waiting().await;
+    let member = fixture.ask_for(request(&["b"]), caller("y", 60));
+    let _waiting = fixture.waiting().await;
+    let whole = long_rows(&attempt.request.bind().unwrap());
+    let body = memory.large.try_reserve(whole.body.len()).unwrap().hold(whole.body);
+    // The answer to another call grows, while this one is here.
+    let large = Arc::clone(&memory.large);
+    let other = async move { timeout(Duration::from_secs(6), large.reserve(LONG * 3)).await };
+    let other = fixture.tasks.spawn("test", other);
+    fixture.settled().await;
+    reply.send(Ok(UpstreamResponse { body, ..whole })).unwrap();
+    assert!(lacks_memory(&carrier.await.unwrap()) && lacks_memory(&member.await.unwrap()));
+    assert!(other.await.unwrap().is_ok(), "it needs not give up");
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_joined_from_rows_that_had_come_is_counted() {
+    for is_short in [false, true] {
+        let memory = memory();
+        let others = memory.large.try_reserve(if is_short { LONG } else { 0 });
+        let mut fixture = Fixture::with_memory(memory.clone());
+        let carrier = fixture.ask_for(request(&["a"]), caller("x", 60));
+        let (attempt, reply) = fixture.waiting().await;
+        let member = fixture.ask_for(request(&["b"]), caller("y", 60));
+        let _waiting = fixture.waiting().await;
+        *fixture.sink.1.lock().unwrap() = Some(long_rows(&request(&["b"])));
+        let sent = attempt.request.bind().unwrap();
+        assert_eq!(sent.ids().collect::<Vec<_>>(), ["a"]);
+        reply.send(Ok(rows(&sent))).unwrap();
+        carrier.await.unwrap().unwrap();
+        let served = member.await.unwrap();
+        assert!(
+            if is_short {
+                lacks_memory(&served)
+            } else {
+                memory.large.holds(&served.unwrap().answer.body)
+            },
+            "{is_short}"
+        );
+        drop(others);
+        fixture.sink.0.lock().unwrap().clear();
+        assert_eq!(memory.large.left(), memory.large.bytes());
+        fixture.nothing_is_left().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -85,5 +149,10 @@ async fn small_parts_are_counted_too() {
     carrier.await.unwrap().unwrap();
     let served = member.await.unwrap().unwrap();
     let taken = memory.small.bytes() - memory.small.left();
-    assert_eq!(taken, served.answer.body.len());
+    let parts = fixture.sink.kept();
+    assert_eq!(
+        (taken, parts.len()),
+        (2 * served.answer.body.len(), 2),
+        "the call's own part too"
+    );
 }
