@@ -217,7 +217,7 @@ impl Service<Authorized> for Client {
             if owner == TokenOwner::Gateway {
                 client.metrics.recent().note(status);
             }
-            client.metrics.count(region, operation, status, begun.elapsed());
+            client.metrics.count(region, operation, status, owner, begun.elapsed());
             result.map_err(Failure::from)
         })
     }

@@ -14,8 +14,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::scan::Operation;
-use crate::telemetry::metrics;
+use crate::scan::{Operation, TokenOwner};
+use crate::telemetry::{Counters, metrics, named_enum};
 
 /// Bounds in seconds: an answer of a near host takes tens of milliseconds, and an attempt's default
 /// timeout is 60 s.
@@ -28,8 +28,8 @@ metrics! {
     /// Counts calls by region. Clones share the counts.
     #[derive(Clone, Debug)]
     pub struct Metrics {
-        /// Calls to Defender, by region, operation, and the answer's status or the error's name
-        /// (RFC 9209).
+        /// Attempts at calls to Defender, sent or not, by region, operation, and the answer's status
+        /// or the error's name (RFC 9209).
         calls: Family<CallLabels, Counter> = "upstream_calls",
         /// Time from a call's start, connection included, to the end of its answer or its failure.
         duration: Family<RegionLabel, Histogram, fn() -> Histogram> = "upstream_duration" in Seconds
@@ -37,7 +37,27 @@ metrics! {
         /// Every address that calls will go to. Another one, which cannot occur, would be counted
         /// as `other`, so that the number of series is bounded.
         names: Arc<HashMap<Arc<Url>, Arc<str>>>,
+        /// Attempts at calls with the gateway's own token, by what they say about Defender (local:
+        /// nothing, because the gateway lacked memory).
+        results: Counters<CallResult> = "upstream_results" => by("result"),
         recent: RecentCalls,
+    }
+}
+
+named_enum! {
+    /// What a call says about the upstream.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum CallResult, as_str {
+        /// It answers.
+        Answered = "answered",
+        /// It does not accept the token, or the tenant has no licence.
+        Unauthorized = "unauthorized",
+        /// The token lacks a permission.
+        Forbidden = "forbidden",
+        /// It gave no answer to the request.
+        Failed = "failed",
+        /// Nothing: the gateway lacked memory for the call, or for so long an answer.
+        Local = "local",
     }
 }
 
@@ -61,13 +81,18 @@ pub(super) enum Status {
 }
 
 impl Status {
-    /// Whether the upstream gave no answer to the request.
-    fn is_failure(self) -> bool {
+    fn result(self) -> CallResult {
         match self {
-            Self::Answer(status) => status.is_server_error() || matches!(status.as_u16(), 408 | 421 | 425),
-            // The gateway's own lack of memory, for the call or for so long an answer, says nothing
-            // about the upstream.
-            Self::Error(token) => !token.starts_with("proxy_") && token != "http_response_body_size",
+            Self::Answer(StatusCode::UNAUTHORIZED) => CallResult::Unauthorized,
+            Self::Answer(StatusCode::FORBIDDEN) => CallResult::Forbidden,
+            Self::Answer(status) if status.is_server_error() || matches!(status.as_u16(), 408 | 421 | 425) => {
+                CallResult::Failed
+            }
+            Self::Answer(_) => CallResult::Answered,
+            Self::Error(token) if token.starts_with("proxy_") || token == "http_response_body_size" => {
+                CallResult::Local
+            }
+            Self::Error(_) => CallResult::Failed,
         }
     }
 }
@@ -110,7 +135,17 @@ impl Metrics {
     }
 
     /// Counts a call to a region.
-    pub(super) fn count(&self, region: Arc<str>, operation: Operation, status: Status, took: Duration) {
+    pub(super) fn count(
+        &self,
+        region: Arc<str>,
+        operation: Operation,
+        status: Status,
+        owner: TokenOwner,
+        took: Duration,
+    ) {
+        if owner == TokenOwner::Gateway {
+            self.results.of(status.result()).inc();
+        }
         let labels = CallLabels {
             region: Arc::clone(&region),
             operation: operation.declaration().name,
@@ -152,6 +187,19 @@ impl RecentCalls {
         let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         calls.truncate(KEPT - 1);
         calls.push_front((Instant::now(), status));
+        // What was before a recovery would accuse the upstream, or the credentials, until the last
+        // of it is forgotten.
+        let results = calls.iter().map(|(_, status, ..)| status.result());
+        let good = results
+            .clone()
+            .take_while(|result| *result == CallResult::Answered)
+            .count();
+        let before = results.skip(good);
+        let bad = before.filter(|result| !matches!(result, CallResult::Answered | CallResult::Local));
+        let bad = bad.count();
+        if good >= RECOVERED && bad * 4 >= (calls.len() - good) * 3 && (bad > 2 || calls.len() < KEPT) {
+            calls.truncate(good);
+        }
     }
 
     pub fn snapshot(&self) -> RecentSnapshot {
@@ -163,14 +211,14 @@ impl RecentCalls {
             .take_while(|(at, _)| now.saturating_duration_since(*at) <= OLDEST);
         for (_, status) in young {
             snapshot.calls += 1;
-            match status {
-                Status::Answer(StatusCode::UNAUTHORIZED) => snapshot.unauthorized += 1,
-                Status::Answer(StatusCode::FORBIDDEN) => snapshot.forbidden += 1,
-                status if status.is_failure() => {
+            match status.result() {
+                CallResult::Unauthorized => snapshot.unauthorized += 1,
+                CallResult::Forbidden => snapshot.forbidden += 1,
+                CallResult::Failed => {
                     snapshot.failed += 1;
                     snapshot.latest_failure.get_or_insert_with(|| status.to_string());
                 }
-                _ => {}
+                CallResult::Answered | CallResult::Local => {}
             }
         }
         snapshot
