@@ -154,7 +154,7 @@ fn problem(standing: &Standing) -> Value {
     let problem = &standing.problem;
     json!({
         "code": problem.code.as_str(),
-        "severity": problem.code.severity().as_str(),
+        "severity": problem.severity.as_str(),
         "since_s": seconds(standing.since.elapsed()),
         "count": problem.count,
         "message": problem.message,

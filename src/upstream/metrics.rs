@@ -129,6 +129,15 @@ impl Metrics {
         &self.recent
     }
 
+    /// The same counts, for calls with other credentials: the results of those before say nothing
+    /// about them.
+    pub fn of_other_credentials(&self) -> Self {
+        Self {
+            recent: RecentCalls::default(),
+            ..self.clone()
+        }
+    }
+
     /// The name of the region at `base`.
     pub(super) fn region(&self, base: &Url) -> Arc<str> {
         self.names.get(base).cloned().unwrap_or_else(|| "other".into())
@@ -160,8 +169,13 @@ impl Metrics {
 /// The number of calls: a minute's worth, so that old results soon disappear.
 const KEPT: usize = 20;
 
-/// Older calls say nothing about the present.
-const OLDEST: Duration = Duration::from_hours(1);
+/// Older calls say nothing about the present. Less than the half hour after which a problem is an
+/// alert: one failure that nobody asks after is none.
+const OLDEST: Duration = Duration::from_mins(25);
+
+/// After so many calls in a row that went well, the upstream has recovered if nearly all before
+/// them failed.
+const RECOVERED: usize = 3;
 
 /// The latest calls that were made with the gateway's own token. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -230,10 +244,10 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn only_the_latest_calls_of_the_last_hour_count() {
+    async fn only_the_latest_calls_count_and_only_while_they_are_young() {
         let recent = RecentCalls::default();
         let answer = |status| Status::Answer(StatusCode::from_u16(status).unwrap());
-        for status in [403, 403, 401, 503, 429, 200, 404] {
+        for status in [429, 200, 404, 403, 403, 401, 503] {
             recent.note(answer(status));
         }
         recent.note(Status::Error("connection_refused"));
@@ -258,5 +272,34 @@ mod tests {
         assert_eq!(recent.snapshot().calls, KEPT);
         tokio::time::advance(OLDEST * 2).await;
         assert_eq!(recent.snapshot(), RecentSnapshot::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_recovery_is_seen_after_three_calls_and_a_lucky_moment_is_none() {
+        let note = |recent: &RecentCalls, statuses: &[u16]| {
+            for status in statuses {
+                recent.note(Status::Answer(StatusCode::from_u16(*status).unwrap()));
+            }
+            recent.snapshot()
+        };
+        let recent = RecentCalls::default();
+        assert_eq!(note(&recent, &[403; KEPT]).forbidden, KEPT);
+        assert_eq!(note(&recent, &[200, 200]).forbidden, KEPT - 2);
+        let recovered = note(&recent, &[200]);
+        assert_eq!((recovered.forbidden, recovered.calls), (0, 3));
+        // The only call so far failed.
+        let recent = RecentCalls::default();
+        assert_eq!(note(&recent, &[503]).failed, 1);
+        assert_eq!(note(&recent, &[200, 404, 429]).failed, 0);
+        // One in ten, and one in two, may be good three times in a row.
+        let recent = RecentCalls::default();
+        for _ in 0..5 {
+            note(&recent, &[200; 9]);
+            note(&recent, &[503]);
+            assert!(note(&recent, &[200; 3]).failed > 0);
+        }
+        let recent = RecentCalls::default();
+        note(&recent, &[503, 200, 503, 200, 503, 200, 503]);
+        assert_eq!(note(&recent, &[200; 4]).failed, 4);
     }
 }

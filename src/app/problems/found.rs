@@ -5,17 +5,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::defender::{roles, upstream};
 use super::{Code, Problem};
 use crate::app::components::Components;
 use crate::app::reload::Configuration;
 use crate::app::status::Sources;
-use crate::{queue, quota, server, store, token, upstream};
+use crate::{queue, quota, server, store, token};
 
 /// How long sign-in may take before a missing token is a problem without having failed.
 const FIRST_TOKEN: Duration = Duration::from_secs(10);
-
-/// A failure is told of when it is every tenth call or more, and more than one, or all there are.
-const SHARE: usize = 10;
 
 /// A ledger, and who waits for it.
 struct State {
@@ -42,14 +40,19 @@ pub(super) struct Earlier {
     for_memory: AtomicU64,
 }
 
-/// What is wrong now.
-pub(super) fn find(sources: &Sources, earlier: &Earlier, now: Instant) -> Vec<Problem> {
+/// What is wrong now, where some is known to have been.
+pub(super) fn find(
+    sources: &Sources,
+    earlier: &Earlier,
+    is_known: impl Fn(Code) -> bool,
+    now: Instant,
+) -> Vec<Problem> {
     let current = sources.current();
     let snapshot = current.token_source.part.snapshot();
     let mut found = Vec::new();
     found.extend(sign_in(sources, &snapshot, now));
     found.extend(roles(&snapshot));
-    found.extend(upstream(&current.calls.recent().snapshot()));
+    found.extend(upstream(&current.calls.recent().snapshot(), is_known));
     found.extend(regions(&current.regions.part.snapshot()));
     found.extend(store(sources, &current));
     found.extend(slots(&states(sources), &earlier.for_slots));
@@ -246,53 +249,6 @@ fn configuration(configuration: &Configuration) -> Vec<Problem> {
     refused.into_iter().chain(pending).collect()
 }
 
-fn roles(snapshot: &token::Snapshot) -> Option<Problem> {
-    let missing = token::Warning::RoleMissing;
-    (snapshot.expires_in.is_some() && snapshot.warnings.contains(&missing)).then(|| {
-        Problem::new(
-            Code::RolesMissing,
-            "the token lacks the permission Machine.Read.All, so Defender answers 403",
-            "give the app the application permission Machine.Read.All and admin consent; the gateway asks for a new token by itself \
-             before this one expires, a restart asks at once",
-        )
-    })
-}
-
-fn upstream(recent: &upstream::RecentSnapshot) -> Vec<Problem> {
-    let calls = recent.calls;
-    let told = |count: usize| count > 0 && count * SHARE >= calls && (count > 1 || count == calls);
-    let make = |code, count: usize, what: &str, advice| {
-        told(count).then(|| {
-            let message = format!("{count} of the last {calls} calls were {what}");
-            Problem::new(code, message, advice).counting(count as u64)
-        })
-    };
-    let failure = recent.latest_failure.as_deref().unwrap_or("no answer");
-    [
-        make(
-            Code::UpstreamUnauthorized,
-            recent.unauthorized,
-            "answered 401 by Defender",
-            "the token is not accepted, or the tenant has no licence for vulnerability management: run `defender-gateway probe`",
-        ),
-        make(
-            Code::UpstreamForbidden,
-            recent.forbidden,
-            "answered 403 by Defender",
-            "give the app the application permission Machine.Read.All and admin consent: run `defender-gateway probe`",
-        ),
-        make(
-            Code::UpstreamFailing,
-            recent.failed,
-            &format!("not answered by Defender, the latest with {failure}"),
-            "see Microsoft's service health; if Defender is well, look at the network and at the proxies between here and it",
-        ),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
-}
-
 fn regions(rows: &[crate::region::HostStatus]) -> Option<Problem> {
     let lost: Vec<_> = rows.iter().filter(|row| !row.healthy).collect();
     if lost.is_empty() {
@@ -332,7 +288,6 @@ fn merging(current: &Components) -> Option<Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::RecentSnapshot;
 
     /// A ledger with so many calls left, in whose queue nobody waits.
     fn state(remaining: usize, paused: Option<Duration>, refused: u64) -> State {
@@ -374,26 +329,5 @@ mod tests {
         assert_eq!(look(state(0, None, 50)), None);
         assert_eq!(look(state(0, None, 52)), Some((Code::QuotaSpent, 2)));
         assert_eq!(look(state(90, None, 60)), None, "the window has room");
-    }
-
-    #[test]
-    fn one_failure_among_many_calls_is_no_problem_and_the_only_call_is() {
-        let codes = |calls, forbidden, failed| {
-            let recent = RecentSnapshot {
-                calls,
-                forbidden,
-                failed,
-                ..RecentSnapshot::default()
-            };
-            upstream(&recent)
-                .into_iter()
-                .map(|problem| problem.code)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(codes(0, 0, 0), []);
-        assert_eq!(codes(20, 1, 1), []);
-        assert_eq!(codes(5, 1, 0), []);
-        assert_eq!(codes(1, 1, 0), [Code::UpstreamForbidden]);
-        assert_eq!(codes(20, 2, 6), [Code::UpstreamForbidden, Code::UpstreamFailing]);
     }
 }

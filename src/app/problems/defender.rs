@@ -1,0 +1,98 @@
+//! The problems that Defender's answers show, and the one that the token shows before.
+
+use super::{Code, Problem, Severity};
+use crate::token;
+use crate::upstream::RecentSnapshot;
+
+/// A failure is told of when it is every tenth call or more, and more than one, or all there are;
+/// from then on, as long as there is any. It is critical when it is every other call or more.
+const SHARE: usize = 10;
+
+/// Whether the token lacks the permission.
+pub(super) fn roles(snapshot: &token::Snapshot) -> Option<Problem> {
+    let missing = token::Warning::RoleMissing;
+    (snapshot.expires_in.is_some() && snapshot.warnings.contains(&missing)).then(|| {
+        Problem::new(
+            Code::RolesMissing,
+            "the token lacks the permission Machine.Read.All, so Defender answers 403",
+            "give the app the application permission Machine.Read.All and admin consent; the gateway asks for a new token by itself \
+             before this one expires, a restart asks at once",
+        )
+    })
+}
+
+/// What the latest calls were answered with, if it is no answer, where some is known to have been.
+pub(super) fn upstream(recent: &RecentSnapshot, is_known: impl Fn(Code) -> bool) -> Vec<Problem> {
+    let calls = recent.calls;
+    let begins = |count: usize| count * SHARE >= calls && (count > 1 || count == calls);
+    let make = |code, count: usize, what: &str, advice| {
+        (count > 0 && (begins(count) || is_known(code))).then(|| {
+            let message = format!("{count} of the last {calls} calls were {what}");
+            let severity = if count * 2 >= calls {
+                Severity::Critical
+            } else {
+                Severity::Warning
+            };
+            Problem::new(code, message, advice)
+                .counting(count as u64)
+                .at_most(severity)
+        })
+    };
+    let failure = recent.latest_failure.as_deref().unwrap_or("no answer");
+    [
+        make(
+            Code::UpstreamUnauthorized,
+            recent.unauthorized,
+            "answered 401 by Defender",
+            "the token is not accepted, or the tenant has no licence for vulnerability management: run `defender-gateway probe`",
+        ),
+        make(
+            Code::UpstreamForbidden,
+            recent.forbidden,
+            "answered 403 by Defender",
+            "give the app the application permission Machine.Read.All and admin consent: run `defender-gateway probe`",
+        ),
+        make(
+            Code::UpstreamFailing,
+            recent.failed,
+            &format!("not answered by Defender, the latest with {failure}"),
+            "see Microsoft's service health; if Defender is well, look at the network and at the proxies between here and it",
+        ),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_failure_among_many_calls_is_no_problem_and_the_only_call_is() {
+        let codes_after = |known: Option<Code>, calls, forbidden, failed| {
+            let recent = RecentSnapshot {
+                calls,
+                forbidden,
+                failed,
+                ..RecentSnapshot::default()
+            };
+            let found = upstream(&recent, |code| known == Some(code));
+            found.iter().for_each(|problem| {
+                let is_critical = problem.count * 2 >= calls as u64;
+                assert_eq!(problem.severity == Severity::Critical, is_critical, "{problem:?}");
+            });
+            found.into_iter().map(|problem| problem.code).collect::<Vec<_>>()
+        };
+        let codes = |calls, forbidden, failed| codes_after(None, calls, forbidden, failed);
+        assert_eq!(codes(0, 0, 0), []);
+        assert_eq!(codes(20, 1, 1), []);
+        assert_eq!(codes(5, 1, 0), []);
+        assert_eq!(codes(1, 1, 0), [Code::UpstreamForbidden]);
+        assert_eq!(codes(20, 2, 6), [Code::UpstreamForbidden, Code::UpstreamFailing]);
+        // What fails every tenth time does not begin and end all the while.
+        let failing = Some(Code::UpstreamFailing);
+        assert_eq!(codes_after(failing, 20, 1, 1), [Code::UpstreamFailing]);
+        assert_eq!(codes_after(failing, 20, 0, 0), []);
+    }
+}
