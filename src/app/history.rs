@@ -94,7 +94,8 @@ type Counts = [u64; Figure::ALL.len()];
 struct Sample {
     counts: Counts,
     waiting: usize,
-    /// Calls left per window, shortest first; empty when it was about other windows.
+    /// Calls left per window, shortest first, of the operation with the fewest; empty when it was
+    /// about other windows.
     remaining: Vec<usize>,
 }
 
@@ -115,8 +116,9 @@ impl History {
     }
 
     fn record(&self, now: Instant, sources: &Sources) {
-        let quota = sources.quotas().next().map(quota::Quota::snapshot);
-        let windows = quota.map(|quota| quota.windows).unwrap_or_default();
+        let windows = sources.quotas().map(|quota| quota.snapshot().windows).reduce(scarcest);
+        let windows = windows.unwrap_or_default();
+        let own: usize = sources.queues().map(queue::Queue::waiting).sum();
         let sample = Sample {
             counts: Figure::ALL.map(|figure| figure.total(sources)),
             waiting: sources.queues().map(|queue| queue.snapshot().waiting).sum(),
@@ -164,6 +166,14 @@ impl History {
     fn ring(&self) -> std::sync::MutexGuard<'_, Ring> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The same windows with what is left where the least is.
+fn scarcest(some: Vec<quota::Window>, others: Vec<quota::Window>) -> Vec<quota::Window> {
+    let pairs = some.into_iter().zip(others);
+    pairs
+        .map(|(a, b)| if b.remaining < a.remaining { b } else { a })
+        .collect()
 }
 
 impl Ring {
@@ -246,6 +256,34 @@ mod tests {
         assert_eq!(shown["waiting"], json!([3, 3]));
         assert_eq!(shown["remaining"], json!([[90, 1400], [90, 1400]]));
         assert_eq!(shown["last_s"], json!(20.0));
+    }
+
+    #[test]
+    fn what_is_left_is_that_of_the_operation_with_the_fewest() {
+        let window = |remaining| quota::Window {
+            name: "1m".into(),
+            limit: 100,
+            length: Duration::from_mins(1),
+            used: 100 - remaining,
+            remaining,
+            reset: Duration::ZERO,
+        };
+        let left = |list: Vec<quota::Window>| list.iter().map(|window| window.remaining).collect::<Vec<_>>();
+        assert_eq!(
+            left(scarcest(vec![window(98), window(7)], vec![window(0), window(9)])),
+            [0, 7]
+        );
+    }
+
+    #[test]
+    fn charged_calls_never_fall() {
+        let mut registry = prometheus_client::registry::Registry::default();
+        let metrics = CallMetrics::register(&mut registry);
+        let shown = [3, 2, 4].map(|charged| {
+            metrics.show(charged, None);
+            metrics.charged.get()
+        });
+        assert_eq!(shown, [3, 3, 4]);
     }
 
     #[tokio::test(start_paused = true)]

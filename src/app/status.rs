@@ -71,18 +71,20 @@ impl Status {
         })
     }
 
-    /// That of scan history by definition, which is all there is if all operations count together;
-    /// and each one's windows if they do not.
+    /// That of scan history by definition, which is all there is if all operations count together.
+    /// If they do not, also that of each one; the longest pause and the sums of all then stand
+    /// above them.
     fn quota(&self) -> Value {
-        let mut quotas = self.sources.quotas().map(quota::Quota::snapshot);
-        let mut shown = quotas.next().as_ref().map(quota).unwrap_or_default();
-        if self.sources.quotas().len() > 1 {
-            let operations = Operation::ALL.into_iter().zip(self.sources.quotas());
-            let windows = operations.map(|(operation, quota)| {
-                let name = operation.declaration().name.to_owned();
-                (name, windows(&quota.snapshot()))
-            });
-            shown["operations"] = Value::Object(windows.collect());
+        let quotas: Vec<_> = self.sources.quotas().map(quota::Quota::snapshot).collect();
+        let mut shown = quotas.first().map(quota).unwrap_or_default();
+        if quotas.len() > 1 {
+            let operations = Operation::ALL.into_iter().zip(&quotas);
+            let operations = operations.map(|(operation, one)| (operation.declaration().name.to_owned(), quota(one)));
+            shown["operations"] = Value::Object(operations.collect());
+            let longest = quotas.iter().filter_map(|quota| quota.paused).max();
+            shown["paused_until_s"] = longest.map(seconds).into();
+            shown["in_flight"] = quotas.iter().map(|quota| quota.in_flight).sum::<usize>().into();
+            shown["foreign_calls"] = quotas.iter().map(|quota| quota.foreign).sum::<u64>().into();
         }
         shown
     }
