@@ -13,7 +13,7 @@ use super::status::Sources;
 use crate::response::Outcome;
 use crate::task::Tasks;
 use crate::telemetry::{metrics, named_enum};
-use crate::{quota, scan};
+use crate::{queue, quota, scan};
 
 /// The time between two samples. Long enough to cost nothing, short enough to show a burst of a
 /// minute as a burst.
@@ -121,7 +121,7 @@ impl History {
         let own: usize = sources.queues().map(queue::Queue::waiting).sum();
         let sample = Sample {
             counts: Figure::ALL.map(|figure| figure.total(sources)),
-            waiting: sources.queues().map(|queue| queue.snapshot().waiting).sum(),
+            waiting: own + sources.waiting_with_callers_tokens(),
             remaining: windows.iter().map(|window| window.remaining).collect(),
         };
         let windows = windows.iter().map(|window| (Arc::clone(&window.name), window.limit));

@@ -105,6 +105,7 @@ impl Status {
         });
         json!({
             "waiting": snapshot.waiting,
+            "waiting_with_callers_tokens": self.sources.waiting_with_callers_tokens(),
             "callers": snapshot.callers,
             "predicted_wait_s": seconds(snapshot.predicted_wait),
             "shares": shares.collect::<Vec<_>>(),
@@ -327,6 +328,11 @@ impl Sources {
     /// All of these queues as one.
     pub(super) fn queue(&self) -> Option<queue::Snapshot> {
         self.queues().map(queue::Queue::snapshot).reduce(queue::Snapshot::with)
+    }
+
+    /// How many requests wait to be asked with tokens that callers sent, on queues of their own.
+    pub(super) fn waiting_with_callers_tokens(&self) -> usize {
+        self.context.token_limiters.waiting_with_callers_tokens()
     }
 
     /// How many calls have been let leave, with whatever token.

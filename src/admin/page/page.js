@@ -146,7 +146,8 @@ function regions(list) {
 }
 
 function queue(state, connections) {
-  facts("queue", [["Waiting", number(state.waiting)], ["Callers", number(state.callers)],
+  const others = state.waiting_with_callers_tokens ? [["With tokens of their own", number(state.waiting_with_callers_tokens)]] : [];
+  facts("queue", [["Waiting", number(state.waiting)], ...others, ["Callers", number(state.callers)],
     ["A newcomer would wait", time(state.predicted_wait_s)],
     ["Connections", `${number(connections.open)} of ${number(connections.most)}`]]);
   rows("callers", (state.shares || []).slice(0, 12), "Nobody has had to wait.", (one) => [make("td", one.caller, "id"),

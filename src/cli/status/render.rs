@@ -145,6 +145,13 @@ impl Lines {
             "queue",
             &format!("{waiting} waiting from {callers} callers; a newcomer would wait {wait}"),
         );
+        let others = number(&queue["waiting_with_callers_tokens"]);
+        if others > 0.0 {
+            self.put(
+                "",
+                &format!("{others} more wait with tokens of their own, each token by itself"),
+            );
+        }
         for share in list(&queue["shares"]).iter().take(5) {
             self.put("", &show_share(share));
         }
