@@ -1,10 +1,11 @@
 //! What happened in the last hour, in steps, for the charts of the status page.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -35,9 +36,11 @@ pub(super) struct PerCall {
 }
 
 metrics! {
-    /// The same as metrics.
+    /// What calls yield, as metrics.
     #[derive(Clone, Debug)]
-    pub(super) struct PerCallGauges {
+    pub(super) struct CallMetrics {
+        /// Calls charged to quotas, with whatever token: what was sent, or may have been.
+        charged: Counter = "charged_calls",
         /// Requests answered per upstream call in the last ten minutes, 0 without calls.
         now: Gauge<f64, AtomicU64> = "requests_per_call",
         /// The same if each call by id had asked for merge.max_ids ids.
@@ -45,8 +48,11 @@ metrics! {
     }
 }
 
-impl PerCallGauges {
-    pub(super) fn show(&self, per_call: Option<PerCall>) {
+impl CallMetrics {
+    /// Brings them up to date. A charge that is taken back is not taken back here: the next call
+    /// makes up for it, because a counter never falls.
+    pub(super) fn show(&self, charged: u64, per_call: Option<PerCall>) {
+        self.charged.inner().fetch_max(charged, Ordering::Relaxed);
         self.now.set(per_call.map_or(0.0, |per_call| per_call.now));
         self.best.set(per_call.map_or(0.0, |per_call| per_call.best));
     }
