@@ -129,7 +129,7 @@ function quota(state, mode) {
   const { notes, warns } = operations.length ? { notes: [whose], warns: false } : doings(state, whose);
   if (mode === "store-lost") notes.unshift("No call leaves: the store does not answer");
   say("quota-notes", notes.join(" · "));
-  at("quota-notes").classList.toggle("warn", mode === "store-lost" || typeof state.paused_until_s === "number" || state.foreign_calls > 0);
+  at("quota-notes").classList.toggle("warn", mode === "store-lost" || warns);
 }
 
 function regions(list) {
@@ -172,7 +172,7 @@ function mergingMode(state) {
 function saved(state, merge) {
   const by = state.by || {};
   say("saved-share", share(state.requests - (by.forwarded || 0) - (by.partial || 0), state.requests));
-  facts("saved", [...merging(merge), ["From memory", number(by.hit), "", "memory"], ["From memory, stale", number(by.stale), "", "memory"],
+  facts("saved", [...merging(merge), ["From a cache", number(by.hit), "", "memory"], ["From a cache, stale", number(by.stale), "", "memory"],
     ["Joined a call", number(by.collapsed), "", "shared"], ["Merged into a call", number(by.merged), "", "shared"],
     ["Asked for a part only", number(by.partial), "", "own"], ["A call of its own", number(by.forwarded), "", "own"],
     ["Requests", number(state.requests)], ["Upstream calls", number(state.upstream_calls)],
@@ -258,12 +258,12 @@ function history(past, quota) {
     ["refused", total("refused")], ["failed", total("failed")], ["invalid", total("invalid")], ["gone", total("gone")]];
   const count = ([, list]) => number(sum(list.map((value) => value ?? 0)));
   put("answered", bars(series, "requests by minute"),
-    ...["from memory", "with a shared call", "with a call of their own", "refused", "failed", "invalid", "hung up"].map((what, which) => key(series[which][0], `${count(series[which])} ${what}`)));
+    ...["from a cache", "with a shared call", "with a call of their own", "refused", "failed", "invalid", "hung up"].map((what, which) => key(series[which][0], `${count(series[which])} ${what}`)));
   const calls = total("upstream_calls");
   put("calls", bars([["one", calls]], "upstream calls by minute"), `${count(["", calls])} calls, ${peak(calls)} in the busiest minute`);
   const waiting = minutes(past.waiting || [], past.step_s, (list) => Math.max(...list));
   put("waiting", bars([["one", waiting]], "most waiting by minute"), `${peak(waiting)} at the most, looked at every ${past.step_s} s`);
-  const left = windows.map((one, which) => [which ? "second" : "first", minutes((past.remaining || []).map((row) => row[which] ?? null), past.step_s, last), one.limit]);
+  const left = windows.map((one, which) => [["first", "second", "third", "fourth"][which % 4], minutes((past.remaining || []).map((row) => row[which] ?? null), past.step_s, last), one.limit]);
   const lowest = windows.map((one, which) => {
     const known = left[which][1].filter((value) => value !== null);
     return key(left[which][0], `${one.name}: ${known.length ? number(Math.min(...known)) : "–"} of ${number(one.limit)} at the lowest`);
@@ -285,13 +285,16 @@ async function ask(path) {
   return JSON.parse(text);
 }
 
-// Without the hour the rest is worth showing.
-async function lastHour(windows) {
+// Without the hour the rest is worth showing. What is drawn already ends earlier than its axis says.
+async function lastHour(quota) {
+  let why = "";
   try {
-    history(await ask("/history"), windows);
+    history(await ask("/history"), quota);
   } catch (error) {
-    say("answered-text", `The last hour cannot be shown (${error.message}).`);
+    why = `The last hour cannot be shown (${error.message}).`;
   }
+  say("hour-notes", why);
+  document.querySelector(".charts").classList.toggle("old", why !== "");
 }
 
 async function poll() {
