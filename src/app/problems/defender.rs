@@ -78,10 +78,10 @@ mod tests {
                 ..RecentSnapshot::default()
             };
             let found = upstream(&recent, |code| known == Some(code));
-            found.iter().for_each(|problem| {
+            for problem in &found {
                 let is_critical = problem.count * 2 >= calls as u64;
                 assert_eq!(problem.severity == Severity::Critical, is_critical, "{problem:?}");
-            });
+            }
             found.into_iter().map(|problem| problem.code).collect::<Vec<_>>()
         };
         let codes = |calls, forbidden, failed| codes_after(None, calls, forbidden, failed);

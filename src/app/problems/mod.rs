@@ -245,8 +245,13 @@ impl Code {
     /// is one problem, not a hundred.
     fn linger(self) -> Duration {
         match self {
-            Self::QuotaSpent | Self::Paced | Self::MemoryFull | Self::ConnectionsFull => Duration::from_mins(1),
-            Self::UpstreamUnauthorized | Self::UpstreamForbidden | Self::UpstreamFailing => Duration::from_mins(1),
+            Self::QuotaSpent
+            | Self::Paced
+            | Self::MemoryFull
+            | Self::ConnectionsFull
+            | Self::UpstreamUnauthorized
+            | Self::UpstreamForbidden
+            | Self::UpstreamFailing => Duration::from_mins(1),
             // One that fails every other time is lost, or slow, all the while.
             Self::StoreLost | Self::StoreSlow => Duration::from_secs(10),
             _ => Duration::ZERO,
