@@ -173,6 +173,7 @@ impl Components {
         if other_sign_in {
             let metrics = context.metrics.token.of_candidate();
             next.token_source = context.token_source(config, plan.token, &next.net, metrics);
+            next.calls = next.calls.of_other_credentials();
             if self.token_source.part.current().is_some() {
                 next.token_source.part.bearer(Instant::now() + SIGN_IN_PATIENCE).await?;
             }
@@ -187,7 +188,7 @@ impl Components {
             next.regions = context.regions(plan.regions, metrics, &next.region_client);
             // The first callers need not wait for what can be known before.
             next.regions.part.measured().await;
-            next.calls = self.calls.of_regions(next.regions.part.labels());
+            next.calls = next.calls.of_regions(next.regions.part.labels());
         }
         let other_profile = !self.has_identity_of(config) || config.merge.known_rows != self.config.merge.known_rows;
         if other_profile {

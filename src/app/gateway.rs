@@ -13,7 +13,7 @@ use tower::ServiceExt as _;
 
 use super::components::Components;
 use super::context::HostEnvironment;
-use super::history::{History, PerCallGauges};
+use super::history::{CallMetrics, History};
 use super::hot_swap::Swap;
 use super::problems::Problems;
 use super::reload::{ConfigSource, Next, Reloader};
@@ -110,11 +110,11 @@ impl Gateway {
             host: resources::host_name().into(),
             sources,
         };
-        let per_call = PerCallGauges::register(registry.root());
+        let calls = CallMetrics::register(registry.root());
         let stop = CancellationToken::new();
         let mode = registry.mode();
         let health = admin::Health::default();
-        let view = view(config, registry, (status, per_call), health.clone(), stop.clone());
+        let view = view(config, registry, (status, calls), health.clone(), stop.clone());
         let admin = AdminThread::start(settings::admin_listener(config, machine), admin::Admin::new(view))?;
         Ok(Self {
             data,
@@ -244,7 +244,7 @@ fn announce(made: &Components, machine: Machine) {
 fn view(
     config: &Resolved,
     registry: Registry,
-    (status, per_call): (Status, PerCallGauges),
+    (status, calls): (Status, CallMetrics),
     health: admin::Health,
     stop: CancellationToken,
 ) -> admin::View {
@@ -272,7 +272,7 @@ fn view(
                     metrics.queue.show(&queue);
                 }
                 metrics.count.callers().rank();
-                per_call.show(scraped.per_call());
+                calls.show(scraped.sources.calls(), scraped.per_call());
                 gauge.set(scraped.mode(&health).0);
                 registry.encode(exposition)
             })

@@ -1,10 +1,11 @@
 //! What happened in the last hour, in steps, for the charts of the status page.
 
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -13,7 +14,7 @@ use super::status::Sources;
 use crate::response::Outcome;
 use crate::task::Tasks;
 use crate::telemetry::{metrics, named_enum};
-use crate::{quota, scan};
+use crate::{queue, quota, scan};
 
 /// The time between two samples. Long enough to cost nothing, short enough to show a burst of a
 /// minute as a burst.
@@ -35,9 +36,11 @@ pub(super) struct PerCall {
 }
 
 metrics! {
-    /// The same as metrics.
+    /// What calls yield, as metrics.
     #[derive(Clone, Debug)]
-    pub(super) struct PerCallGauges {
+    pub(super) struct CallMetrics {
+        /// Calls charged to quotas, with whatever token: what was sent, or may have been.
+        charged: Counter = "charged_calls",
         /// Requests answered per upstream call in the last ten minutes, 0 without calls.
         now: Gauge<f64, AtomicU64> = "requests_per_call",
         /// The same if each call by id had asked for merge.max_ids ids.
@@ -45,8 +48,11 @@ metrics! {
     }
 }
 
-impl PerCallGauges {
-    pub(super) fn show(&self, per_call: Option<PerCall>) {
+impl CallMetrics {
+    /// Brings them up to date. A charge that is taken back is not taken back here: the next call
+    /// makes up for it, because a counter never falls.
+    pub(super) fn show(&self, charged: u64, per_call: Option<PerCall>) {
+        self.charged.inner().fetch_max(charged, Ordering::Relaxed);
         self.now.set(per_call.map_or(0.0, |per_call| per_call.now));
         self.best.set(per_call.map_or(0.0, |per_call| per_call.best));
     }
@@ -94,7 +100,8 @@ type Counts = [u64; Figure::ALL.len()];
 struct Sample {
     counts: Counts,
     waiting: usize,
-    /// Calls left per window, shortest first; empty when it was about other windows.
+    /// Calls left per window, shortest first, of the operation with the fewest; empty when it was
+    /// about other windows.
     remaining: Vec<usize>,
 }
 
@@ -115,11 +122,12 @@ impl History {
     }
 
     fn record(&self, now: Instant, sources: &Sources) {
-        let quota = sources.quotas().next().map(quota::Quota::snapshot);
-        let windows = quota.map(|quota| quota.windows).unwrap_or_default();
+        let windows = sources.quotas().map(|quota| quota.snapshot().windows).reduce(scarcest);
+        let windows = windows.unwrap_or_default();
+        let own: usize = sources.queues().map(queue::Queue::waiting).sum();
         let sample = Sample {
             counts: Figure::ALL.map(|figure| figure.total(sources)),
-            waiting: sources.queues().map(|queue| queue.snapshot().waiting).sum(),
+            waiting: own + sources.waiting_with_callers_tokens(),
             remaining: windows.iter().map(|window| window.remaining).collect(),
         };
         let windows = windows.iter().map(|window| (Arc::clone(&window.name), window.limit));
@@ -164,6 +172,14 @@ impl History {
     fn ring(&self) -> std::sync::MutexGuard<'_, Ring> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The same windows with what is left where the least is.
+fn scarcest(some: Vec<quota::Window>, others: Vec<quota::Window>) -> Vec<quota::Window> {
+    let pairs = some.into_iter().zip(others);
+    pairs
+        .map(|(a, b)| if b.remaining < a.remaining { b } else { a })
+        .collect()
 }
 
 impl Ring {
@@ -246,6 +262,34 @@ mod tests {
         assert_eq!(shown["waiting"], json!([3, 3]));
         assert_eq!(shown["remaining"], json!([[90, 1400], [90, 1400]]));
         assert_eq!(shown["last_s"], json!(20.0));
+    }
+
+    #[test]
+    fn what_is_left_is_that_of_the_operation_with_the_fewest() {
+        let window = |remaining| quota::Window {
+            name: "1m".into(),
+            limit: 100,
+            length: Duration::from_mins(1),
+            used: 100 - remaining,
+            remaining,
+            reset: Duration::ZERO,
+        };
+        let left = |list: Vec<quota::Window>| list.iter().map(|window| window.remaining).collect::<Vec<_>>();
+        assert_eq!(
+            left(scarcest(vec![window(98), window(7)], vec![window(0), window(9)])),
+            [0, 7]
+        );
+    }
+
+    #[test]
+    fn charged_calls_never_fall() {
+        let mut registry = prometheus_client::registry::Registry::default();
+        let metrics = CallMetrics::register(&mut registry);
+        let shown = [3, 2, 4].map(|charged| {
+            metrics.show(charged, None);
+            metrics.charged.get()
+        });
+        assert_eq!(shown, [3, 3, 4]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -71,18 +71,20 @@ impl Status {
         })
     }
 
-    /// That of scan history by definition, which is all there is if all operations count together;
-    /// and each one's windows if they do not.
+    /// That of scan history by definition, which is all there is if all operations count together.
+    /// If they do not, also that of each one; the longest pause and the sums of all then stand
+    /// above them.
     fn quota(&self) -> Value {
-        let mut quotas = self.sources.quotas().map(quota::Quota::snapshot);
-        let mut shown = quotas.next().as_ref().map(quota).unwrap_or_default();
-        if self.sources.quotas().len() > 1 {
-            let operations = Operation::ALL.into_iter().zip(self.sources.quotas());
-            let windows = operations.map(|(operation, quota)| {
-                let name = operation.declaration().name.to_owned();
-                (name, windows(&quota.snapshot()))
-            });
-            shown["operations"] = Value::Object(windows.collect());
+        let quotas: Vec<_> = self.sources.quotas().map(quota::Quota::snapshot).collect();
+        let mut shown = quotas.first().map(quota).unwrap_or_default();
+        if quotas.len() > 1 {
+            let operations = Operation::ALL.into_iter().zip(&quotas);
+            let operations = operations.map(|(operation, one)| (operation.declaration().name.to_owned(), quota(one)));
+            shown["operations"] = Value::Object(operations.collect());
+            let longest = quotas.iter().filter_map(|quota| quota.paused).max();
+            shown["paused_until_s"] = longest.map(seconds).into();
+            shown["in_flight"] = quotas.iter().map(|quota| quota.in_flight).sum::<usize>().into();
+            shown["foreign_calls"] = quotas.iter().map(|quota| quota.foreign).sum::<u64>().into();
         }
         shown
     }
@@ -103,6 +105,7 @@ impl Status {
         });
         json!({
             "waiting": snapshot.waiting,
+            "waiting_with_callers_tokens": self.sources.waiting_with_callers_tokens(),
             "callers": snapshot.callers,
             "predicted_wait_s": seconds(snapshot.predicted_wait),
             "shares": shares.collect::<Vec<_>>(),
@@ -154,7 +157,7 @@ fn problem(standing: &Standing) -> Value {
     let problem = &standing.problem;
     json!({
         "code": problem.code.as_str(),
-        "severity": problem.code.severity().as_str(),
+        "severity": problem.severity.as_str(),
         "since_s": seconds(standing.since.elapsed()),
         "count": problem.count,
         "message": problem.message,
@@ -325,6 +328,11 @@ impl Sources {
     /// All of these queues as one.
     pub(super) fn queue(&self) -> Option<queue::Snapshot> {
         self.queues().map(queue::Queue::snapshot).reduce(queue::Snapshot::with)
+    }
+
+    /// How many requests wait to be asked with tokens that callers sent, on queues of their own.
+    pub(super) fn waiting_with_callers_tokens(&self) -> usize {
+        self.context.token_limiters.waiting_with_callers_tokens()
     }
 
     /// How many calls have been let leave, with whatever token.

@@ -222,7 +222,7 @@ impl Service<Authorized> for Client {
                 let code = forbidden.and_then(UpstreamResponse::rejection_code);
                 client.metrics.recent().note(status, code);
             }
-            client.metrics.count(region, operation, status, begun.elapsed());
+            client.metrics.count(region, operation, status, owner, begun.elapsed());
             result.map_err(Failure::from)
         })
     }

@@ -14,8 +14,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::scan::Operation;
-use crate::telemetry::metrics;
+use crate::scan::{Operation, TokenOwner};
+use crate::telemetry::{Counters, metrics, named_enum};
 
 /// Bounds in seconds: an answer of a near host takes tens of milliseconds, and an attempt's default
 /// timeout is 60 s.
@@ -28,8 +28,8 @@ metrics! {
     /// Counts calls by region. Clones share the counts.
     #[derive(Clone, Debug)]
     pub struct Metrics {
-        /// Calls to Defender, by region, operation, and the answer's status or the error's name
-        /// (RFC 9209).
+        /// Attempts at calls to Defender, sent or not, by region, operation, and the answer's status
+        /// or the error's name (RFC 9209).
         calls: Family<CallLabels, Counter> = "upstream_calls",
         /// Time from a call's start, connection included, to the end of its answer or its failure.
         duration: Family<RegionLabel, Histogram, fn() -> Histogram> = "upstream_duration" in Seconds
@@ -37,7 +37,27 @@ metrics! {
         /// Every address that calls will go to. Another one, which cannot occur, would be counted
         /// as `other`, so that the number of series is bounded.
         names: Arc<HashMap<Arc<Url>, Arc<str>>>,
+        /// Attempts at calls with the gateway's own token, by what they say about Defender (local:
+        /// nothing, because the gateway lacked memory).
+        results: Counters<CallResult> = "upstream_results" => by("result"),
         recent: RecentCalls,
+    }
+}
+
+named_enum! {
+    /// What a call says about the upstream.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum CallResult, as_str {
+        /// It answers.
+        Answered = "answered",
+        /// It does not accept the token, or the tenant has no licence.
+        Unauthorized = "unauthorized",
+        /// The token lacks a permission.
+        Forbidden = "forbidden",
+        /// It gave no answer to the request.
+        Failed = "failed",
+        /// Nothing: the gateway lacked memory for the call, or for so long an answer.
+        Local = "local",
     }
 }
 
@@ -61,13 +81,18 @@ pub(super) enum Status {
 }
 
 impl Status {
-    /// Whether the upstream gave no answer to the request.
-    fn is_failure(self) -> bool {
+    fn result(self) -> CallResult {
         match self {
-            Self::Answer(status) => status.is_server_error() || matches!(status.as_u16(), 408 | 421 | 425),
-            // The gateway's own lack of memory, for the call or for so long an answer, says nothing
-            // about the upstream.
-            Self::Error(token) => !token.starts_with("proxy_") && token != "http_response_body_size",
+            Self::Answer(StatusCode::UNAUTHORIZED) => CallResult::Unauthorized,
+            Self::Answer(StatusCode::FORBIDDEN) => CallResult::Forbidden,
+            Self::Answer(status) if status.is_server_error() || matches!(status.as_u16(), 408 | 421 | 425) => {
+                CallResult::Failed
+            }
+            Self::Answer(_) => CallResult::Answered,
+            Self::Error(token) if token.starts_with("proxy_") || token == "http_response_body_size" => {
+                CallResult::Local
+            }
+            Self::Error(_) => CallResult::Failed,
         }
     }
 }
@@ -104,13 +129,32 @@ impl Metrics {
         &self.recent
     }
 
+    /// The same counts, for calls with other credentials: the results of those before say nothing
+    /// about them.
+    pub fn of_other_credentials(&self) -> Self {
+        Self {
+            recent: RecentCalls::default(),
+            ..self.clone()
+        }
+    }
+
     /// The name of the region at `base`.
     pub(super) fn region(&self, base: &Url) -> Arc<str> {
         self.names.get(base).cloned().unwrap_or_else(|| "other".into())
     }
 
     /// Counts a call to a region.
-    pub(super) fn count(&self, region: Arc<str>, operation: Operation, status: Status, took: Duration) {
+    pub(super) fn count(
+        &self,
+        region: Arc<str>,
+        operation: Operation,
+        status: Status,
+        owner: TokenOwner,
+        took: Duration,
+    ) {
+        if owner == TokenOwner::Gateway {
+            self.results.of(status.result()).inc();
+        }
         let labels = CallLabels {
             region: Arc::clone(&region),
             operation: operation.declaration().name,
@@ -125,8 +169,13 @@ impl Metrics {
 /// The number of calls: a minute's worth, so that old results soon disappear.
 const KEPT: usize = 20;
 
-/// Older calls say nothing about the present.
-const OLDEST: Duration = Duration::from_hours(1);
+/// Older calls say nothing about the present. Less than the half hour after which a problem is an
+/// alert: one failure that nobody asks after is none.
+const OLDEST: Duration = Duration::from_mins(25);
+
+/// After so many calls in a row that went well, the upstream has recovered if nearly all before
+/// them failed.
+const RECOVERED: usize = 3;
 
 /// The latest calls that were made with the gateway's own token. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -157,6 +206,19 @@ impl RecentCalls {
         let mut calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         calls.truncate(KEPT - 1);
         calls.push_front((Instant::now(), status, code));
+        // What was before a recovery would accuse the upstream, or the credentials, until the last
+        // of it is forgotten.
+        let results = calls.iter().map(|(_, status, ..)| status.result());
+        let good = results
+            .clone()
+            .take_while(|result| *result == CallResult::Answered)
+            .count();
+        let before = results.skip(good);
+        let bad = before.filter(|result| !matches!(result, CallResult::Answered | CallResult::Local));
+        let bad = bad.count();
+        if good >= RECOVERED && bad * 4 >= (calls.len() - good) * 3 && (bad > 2 || calls.len() < KEPT) {
+            calls.truncate(good);
+        }
     }
 
     pub fn snapshot(&self) -> RecentSnapshot {
@@ -168,19 +230,19 @@ impl RecentCalls {
             .take_while(|(at, ..)| now.saturating_duration_since(*at) <= OLDEST);
         for (_, status, code) in young {
             snapshot.calls += 1;
-            match status {
-                Status::Answer(StatusCode::UNAUTHORIZED) => snapshot.unauthorized += 1,
-                Status::Answer(StatusCode::FORBIDDEN) => {
+            match status.result() {
+                CallResult::Unauthorized => snapshot.unauthorized += 1,
+                CallResult::Forbidden => {
                     if snapshot.forbidden == 0 {
                         snapshot.forbidden_code.clone_from(code);
                     }
                     snapshot.forbidden += 1;
                 }
-                status if status.is_failure() => {
+                CallResult::Failed => {
                     snapshot.failed += 1;
                     snapshot.latest_failure.get_or_insert_with(|| status.to_string());
                 }
-                _ => {}
+                CallResult::Answered | CallResult::Local => {}
             }
         }
         snapshot
@@ -192,12 +254,15 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn only_the_latest_calls_of_the_last_hour_count() {
+    async fn only_the_latest_calls_count_and_only_while_they_are_young() {
         let recent = RecentCalls::default();
         let answer = |status| Status::Answer(StatusCode::from_u16(status).unwrap());
+        for status in [429, 200, 404] {
+            recent.note(answer(status), None);
+        }
         recent.note(answer(403), Some("Forbidden".into()));
         recent.note(answer(403), Some("DisabledFeature".into()));
-        for status in [401, 503, 429, 200, 404] {
+        for status in [401, 503] {
             recent.note(answer(status), None);
         }
         recent.note(Status::Error("connection_refused"), None);
@@ -223,5 +288,34 @@ mod tests {
         assert_eq!(recent.snapshot().calls, KEPT);
         tokio::time::advance(OLDEST * 2).await;
         assert_eq!(recent.snapshot(), RecentSnapshot::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_recovery_is_seen_after_three_calls_and_a_lucky_moment_is_none() {
+        let note = |recent: &RecentCalls, statuses: &[u16]| {
+            for status in statuses {
+                recent.note(Status::Answer(StatusCode::from_u16(*status).unwrap()), None);
+            }
+            recent.snapshot()
+        };
+        let recent = RecentCalls::default();
+        assert_eq!(note(&recent, &[403; KEPT]).forbidden, KEPT);
+        assert_eq!(note(&recent, &[200, 200]).forbidden, KEPT - 2);
+        let recovered = note(&recent, &[200]);
+        assert_eq!((recovered.forbidden, recovered.calls), (0, 3));
+        // The only call so far failed.
+        let recent = RecentCalls::default();
+        assert_eq!(note(&recent, &[503]).failed, 1);
+        assert_eq!(note(&recent, &[200, 404, 429]).failed, 0);
+        // One in ten, and one in two, may be good three times in a row.
+        let recent = RecentCalls::default();
+        for _ in 0..5 {
+            note(&recent, &[200; 9]);
+            note(&recent, &[503]);
+            assert!(note(&recent, &[200; 3]).failed > 0);
+        }
+        let recent = RecentCalls::default();
+        note(&recent, &[503, 200, 503, 200, 503, 200, 503]);
+        assert_eq!(note(&recent, &[200; 4]).failed, 4);
     }
 }

@@ -264,7 +264,7 @@ def figures(expressions):
         return f'defender_gateway_mode{{namespace="n", job="j", pod="a", mode="{mode}"}}'
 
     well = {requests("hit"): "0+30x60", requests("forwarded"): "0+10x60", mode("normal"): "1x60", mode("degraded"): "0x60",
-            'defender_gateway_upstream_calls_total{namespace="n", job="j", pod="a", status="200"}': "0+10x60"}
+            'defender_gateway_charged_calls_total{namespace="n", job="j", pod="a"}': "0+10x60"}
     ill = well | {mode("normal"): "0x60", mode("degraded"): "1x60", requests("failed"): "0+60x60", requests("refused"): "0+20x60",
                   requests("gone"): "0+20x60", requests("invalid"): "0+20x60"}
     tests = []

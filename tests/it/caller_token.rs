@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use serde_json::Value;
 
-use defender_gateway::testing::sim::{self, Fault, Often, Plan, Simulator};
+use defender_gateway::testing::sim::{self, Fault, Often, Plan, Shape, Simulator};
 
 use crate::support::{Answer, Caller, Controls, Setup, id, within};
 
@@ -177,6 +178,24 @@ async fn a_429_to_a_callers_token_is_not_taken_for_one_to_the_gateways() {
     let output = spawned.finish().await;
     let line = output.lines().find(|line| line.contains("the upstream answered 429"));
     assert!(line.is_some_and(|line| line.contains("holder")), "{output}");
+}
+
+#[tokio::test]
+async fn who_waits_with_a_token_of_its_own_is_seen_to_wait() {
+    let running = setup().limits(Shape::SlidingLog, &["1/1s", "60/1m"]).start().await;
+    let own = token(&running.simulator).await;
+    let asked = futures_util::future::join_all((0..4).map(|n| ask_as(&running.caller, &own, n)));
+    let looked = async {
+        let waits = |status: &Value| status["queue"]["waiting_with_callers_tokens"].as_u64() > Some(1);
+        let status = running.until_status("callers with tokens to wait", waits).await;
+        assert_eq!(status["queue"]["waiting"], 0, "{status}");
+    };
+    let (answers, ()) = tokio::join!(asked, looked);
+    assert!(
+        answers.iter().all(|answer| answer.status == StatusCode::OK),
+        "{answers:?}"
+    );
+    running.finish().await;
 }
 
 #[tokio::test]

@@ -205,16 +205,45 @@ test('a quota of which nothing may be spent does not look free', async () => {
   await close();
 });
 
+test('where each operation has a quota of its own, none of them is taken for all', async () => {
+  const { page, trouble, shows, close } = await posed();
+  const window = { name: '1m', limit: 100, used: 0, remaining: 98, reset_s: 60 };
+  const one = { windows: [window], pace: null, paused_until_s: null, in_flight: 0, foreign_calls: 0, shared: true, replicas: 2 };
+  const operations = { agents: { ...one, windows: [{ ...window, remaining: 0, reset_s: 30 }], paused_until_s: 30, in_flight: 2, foreign_calls: 12 }, history_by_definition: one };
+  await shows((state) => ({ ...state, quota: { ...one, paused_until_s: 30, in_flight: 2, foreign_calls: 12, operations }, queue: { ...state.queue, waiting_with_callers_tokens: 300 } }));
+  assert.deepEqual(await page.locator('#windows h3').allTextContents(), ['agents', 'history by definition']);
+  assert.match(await page.textContent('#windows'), /^agents0 of 100 calls left this minutemore in 30 sPaused by the upstream for another 30 s · 2 in flight · 12 calls by others.*history by definition98 of 100/);
+  assert.equal(await page.textContent('#quota-notes'), 'Shared by 2 gateways');
+  assert.match(await page.textContent('#queue'), /With tokens of their own300/);
+  await page.screenshot({ path: `${shots}/operations.png`, fullPage: true });
+  await shows((state) => state);
+  assert.equal(await page.locator('#windows h3').count(), 0);
+  assert.deepEqual(trouble, []);
+  await close();
+});
+
 test('sign-in that fails and merging that rests are said to', async () => {
   const { page, trouble, shows, close } = await posed();
   const failed = { code: 'AADSTS7000215', message: 'wrong', advice: 'set it', retry_in_s: 12 };
   await shows((state) => ({ ...state, token: { ...state.token, refreshing: false, last_error: failed },
     merge: { mode: 'on', evidence: null, rests_for_s: 600, rests_because: 'an answer has no ids' } }));
   assert.match(await page.textContent('#token'), /Renewalagain in 12 s/);
-  assert.match(await page.textContent('#saved'), /^MergingonMerging restsfor 10 min: an answer has no idsFrom memory/);
+  assert.match(await page.textContent('#saved'), /^MergingonMerging restsfor 10 min: an answer has no idsFrom a cache/);
   await shows((state) => ({ ...state, token: { ...state.token, refreshing: false, last_error: null }, merge: { mode: 'on', evidence: null, rests_for_s: null } }));
   assert.match(await page.textContent('#token'), /Renewalnot due/);
-  assert.match(await page.textContent('#saved'), /^MergingonFrom memory/);
+  assert.match(await page.textContent('#saved'), /^MergingonFrom a cache/);
+  assert.deepEqual(trouble, []);
+  await close();
+});
+
+test('each window has a colour of its own', async () => {
+  const { page, trouble, shows, close } = await posed({ past: { ...hour(), remaining: hour().remaining.map(([minute, hour]) => [minute, hour, 9 * hour, 30 * hour]) } });
+  const windows = [['1m', 100], ['1h', 1500], ['1d', 13500], ['7d', 45000]].map(([name, limit]) => ({ name, limit, used: 0, remaining: limit, reset_s: 60 }));
+  await shows((state) => ({ ...state, quota: { ...state.quota, windows } }));
+  await page.waitForFunction(() => document.querySelectorAll('#left polyline').length === 4, undefined, { timeout: 30_000 });
+  const colours = (what, of) => page.evaluate(([what, of]) => [...document.querySelectorAll(what)].map((node) => getComputedStyle(node)[of]), [what, of]);
+  assert.equal(new Set(await colours('#left polyline', 'stroke')).size, 4);
+  assert.equal(new Set(await colours('#left-text .key', 'backgroundColor')).size, 4);
   assert.deepEqual(trouble, []);
   await close();
 });
@@ -334,7 +363,8 @@ test('only a gateway that is gone is said not to answer', async () => {
   await page.unroute('**/status');
   // Without the hour the rest is worth showing.
   await page.route('**/history', (route) => route.fulfill({ status: 500, body: '' }));
-  await page.waitForFunction(() => document.querySelector('#answered-text').textContent.includes('status 500'));
+  await page.waitForFunction(() => document.querySelector('#hour-notes').textContent.includes('status 500'));
+  assert.ok(await page.evaluate(() => document.querySelector('.charts').classList.contains('old')), 'what was drawn before is no longer now');
   await said('up ');
   assert.equal(await page.evaluate(() => document.body.classList.contains('stale')), false);
   await close();

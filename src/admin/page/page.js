@@ -10,6 +10,7 @@ function make(name, text, kind) {
 }
 
 const number = (value) => (typeof value === "number" ? value.toLocaleString() : "–");
+const words = (name) => name.replaceAll("_", " ");
 const share = (part, whole) => (whole > 0 ? Math.round((100 * part) / whole) + " %" : "–");
 
 function time(seconds) {
@@ -83,14 +84,14 @@ function bar(value, top, label, low) {
   return node;
 }
 
-function quota(state, mode) {
-  const windows = (state.windows || []).map((one) => {
+function windows(state, whose) {
+  const shown = (state.windows || []).map((one) => {
     const row = make("div", undefined, "window");
     const line = make("p");
     const name = one.name === "1m" ? "minute" : one.name === "1h" ? "hour" : one.name;
     line.append(make("span", `${number(one.remaining)} of ${number(one.limit)} calls left this ${name}`),
       make("span", one.remaining < one.limit ? "more in " + time(one.reset_s) : "all of it"));
-    row.append(line, bar(one.remaining, one.limit, "calls left per " + name, one.remaining * 5 < one.limit));
+    row.append(line, bar(one.remaining, one.limit, `calls left per ${name}${whose}`, one.remaining * 5 < one.limit));
     return row;
   });
   if (state.pace) {
@@ -99,16 +100,36 @@ function quota(state, mode) {
     const tokens = Math.floor(state.pace.tokens);
     line.append(make("span", `${number(tokens)} of ${number(state.pace.capacity)} calls may leave at once`),
       make("span", `${number(Math.round(state.pace.per_minute))} more a minute`));
-    row.append(line, bar(tokens, state.pace.capacity, "calls that may leave at once", tokens * 5 < state.pace.capacity));
-    windows.push(row);
+    row.append(line, bar(tokens, state.pace.capacity, "calls that may leave at once" + whose, tokens * 5 < state.pace.capacity));
+    shown.push(row);
   }
-  fill(at("windows"), windows);
-  const notes = [state.shared ? `Shared by ${number(state.replicas)} gateways` : "Counted by this process alone", `${number(state.in_flight)} in flight`];
+  return shown;
+}
+
+// What goes on beside the windows, and whether any of it is worth a look.
+function doings(state, ...first) {
+  const notes = [...first, `${number(state.in_flight)} in flight`];
   if (state.foreign_calls) notes.push(`${number(state.foreign_calls)} calls by others on the same app registration, as estimated`);
-  if (typeof state.paused_until_s === "number") notes.unshift("Paused by the upstream for another " + time(state.paused_until_s));
+  const paused = typeof state.paused_until_s === "number";
+  if (paused) notes.unshift("Paused by the upstream for another " + time(state.paused_until_s));
+  return { notes, warns: paused || state.foreign_calls > 0 };
+}
+
+// Where each operation is counted by itself, the figures of all of them would be nobody's.
+function quota(state, mode) {
+  const operations = Object.entries(state.operations || {});
+  fill(at("windows"), operations.length ? operations.map(([name, one]) => {
+    const part = make("div", undefined, "operation");
+    const { notes, warns } = doings(one);
+    const known = words(name);
+    part.append(make("h3", known), ...windows(one, ", " + known), make("p", notes.join(" · "), "soft" + (warns ? " warn" : "")));
+    return part;
+  }) : windows(state, ""));
+  const whose = state.shared ? `Shared by ${number(state.replicas)} gateways` : "Counted by this process alone";
+  const { notes, warns } = operations.length ? { notes: [whose], warns: false } : doings(state, whose);
   if (mode === "store-lost") notes.unshift("No call leaves: the store does not answer");
   say("quota-notes", notes.join(" · "));
-  at("quota-notes").classList.toggle("warn", mode === "store-lost" || typeof state.paused_until_s === "number" || state.foreign_calls > 0);
+  at("quota-notes").classList.toggle("warn", mode === "store-lost" || warns);
 }
 
 function regions(list) {
@@ -125,7 +146,8 @@ function regions(list) {
 }
 
 function queue(state, connections) {
-  facts("queue", [["Waiting", number(state.waiting)], ["Callers", number(state.callers)],
+  const others = state.waiting_with_callers_tokens ? [["With tokens of their own", number(state.waiting_with_callers_tokens)]] : [];
+  facts("queue", [["Waiting", number(state.waiting)], ...others, ["Callers", number(state.callers)],
     ["A newcomer would wait", time(state.predicted_wait_s)],
     ["Connections", `${number(connections.open)} of ${number(connections.most)}`]]);
   rows("callers", (state.shares || []).slice(0, 12), "Nobody has had to wait.", (one) => [make("td", one.caller, "id"),
@@ -143,14 +165,14 @@ function mergingMode(state) {
   if (state.mode !== "auto") return [["Merging", state.mode || "–"]];
   const found = state.evidence || [];
   if (!found.length) return [["Merging", "not yet: no answers were compared"]];
-  return found.map((one) => [`Merging ${one.operation.replaceAll("_", " ")}${one.version === "latest" ? "" : " " + one.version}`,
+  return found.map((one) => [`Merging ${words(one.operation)}${one.version === "latest" ? "" : " " + one.version}`,
     one.says, one.state === "merging" ? "good" : one.state === "not-merging" ? "warn" : ""]);
 }
 
 function saved(state, merge) {
   const by = state.by || {};
   say("saved-share", share(state.requests - (by.forwarded || 0) - (by.partial || 0), state.requests));
-  facts("saved", [...merging(merge), ["From memory", number(by.hit), "", "memory"], ["From memory, stale", number(by.stale), "", "memory"],
+  facts("saved", [...merging(merge), ["From a cache", number(by.hit), "", "memory"], ["From a cache, stale", number(by.stale), "", "memory"],
     ["Joined a call", number(by.collapsed), "", "shared"], ["Merged into a call", number(by.merged), "", "shared"],
     ["Asked for a part only", number(by.partial), "", "own"], ["A call of its own", number(by.forwarded), "", "own"],
     ["Requests", number(state.requests)], ["Upstream calls", number(state.upstream_calls)],
@@ -160,7 +182,7 @@ function saved(state, merge) {
 function token(state) {
   const error = state.last_error;
   const valid = typeof state.expires_in_s === "number" && state.expires_in_s > 0;
-  facts("token", [["Credential", (state.kind || "–").replaceAll("_", " ")],
+  facts("token", [["Credential", words(state.kind || "–")],
     ["Token", valid ? "good for " + time(state.expires_in_s) : "none", valid ? "good" : "bad"],
     ["Renewal", state.refreshing ? "under way" : error ? "again in " + time(error.retry_in_s) : "not due"]]);
   const notes = [...(error ? [`${error.code}: ${error.advice || error.message}`] : []), ...(state.warnings || [])];
@@ -226,7 +248,8 @@ function show(state) {
   hints();
 }
 
-function history(past, windows) {
+function history(past, quota) {
+  const windows = quota.windows || [];
   const total = (name) => minutes(past[name] || [], past.step_s, sum);
   const peak = (list) => number(Math.max(0, ...list.map((value) => value ?? 0)));
   const key = (kind, text) => { const part = make("span", undefined, "part"); part.append(make("span", undefined, "key " + kind), text + " "); return part; };
@@ -235,17 +258,17 @@ function history(past, windows) {
     ["refused", total("refused")], ["failed", total("failed")], ["invalid", total("invalid")], ["gone", total("gone")]];
   const count = ([, list]) => number(sum(list.map((value) => value ?? 0)));
   put("answered", bars(series, "requests by minute"),
-    ...["from memory", "with a shared call", "with a call of their own", "refused", "failed", "invalid", "hung up"].map((what, which) => key(series[which][0], `${count(series[which])} ${what}`)));
+    ...["from a cache", "with a shared call", "with a call of their own", "refused", "failed", "invalid", "hung up"].map((what, which) => key(series[which][0], `${count(series[which])} ${what}`)));
   const calls = total("upstream_calls");
   put("calls", bars([["one", calls]], "upstream calls by minute"), `${count(["", calls])} calls, ${peak(calls)} in the busiest minute`);
   const waiting = minutes(past.waiting || [], past.step_s, (list) => Math.max(...list));
   put("waiting", bars([["one", waiting]], "most waiting by minute"), `${peak(waiting)} at the most, looked at every ${past.step_s} s`);
-  const left = windows.map((one, which) => [which ? "second" : "first", minutes((past.remaining || []).map((row) => row[which] ?? null), past.step_s, last), one.limit]);
+  const left = windows.map((one, which) => [["first", "second", "third", "fourth"][which % 4], minutes((past.remaining || []).map((row) => row[which] ?? null), past.step_s, last), one.limit]);
   const lowest = windows.map((one, which) => {
     const known = left[which][1].filter((value) => value !== null);
     return key(left[which][0], `${one.name}: ${known.length ? number(Math.min(...known)) : "–"} of ${number(one.limit)} at the lowest`);
   });
-  put("left", lines(left, "quota left, in percent"), "In percent. ", ...lowest);
+  put("left", lines(left, "quota left, in percent"), quota.operations ? "In percent, of the operation with the fewest. " : "In percent. ", ...lowest);
 }
 
 let round = 0;
@@ -262,13 +285,16 @@ async function ask(path) {
   return JSON.parse(text);
 }
 
-// Without the hour the rest is worth showing.
-async function lastHour(windows) {
+// Without the hour the rest is worth showing. What is drawn already ends earlier than its axis says.
+async function lastHour(quota) {
+  let why = "";
   try {
-    history(await ask("/history"), windows);
+    history(await ask("/history"), quota);
   } catch (error) {
-    say("answered-text", `The last hour cannot be shown (${error.message}).`);
+    why = `The last hour cannot be shown (${error.message}).`;
   }
+  say("hour-notes", why);
+  document.querySelector(".charts").classList.toggle("old", why !== "");
 }
 
 async function poll() {
@@ -277,7 +303,7 @@ async function poll() {
     if (!document.hidden) {
       const state = await ask("/status");
       show(state);
-      if (round % HISTORY_EVERY === 0) await lastHour(state.quota?.windows || []);
+      if (round % HISTORY_EVERY === 0) await lastHour(state.quota || {});
       round += 1;
       document.body.classList.remove("stale");
     }

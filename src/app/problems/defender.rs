@@ -1,10 +1,11 @@
 //! The problems that Defender's answers show, and the one that the token shows before.
 
-use super::{Code, Problem};
+use super::{Code, Problem, Severity};
 use crate::token::{Kind, Roles, Snapshot};
 use crate::upstream::RecentSnapshot;
 
-/// A failure is told of when it is every tenth call or more, and more than one, or all there are.
+/// A failure is told of when it is every tenth call or more, and more than one, or all there are;
+/// from then on, as long as there is any. It is critical when it is every other call or more.
 const SHARE: usize = 10;
 
 /// Whether the token lacks the permission.
@@ -42,14 +43,21 @@ pub(crate) fn advice_on_forbidden(roles: Roles) -> &'static str {
     }
 }
 
-/// What the latest calls were answered with, if it is no answer.
-pub(super) fn upstream(recent: &RecentSnapshot, roles: Roles) -> Vec<Problem> {
+/// What the latest calls were answered with, if it is no answer, where some is known to have been.
+pub(super) fn upstream(recent: &RecentSnapshot, roles: Roles, is_known: impl Fn(Code) -> bool) -> Vec<Problem> {
     let calls = recent.calls;
-    let told = |count: usize| count > 0 && count * SHARE >= calls && (count > 1 || count == calls);
+    let begins = |count: usize| count * SHARE >= calls && (count > 1 || count == calls);
     let make = |code, count: usize, what: &str, advice| {
-        told(count).then(|| {
+        (count > 0 && (begins(count) || is_known(code))).then(|| {
             let message = format!("{count} of the last {calls} calls were {what}");
-            Problem::new(code, message, advice).counting(count as u64)
+            let severity = if count * 2 >= calls {
+                Severity::Critical
+            } else {
+                Severity::Warning
+            };
+            Problem::new(code, message, advice)
+                .counting(count as u64)
+                .at_most(severity)
         })
     };
     let code = recent.forbidden_code.as_ref();
@@ -106,23 +114,30 @@ mod tests {
 
     #[test]
     fn one_failure_among_many_calls_is_no_problem_and_the_only_call_is() {
-        let codes = |calls, forbidden, failed| {
+        let codes_after = |known: Option<Code>, calls, forbidden, failed| {
             let recent = RecentSnapshot {
                 calls,
                 forbidden,
                 failed,
                 ..RecentSnapshot::default()
             };
-            upstream(&recent, Roles::Sufficient)
-                .into_iter()
-                .map(|problem| problem.code)
-                .collect::<Vec<_>>()
+            let found = upstream(&recent, Roles::Sufficient, |code| known == Some(code));
+            for problem in &found {
+                let is_critical = problem.count * 2 >= calls as u64;
+                assert_eq!(problem.severity == Severity::Critical, is_critical, "{problem:?}");
+            }
+            found.into_iter().map(|problem| problem.code).collect::<Vec<_>>()
         };
+        let codes = |calls, forbidden, failed| codes_after(None, calls, forbidden, failed);
         assert_eq!(codes(0, 0, 0), []);
         assert_eq!(codes(20, 1, 1), []);
         assert_eq!(codes(5, 1, 0), []);
         assert_eq!(codes(1, 1, 0), [Code::UpstreamForbidden]);
         assert_eq!(codes(20, 2, 6), [Code::UpstreamForbidden, Code::UpstreamFailing]);
+        // What fails every tenth time does not begin and end all the while.
+        let failing = Some(Code::UpstreamFailing);
+        assert_eq!(codes_after(failing, 20, 1, 1), [Code::UpstreamFailing]);
+        assert_eq!(codes_after(failing, 20, 0, 0), []);
     }
 
     #[test]
@@ -133,7 +148,7 @@ mod tests {
             forbidden_code: Some("DisabledFeature".into()),
             ..RecentSnapshot::default()
         };
-        let of = |roles| upstream(&recent, roles).remove(0);
+        let of = |roles| upstream(&recent, roles, |_| false).remove(0);
         assert!(
             of(Roles::Sufficient)
                 .message

@@ -40,14 +40,19 @@ pub(super) struct Earlier {
     for_memory: AtomicU64,
 }
 
-/// What is wrong now.
-pub(super) fn find(sources: &Sources, earlier: &Earlier, now: Instant) -> Vec<Problem> {
+/// What is wrong now, where some is known to have been.
+pub(super) fn find(
+    sources: &Sources,
+    earlier: &Earlier,
+    is_known: impl Fn(Code) -> bool,
+    now: Instant,
+) -> Vec<Problem> {
     let current = sources.current();
     let snapshot = current.token_source.part.snapshot();
     let mut found = Vec::new();
     found.extend(sign_in(sources, &snapshot, now));
     found.extend(roles(&snapshot));
-    found.extend(upstream(&current.calls.recent().snapshot(), snapshot.roles));
+    found.extend(upstream(&current.calls.recent().snapshot(), snapshot.roles, is_known));
     found.extend(regions(&current.regions.part.snapshot()));
     found.extend(sharing::store(sources, &current));
     found.extend(sharing::limits(sources, now));

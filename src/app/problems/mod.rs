@@ -37,12 +37,15 @@ pub(super) struct Problem {
     pub(super) message: String,
     /// What to do about it.
     pub(super) advice: &'static str,
+    /// How bad it is.
+    pub(super) severity: Severity,
 }
 
 impl Problem {
     fn new(code: Code, message: impl Into<String>, advice: &'static str) -> Self {
         Self {
             code,
+            severity: code.severity(),
             count: 1,
             message: message.into(),
             advice,
@@ -51,6 +54,11 @@ impl Problem {
 
     fn counting(self, count: u64) -> Self {
         Self { count, ..self }
+    }
+
+    fn at_most(self, severity: Severity) -> Self {
+        let severity = self.severity.max(severity);
+        Self { severity, ..self }
     }
 }
 
@@ -109,7 +117,9 @@ impl Problems {
         // Held over the look: what is found must not be overtaken by what was found before it.
         let mut standing = shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        update(&mut standing, find(&shared.sources, &shared.earlier, now), now);
+        let is_known = |code| standing.contains_key(&code);
+        let found = find(&shared.sources, &shared.earlier, is_known, now);
+        update(&mut standing, found, now);
         for code in Code::ALL {
             let is_there = i64::from(standing.contains_key(&code));
             shared.metrics.problems.of(code).set(is_there);
@@ -120,14 +130,20 @@ impl Problems {
 
 /// Brings the list up to date, and logs what begins and what ends.
 fn update(standing: &mut BTreeMap<Code, Standing>, found: Vec<Problem>, now: Instant) {
-    for problem in found {
+    for mut problem in found {
         let code = problem.code;
         if let Some(known) = standing.get_mut(&code) {
+            // It is as bad as it has been, so that one on the edge does not flicker.
+            let before = known.problem.severity;
+            if problem.severity < before {
+                tell(&problem, "a problem has become worse");
+            }
+            problem.severity = problem.severity.min(before);
             known.problem = problem;
             known.seen = now;
             continue;
         }
-        tell(&problem);
+        tell(&problem, "a problem has begun");
         let begun = Standing {
             since: now,
             problem,
@@ -145,13 +161,13 @@ fn update(standing: &mut BTreeMap<Code, Standing>, found: Vec<Problem>, now: Ins
     });
 }
 
-fn tell(problem: &Problem) {
+fn tell(problem: &Problem, what: &str) {
     let Problem { count, advice, .. } = problem;
     let (code, detail) = (problem.code.as_str(), &problem.message);
-    match problem.code.severity() {
-        Severity::Critical => tracing::error!(problem = code, detail, count, advice, "a problem has begun"),
-        Severity::Warning => tracing::warn!(problem = code, detail, count, advice, "a problem has begun"),
-        Severity::Info => tracing::info!(problem = code, detail, count, advice, "a problem has begun"),
+    match problem.severity {
+        Severity::Critical => tracing::error!(problem = code, detail, count, advice, "{what}"),
+        Severity::Warning => tracing::warn!(problem = code, detail, count, advice, "{what}"),
+        Severity::Info => tracing::info!(problem = code, detail, count, advice, "{what}"),
     }
 }
 
@@ -219,8 +235,8 @@ named_enum! {
 }
 
 impl Code {
-    /// How bad it is.
-    pub(super) fn severity(self) -> Severity {
+    /// How bad it is at the worst.
+    fn severity(self) -> Severity {
         if self <= Self::StoreLost {
             Severity::Critical
         } else if self <= Self::ConfigRefused {
@@ -234,7 +250,13 @@ impl Code {
     /// is one problem, not a hundred.
     fn linger(self) -> Duration {
         match self {
-            Self::QuotaSpent | Self::Paced | Self::MemoryFull | Self::ConnectionsFull => Duration::from_mins(1),
+            Self::QuotaSpent
+            | Self::Paced
+            | Self::MemoryFull
+            | Self::ConnectionsFull
+            | Self::UpstreamUnauthorized
+            | Self::UpstreamForbidden
+            | Self::UpstreamFailing => Duration::from_mins(1),
             // One that fails every other time is lost, or slow, all the while.
             Self::StoreLost | Self::StoreSlow => Duration::from_secs(10),
             _ => Duration::ZERO,
@@ -247,12 +269,7 @@ mod tests {
     use super::*;
 
     fn problem(code: Code, count: u64) -> Problem {
-        Problem {
-            code,
-            count,
-            message: String::new(),
-            advice: "",
-        }
+        Problem::new(code, "", "").counting(count)
     }
 
     #[tokio::test(start_paused = true)]
@@ -283,6 +300,18 @@ mod tests {
         assert_eq!(standing.len(), 1);
         update(&mut standing, Vec::new(), later + Duration::from_millis(1));
         assert!(standing.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_been_critical_stays_so_while_it_lasts() {
+        let (mut standing, start) = (BTreeMap::new(), Instant::now());
+        let severities = [Severity::Warning, Severity::Critical, Severity::Warning];
+        let seen = severities.map(|severity| {
+            let problem = problem(Code::UpstreamFailing, 2).at_most(severity);
+            update(&mut standing, vec![problem], start);
+            standing[&Code::UpstreamFailing].problem.severity
+        });
+        assert_eq!(seen, [Severity::Warning, Severity::Critical, Severity::Critical]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -89,15 +89,18 @@ impl Configuration {
         configuration
     }
 
-    /// This configuration runs.
+    /// This configuration runs, perhaps as before.
     pub(super) fn runs(&self, hash: String, pending: &[&'static Key]) {
         self.metrics.successful.set(1);
-        self.metrics.loaded.set(self.wall.now().as_second() as f64);
         self.awaits_restart(pending);
-        self.metrics.info.clear();
-        self.metrics.info.get_or_create(&Info { hash: hash.clone() }).set(1);
         let mut status = self.lock();
-        (status.hash, status.since, status.refusal) = (hash, Instant::now(), None);
+        status.refusal = None;
+        if status.hash != hash {
+            self.metrics.loaded.set(self.wall.now().as_second() as f64);
+            self.metrics.info.clear();
+            self.metrics.info.get_or_create(&Info { hash: hash.clone() }).set(1);
+            (status.hash, status.since) = (hash, Instant::now());
+        }
     }
 
     /// Of what is written now these keys wait for a restart, whatever becomes of the rest.
@@ -140,5 +143,30 @@ impl Configuration {
     fn lock(&self) -> MutexGuard<'_, ReloadStatus> {
         // Every change is complete before anything can panic.
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_that_finds_nothing_new_takes_nothing_over() {
+        let configuration = Configuration::new("a".into(), &mut Registry::default());
+        let after_a_minute = async |hash: &str| {
+            tokio::time::advance(Duration::from_mins(1)).await;
+            configuration.runs(hash.into(), &[]);
+            configuration.show()["since_s"].clone()
+        };
+        assert_eq!(after_a_minute("a").await, 60);
+        configuration.failed(Refusal {
+            error: String::new(),
+            is_fatal: true,
+        });
+        assert_eq!(after_a_minute("a").await, 120);
+        assert!(configuration.standing().0.is_none());
+        assert_eq!(after_a_minute("b").await, 0);
     }
 }

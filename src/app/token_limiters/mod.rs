@@ -133,6 +133,13 @@ impl TokenLimiters {
         self.0.own.iter().map(|limiter| &limiter.queue)
     }
 
+    /// How many requests wait in the queues for callers' tokens.
+    pub fn waiting_with_callers_tokens(&self) -> usize {
+        let caller_token = self.caller_token();
+        let limiters = caller_token.token_limiters.values();
+        limiters.map(|limiter| limiter.queue.waiting()).sum()
+    }
+
     /// How many calls have been let leave, with callers' tokens too.
     pub fn calls(&self) -> u64 {
         let caller_token = self.caller_token();

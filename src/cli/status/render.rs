@@ -80,6 +80,22 @@ impl Lines {
     }
 
     fn quota(&mut self, quota: &Value) {
+        // Where each operation is counted by itself, the figures above them are of no single one.
+        match quota["operations"].as_object() {
+            Some(operations) => {
+                for (name, one) in operations {
+                    self.put("operation", name);
+                    self.ledger(one);
+                }
+            }
+            None => self.ledger(quota),
+        }
+        if let Some(replicas) = quota["replicas"].as_u64() {
+            self.put("shared", &format!("by {replicas} gateways"));
+        }
+    }
+
+    fn ledger(&mut self, quota: &Value) {
         for window in list(&quota["windows"]) {
             let (left, limit) = (number(&window["remaining"]), number(&window["limit"]));
             let next = if left < limit {
@@ -109,15 +125,16 @@ impl Lines {
             let pause = span(&quota["paused_until_s"]);
             self.put("paused", &format!("for another {pause}: the upstream answered 429"));
         }
+        let in_flight = number(&quota["in_flight"]);
+        if in_flight > 0.0 {
+            self.put("in flight", &format!("{in_flight} calls"));
+        }
         let foreign = number(&quota["foreign_calls"]);
         if foreign > 0.0 {
             self.put(
                 "others",
                 &format!("{foreign} calls by others on the same app registration, as estimated"),
             );
-        }
-        if let Some(replicas) = quota["replicas"].as_u64() {
-            self.put("shared", &format!("by {replicas} gateways"));
         }
     }
 
@@ -128,6 +145,13 @@ impl Lines {
             "queue",
             &format!("{waiting} waiting from {callers} callers; a newcomer would wait {wait}"),
         );
+        let others = number(&queue["waiting_with_callers_tokens"]);
+        if others > 0.0 {
+            self.put(
+                "",
+                &format!("{others} more wait with tokens of their own, each token by itself"),
+            );
+        }
         for share in list(&queue["shares"]).iter().take(5) {
             self.put("", &show_share(share));
         }

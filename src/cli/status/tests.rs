@@ -67,6 +67,32 @@ fn a_quota_looks_free_when_it_is_and_only_then() {
 }
 
 #[test]
+fn each_operation_has_its_own_quota_and_who_brings_a_token_its_own_queue() {
+    let quota = |remaining: u64, paused: Option<f64>, in_flight: u64, foreign: u64| {
+        json!({"windows": [{"name": "1m", "limit": 100, "used": 0, "remaining": remaining, "reset_s": 9.0}],
+            "paused_until_s": paused, "in_flight": in_flight, "foreign_calls": foreign})
+    };
+    let mut all = quota(98, Some(30.0), 3, 12);
+    all["operations"] = json!({"agents": quota(0, Some(30.0), 2, 12), "history_by_definition": quota(98, None, 0, 0)});
+    all["replicas"] = 2.into();
+    let text = render(
+        &json!({"quota": all, "queue": {"waiting_with_callers_tokens": 300}}),
+        &Value::Null,
+    );
+    let expected = "operation agents
+quota     1m  ████████████████████ 0 of 100 left, next in 9.0 s
+paused    for another 30 s: the upstream answered 429
+in flight 2 calls
+others    12 calls by others on the same app registration, as estimated
+operation history_by_definition
+quota     1m  █░░░░░░░░░░░░░░░░░░░ 98 of 100 left, next in 9.0 s
+shared    by 2 gateways
+";
+    assert!(text.contains(expected), "{text}");
+    assert!(text.contains("300 more wait with tokens of their own"), "{text}");
+}
+
+#[test]
 fn merging_that_rests_says_so() {
     let merge = json!({"mode": "on", "evidence": null, "rests_for_s": 600.0, "rests_because": "an answer has no ids"});
     let text = render(&json!({"merge": merge}), &Value::Null);

@@ -100,7 +100,8 @@ impl Callers {
             }
         }
         let listed = table.known.values().filter(|caller| caller.counters.is_some()).count();
-        let caller = Arc::new(Caller::new(name.clone(), (listed < LISTED).then(Counters::default)));
+        let is_listed = listed < LISTED && may_be_listed(name);
+        let caller = Arc::new(Caller::new(name.clone(), is_listed.then(Counters::default)));
         table.known.insert(name.clone(), Arc::clone(&caller));
         caller
     }
@@ -152,7 +153,7 @@ impl Callers {
         for (place, caller) in callers.into_iter().enumerate() {
             let half = caller.activity() / 2;
             caller.recent.store(half, Ordering::Relaxed);
-            let is_listed = place < LISTED;
+            let is_listed = place < LISTED && may_be_listed(&caller.name);
             if is_listed == caller.counters.is_some() {
                 continue;
             }
@@ -203,6 +204,11 @@ impl Caller {
     pub(super) fn is_replaced(&self) -> bool {
         self.is_replaced.load(Ordering::Relaxed)
     }
+}
+
+/// A caller that calls itself what the others are called is one of them.
+fn may_be_listed(name: &Name) -> bool {
+    name.as_str() != OTHERS
 }
 
 #[cfg(test)]
@@ -271,6 +277,26 @@ mod tests {
         assert!(!text.contains("left"), "{text}");
         assert!(
             text.contains("caller_requests_total{caller=\"(others)\",outcome=\"failed\"} 1"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_with_the_name_of_the_others_is_one_of_them() {
+        let mut registry = Registry::default();
+        let callers = Callers::register(&mut registry);
+        ask(&callers, OTHERS, 1);
+        for round in 1..=4 {
+            for n in 0..LISTED {
+                ask(&callers, &format!("busy-{n}"), 100 * round);
+            }
+            tokio::time::advance(RANKED_EVERY).await;
+            callers.rank();
+        }
+        ask(&callers, "late", 1);
+        let text = exposition(&registry);
+        assert!(
+            text.contains("caller_requests_total{caller=\"(others)\",outcome=\"refused\"} 2"),
             "{text}"
         );
     }

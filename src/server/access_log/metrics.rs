@@ -57,6 +57,16 @@ struct RequestLabels {
     status: u16,
 }
 
+impl RequestLabels {
+    fn of(operation: Option<Operation>, outcome: Outcome, status: u16) -> Self {
+        Self {
+            operation: operation.map_or("none", |operation| operation.declaration().name),
+            outcome: outcome.as_str(),
+            status,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
@@ -65,6 +75,19 @@ struct OutcomeLabel {
 /// From a hit in memory to the longest wait in the queue, in seconds.
 const BUCKETS: [f64; 16] = [
     0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0,
+];
+
+/// How requests to an operation commonly end. These series are there from the start: one that first
+/// appears with the value 1 hides that increase from `increase()`, and with it the first failures
+/// after a start, which in a short job are all there are.
+const EXPECTED: [(Outcome, &[u16]); 7] = [
+    (Outcome::Served(scan::Outcome::Hit), &[200]),
+    (Outcome::Served(scan::Outcome::Stale), &[200]),
+    (Outcome::Served(scan::Outcome::Collapsed), &[200]),
+    (Outcome::Served(scan::Outcome::Merged), &[200]),
+    (Outcome::Served(scan::Outcome::Forwarded), &[200]),
+    (Outcome::Refused, &[429, 503]),
+    (Outcome::Failed, &[401, 403, 500, 502, 503, 504]),
 ];
 
 impl Metrics {
@@ -80,6 +103,15 @@ impl Metrics {
             callers: Callers::register(registry),
             totals: Arc::default(),
         };
+        for operation in Operation::ALL {
+            for (outcome, status) in EXPECTED
+                .iter()
+                .flat_map(|(outcome, all)| all.iter().map(move |one| (outcome, one)))
+            {
+                let labels = RequestLabels::of(Some(operation), *outcome, *status);
+                metrics.requests.get_or_create_owned(&labels);
+            }
+        }
         registry.register(
             "requests",
             "Requests answered, by operation (`none`: the path is unknown), how, and with which status (499: the caller went away)",
@@ -155,13 +187,10 @@ impl Metrics {
     }
 
     fn look_up(&self, operation: Option<Operation>, outcome: Outcome, status: u16) -> (Counter, Histogram) {
+        let requests = self
+            .requests
+            .get_or_create_owned(&RequestLabels::of(operation, outcome, status));
         let outcome = outcome.as_str();
-        let labels = RequestLabels {
-            operation: operation.map_or("none", |operation| operation.declaration().name),
-            outcome,
-            status,
-        };
-        let requests = self.requests.get_or_create_owned(&labels);
         let duration = self.duration.get_or_create_owned(&OutcomeLabel { outcome });
         (requests, duration)
     }
@@ -269,6 +298,22 @@ mod tests {
         assert_eq!(latest[0].reason.as_deref(), Some("999"));
         assert_eq!((latest[0].caller.as_str(), latest[0].peer.as_str()), ("soar", "local"));
         assert_eq!(&*latest[0].target, "POST /elsewhere", "without the query");
+    }
+
+    #[test]
+    fn the_first_failure_is_an_increase() {
+        let mut registry = Registry::default();
+        let _metrics = Metrics::register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for operation in Operation::ALL.map(|operation| operation.declaration().name) {
+            for (outcome, status) in [("failed", 403), ("failed", 502), ("refused", 429), ("hit", 200)] {
+                let line = format!(
+                    "requests_total{{operation=\"{operation}\",outcome=\"{outcome}\",status=\"{status}\"}} 0\n"
+                );
+                assert!(text.contains(&line), "{line} in {text}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -310,6 +310,8 @@ mod tests {
             })
         }));
         service.oneshot(request()).await.unwrap();
-        assert!(!exposition(&registry).contains("requests_total{"));
+        let text = exposition(&registry);
+        let mut counts = text.lines().filter(|line| line.starts_with("requests_total{"));
+        assert!(counts.all(|line| line.ends_with(" 0")), "{text}");
     }
 }

@@ -26,6 +26,9 @@ pub(super) struct Refresher {
     backoff: Backoff,
     /// How many tokens in a row lacked the permission.
     without_role: usize,
+    /// The failure that was logged last, and whether there was a valid token; `None` after a
+    /// success.
+    logged: Option<(String, bool)>,
     /// When the next request leaves at the latest.
     due: Instant,
 }
@@ -39,6 +42,7 @@ impl Refresher {
             metrics,
             backoff: Backoff::new(),
             without_role: 0,
+            logged: None,
             due: Instant::now(),
         }
     }
@@ -90,6 +94,7 @@ impl Refresher {
             tracing::info!(valid_s, renewal_in_s, "signed in");
         }
         self.backoff = Backoff::new();
+        self.logged = None;
         self.metrics.count(Outcome::Ok);
         self.metrics.expires(bearer.expires());
         self.settle(Ok(bearer), roles, now);
@@ -113,41 +118,46 @@ impl Refresher {
         self.settle(Err(failure), roles, now);
     }
 
-    /// Logs one line for a failed request.
-    fn log(&self, error: &Error, wait: Duration, now: Instant) {
+    /// Logs one line for a failed request. One that fails as the one before did, with as much of a
+    /// token at hand, is for debugging only: while requests wait there is one every few seconds.
+    fn log(&mut self, error: &Error, wait: Duration, now: Instant) {
         let code = error.code();
-        let message = error.message();
+        let reason = error.message();
         let advice = error.advice();
         let retry_in_s = wait.as_secs_f64();
         if !self.metrics.is_in_use() {
             tracing::warn!(
                 code,
-                reason = message,
+                reason,
                 advice,
                 "signing in failed, with credentials that are not in use"
             );
             return;
         }
         let newest = self.shared.state().newest.clone();
-        let Some(bearer) = newest.filter(|bearer| bearer.is_usable(now)) else {
-            tracing::error!(
+        let usable = newest.filter(|bearer| bearer.is_usable(now));
+        let valid_s = usable.map(|bearer| bearer.expires().saturating_duration_since(now).as_secs());
+        let this = Some((code.clone(), valid_s.is_some()));
+        let is_new = self.logged != this;
+        self.logged = this;
+        match (is_new, valid_s) {
+            (true, None) => tracing::error!(
                 code,
-                reason = message,
+                reason,
                 advice,
                 retry_in_s,
                 "signing in failed; there is no valid token"
-            );
-            return;
-        };
-        let valid_s = bearer.expires().saturating_duration_since(now).as_secs();
-        tracing::warn!(
-            code,
-            reason = message,
-            advice,
-            retry_in_s,
-            valid_s,
-            "signing in failed; the old token serves on"
-        );
+            ),
+            (true, Some(valid_s)) => tracing::warn!(
+                code,
+                reason,
+                advice,
+                retry_in_s,
+                valid_s,
+                "signing in failed; the old token serves on"
+            ),
+            (false, _) => tracing::debug!(code, reason, retry_in_s, valid_s, "signing in failed again"),
+        }
     }
 
     fn settle(&self, result: Result<Bearer, Failure>, roles: Roles, now: Instant) {

@@ -1,13 +1,15 @@
 //! Which calls count together, over replicas with a store.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use defender_gateway::testing::scan::{Endpoint, Operation};
-use defender_gateway::testing::sim::{Scope, Shape};
+use defender_gateway::testing::sim::{Fault, Often, Plan, Scope, Shape};
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::support::redis::Redis;
-use crate::support::{Answer, Caller, Setup};
+use crate::support::{Answer, Caller, Controls, Setup};
 
 /// Calls an hour.
 const LIMIT: usize = 6;
@@ -91,4 +93,28 @@ async fn replicas_count_all_operations_together_unless_told_otherwise() {
     let calls = calls_by_operation(Scope::All, "all").await;
     let sum: usize = calls.iter().sum();
     assert!((LIMIT - 1..=LIMIT).contains(&sum), "{calls:?}");
+}
+
+#[tokio::test]
+async fn the_quota_of_each_operation_is_shown_and_above_them_the_longest_pause() {
+    let spawned = Setup::new().set("quota.scope", "operation").spawn().await;
+    let pause = Fault::Throttle(Duration::from_mins(5));
+    spawned
+        .simulator
+        .set_faults_everywhere(&Plan::of(pause, Often::Times(1)));
+    let ids = ["0f0e0d0c-0000-4000-8000-000000000001".to_owned()];
+    assert_eq!(ask(&spawned.caller(), Operation::Definitions, &ids).await.status, 429);
+    let status = spawned.admin().fetch("/status").await.json();
+    let quota = &status["quota"];
+    let of = |operation: Operation| &quota["operations"][operation.declaration().name];
+    assert!(of(Operation::Definitions)["paused_until_s"].is_number(), "{quota}");
+    assert_eq!(of(Operation::Definitions)["windows"][0]["remaining"], 0, "{quota}");
+    assert!(
+        of(Operation::HistoryByDefinition)["paused_until_s"].is_null(),
+        "{quota}"
+    );
+    assert_eq!(of(Operation::HistoryByDefinition)["windows"], quota["windows"]);
+    assert_eq!(quota["windows"][0]["used"], 0, "{quota}");
+    assert!(quota["paused_until_s"].as_f64() > Some(200.0), "{quota}");
+    spawned.finish().await;
 }

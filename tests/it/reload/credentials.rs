@@ -1,6 +1,6 @@
 //! Other credentials in the file.
 
-use defender_gateway::testing::sim::CLIENT_SECRET;
+use defender_gateway::testing::sim::{CLIENT_SECRET, Fault, Often, Plan};
 use http::StatusCode;
 
 use super::paths;
@@ -74,6 +74,33 @@ async fn other_credentials_are_taken_only_when_they_work() {
     );
     let metrics = running.admin.fetch("/metrics").await;
     assert!(metrics.text().contains("credential_loaded_timestamp_seconds"));
+    running.finish().await;
+}
+
+#[tokio::test]
+async fn other_credentials_are_not_accused_of_what_those_before_them_met() {
+    let running = Setup::new().start().await;
+    let forbidden = Plan::of(Fault::Status(StatusCode::FORBIDDEN), Often::Always);
+    running.simulator.set_faults("eu", &forbidden).unwrap();
+    let ask = async |n| {
+        let answer = running.caller().ask(&[id(n)]).await;
+        assert_eq!(answer.status, StatusCode::FORBIDDEN);
+        let status = running.status().await;
+        let mut problems = status["problems"].as_array().unwrap().iter();
+        let problem = problems.find(|problem| problem["code"] == "upstream-forbidden");
+        problem.map(|problem| problem["message"].as_str().unwrap().to_owned())
+    };
+    for n in 1..=3 {
+        let message = ask(n).await.unwrap();
+        assert!(message.starts_with(&format!("{n} of the last {n} calls")), "{message}");
+    }
+    let (_other, other) = secret_file(CLIENT_SECRET);
+    running
+        .reload(&[("credentials.client_secret_file", &other)])
+        .await
+        .unwrap();
+    let message = ask(4).await.unwrap();
+    assert!(message.starts_with("1 of the last 1 calls"), "{message}");
     running.finish().await;
 }
 

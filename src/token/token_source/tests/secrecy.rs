@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::{secs, soon, start};
+use super::{numbered, secs, soon, start, token_source};
 use crate::task::Tasks;
 use crate::token::testing::{self, CLIENT_SECRET, Reply, Service, form};
 use crate::token::{CertificateFiles, Credential};
@@ -31,20 +31,25 @@ impl Log {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn no_secret_token_or_assertion_is_shown_even_at_trace() {
+/// What this thread logs from now on.
+fn captured(level: tracing::Level) -> (Log, impl Sized) {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
+        .with_max_level(level)
         .with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL)
         .with_writer(move || writer.clone())
         .finish();
     // With a single subscriber, tracing asks the first thread that comes to a line whether it is of
     // interest, and other tests' threads say no for all. With two subscribers it asks each of them.
-    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let second = tracing::Dispatch::new(tracing_subscriber::registry());
+    let guard = tracing::subscriber::set_default(subscriber);
+    (log, (guard, second))
+}
 
+#[tokio::test(start_paused = true)]
+async fn no_secret_token_or_assertion_is_shown_even_at_trace() {
+    let (log, _guards) = captured(tracing::Level::TRACE);
     let folder = tempfile::tempdir().unwrap();
     let pem = folder.path().join("both.pem");
     let key = include_str!("../../credential/testdata/rsa-2.pem");
@@ -101,4 +106,28 @@ async fn no_secret_token_or_assertion_is_shown_even_at_trace() {
     for secret in hidden {
         assert!(!shown.contains(&secret), "{secret} is shown");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_logged_when_it_begins_and_when_the_token_ends() {
+    let (log, _guards) = captured(tracing::Level::INFO);
+    let (service, tasks) = (numbered(), Tasks::new());
+    let token_source = token_source(&service, &tasks);
+    token_source.bearer(soon()).await.unwrap();
+    service.now(|_, _| Reply::outage());
+    for _ in 0..300 {
+        sleep(secs(30)).await;
+        let _ = token_source.bearer(soon()).await;
+    }
+    let lines = |words| log.text().matches(words).count();
+    assert_eq!(lines("signing in failed; the old token serves on"), 1, "{}", log.text());
+    assert_eq!(lines("signing in failed; there is no valid token"), 1, "{}", log.text());
+    // The next one is another outage.
+    service.now(|_, _| Reply::token("back"));
+    sleep(secs(121)).await;
+    token_source.bearer(soon()).await.unwrap();
+    service.now(|_, _| Reply::outage());
+    sleep(secs(7200)).await;
+    assert_eq!(lines("signing in failed"), 4, "{}", log.text());
+    tasks.finish(secs(1)).await;
 }
