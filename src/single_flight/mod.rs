@@ -77,7 +77,7 @@ pub struct PredictedWait {
     /// How long a request of a new caller that comes now would wait for its slot.
     pub wait: Arc<dyn Fn(Payer) -> Duration + Send + Sync>,
     /// How long a request of this caller that comes now would wait for its slot.
-    pub turn: Arc<dyn Fn(Payer, &Caller) -> Duration + Send + Sync>,
+    pub turn: PredictedTurn,
     /// How scarce slots are.
     pub scarcity: Arc<dyn Fn(Payer) -> Scarcity + Send + Sync>,
     /// How many slots there will be until a moment, whichever request gets them; counting stops at
@@ -86,6 +86,9 @@ pub struct PredictedWait {
     /// Whether there is quota to spare.
     pub has_surplus: Arc<dyn Fn(Payer) -> bool + Send + Sync>,
 }
+
+/// A forecast of the queue for one caller.
+pub type PredictedTurn = Arc<dyn Fn(Payer, &Caller) -> Duration + Send + Sync>;
 
 /// So many flights a request joins at most, after which it has one of its own: each of them was
 /// predicted to leave in time.
