@@ -144,13 +144,13 @@ impl SharedContext {
         upstream_profile: &Arc<scan::UpstreamProfile>,
         metrics: single_flight::Metrics,
     ) -> single_flight::SingleFlight {
-        let [waits, scarcity, slots, surplus, stores] = std::array::from_fn(|_| self.token_limiters.clone());
+        let [waits, turns, scarcity, slots, surplus] = std::array::from_fn(|_| self.token_limiters.clone());
         let outlook = single_flight::PredictedWait {
             wait: Arc::new(move |payer| waits.predicted_wait(payer)),
+            turn: Arc::new(move |payer, caller| turns.predicted_turn(payer, caller)),
             scarcity: Arc::new(move |payer| scarcity.scarcity(payer)),
             slots: Arc::new(move |payer, until, most| slots.slots_until(payer, until, most)),
             has_surplus: Arc::new(move |payer| surplus.has_surplus(payer)),
-            unavailable_for: Arc::new(move |payer| stores.unavailable_for(payer)),
         };
         single_flight::SingleFlight::new(
             settings::single_flight(config, attempt),

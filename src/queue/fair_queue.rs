@@ -108,6 +108,11 @@ impl<S: PermitSource> Queue<S> {
         self.0.lock().predicted_wait(Instant::now(), &self.0.source)
     }
 
+    /// How long a request of this caller that comes now would wait for its slot.
+    pub fn predicted_turn(&self, caller: &Caller) -> Duration {
+        self.0.lock().predicted_turn(caller, Instant::now(), &self.0.source)
+    }
+
     /// The gateway stops at `closes`: whoever would be served later is refused now, and so is who
     /// comes from now on.
     pub fn close(&self, closes: Instant) {

@@ -11,10 +11,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::PermitSource;
+use super::expectation::Arrival;
 use super::fair_scheduler::{Ahead, Claims, Competitors, Look, ServicePosition};
 use super::state::{BESIDES, State};
 use super::take_back::SLIGHTLY;
-use crate::caller::{Name, Urgency};
+use crate::caller::{Caller, Name, Urgency};
 
 /// A slot handed out this much later than forecast came on time.
 const PUNCTUAL: Duration = Duration::from_millis(5);
@@ -158,6 +159,21 @@ impl<P> State<P> {
         self.look_ahead(now, self.order.len() + 1 + BESIDES, source);
         let place = self.order.position_for(&Name::new(""), Urgency::default(), None, 0..0);
         let (_, start) = self.turn_at(&place, now);
+        start.saturating_duration_since(now)
+    }
+
+    /// How long a request of this caller that comes now would wait.
+    pub(super) fn predicted_turn<S>(&mut self, caller: &Caller, now: Instant, source: &S) -> Duration
+    where
+        S: PermitSource<Permit = P>,
+    {
+        self.expectations.expire(now, &mut self.order);
+        self.look_ahead(now, self.order.len() + 1 + BESIDES, source);
+        let (name, urgency) = (&caller.name, caller.urgency);
+        let own = self.expectations.returns_before(name, urgency, Arrival::Further);
+        let deadline = caller.deadline.max(now);
+        let place = self.order.position_for(name, urgency, Some((deadline, u64::MAX)), own);
+        let (_, start) = self.turn_until(&place, deadline, now);
         start.saturating_duration_since(now)
     }
 

@@ -12,7 +12,7 @@ use crate::memory::Exhausted;
 use crate::operation::Input;
 use crate::scan::{Operation, ParseError};
 use crate::telemetry::log;
-use crate::{BoxError, cache, queue, region, single_flight, token, upstream};
+use crate::{BoxError, cache, queue, region, token, upstream};
 
 /// The request cannot be accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -94,7 +94,6 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Problem> {
         .or_else(|| cause.downcast_ref::<Panicked>().map(|_| panicked()))
         .or_else(|| cause.downcast_ref().map(invalid))
         .or_else(|| cause.downcast_ref().map(queue))
-        .or_else(|| cause.downcast_ref().map(joined))
         .or_else(|| cause.downcast_ref().copied().map(not_cached))
         .or_else(|| cause.downcast_ref().map(token))
         .or_else(|| cause.downcast_ref().map(upstream))
@@ -139,21 +138,6 @@ fn queue(refused: &queue::Refused) -> Problem {
             ..Problem::quota_exceeded(detail, wait, Policies::Spent)
         },
     }
-}
-
-/// The request joined a call that did not leave in time. It is told what the call's own request is.
-fn joined(deadline_exceeded: &single_flight::DeadlineExceeded) -> Problem {
-    if deadline_exceeded.is_store_lost {
-        return queue(&queue::Refused::new(
-            queue::Reason::StoreLost,
-            deadline_exceeded.retry_after,
-        ));
-    }
-    Problem::quota_exceeded(
-        deadline_exceeded.to_string(),
-        deadline_exceeded.retry_after,
-        Policies::Spent,
-    )
 }
 
 fn not_cached(error: cache::NotCached) -> Problem {

@@ -287,7 +287,8 @@ impl FlightDriver {
             answer: None,
             source: Exhausted { of: "answers" }.into(),
         };
-        self.flight.fail(&Shared::new(no_memory.into()), leader, Instant::now())
+        self.flight
+            .fail(&Err(Shared::new(no_memory.into())), leader, Instant::now())
     }
 
     fn request_alone(&self) -> Option<Leader> {

@@ -2,28 +2,22 @@
 //! ends when the flight is completed or has no waiters.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::StatusCode;
-use tokio::sync::futures::Notified;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::Instant;
 
 use crate::BoxError;
-use crate::attempt::{Asked, Attempt, Delivery, Failure, LateBoundRequest, Retries, RetryHint};
+use crate::attempt::{Asked, Attempt, Delivery, Failure};
 use crate::memory::AnswerMemory;
 use crate::middleware::Next;
 use crate::scan::{ResponseKind, Rows, UpstreamResponse};
 use crate::single_flight::Shared;
 use crate::single_flight::batch_role::{MemberOutcome, MemberResponse};
 use crate::single_flight::batch_split::is_throttled;
-use crate::single_flight::batcher::{Batch, Batcher};
+use crate::single_flight::batcher::Batch;
 use crate::single_flight::flight::{Flight, Stage};
 use crate::single_flight::flight_table::FlightTable;
 use crate::single_flight::waiter::{BatchKind, FlightResponse, Leader};
-
-/// How often a flight without a place in the queue asks again, once its time is up and the call
-/// that will answer it is under way.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The service that makes calls.
 pub(super) type Below = Next<Attempt, UpstreamResponse, BoxError>;
@@ -38,7 +32,7 @@ pub(super) struct FlightDriver {
 }
 
 /// How one attempt ended.
-enum StepResult {
+pub(super) enum StepResult {
     /// The call was made, for this flight alone or as the carrier of a batch.
     Completed(Result<UpstreamResponse, BoxError>),
     /// The flight was a member of another flight's batch, with this outcome; `None` when it has to
@@ -60,28 +54,7 @@ impl FlightDriver {
             next = match step {
                 StepResult::Abandoned => None,
                 StepResult::Batched(outcome) => self.handle_outcome(outcome, &leader).await,
-                StepResult::Completed(result) => {
-                    let good = result.as_ref().is_ok_and(|answer| answer.status.is_success());
-                    self.flight.end_trace(!good);
-                    let batch = self.flight.take_batch();
-                    self.record_ids(batch.as_ref());
-                    match batch {
-                        // A throttled call that got no other slot in its leader's time says nothing
-                        // about merging, and members may have more time.
-                        Some(batch) if is_refused(&result) => {
-                            self.flight.withdraw_refusal();
-                            batch.release();
-                            self.flight.released();
-                            self.flight.leader()
-                        }
-                        Some(batch) if is_throttled(&batch.request, &result) => {
-                            batch.release();
-                            self.handle_result(result, &leader)
-                        }
-                        Some(batch) => self.split(batch, result, &leader).await,
-                        None => self.handle_result(result, &leader),
-                    }
-                }
+                StepResult::Completed(result) => self.completed(result, &leader).await,
             };
             before = Some(leader);
         }
@@ -107,147 +80,49 @@ impl FlightDriver {
         self.flight.leader()
     }
 
-    /// Queues for a slot and makes the call, unless the flight is cancelled or becomes a member
-    /// before that.
-    async fn attempt(&self, leader: &Leader, inner: Below) -> StepResult {
-        let batcher = self.flight.batcher().filter(|_| self.flight.can_batch());
-        let attempt = Attempt {
-            request: Arc::clone(&self.flight) as Arc<dyn LateBoundRequest>,
-            caller: Arc::clone(&leader.caller),
-            position: leader.place,
-            retries: Retries::default(),
-        };
-        let outcome = {
-            let call = async {
-                let Some(batcher) = batcher else {
-                    return self.queue_for_answer(None, inner, attempt).await;
-                };
-                let rejoined = self.flight.rejoined();
-                if let Some(rows) = rejoined {
-                    batcher.wait_for_profile(&self.flight, rows).await;
-                }
-                let _pending = batcher.add_pending(&self.flight, leader.place);
-                // A caller without time to wait, such as one with `wait=0`, goes at once, and so
-                // does a flight that has already waited in a batch.
-                if rejoined.is_none()
-                    && let Some(gather) = batcher.gather_delay(&self.flight, &attempt.caller.name)
-                    && Instant::now() + gather < attempt.caller.deadline
-                {
-                    sleep(gather).await;
-                }
-                self.queue_for_answer(Some(batcher), inner, attempt).await
-            };
-            tokio::select! {
-                biased;
-                () = self.flight.cancelled() => None,
-                result = call => Some(result),
-            }
-        };
-        // The flight is no longer pending, so no carrier can take it any more; one may have done so
-        // just before.
-        match (self.flight.take_response_receiver(), outcome) {
-            (Some(receiver), _) => {
+    /// Goes on after a call that was made for this flight, or for its batch.
+    async fn completed(&self, result: Result<UpstreamResponse, BoxError>, leader: &Leader) -> Option<Leader> {
+        let (result, is_out_of_time) = answered(result);
+        let good = result.as_ref().is_ok_and(|answer| answer.status.is_success());
+        self.flight.end_trace(!good);
+        let batch = self.flight.take_batch();
+        self.record_ids(batch.as_ref());
+        match batch {
+            // A throttled call that got no other slot in its leader's time says nothing about
+            // merging, and members may have more time.
+            Some(batch) if is_refused(&result) => {
                 self.flight.withdraw_refusal();
-                // An attempt of its own may have left before, without an answer.
-                self.flight.end_trace(true);
-                StepResult::Batched(receiver.await.ok())
+                batch.release();
+                self.flight.released();
+                self.flight.leader()
             }
-            (None, Some(result)) => StepResult::Completed(result),
-            (None, None) => StepResult::Abandoned,
-        }
-    }
-
-    /// Queues for a slot and, when the queue has none for it, waits for the answer to an equal
-    /// flight that has one in time: one that is less urgent, or whose caller may still wait.
-    async fn queue_for_answer(
-        &self,
-        batcher: Option<&Arc<Batcher>>,
-        inner: Below,
-        mut attempt: Attempt,
-    ) -> Result<UpstreamResponse, BoxError> {
-        loop {
-            let result = match batcher {
-                Some(batcher) => self.queue_for_batch(batcher, inner.clone(), attempt.clone()).await,
-                None => inner.call(attempt.clone()).await,
-            };
-            if !is_refused(&result) || self.flight.stage() != Stage::Waiting {
-                return result;
+            Some(batch) if is_throttled(&batch.request, &result) => {
+                batch.release();
+                self.handle_result(result, is_out_of_time, leader)
             }
-            self.flight.wait_again(Instant::now(), None);
-            // A flight that is answered is cancelled here. Otherwise it asks the queue again, which
-            // knows when a retry makes sense.
-            if !self.wait_for_equal(attempt.caller.deadline).await {
-                return result;
-            }
-            attempt.position = attempt.position.again(Asked::Refused);
-        }
-    }
-
-    /// Waits as long as an equal flight will answer in time. `false`, at once, when there is none.
-    async fn wait_for_equal(&self, deadline: Instant) -> bool {
-        let until = deadline.max(Instant::now() + LOOK_AGAIN);
-        let mut has_waited = false;
-        loop {
-            // Subscribed before the others are looked at, so that no end is missed.
-            let ended = self.flight_table.ended.notified();
-            let others = self.flight_table.others(&self.flight);
-            let is_awaited = others.iter().any(|other| other.answers_in_time(&self.flight, deadline));
-            if !is_awaited || Instant::now() >= until {
-                return has_waited;
-            }
-            has_waited = true;
-            self.flight.withdraw_refusal();
-            wait_for(ended, until).await;
-        }
-    }
-
-    /// Queues for a slot and, when the queue has none in time, waits to join a batch instead.
-    async fn queue_for_batch(
-        &self,
-        batcher: &Batcher,
-        inner: Below,
-        mut attempt: Attempt,
-    ) -> Result<UpstreamResponse, BoxError> {
-        let (place, deadline) = (attempt.position, attempt.caller.deadline);
-        let mut is_refused = false;
-        loop {
-            // Subscribed before the queue is asked, so that no released slot is missed.
-            let slot_released = batcher.slot_released.notified();
-            if is_refused
-                && batcher.expects_call(&self.flight, deadline)
-                && let Some(again) = batcher.can_join_batch(&self.flight, place, deadline)
-            {
-                wait_for(slot_released, again).await;
-                continue;
-            }
-            let result = inner.call(attempt.clone()).await;
-            if !lacks_slot(&result) {
-                return result;
-            }
-            // A throttled carrier waits for no batch: first its members have to know.
-            if !self.flight.can_batch() {
-                return result;
-            }
-            // Its call may have left before, without an answer.
-            self.flight.end_trace(true);
-            self.flight.wait_again(Instant::now(), None);
-            batcher.not_queued(&self.flight, place);
-            let Some(again) = batcher.can_join_batch(&self.flight, place, deadline) else {
-                return result;
-            };
-            is_refused = true;
-            attempt.position = attempt.position.again(Asked::Refused);
-            self.flight.withdraw_refusal();
-            // A flight that becomes a member is cancelled here. Otherwise, when a call left without
-            // it or its time is up, it asks the queue again, which knows when a retry makes sense.
-            wait_for(slot_released, again).await;
+            Some(batch) => self.split(batch, result, leader).await,
+            None => self.handle_result(result, is_out_of_time, leader),
         }
     }
 
     /// Completes the flight with the answer to its own request, or decides how to go on after a
-    /// failure.
-    fn handle_result(&self, result: Result<UpstreamResponse, BoxError>, leader: &Leader) -> Option<Leader> {
+    /// failure, or after an answer that another attempt would have followed if the leader were not
+    /// out of time.
+    fn handle_result(
+        &self,
+        result: Result<UpstreamResponse, BoxError>,
+        is_out_of_time: bool,
+        leader: &Leader,
+    ) -> Option<Leader> {
         match result {
+            Ok(answer) if is_out_of_time => {
+                let response = FlightResponse {
+                    answer,
+                    kept: None,
+                    batch_kind: BatchKind::None,
+                };
+                self.flight.fail(&Ok(Arc::new(response)), leader, Instant::now())
+            }
             Ok(answer) => {
                 let asked = match self.flight.stage() {
                     Stage::Departed(asked) => Some(asked),
@@ -263,7 +138,7 @@ impl FlightDriver {
                 }
                 None
             }
-            Err(error) => self.flight.fail(&Shared::new(error), leader, Instant::now()),
+            Err(error) => self.flight.fail(&Err(Shared::new(error)), leader, Instant::now()),
         }
     }
 
@@ -360,24 +235,20 @@ impl FlightDriver {
     }
 }
 
-/// Whether the queue had no slot in time, and nothing else was wrong.
-fn lacks_slot(result: &Result<UpstreamResponse, BoxError>) -> bool {
-    let failure = result.as_ref().err().and_then(|error| error.downcast_ref::<Failure>());
-    failure.is_some_and(|failure| failure.again == RetryHint::InBatch)
+/// Takes the answer out of a failure that has one: then its leader had no time for another attempt.
+fn answered(result: Result<UpstreamResponse, BoxError>) -> (Result<UpstreamResponse, BoxError>, bool) {
+    let mut result = result;
+    let failure = result.as_mut().err().and_then(|error| error.downcast_mut::<Failure>());
+    match failure.and_then(|failure| failure.answer.take()) {
+        Some(answer) => (Ok(answer), true),
+        None => (result, false),
+    }
 }
 
 /// Whether the queue had no slot, or no room, for it.
-fn is_refused(result: &Result<UpstreamResponse, BoxError>) -> bool {
+pub(super) fn is_refused(result: &Result<UpstreamResponse, BoxError>) -> bool {
     let failure = result.as_ref().err().and_then(|error| error.downcast_ref::<Failure>());
     failure.is_some_and(|failure| failure.delivery == Delivery::NoSlot)
-}
-
-/// Waits until something has happened, but no longer than `until`.
-async fn wait_for(happened: Notified<'_>, until: Instant) {
-    tokio::select! {
-        () = happened => {}
-        () = sleep_until(until) => {}
-    }
 }
 
 impl Drop for FlightDriver {

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::BoxError;
 use crate::telemetry::log;
@@ -36,25 +35,18 @@ impl Error for Shared {
     }
 }
 
-/// The request had joined a call that was still waiting for its slot when the request's own
-/// deadline passed. The call goes on for the other waiters.
+/// The call leaves too late for a waiter that is not its leader, which asks for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the call that would have answered this request did not leave in time")]
-pub struct DeadlineExceeded {
-    /// By then the call will have left: it is ahead in the queue of any request that comes now.
-    pub retry_after: Duration,
-    /// Nobody can tell whether there are slots, because the store does not answer through which
-    /// replicas share the quota.
-    pub is_store_lost: bool,
-}
+pub(super) struct LeftBehind;
 
-impl DeadlineExceeded {
-    /// There are slots, but none in time.
-    pub fn new(retry_after: Duration) -> Self {
-        Self {
-            retry_after,
-            is_store_lost: false,
-        }
+impl LeftBehind {
+    /// Whether that is why a waiter has no response.
+    pub(super) fn is(error: &BoxError) -> bool {
+        error.is::<Self>()
+            || error
+                .downcast_ref::<Shared>()
+                .is_some_and(|shared| shared.find::<Self>().is_some())
     }
 }
 

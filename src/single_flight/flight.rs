@@ -2,18 +2,17 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::attempt::{Attempt, Failure, LateBoundRequest, QueuePosition, Refusal, RetryHint};
+use crate::attempt::{Failure, LateBoundRequest, QueuePosition, Refusal, RetryHint};
 use crate::caller::{Caller, Name};
 use crate::scan::{CacheSink, Payer, Request};
+use crate::single_flight::Shared;
 use crate::single_flight::batch_role::BatchRole;
 use crate::single_flight::batcher::Batcher;
-use crate::single_flight::waiter::{FlightResponse, Leader, ResultReceiver, Waiters};
-use crate::single_flight::{DeadlineExceeded, Shared};
+use crate::single_flight::waiter::{FlightResponse, FlightResult, Leader, ResultReceiver, Waiters};
 use crate::telemetry::trace;
 
 /// One upstream call and its waiters. One waiter is the leader: the queue handles the call under
@@ -37,7 +36,8 @@ pub(super) struct State {
     /// How many more calls may be made after failures that were not caused by the remaining
     /// waiters.
     restarts: u8,
-    /// How many more waiters may become the leader after the queue rejected a leader.
+    /// How many more waiters may become the leader after the queue rejected a leader, or a leader
+    /// ran out of time.
     elections: u8,
     /// How many more batches it may join after one that did not answer it.
     pub(super) rejoins: u8,
@@ -45,6 +45,8 @@ pub(super) struct State {
     pub(super) part: Part,
     /// When its call is predicted to leave, while it has a place in the queue.
     pub(super) start: Option<Instant>,
+    /// Until when its call stays back at least, although it may have a slot.
+    pub(super) stays_back: Option<Instant>,
     /// The queue's last refusal, until it is known whether anybody is told.
     refusal: Option<Box<dyn Refusal>>,
     /// How many rows its request was found to have, as long as it is not known whether an answer of
@@ -131,6 +133,7 @@ impl Flight {
                 rejoins: Self::REJOINS,
                 part: Part::Nothing,
                 start: None,
+                stays_back: None,
                 refusal: None,
                 rows: 0,
                 trace: trace::Call::None,
@@ -139,19 +142,6 @@ impl Flight {
         };
         let (id, receiver) = flight.state().waiters.add(caller, now);
         (flight, id, receiver)
-    }
-
-    /// Adds a waiter. `None` if the waiter needs an answer that is younger than this call's, or
-    /// than the rows that its answer will also be made of; or if it is more urgent than the call
-    /// that still waits, whose turn may come later than its own.
-    pub(super) fn join(&self, caller: &Arc<Caller>, now: Instant) -> Option<(u64, ResultReceiver)> {
-        let mut state = self.state();
-        let late = match state.stage {
-            Stage::Waiting => caller.urgency < state.waiters.urgency(),
-            Stage::Departed(_) => caller.cache_directives.no_cache || state.part == Part::Some,
-            Stage::Over => true,
-        };
-        (!late).then(|| state.waiters.add(caller, now))
     }
 
     /// Removes a waiter. `true` when it was the last one and the call, which has not left yet, is
@@ -240,32 +230,33 @@ impl Flight {
         }
     }
 
-    /// Hands a failure to the waiters that it concerns. Returns the leader for whom the call is
+    /// Hands a failure to the waiters that it concerns, or an answer that another attempt would
+    /// have followed if the leader were not out of time. Returns the leader for whom the call is
     /// made again; `None` when all waiters have their result, or none is left.
-    pub(super) fn fail(&self, error: &Shared, failed: &Leader, now: Instant) -> Option<Leader> {
+    pub(super) fn fail(&self, result: &FlightResult, failed: &Leader, now: Instant) -> Option<Leader> {
         let mut state = self.state();
         let leader = state.waiters.leader_id();
         let departed = matches!(state.stage, Stage::Departed(_));
-        let allowance = if departed {
+        let is_out_of_time = result.is_ok();
+        let allowance = if departed && !is_out_of_time {
             &mut state.restarts
         } else {
             &mut state.elections
         };
         let exhausted = *allowance == 0;
         *allowance = allowance.saturating_sub(1);
-        let hopeless = departed
-            && error
-                .find::<Failure>()
-                .is_some_and(|failure| failure.again == RetryHint::Never);
+        let failure = result.as_ref().err().and_then(Shared::find::<Failure>);
+        let hopeless = departed && failure.is_some_and(|failure| failure.again == RetryHint::Never);
         let told = state.waiters.take(|id, waiter| {
             id == leader
                 || exhausted
                 || hopeless
                 || waiter.caller.deadline <= now
-                // Rejected before it left, because of the leader's deadline or a limit on the
-                // leader's name: a waiter with the same name and no later deadline would be
-                // rejected too.
-                || !departed && waiter.caller.name == failed.caller.name && waiter.caller.deadline <= failed.caller.deadline
+                // There was no time for another attempt; or it was rejected before it left, because
+                // of the leader's deadline or a limit on the leader's name: a waiter with the same
+                // name and no later deadline would be rejected too.
+                || waiter.caller.deadline <= failed.caller.deadline
+                    && (is_out_of_time || !departed && waiter.caller.name == failed.caller.name)
         });
         let leader = state.waiters.elect_leader();
         state.stage = match leader {
@@ -283,43 +274,9 @@ impl Flight {
             refusal.withdraw();
         }
         for waiter in told.into_values() {
-            let _ = waiter.sender.send(Err(error.clone()));
+            let _ = waiter.sender.send(result.clone());
         }
         leader
-    }
-
-    /// The call waits for a slot again, after an attempt without an answer. It is predicted to leave
-    /// at `start`, if it has a place in the queue.
-    pub(super) fn wait_again(&self, now: Instant, start: Option<Instant>) {
-        self.release_batch(now, start);
-        let mut state = self.state();
-        state.start = start;
-        let is_alone = matches!(state.batch_role, BatchRole::Solo | BatchRole::NeverBatch);
-        if !is_alone || state.stage == Stage::Over {
-            return;
-        }
-        // Departed → Waiting, unless it is waiting already: requests with `no-cache` may join
-        // again, and nobody waits for an answer who would not wait for this slot.
-        state.stage = Stage::Waiting;
-        state.forget_part();
-        let leader = state.waiters.leader_id();
-        let late = state.waiters.take(|id, waiter| {
-            let deadline = waiter.caller.deadline;
-            let is_in_time = start.is_none_or(|start| start <= deadline + Attempt::GRACE);
-            id != leader && deadline <= now && !is_in_time
-        });
-        if state.waiters.is_empty() {
-            // Waiting → Over: its place in the queue is free for others.
-            state.stage = Stage::Over;
-            self.cancelled.notify_one();
-        }
-        drop(state);
-        let retry_after = start.map_or(Duration::ZERO, |start| start.saturating_duration_since(now));
-        let error = Shared::new(DeadlineExceeded::new(retry_after).into());
-        for waiter in late.into_values() {
-            // A waiter that has just hung up needs no answer.
-            let _ = waiter.sender.send(Err(error.clone()));
-        }
     }
 
     /// Drops all waiters that are left; they get `FlightDropped`.

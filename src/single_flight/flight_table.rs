@@ -17,9 +17,9 @@ use crate::single_flight::{BatchConfig, Metrics, PredictedWait};
 type Flights = HashMap<Key, Vec<Arc<Flight>>, foldhash::quality::RandomState>;
 
 /// The flights for each key, in the order in which they began. Only the last may be joined; the
-/// others are there because somebody could not join them, and the first answer serves all that
-/// still wait. There are never more flights than waiting requests, each of which holds a connection
-/// of the server.
+/// others are there because somebody could not join them, or was better off alone, and the first
+/// answer serves all that still wait. There are never more flights than waiting requests, each of
+/// which holds a connection of the server.
 #[derive(Debug)]
 pub(super) struct FlightTable {
     /// The batcher, if requests may be batched.
@@ -52,12 +52,13 @@ impl FlightTable {
     /// Adds a waiter to the flight for `request`. If there is none that may be joined, it is the
     /// first waiter of a new flight, whose answer goes to `cache_sink`, and which the caller of
     /// this function has to start.
-    pub(super) fn join(self: &Arc<Self>, call: &Call, cache_sink: &Arc<dyn CacheSink>) -> Joined {
+    pub(super) fn join(self: &Arc<Self>, call: &Call, company: &Company, cache_sink: &Arc<dyn CacheSink>) -> Joined {
         let Call { request, caller } = call;
         let now = Instant::now();
         let mut flights = self.flights();
         let equal = flights.entry(request.key().clone()).or_default();
         if let Some(flight) = equal.last()
+            && company.accepts(flight)
             && let Some((id, receiver)) = flight.join(caller, now)
         {
             return Joined {
@@ -117,6 +118,27 @@ impl FlightTable {
     fn flights(&self) -> MutexGuard<'_, Flights> {
         // No code that holds the lock panics halfway through a change.
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which flights a request may join.
+#[derive(Debug)]
+pub(super) enum Company {
+    /// Any that is as good for it as one of its own.
+    Any,
+    /// Not this one, which has left it behind.
+    Others(Arc<Flight>),
+    /// None.
+    Alone,
+}
+
+impl Company {
+    fn accepts(&self, flight: &Arc<Flight>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Others(left) => !Arc::ptr_eq(flight, left),
+            Self::Alone => false,
+        }
     }
 }
 

@@ -1,12 +1,24 @@
 //! Single flight (request collapsing): one upstream call for all equal requests at the same time.
 //!
 //! The first request starts a flight; an equal request that comes before the flight ends joins it,
-//! unless it is more urgent and the call still waits: then it starts a flight of its own, and the
-//! first answer serves both. The flight is a task of its own, so that the other waiters are not
+//! unless it would fare better alone: then it starts a flight of its own, and the first answer
+//! serves both. The flight is a task of its own, so that the other waiters are not
 //! affected when the first caller hangs up. Different requests that wait at the same time can be
 //! united into one call, which is called batching (see `batcher.rs`). This module never answers
 //! from memory, which is the task of the cache above it, and never decides when a call may leave,
 //! which is the task of the queue below it.
+//!
+//! Who joins a call fares no worse than if it had asked alone: it keeps its own time, its own
+//! urgency and its own place in the order. So a request does not join a call that still waits if it
+//! is more urgent, if the call leaves after its deadline, or if its own turn would come clearly
+//! before; and it leaves a call that turns out to be too late, when the call gets a later place or
+//! at the request's own deadline, and asks for itself (`patience.rs`). Then the queue gives it a
+//! slot, or refuses it and says exactly which wait would have been enough, as it would have done
+//! alone; nobody is refused here. An answer that is final only because the leader was out of time,
+//! such as a 429, goes to those who are out of time too, and the others go on with what it has
+//! taught the quota. What this costs is places in the queue and no calls: whichever of the equal
+//! flights gets its slot first answers all of them, and each that begins because its turn comes
+//! before has its turn clearly before, so there are few.
 //!
 //! Invariant: a waiter with `no-cache` is answered by a call that left after the waiter asked, and
 //! no waiter gets an error that concerns another waiter only, as long as it does not concern all of
@@ -22,7 +34,9 @@ mod driver;
 mod error;
 mod flight;
 mod flight_table;
+mod patience;
 mod pending;
+mod queueing;
 mod rejected;
 #[cfg(test)]
 mod tests;
@@ -49,19 +63,22 @@ use crate::task::Tasks;
 use crate::telemetry::{Counters, metrics};
 
 pub use batcher::BatchConfig;
-pub use error::{DeadlineExceeded, Shared};
+pub use error::Shared;
 
 use driver::{Below, FlightDriver};
-use error::FlightDropped;
-use flight::Stage;
-use flight_table::{FlightTable, Joined, WaiterGuard};
+use error::{FlightDropped, LeftBehind};
+use flight::Flight;
+use flight_table::{Company, FlightTable, Joined, WaiterGuard};
+use patience::Stay;
 use waiter::{BatchKind, FlightResponse, ResultReceiver, WaiterRole};
 
 /// Forecasts of the queue and the quota, for calls charged to a payer.
 #[derive(Clone)]
 pub struct PredictedWait {
-    /// How long a request that comes now would wait for its slot.
+    /// How long a request of a new caller that comes now would wait for its slot.
     pub wait: Arc<dyn Fn(Payer) -> Duration + Send + Sync>,
+    /// How long a request of this caller that comes now would wait for its slot.
+    pub turn: PredictedTurn,
     /// How scarce slots are.
     pub scarcity: Arc<dyn Fn(Payer) -> Scarcity + Send + Sync>,
     /// How many slots there will be until a moment, whichever request gets them; counting stops at
@@ -69,9 +86,14 @@ pub struct PredictedWait {
     pub slots: Arc<dyn Fn(Payer, Instant, usize) -> usize + Send + Sync>,
     /// Whether there is quota to spare.
     pub has_surplus: Arc<dyn Fn(Payer) -> bool + Send + Sync>,
-    /// While nobody can tell whether there are slots: how long callers should stay away.
-    pub unavailable_for: Arc<dyn Fn(Payer) -> Option<Duration> + Send + Sync>,
 }
+
+/// A forecast of the queue for one caller.
+pub type PredictedTurn = Arc<dyn Fn(Payer, &Caller) -> Duration + Send + Sync>;
+
+/// So many flights a request joins at most, after which it has one of its own: each of them was
+/// predicted to leave in time.
+const MOST_JOINED: usize = 3;
 
 impl fmt::Debug for PredictedWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -195,66 +217,69 @@ impl fmt::Debug for SingleFlight {
 /// not left yet, the call is given up.
 impl Middleware<Call, Below, ServedResponse, BoxError> for SingleFlight {
     async fn call(&self, call: Call, next: &Below) -> Result<ServedResponse, BoxError> {
-        let Joined { guard, receiver, start } = self.flight_table.join(&call, &self.cache_sink);
-        let task = start.map(|flight| {
-            let flight_table = Arc::clone(&self.flight_table);
-            let driver = FlightDriver {
-                flight_table,
-                flight,
-                memory: self.memory.clone(),
+        let mut company = Company::Any;
+        let mut joined = 0;
+        loop {
+            let Joined { guard, receiver, start } = self.flight_table.join(&call, &company, &self.cache_sink);
+            let task = start.map(|flight| self.start(flight, next.clone()));
+            let result = if task.is_none() && self.predicted_wait.has_earlier_turn(&guard.flight, &call.caller) {
+                Err(LeftBehind.into())
+            } else {
+                self.wait(&guard, receiver, &call.caller).await
             };
-            let (kept_up, next) = ((self.keep_up)(), next.clone());
-            self.tasks.spawn("flight", async move {
-                driver.run(next).await;
-                drop(kept_up);
-            })
-        });
-        match self.wait(&guard, receiver, &call.caller).await {
-            Ok(response) => Ok(served(&response, guard.role())),
-            Err(error) if error.is::<FlightDropped>() => Err(lost(task, error).await),
-            Err(error) => Err(error),
+            match result {
+                Ok(response) => return Ok(served(&response, guard.role())),
+                Err(error) if error.is::<FlightDropped>() => return Err(lost(task, error).await),
+                Err(error) if task.is_some() || !LeftBehind::is(&error) => return Err(error),
+                Err(_) => joined += 1,
+            }
+            company = if joined < MOST_JOINED {
+                Company::Others(Arc::clone(&guard.flight))
+            } else {
+                Company::Alone
+            };
         }
     }
 }
 
 impl SingleFlight {
-    /// Waits for a flight, for as long as its caller would wait for a call of its own.
+    /// Starts a new flight.
+    fn start(&self, flight: Arc<Flight>, next: Below) -> JoinHandle<()> {
+        let driver = FlightDriver {
+            flight_table: Arc::clone(&self.flight_table),
+            flight,
+            memory: self.memory.clone(),
+        };
+        let kept_up = (self.keep_up)();
+        self.tasks.spawn("flight", async move {
+            driver.run(next).await;
+            drop(kept_up);
+        })
+    }
+
+    /// Waits for a flight, as long as it is as good for the caller as one of its own.
     async fn wait(
         &self,
         guard: &WaiterGuard,
         mut receiver: ResultReceiver,
         caller: &Caller,
     ) -> Result<Arc<FlightResponse>, BoxError> {
-        let mut until = caller.deadline;
+        let deadline = caller.deadline.max(Instant::now());
+        let mut until = deadline;
         loop {
             tokio::select! {
                 biased;
                 result = &mut receiver => return Ok(result.map_err(|_| FlightDropped)??),
                 () = sleep_until(until) => {}
             }
-            match guard.flight.stage() {
-                // The queue itself rejects the leader's call, and says exactly when to come back.
-                _ if guard.flight.is_leader(guard.id) => break,
-                Stage::Departed(at) if at + self.config.attempt > until => until = at + self.config.attempt,
-                // The result is just being sent.
-                Stage::Over => break,
-                Stage::Waiting | Stage::Departed(_) => {
-                    return Err(self.deadline_exceeded(guard.flight.request().payer()).into());
-                }
+            let now = Instant::now();
+            match guard.flight.stay(guard.id, deadline, self.config.attempt, now) {
+                Stay::ToTheEnd => break,
+                Stay::Until(later) if later > now => until = later,
+                Stay::Until(_) => return Err(LeftBehind.into()),
             }
         }
         Ok(receiver.await.map_err(|_| FlightDropped)??)
-    }
-
-    /// The call has not left in time; the leader of one that never leaves is told the same.
-    fn deadline_exceeded(&self, payer: Payer) -> DeadlineExceeded {
-        match (self.predicted_wait.unavailable_for)(payer) {
-            Some(retry_after) => DeadlineExceeded {
-                is_store_lost: true,
-                retry_after,
-            },
-            None => DeadlineExceeded::new((self.predicted_wait.wait)(payer)),
-        }
     }
 }
 

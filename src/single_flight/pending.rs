@@ -196,7 +196,7 @@ impl PendingFlights {
 }
 
 /// How long a member that rejoins may be held up until the profile says whether its rows fit.
-const PROFILE_WAIT: Duration = Duration::from_secs(2);
+pub(super) const PROFILE_WAIT: Duration = Duration::from_secs(2);
 
 impl PendingFlights {
     /// Takes members for a call that asks for `own`, in the order of their places, as long as the
@@ -358,10 +358,9 @@ impl Batcher {
         self.upstream_profile.fits(flight.request(), rows)
     }
 
-    /// Waits, for at most [`PROFILE_WAIT`], until the profile knows that this many rows fit in one
-    /// answer. Another flight with as many rows is about to find out.
-    pub(super) async fn wait_for_profile(&self, flight: &Flight, rows: usize) {
-        let until = Instant::now() + PROFILE_WAIT;
+    /// Waits, at most until then, for the profile to know that this many rows fit in one answer.
+    /// Another flight with as many rows is about to find out.
+    pub(super) async fn wait_for_profile(&self, flight: &Flight, rows: usize, until: Instant) {
         loop {
             let profile_changed = self.profile_changed.notified();
             if self.fits(flight, rows) || timeout_at(until, profile_changed).await.is_err() {

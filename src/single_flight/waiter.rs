@@ -102,6 +102,11 @@ impl Waiters {
         (id, receiver)
     }
 
+    /// In whose name the call is made.
+    pub(super) fn leads_as(&self) -> &Name {
+        &self.leader_caller.name
+    }
+
     /// Until when the leader waits for its call to leave.
     pub(super) fn leads_until(&self) -> Instant {
         self.leader_caller.deadline

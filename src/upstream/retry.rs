@@ -37,7 +37,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// deadline, because the host took the time; after [`RetryHint::WhenAllowed`] (429) as often as the
 /// deadline allows, while the queue below refuses when there is no slot in time. Each attempt is
 /// the same [`Attempt`] at the same place. When there is no further attempt, an answer passes
-/// through, whatever its status; otherwise the failure is the error.
+/// through, whatever its status; otherwise the failure is the error. Where only the deadline
+/// forbids another attempt, the error is a failure that has the answer in it: who shares the call
+/// may have more time.
 #[derive(Clone, Copy, Debug)]
 pub struct Retry;
 
@@ -61,7 +63,7 @@ impl Middleware<Attempt, Next<Attempt>, UpstreamResponse, BoxError> for Retry {
             let again_at = Instant::now() + pause;
             if again_at > deadline {
                 if !is_for_other_host(&result) || again_at > deadline + Attempt::GRACE {
-                    return settled(result);
+                    return Err(out_of_time(result).into());
                 }
                 attempt.caller = Arc::new(Caller {
                     deadline: deadline + Attempt::GRACE,
@@ -149,6 +151,19 @@ impl Spent {
 /// Whether the attempt's host was given up.
 fn is_for_other_host(result: &Result<UpstreamResponse, Failure>) -> bool {
     matches!(result, Err(failure) if failure.again == RetryHint::OtherHost)
+}
+
+/// The failure of an attempt that would be followed by another one if there were more time.
+fn out_of_time(result: Result<UpstreamResponse, Failure>) -> Failure {
+    match result {
+        Ok(answer) => Failure {
+            delivery: Delivery::Answered,
+            again: RetryHint::Once,
+            answer: Some(answer),
+            source: "no time is left for another attempt".into(),
+        },
+        Err(failure) => failure,
+    }
 }
 
 fn jittered() -> Duration {

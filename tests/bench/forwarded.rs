@@ -79,10 +79,10 @@ pub(crate) fn paid(answer: UpstreamResponse) -> impl Service<Call, Response = Se
         Arc::new(scan::UpstreamProfile::new(0)),
         single_flight::PredictedWait {
             wait: Arc::new(|_| Duration::ZERO),
+            turn: Arc::new(|_, _| Duration::ZERO),
             scarcity: Arc::new(|_| Scarcity::default()),
             slots: Arc::new(|_, _, _| 0),
             has_surplus: Arc::new(|_| true),
-            unavailable_for: Arc::new(|_| None),
         },
         single_flight::Metrics::default(),
     );

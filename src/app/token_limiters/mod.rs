@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint, Scarcity};
+use crate::caller::Caller;
 use crate::clock::Wall;
 use crate::middleware::{Middleware, Next};
 use crate::queue::{self, Reason, Refused};
@@ -171,10 +172,10 @@ impl TokenLimiters {
             .map_or(Duration::ZERO, |limiter| limiter.queue.predicted_wait())
     }
 
-    /// While nobody can tell whether there are slots on the limiter of `payer`: how long callers
-    /// should stay away.
-    pub fn unavailable_for(&self, payer: Payer) -> Option<Duration> {
-        self.limiter(payer)?.quota.unavailable_for()
+    /// How long a request of this caller that comes now would wait for its slot there.
+    pub fn predicted_turn(&self, payer: Payer, caller: &Caller) -> Duration {
+        self.limiter(payer)
+            .map_or(Duration::ZERO, |limiter| limiter.queue.predicted_turn(caller))
     }
 
     /// The gateway stops at `closes`: see [`queue::Queue::close`].

@@ -12,7 +12,7 @@ use crate::response::table::problem;
 use crate::response::tests::openapi::{body as described_body, shared};
 use crate::response::{ErrorCode, Panicked, RequestError, Window, Windows};
 use crate::scan::{Operation, ParseError};
-use crate::{cache, queue, single_flight, token, upstream};
+use crate::{cache, queue, token, upstream};
 
 /// Error, status, `error.code`, `Proxy-Status` error, seconds of `Retry-After`.
 type Row = (BoxError, u16, &'static str, &'static str, Option<u64>);
@@ -191,24 +191,6 @@ fn rows() -> Vec<Row> {
             "NotCached",
             "proxy_internal_response",
             None,
-        ),
-        (
-            single_flight::DeadlineExceeded::new(7 * SECOND).into(),
-            429,
-            "TooManyRequests",
-            "http_request_error",
-            Some(7),
-        ),
-        (
-            single_flight::DeadlineExceeded {
-                retry_after: 7 * SECOND,
-                is_store_lost: true,
-            }
-            .into(),
-            503,
-            "QuotaUnavailable",
-            "proxy_internal_response",
-            Some(7),
         ),
         (
             token::Error::Refused {

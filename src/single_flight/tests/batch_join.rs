@@ -3,19 +3,18 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::fixture::{Fixture, MERGE, Reply, caller, pass, request, rows};
+use super::fixture::{Fixture, MERGE, Reply, caller, no_slot, pass, request, rows};
 use crate::BoxError;
-use crate::attempt::{Attempt, Delivery, Failure, Refusal, RetryHint, Scarcity};
+use crate::attempt::{Attempt, Refusal, Scarcity};
 use crate::caller::Caller;
 use crate::scan::{Merging, Outcome, ServedResponse, UpstreamProfile};
-use crate::single_flight::{BatchConfig, DeadlineExceeded};
+use crate::single_flight::BatchConfig;
 
 pub(super) type Response = JoinHandle<Result<ServedResponse, BoxError>>;
 
@@ -26,17 +25,6 @@ pub(super) fn fixture() -> Fixture {
         gather: Duration::ZERO,
     };
     Fixture::with(merge, UpstreamProfile::new(1000))
-}
-
-/// The queue's error when it has no slot in time.
-pub(super) fn no_slot() -> BoxError {
-    Failure {
-        delivery: Delivery::NoSlot,
-        again: RetryHint::InBatch,
-        answer: None,
-        source: "no slot in time".into(),
-    }
-    .into()
 }
 
 /// A request that is in the queue and will get its slot in `seconds`.
@@ -285,24 +273,5 @@ async fn calls_wait_for_others_as_long_as_slots_are_scarce_and_only_where_there_
         let waited = gather_delay(&mut fixture, "a", name, 30).await;
         assert_eq!(waited, Duration::ZERO, "slots are plenty");
     }
-    fixture.nothing_is_left().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_waits_for_a_call_that_waits_for_the_store_is_told_that_the_store_is_lost() {
-    let mut fixture = Fixture::new();
-    let patient = fixture.ask(caller("x", 30));
-    let (_, _waits) = fixture.waiting().await;
-    let hasty = fixture.ask(caller("y", 2));
-    fixture.is_store_lost.store(true, Ordering::Relaxed);
-    let refused = hasty.await.unwrap().unwrap_err();
-    assert_eq!(
-        refused.downcast_ref(),
-        Some(&DeadlineExceeded {
-            retry_after: Duration::from_secs(3),
-            is_store_lost: true,
-        })
-    );
-    patient.abort();
     fixture.nothing_is_left().await;
 }

@@ -7,8 +7,8 @@ use http::StatusCode;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::batch_join::{Recorded, Response, fixture, no_slot, with_slot};
-use super::fixture::{Fixture, Reply, answer, caller, pass, request, rows};
+use super::batch_join::{Recorded, Response, fixture, with_slot};
+use super::fixture::{Fixture, Reply, answer, caller, no_slot, pass, request, rows};
 use crate::attempt::Attempt;
 use crate::caller::Name;
 use crate::scan::{Outcome, UpstreamResponse};
@@ -116,6 +116,9 @@ async fn a_joiner_of_a_member_does_not_wait_for_a_call_that_queues_again() {
     pauses(&mut fixture, &carrier, 60).await;
     let (attempt, _in_queue) = fixture.waiting().await;
     Arc::clone(&attempt.request).queues(attempt.position, start + Duration::from_secs(62));
+    // It asks the queue itself.
+    let (_, refused) = fixture.waiting().await;
+    refused.send(Err(no_slot())).map_err(drop).unwrap();
     assert!(joiner.await.unwrap().is_err());
     assert_eq!(start.elapsed(), Duration::ZERO);
     let united = carrier.request.bind().unwrap();

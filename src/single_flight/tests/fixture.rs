@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,7 +40,6 @@ pub(super) struct Fixture {
     pub(super) sink: Arc<RecordingSink>,
     pub(super) tasks: Tasks,
     pub(super) metrics: Metrics,
-    pub(super) is_store_lost: Arc<AtomicBool>,
 }
 
 impl Fixture {
@@ -85,8 +83,6 @@ impl Fixture {
         let sink = Arc::new(RecordingSink::default());
         let tasks = Tasks::new();
         let metrics = Metrics::default();
-        let is_store_lost = Arc::<AtomicBool>::default();
-        let is_lost = Arc::clone(&is_store_lost);
         let single_flight = SingleFlight::new(
             Config {
                 merge,
@@ -97,7 +93,7 @@ impl Fixture {
             Arc::new(upstream_profile),
             PredictedWait {
                 scarcity: Arc::new(move |_| scarcity),
-                unavailable_for: Arc::new(move |_| is_lost.load(Ordering::Relaxed).then_some(Duration::from_secs(3))),
+                turn: Arc::new(|_, caller| Duration::from_secs(if caller.name == Name::new("soon") { 5 } else { 77 })),
                 ..predicted_wait(Duration::from_secs(77))
             },
             metrics.clone(),
@@ -113,7 +109,6 @@ impl Fixture {
             sink,
             tasks,
             metrics,
-            is_store_lost,
         }
     }
 
@@ -200,10 +195,10 @@ pub(super) fn rows(request: &Request) -> UpstreamResponse {
 pub(super) fn predicted_wait(wait: Duration) -> PredictedWait {
     PredictedWait {
         wait: Arc::new(move |_| wait),
+        turn: Arc::new(move |_, _| wait),
         scarcity: Arc::new(|_| Scarcity::default()),
         slots: Arc::new(|_, _, _| 0),
         has_surplus: Arc::new(|_| true),
-        unavailable_for: Arc::new(|_| None),
     }
 }
 
@@ -295,6 +290,17 @@ pub(super) fn failure(again: RetryHint) -> BoxError {
         again,
         answer: None,
         source: "connection lost".into(),
+    }
+    .into()
+}
+
+/// The queue's error when it has no slot in time.
+pub(super) fn no_slot() -> BoxError {
+    Failure {
+        delivery: Delivery::NoSlot,
+        again: RetryHint::InBatch,
+        answer: None,
+        source: "no slot in time".into(),
     }
     .into()
 }

@@ -1,3 +1,4 @@
+mod alone;
 mod batch_failure;
 mod batch_join;
 mod batch_throttled;

@@ -7,12 +7,12 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::fixture::{Fixture, answer, call, caller, failure, no_cache, no_store, pass, root};
+use super::fixture::{Fixture, answer, call, caller, failure, no_cache, no_slot, no_store, pass, root};
 use crate::attempt::{Failure, RetryHint};
 use crate::caller::Name;
 use crate::scan::Outcome;
+use crate::single_flight::Shared;
 use crate::single_flight::error::FlightDropped;
-use crate::single_flight::{DeadlineExceeded, Shared};
 
 #[tokio::test(start_paused = true)]
 async fn equal_requests_share_one_call() {
@@ -136,25 +136,6 @@ async fn a_call_that_has_left_is_finished_and_kept_for_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_joiner_with_less_time_leaves_alone() {
-    let mut fixture = Fixture::new();
-    let patient = fixture.ask(caller("x", 30));
-    let (attempt, reply) = fixture.waiting().await;
-    let hasty = fixture.ask(caller("y", 2));
-    let start = Instant::now();
-    let refused = hasty.await.unwrap().unwrap_err();
-    assert_eq!(start.elapsed(), Duration::from_secs(2));
-    assert_eq!(
-        refused.downcast_ref(),
-        Some(&DeadlineExceeded::new(Duration::from_secs(77)))
-    );
-    attempt.request.bind();
-    reply.send(Ok(answer("rows"))).unwrap();
-    assert_eq!(patient.await.unwrap().unwrap().outcome, Outcome::Forwarded);
-    fixture.nothing_is_left().await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_deadline_is_about_leaving_not_about_arriving() {
     let mut fixture = Fixture::new();
     let leader = fixture.ask(caller("x", 30));
@@ -163,20 +144,6 @@ async fn a_deadline_is_about_leaving_not_about_arriving() {
     pass(59).await;
     reply.send(Ok(answer("rows"))).unwrap();
     assert_eq!(joiner.await.unwrap().unwrap().answer.body, "rows");
-    leader.await.unwrap().unwrap();
-    fixture.nothing_is_left().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_joiner_does_not_wait_for_a_call_that_is_not_answered() {
-    let mut fixture = Fixture::new();
-    let leader = fixture.ask(caller("x", 500));
-    let (_, reply) = fixture.departed().await;
-    let joiner = fixture.ask(caller("y", 2));
-    let start = Instant::now();
-    assert!(joiner.await.unwrap().unwrap_err().is::<DeadlineExceeded>());
-    assert_eq!(start.elapsed(), Duration::from_mins(1));
-    reply.send(Ok(answer("rows"))).unwrap();
     leader.await.unwrap().unwrap();
     fixture.nothing_is_left().await;
 }
@@ -192,18 +159,16 @@ async fn a_joiner_does_not_wait_for_a_call_that_queues_again() {
     // A 429 came, and the pause lasts for half a minute.
     let start = Instant::now();
     Arc::clone(&attempt.request).queues(attempt.position, start + Duration::from_secs(30));
-    let error = early.await.unwrap().unwrap_err();
-    let shared: &Shared = error.downcast_ref().unwrap();
-    let retry_after = Duration::from_secs(30);
-    assert_eq!(
-        shared.find::<DeadlineExceeded>(),
-        Some(&DeadlineExceeded::new(retry_after))
-    );
+    // They ask the queue themselves, first for the one and then for the one with more time.
+    for asked in [early, hasty] {
+        let (_, refused) = fixture.waiting().await;
+        refused.send(Err(no_slot())).map_err(drop).unwrap();
+        assert_eq!(root(&asked.await.unwrap().unwrap_err()), "no slot in time");
+    }
     assert_eq!(start.elapsed(), Duration::ZERO);
     let fresh = fixture.ask(no_cache(caller("z", 60)));
-    assert!(hasty.await.unwrap().unwrap_err().is::<DeadlineExceeded>());
-    assert_eq!(start.elapsed(), Duration::from_secs(2));
-    pass(28).await;
+    fixture.settled().await;
+    pass(30).await;
     attempt.request.bind();
     reply.send(Ok(answer("rows"))).unwrap();
     leader.await.unwrap().unwrap();

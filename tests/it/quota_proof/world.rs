@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
 use defender_gateway::testing::BoxError;
-use defender_gateway::testing::attempt::{Attempt, Charged, QueuePosition, Retries};
+use defender_gateway::testing::attempt::{Attempt, Charged, Failure, QueuePosition, Retries};
 use defender_gateway::testing::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::testing::clock::Wall;
 use defender_gateway::testing::middleware::{Next, layer};
@@ -174,6 +174,10 @@ impl Gateway {
     ) -> Result<UpstreamResponse, Option<Refused>> {
         let attempt = self.attempt(name, urgency, wait);
         let answer = self.stack.clone().oneshot(attempt).await;
+        let answer = answer.or_else(|mut error| {
+            let failure = error.downcast_mut::<Failure>();
+            failure.and_then(|failure| failure.answer.take()).ok_or(error)
+        });
         // Whoever shares a call gets the failure as it is; the refusal is its cause.
         answer.map_err(|error| {
             let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());

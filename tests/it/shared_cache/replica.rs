@@ -196,6 +196,7 @@ impl Replica {
         };
         let outlook = single_flight::PredictedWait {
             wait: Arc::new(|_| Duration::ZERO),
+            turn: Arc::new(|_, _| Duration::ZERO),
             // Slots are scarce, so that calls wait for others to join them.
             scarcity: Arc::new(|_| Scarcity {
                 gather: Some(Duration::from_millis(500)),
@@ -203,7 +204,6 @@ impl Replica {
             }),
             slots: Arc::new(|_, _, _| 0),
             has_surplus: Arc::new(|_| true),
-            unavailable_for: Arc::new(|_| None),
         };
         let metrics = single_flight::Metrics::default();
         let calls = upstream.clone();

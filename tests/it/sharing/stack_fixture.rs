@@ -172,13 +172,14 @@ impl StackFixture {
                 merge,
                 attempt: ATTEMPT,
             };
-            let [scarcity, slots, surplus, stores] = [(); 4].map(|()| quota.clone());
+            let [scarcity, slots, surplus] = [(); 3].map(|()| quota.clone());
+            let turns = queue.clone();
             let outlook = single_flight::PredictedWait {
                 wait: Arc::new(move |_| queue.predicted_wait()),
+                turn: Arc::new(move |_, caller| turns.predicted_turn(caller)),
                 scarcity: Arc::new(move |_| scarcity.scarcity()),
                 slots: Arc::new(move |_, until, most| slots.slots_until(until, most)),
                 has_surplus: Arc::new(move |_| surplus.has_surplus()),
-                unavailable_for: Arc::new(move |_| stores.unavailable_for()),
             };
             let keep = Arc::clone(&cache) as Arc<dyn CacheSink>;
             let metrics = single_flight::Metrics::register(registry);

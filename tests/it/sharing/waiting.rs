@@ -72,3 +72,20 @@ async fn who_says_how_old_an_answer_may_be_asks_for_all() {
         assert_eq!(ask_together(&questions).await.1, [60, 60]);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_the_last_of_a_greedy_callers_line_has_it_in_a_turn_of_its_own() {
+    // One call a second.
+    let stack_fixture = StackFixture::with(Sharing::SingleFlight, &[(1, 1)], StaleAnswers::Off, Layout::Compact);
+    let start = Instant::now();
+    let greedy = join_all((0..15).map(async |n| stack_fixture.ask("greedy", &ids(n..n + 1)).await.unwrap()));
+    let modest = async {
+        sleep_until(start + Duration::from_millis(100)).await;
+        stack_fixture.ask("modest", &ids(14..15)).await.unwrap();
+        start.elapsed()
+    };
+    let (_, took) = tokio::join!(greedy, modest);
+    assert!(took < Duration::from_secs(4), "within two slots: {took:?}");
+    let calls = stack_fixture.arrivals.lock().unwrap().len();
+    assert_eq!(calls, 15, "its call has answered the greedy one too");
+}
