@@ -60,6 +60,9 @@ pub struct History {
     pub entity: EntityForm,
     /// Whether the newest session of each definition is still running. Default: all have ended.
     pub running: bool,
+    /// Whether the fractions of times in rows end without zeros, as some serializers write them.
+    /// Default: they have seven digits, as documented.
+    pub trimmed_times: bool,
     /// Whether `scanAuthenticationParams` of definitions is an object, as in the documented
     /// example. Default: it is null, as observed.
     pub secrets: bool,
@@ -83,6 +86,7 @@ impl Default for History {
             agents: 7,
             entity: EntityForm::default(),
             running: false,
+            trimmed_times: false,
             secrets: false,
         }
     }
