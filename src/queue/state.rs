@@ -149,7 +149,7 @@ impl<P> State<P> {
             .position_for(name, urgency, Some((deadline, id)), own_returns);
         let (ahead, start) = self.turn_until(&place, deadline, now);
         let delays_own = start <= deadline && self.delays_own(&place, OWN_LOOKED_AT, now);
-        let admitted = self.admit(name, ahead, start, deadline, now);
+        let admitted = self.admit(&place, (ahead, start), deadline, now);
         let admitted = admitted.and(if delays_own { Err(Reason::Late) } else { Ok(()) });
         if let Err(reason) = admitted {
             let request = Request {
@@ -172,6 +172,15 @@ impl<P> State<P> {
         Ok(Entered { id, start, turn })
     }
 
+    /// How many that wait in this queue go before a request that has these ahead of it.
+    fn ahead_here(&self, place: &ServicePosition, ahead: Ahead) -> usize {
+        if self.others().is_empty() {
+            ahead.waiting
+        } else {
+            self.order.ahead_at(place)
+        }
+    }
+
     /// Adds a ticket that has these ahead of it.
     fn add(
         &mut self,
@@ -182,7 +191,7 @@ impl<P> State<P> {
         now: Instant,
     ) -> oneshot::Receiver<Grant<P>> {
         let (id, deadline) = (ticket.id, ticket.deadline);
-        let delay = if ahead.waiting >= self.order.len() {
+        let delay = if self.ahead_here(place, ahead) >= self.order.len() {
             Delay::None
         } else if self.order.delays_by_one(place) {
             Delay::One
@@ -211,13 +220,19 @@ impl<P> State<P> {
     }
 
     /// Whether a request may wait that has these ahead of it.
-    fn admit(&self, name: &Name, ahead: Ahead, start: Instant, deadline: Instant, now: Instant) -> Result<(), Reason> {
+    fn admit(
+        &self,
+        place: &ServicePosition,
+        (ahead, start): (Ahead, Instant),
+        deadline: Instant,
+        now: Instant,
+    ) -> Result<(), Reason> {
         let (waiting, config) = (self.order.len(), &self.config);
         // Who goes before somebody who waits takes the place of the last.
-        if waiting >= config.max_requests && ahead.waiting >= waiting {
+        if waiting >= config.max_requests && self.ahead_here(place, ahead) >= waiting {
             return Err(Reason::Full);
         }
-        if self.order.waiting_of(name) >= config.max_requests_per_caller {
+        if self.order.waiting_of(place.caller()) >= config.max_requests_per_caller {
             return Err(Reason::CallerFull);
         }
         if self.closes.is_some_and(|closes| start > closes) {
