@@ -151,18 +151,23 @@ impl<S: PermitSource> Queue<S> {
 
     fn take_ticket(&self, now: Instant, attempt: &Attempt) -> Result<QueueEntry<S>, Refused> {
         let mut state = self.0.lock();
-        let waiting = |start, place| QueueEntry {
+        let waiting = |deadline, start, place| QueueEntry {
             place,
             queue: self.clone(),
             entered: now,
-            deadline: attempt.caller.deadline,
+            deadline,
             start,
         };
         if let Some(permit) = state.try_fast_path(now, attempt, &self.0.source) {
             self.0.tell(&state);
-            return Ok(waiting(now, EntryState::Granted(permit)));
+            return Ok(waiting(now, now, EntryState::Granted(permit)));
         }
-        let Entered { id, start, turn } = state.enter(now, attempt, &self.0.source)?;
+        let Entered {
+            id,
+            deadline,
+            start,
+            turn,
+        } = state.enter(now, attempt, &self.0.source)?;
         let next = state.hand_out(now, &self.0.source);
         self.0.tell(&state);
         if !state.order.is_empty() && next != state.armed {
@@ -176,7 +181,7 @@ impl<S: PermitSource> Queue<S> {
             caller: Arc::clone(&attempt.caller),
             told: turn,
         };
-        Ok(waiting(start, EntryState::Waiting(ticket)))
+        Ok(waiting(deadline, start, EntryState::Waiting(ticket)))
     }
 
     /// Hands slots out when they come, and forgets callers of which nothing is expected any more,
@@ -284,7 +289,7 @@ impl<S: PermitSource> QueueEntry<S> {
         self.start
     }
 
-    /// Waits for the slot, at most until a second after the caller's deadline.
+    /// Waits for the slot, at most until a second after the ticket's deadline.
     ///
     /// # Errors
     /// [`Refused`] when a request came whose class or share gives it a better right to the slot, or
@@ -295,7 +300,7 @@ impl<S: PermitSource> QueueEntry<S> {
     /// Safe, see [`Queue::turn`].
     pub async fn turn(self) -> Result<S::Permit, Refused> {
         let shared = &self.queue.0;
-        let latest = self.deadline.max(self.entered) + TOLERANCE;
+        let latest = self.deadline + TOLERANCE;
         let at_once = matches!(self.place, EntryState::Granted(_));
         let turn = match self.place {
             EntryState::Granted(permit) => Ok(permit),

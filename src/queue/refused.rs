@@ -10,7 +10,7 @@ use crate::caller::{Name, Urgency};
 use crate::telemetry::named_enum;
 
 /// Who may wait less than this has to come just when a slot is free.
-const INSTANT: Duration = Duration::from_secs(1);
+pub(super) const INSTANT: Duration = Duration::from_secs(1);
 
 /// The caller's turn cannot come in time, or it may not wait. Known at once, told at once.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -155,6 +155,16 @@ pub(super) struct Request<'a> {
     pub(super) urgency: Urgency,
     /// How long it said that it may wait.
     pub(super) allowed: Duration,
+    /// Whether it came when it was told to, and so has a moment though it allows none.
+    pub(super) has_a_moment: bool,
+}
+
+impl Request<'_> {
+    /// How long it waits when it comes back.
+    fn patience(&self) -> Duration {
+        let moment = if self.has_a_moment { INSTANT } else { Duration::ZERO };
+        self.allowed.max(moment)
+    }
 }
 
 impl<P> State<P> {
@@ -165,7 +175,7 @@ impl<P> State<P> {
         // It comes back when a slot is free, or is refused again: so it is told no slot that
         // another request of its caller was told, however few of those who are told to come back
         // do.
-        let own_slot = (request.allowed < INSTANT).then(|| self.forecast.start(own.len(), now));
+        let own_slot = (request.patience() < INSTANT).then(|| self.forecast.start(own.len(), now));
         let place = self.order.position_for(name, urgency, None, own);
         let (_, start) = self.turn_at(&place, now);
         let room = self.room_for(reason, request, now).max(own_slot);
@@ -233,7 +243,7 @@ impl<P> State<P> {
         now: Instant,
     ) -> Refused {
         let needed = start.saturating_duration_since(now);
-        let retry_after = self.retry_after(start.max(room.unwrap_or(now)), request.allowed, room, now);
+        let retry_after = self.retry_after(start.max(room.unwrap_or(now)), request.patience(), room, now);
         let due = now + retry_after;
         self.expectations
             .refuse((request.name, request.urgency), arrival, due, now, &mut self.order);

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::expectation::{Arrival, Expectations};
 use super::fair_scheduler::{Ahead, FairScheduler, ServicePosition, Ticket};
-use super::refused::{Reason, Refused, Request};
+use super::refused::{INSTANT, Reason, Refused, Request};
 use super::snapshot::RecentCallers;
 use super::take_back::{Check, Delay, STEPS_PER_ARRIVAL};
 use super::turn_forecast::SlotForecast;
@@ -66,6 +66,8 @@ pub(super) struct Waiter<P> {
 #[derive(Debug)]
 pub(super) struct Entered<P> {
     pub(super) id: u64,
+    /// The latest start.
+    pub(super) deadline: Instant,
     /// When its slot comes, if nobody comes or leaves before.
     pub(super) start: Instant,
     pub(super) turn: oneshot::Receiver<Grant<P>>,
@@ -136,8 +138,14 @@ impl<P> State<P> {
         let (name, urgency) = (&caller.name, caller.urgency);
         // Reading the request took a moment: a slot that is free now is in time even for who will
         // not wait at all.
-        let deadline = caller.deadline.max(now);
+        let mut deadline = caller.deadline.max(now);
         let arrival = self.arrive(attempt, now);
+        // Who was told to come now has a second in any case: others who came meanwhile wait before
+        // a slot that is its own, and it would be sent away as long as there are others.
+        let is_due = self.expectations.is_due(name, urgency, arrival, now);
+        if is_due {
+            deadline = deadline.max(now + INSTANT);
+        }
         self.look_ahead(now, self.order.len() + 1 + BESIDES, source);
         // A place below 2^48 and a count of tickets: unique, and in order of first arrival even
         // when a request queues again.
@@ -149,13 +157,14 @@ impl<P> State<P> {
             .position_for(name, urgency, Some((deadline, id)), own_returns);
         let (ahead, start) = self.turn_until(&place, deadline, now);
         let delays_own = start <= deadline && self.delays_own(&place, OWN_LOOKED_AT, now);
-        let admitted = self.admit(name, ahead, start, deadline, now);
+        let admitted = self.admit(&place, (ahead, start), deadline, now);
         let admitted = admitted.and(if delays_own { Err(Reason::Late) } else { Ok(()) });
         if let Err(reason) = admitted {
             let request = Request {
                 name,
                 urgency,
                 allowed: allowed(caller, now),
+                has_a_moment: is_due,
             };
             return Err(self.refuse(reason, request, arrival, now));
         }
@@ -169,7 +178,21 @@ impl<P> State<P> {
         // Only now: the turn that was kept for it is kept as long as it is expected.
         self.expectations
             .let_in((name, urgency), arrival, deadline, now, &mut self.order);
-        Ok(Entered { id, start, turn })
+        Ok(Entered {
+            id,
+            deadline,
+            start,
+            turn,
+        })
+    }
+
+    /// How many that wait in this queue go before a request that has these ahead of it.
+    fn ahead_here(&self, place: &ServicePosition, ahead: Ahead) -> usize {
+        if self.others().is_empty() {
+            ahead.waiting
+        } else {
+            self.order.ahead_at(place)
+        }
     }
 
     /// Adds a ticket that has these ahead of it.
@@ -182,7 +205,7 @@ impl<P> State<P> {
         now: Instant,
     ) -> oneshot::Receiver<Grant<P>> {
         let (id, deadline) = (ticket.id, ticket.deadline);
-        let delay = if ahead.waiting >= self.order.len() {
+        let delay = if self.ahead_here(place, ahead) >= self.order.len() {
             Delay::None
         } else if self.order.delays_by_one(place) {
             Delay::One
@@ -211,13 +234,19 @@ impl<P> State<P> {
     }
 
     /// Whether a request may wait that has these ahead of it.
-    fn admit(&self, name: &Name, ahead: Ahead, start: Instant, deadline: Instant, now: Instant) -> Result<(), Reason> {
+    fn admit(
+        &self,
+        place: &ServicePosition,
+        (ahead, start): (Ahead, Instant),
+        deadline: Instant,
+        now: Instant,
+    ) -> Result<(), Reason> {
         let (waiting, config) = (self.order.len(), &self.config);
         // Who goes before somebody who waits takes the place of the last.
-        if waiting >= config.max_requests && ahead.waiting >= waiting {
+        if waiting >= config.max_requests && self.ahead_here(place, ahead) >= waiting {
             return Err(Reason::Full);
         }
-        if self.order.waiting_of(name) >= config.max_requests_per_caller {
+        if self.order.waiting_of(place.caller()) >= config.max_requests_per_caller {
             return Err(Reason::CallerFull);
         }
         if self.closes.is_some_and(|closes| start > closes) {

@@ -139,7 +139,12 @@ impl<P> State<P> {
             self.turn_at(&place, now).1
         };
         let allowed = self.waiters.get(&id).map_or(Duration::ZERO, |waiter| waiter.allowed);
-        let request = Request { name, urgency, allowed };
+        let request = Request {
+            name,
+            urgency,
+            allowed,
+            has_a_moment: false,
+        };
         let refused = self.send_away(reason, request, arrival, (start, None), now);
         self.tell(id, refused, now);
     }

@@ -34,7 +34,7 @@ struct Row {
     /// The number of its id among the requested ids.
     id: usize,
     text: Range<usize>,
-    /// Its `LastScanned`, if it has one that can be compared as text.
+    /// What can be compared as text of its `LastScanned`, if it has one.
     time: Option<Range<usize>>,
 }
 
@@ -169,8 +169,8 @@ impl Rows {
         piece(&self.body[rest..]);
     }
 
-    /// The rows in order: the number of the id, the bytes, and the range of the time in them, if
-    /// there is one.
+    /// The rows in order: the number of the id, the bytes, and what can be compared as text of
+    /// the time in them, if there is one.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (usize, &[u8], Option<Range<usize>>)> {
         self.list.iter().map(|row| {
             let start = row.text.start;
@@ -242,20 +242,19 @@ impl Row {
     }
 }
 
-/// The content of a JSON string that is a timestamp in the one documented form,
-/// `2026-03-01T04:05:06.1234567Z`. Within this form, but not across forms, times compare as texts
-/// do.
+/// What of a JSON string that is a timestamp, such as `2026-03-01T04:05:06.1234567Z`, compares as
+/// text as the times do: it without the `Z`, and without zeros at the end of a fraction, which some
+/// serializers leave out.
 fn timestamp(value: &str) -> Option<&str> {
-    const FORM: &[u8] = b"0000-00-00T00:00:00.0000000Z";
-    let text = value.strip_prefix('"')?.strip_suffix('"')?;
-    let fits = |(byte, form): (u8, &u8)| {
-        if *form == b'0' {
-            byte.is_ascii_digit()
-        } else {
-            byte == *form
-        }
-    };
-    (text.len() == FORM.len() && text.bytes().zip(FORM).all(fits)).then_some(text)
+    const FORM: &[u8] = b"0000-00-00T00:00:00.0000000";
+    const WHOLE: usize = b"0000-00-00T00:00:00".len();
+    let text = value.strip_prefix('"')?.strip_suffix("Z\"")?;
+    let fits = |(byte, form): (u8, &u8)| byte == *form || *form == b'0' && byte.is_ascii_digit();
+    let (_, fraction) = text.split_at_checked(WHOLE)?;
+    if text.len() > FORM.len() || fraction == "." || !text.bytes().zip(FORM).all(fits) {
+        return None;
+    }
+    text.get(..WHOLE + fraction.trim_end_matches(['0', '.']).len())
 }
 
 /// The members of an answer.

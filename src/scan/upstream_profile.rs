@@ -251,13 +251,13 @@ impl Learned {
                 if let Some(before) = before.replace(row) {
                     let evidence = &mut self.evidence[ordering as usize];
                     *evidence = match ordering.compare(before, row) {
-                        None | Some(std::cmp::Ordering::Greater) => None,
-                        // Rows of one id follow each other in any grouping, and equal times show
-                        // nothing.
+                        Some(std::cmp::Ordering::Greater) => None,
+                        // Rows of one id follow each other in any grouping, and equal times and
+                        // rows without one show nothing.
                         Some(std::cmp::Ordering::Less) if before.0 != row.0 => {
                             evidence.map(|pairs| pairs.saturating_add(1))
                         }
-                        Some(_) => *evidence,
+                        None | Some(_) => *evidence,
                     };
                 }
             }

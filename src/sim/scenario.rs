@@ -30,6 +30,8 @@
 //! agents = 7                        # and how many scanners
 //! entity = "bare"                   # bare | wrapped: how one of them is answered
 //! running = false                   # whether the newest session of each definition still runs
+//! session_top = "taken"             # taken | refused: $top in history by session
+//! trimmed_times = false             # whether times in rows end without the zeros of their fraction
 //! secrets = false                   # whether definitions show how scanners sign in
 //!
 //! [sign_in]

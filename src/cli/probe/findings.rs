@@ -171,16 +171,9 @@ pub(super) fn order(rows: &Rows) -> String {
     }
 }
 
-/// `rows` is how many rows an answer held in which nothing was in doubt.
-pub(super) fn recommend(report: &mut Report, rows: Option<usize>) {
-    report.settings = match rows {
-        Some(rows) => vec![
-            "[merge]".into(),
-            "enabled = true".into(),
-            format!("known_rows = {rows}"),
-        ],
-        None => vec!["[merge]".into(), "enabled = false".into()],
-    };
+/// Recommends that calls are not merged.
+pub(super) fn advise_against_merging(report: &mut Report) {
+    report.settings = vec!["[merge]".into(), "enabled = false".into()];
 }
 
 #[cfg(test)]

@@ -133,6 +133,13 @@ impl Expectations {
         }
     }
 
+    /// Whether a request comes when it was told to, and not before.
+    pub(super) fn is_due(&self, caller: &Name, urgency: Urgency, arrival: Arrival, now: Instant) -> bool {
+        let history = self.callers[usize::from(urgency.level())].get(caller);
+        let first = history.and_then(|history| history.returns.front());
+        arrival == Arrival::Return && first.is_some_and(|first| first.due <= now)
+    }
+
     /// Which of its caller's that are expected back go before a request, once they are due.
     pub(super) fn returns_before(&self, caller: &Name, urgency: Urgency, arrival: Arrival) -> Range<usize> {
         match arrival {

@@ -112,17 +112,10 @@ impl Class {
             return flow.standing();
         }
         let last = match self.idle.get(caller) {
-            Some(Idle {
-                kept: Some((tag, turn)),
-                ..
-            }) => {
-                return Standing {
-                    tag: *tag,
-                    turn: *turn,
-                    stride,
-                };
-            }
-            Some(idle) => idle.last,
+            Some(idle) => match self.kept(idle) {
+                Some((tag, turn)) => return Standing { tag, turn, stride },
+                None => idle.last,
+            },
             None => self.idle_flows.get(caller).copied().unwrap_or(0),
         };
         Standing {
@@ -134,12 +127,20 @@ impl Class {
 
     /// Where a caller that does not wait stands, if it asks some time from now.
     pub(super) fn standing_of_idle(&self, idle: &Idle) -> Standing {
-        let (tag, turn) = idle.kept.unwrap_or((idle.last.max(self.now) + idle.stride, u64::MAX));
+        let (tag, turn) = self
+            .kept(idle)
+            .unwrap_or((idle.last.max(self.now) + idle.stride, u64::MAX));
         Standing {
             tag,
             turn,
             stride: idle.stride,
         }
+    }
+
+    /// The tag and turn that are kept for a caller.
+    fn kept(&self, idle: &Idle) -> Option<(u64, u64)> {
+        let (tag, turn) = idle.kept?;
+        Some((owed(tag, idle.stride, idle.expected.returning, self.now), turn))
     }
 
     /// Where a caller of another queue stands.
@@ -286,9 +287,9 @@ impl Class {
         flow.tag += flow.stride;
         flow.turn = self.turns;
         // What was kept for requests that were refused is not credit for further ones.
-        if flow.is_reclaimed && flow.expected.returning == 0 {
-            flow.tag = flow.tag.max(self.now);
-            flow.is_reclaimed = false;
+        if flow.is_reclaimed {
+            flow.tag = owed(flow.tag, flow.stride, flow.expected.returning, self.now);
+            flow.is_reclaimed = flow.expected.returning > 0;
         }
         self.next.insert((flow.tag, flow.turn, caller.clone()));
         // A flow served out of turn must not drag the clock ahead of the others.
@@ -364,6 +365,13 @@ impl Class {
         }
         self.idle_flows.insert(caller.clone(), last);
     }
+}
+
+/// A tag that was kept for so many requests: behind the clock by what is owed to them, and by no
+/// more, however far the clock has come since. With the last of them the caller has caught up.
+fn owed(tag: u64, stride: u64, returning: usize, now: u64) -> u64 {
+    let turns = returning.saturating_sub(1) as u64;
+    tag.max(now.saturating_sub(stride.saturating_mul(turns)))
 }
 
 fn insert(dues: &mut VecDeque<Instant>, due: Instant) {

@@ -58,6 +58,11 @@ pub struct ServicePosition {
 }
 
 impl ServicePosition {
+    /// Whose it is.
+    pub fn caller(&self) -> &Name {
+        &self.caller
+    }
+
     /// Whether requests of its own caller go first that may not come.
     pub fn is_behind_kept(&self) -> bool {
         self.own_kept > 0
@@ -143,7 +148,11 @@ impl FairScheduler {
 
     /// How many tickets would be served before this one if nobody else came.
     pub fn ahead_of(&self, id: u64) -> Option<usize> {
-        let place = self.position_of(id)?;
+        Some(self.ahead_at(&self.position_of(id)?))
+    }
+
+    /// How many tickets would be served before a request at this place if nobody else came.
+    pub fn ahead_at(&self, place: &ServicePosition) -> usize {
         let now = Instant::now();
         let look = Look {
             claims: Claims::None,
@@ -153,6 +162,6 @@ impl FairScheduler {
             most_of_loop: 0,
             others: &[],
         };
-        Some(self.competitors(&place, 0, look).ahead(now, 0).waiting)
+        self.competitors(place, 0, look).ahead(now, 0).waiting
     }
 }

@@ -39,6 +39,40 @@ async fn who_cannot_be_served_in_time_is_told_at_once_when_to_come_back() {
     waiting.await.unwrap();
 }
 
+/// The queue is full, and so is that of another replica.
+#[tokio::test(start_paused = true)]
+async fn who_goes_before_somebody_here_has_room_however_many_wait_elsewhere() {
+    for elsewhere in [0, 5] {
+        let tasks = Tasks::new();
+        let (queue, clockwork) = queue(SECOND, &tasks);
+        queue.reconfigure(Config {
+            max_requests: 3,
+            max_requests_per_caller: 3,
+            longest_wait: Duration::from_hours(1),
+            weights: Weights::default(),
+        });
+        clockwork.share_with(vec![FlowDemand {
+            urgency: Urgency::new(0).unwrap(),
+            caller: Name::new("elsewhere"),
+            // Before the one that comes here.
+            weight: 100,
+            waiting: elsewhere,
+            deadlines: Vec::new(),
+            returning: 0,
+            asks_again: false,
+            position: None,
+        }]);
+        queue.turn(&attempt("a", 3, SECOND)).await.unwrap().used();
+        let waiting: Vec<_> = (0..3)
+            .map(|_| queue.enter(&attempt("patient", 7, 600 * SECOND)).unwrap())
+            .collect();
+        let urgent = queue.enter(&attempt("urgent", 0, 60 * SECOND));
+        urgent.unwrap_or_else(|refused| panic!("{elsewhere}: {refused:?}"));
+        let last = waiting.into_iter().next_back().unwrap();
+        assert_eq!(last.turn().await.unwrap_err().reason, Reason::Displaced, "{elsewhere}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_leaves_gives_its_place_up_at_once() {
     let tasks = Tasks::new();

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 
 use super::*;
+use crate::queue::fair_scheduler::Expected;
 use crate::queue::{FairScheduler, Ticket};
 
 fn add(order: &mut FairScheduler, id: u64, caller: &str, urgency: u8) {
@@ -106,6 +107,79 @@ fn credit_is_not_hoarded_while_idle_and_debt_is_not_forgotten() {
             .count();
     }
     assert!(hopper <= 20);
+}
+
+/// Whoever polls without waiting is refused again and again, and is never without a request that is
+/// expected back, while the others are served.
+#[test]
+fn credit_is_not_hoarded_by_being_refused_either() {
+    for (weight, polls) in [(1, true), (10, true), (1, false)] {
+        let (hoarder, urgency) = (Name::new("hoarder"), Urgency::new(3).unwrap());
+        let weights = [(hoarder.clone(), NonZeroU32::new(weight).unwrap())].into_iter();
+        let mut order = FairScheduler::new(weights.collect());
+        let is_refused = |order: &mut FairScheduler, returning| {
+            let expected = Expected {
+                returning,
+                ..Expected::default()
+            };
+            order.expect(&hoarder, urgency, expected);
+        };
+        is_refused(&mut order, 1);
+        for id in 0..2000 {
+            add(&mut order, id, &format!("steady {}", id % 4), 3);
+        }
+        serve(&mut order, 1000);
+        for id in 2000..2100 {
+            add(&mut order, id, "hoarder", 3);
+        }
+        if !polls {
+            is_refused(&mut order, 0);
+        }
+        let mut turns = Vec::new();
+        for _ in 0..100 {
+            let ticket = serve(&mut order, 1).remove(0);
+            turns.push(ticket.caller == hoarder);
+        }
+        let weight = usize::try_from(weight).unwrap();
+        let turns_of_hoarder = turns.iter().filter(|turn| **turn).count();
+        // And what it has before the others have one turn.
+        let share = 100 * weight / (weight + 4) + weight;
+        assert!(turns[0], "what it is owed comes first");
+        assert!(
+            turns_of_hoarder <= share + 1,
+            "{turns_of_hoarder} of a share of {share}, {polls}"
+        );
+    }
+}
+
+/// Whoever was refused ten times is owed ten turns and no more.
+#[test]
+fn whoever_was_refused_often_is_owed_as_many_turns() {
+    let (late, urgency) = (Name::new("late"), Urgency::new(3).unwrap());
+    let mut order = FairScheduler::new(Weights::default());
+    for id in 0..1000 {
+        add(&mut order, id, &format!("steady {}", id % 4), 3);
+    }
+    let expected = |returning| Expected {
+        returning,
+        ..Expected::default()
+    };
+    order.expect(&late, urgency, expected(10));
+    serve(&mut order, 400);
+    // They come one by one, each when the one before has been served.
+    for returning in (0..10).rev() {
+        add(&mut order, 2000 + returning, "late", 3);
+        order.expect(&late, urgency, expected(usize::try_from(returning).unwrap()));
+        assert_eq!(serve(&mut order, 1)[0].caller, late, "{returning} are left");
+    }
+    for id in 3000..3010 {
+        add(&mut order, id, "late", 3);
+    }
+    let turns = serve(&mut order, 10)
+        .iter()
+        .filter(|ticket| ticket.caller == late)
+        .count();
+    assert!(turns <= 3, "{turns}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Config, Metrics, PermitSource, Queue, Weights};
-use crate::attempt::{Attempt, QueuePosition, Retries};
+use crate::attempt::{Attempt, FlowDemand, QueuePosition, Retries, SharedOrder};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::scan::{Endpoint, Request};
 use crate::task::Tasks;
@@ -33,6 +33,8 @@ struct Works {
     every: Duration,
     version: AtomicU64,
     changed: Notify,
+    /// The order of all queues, if there are others.
+    shared: Mutex<Option<Arc<SharedOrder>>>,
 }
 
 /// A slot of the clockwork; goes back unless used.
@@ -66,7 +68,17 @@ impl Clockwork {
             every,
             version: AtomicU64::new(0),
             changed: Notify::new(),
+            shared: Mutex::default(),
         }))
+    }
+
+    /// This is wanted of the same slots elsewhere.
+    pub(super) fn share_with(&self, others: Vec<FlowDemand>) {
+        let shared = SharedOrder {
+            others,
+            ..SharedOrder::default()
+        };
+        *self.0.shared.lock().unwrap() = Some(Arc::new(shared));
     }
 
     /// No slot before that moment.
@@ -108,6 +120,10 @@ impl PermitSource for Clockwork {
 
     fn next_timeout(&self) -> Option<Instant> {
         None
+    }
+
+    fn shared_order(&self) -> Option<Arc<SharedOrder>> {
+        self.0.shared.lock().unwrap().clone()
     }
 }
 

@@ -131,6 +131,55 @@ async fn who_cannot_wait_has_a_slot_to_come_back_to_whatever_others_do() {
     assert_eq!(again, 0, "{again} of {} were refused twice", served.len());
 }
 
+/// How often an urgent caller that cannot wait is refused that obeys every `Retry-After`, beside
+/// somebody who always has twenty requests waiting.
+async fn refusals_beside_an_exporter(every: Duration, first: Duration) -> usize {
+    let tasks = Tasks::new();
+    let (queue, _) = queue(every, &tasks);
+    let export = (0..20).map(|_| async {
+        loop {
+            match queue.turn(&attempt("exporter", 6, 300 * SECOND)).await {
+                Ok(slot) => slot.used(),
+                Err(refused) => tokio::time::sleep(refused.retry_after).await,
+            }
+        }
+    });
+    let poll = async {
+        tokio::time::sleep(first).await;
+        for refusals in 0..10 {
+            let asked = Instant::now();
+            match queue.turn(&attempt("poller", 0, Duration::ZERO)).await {
+                Ok(slot) => {
+                    slot.used();
+                    assert!(asked.elapsed() <= SECOND, "{:?}", asked.elapsed());
+                    return refusals;
+                }
+                // A timer and the way back take a moment.
+                Err(refused) => {
+                    let at = SECOND * u32::try_from(refused.retry_after_s()).unwrap();
+                    tokio::time::sleep(at + Duration::from_millis(20)).await;
+                }
+            }
+        }
+        10
+    };
+    tokio::select! {
+        _ = futures_util::future::join_all(export) => unreachable!("exporters have no end"),
+        refusals = poll => refusals,
+    }
+}
+
+/// Others come while it is away, and so the queue is never empty.
+#[tokio::test(start_paused = true)]
+async fn who_cannot_wait_and_obeys_is_not_refused_for_ever_though_others_come() {
+    for every in [200, 1000, 2000, 2400, 30_000].map(Duration::from_millis) {
+        for phase in 0..10 {
+            let refusals = refusals_beside_an_exporter(every, every * 3 + every * phase / 10).await;
+            assert!(refusals <= 2, "{every:?}, {phase}: {refusals}");
+        }
+    }
+}
+
 /// Inputs with which somebody came back on time and was refused again: requests of the same caller
 /// had not come back, and its place was not kept. Caller, urgency, wait and gap of each, and the
 /// last one.

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 
 use crate::scan::id_class::tests::spellings;
-use crate::scan::{Endpoint, Request, Rows, SplitError};
+use crate::scan::{Endpoint, Ordering, Request, Rows, SplitError, UpstreamProfile};
 use proptest::prelude::*;
 use serde_json::value::RawValue;
 
@@ -130,11 +130,23 @@ fn only_times_in_the_documented_form_are_compared() {
         let (_, row, time) = rows.iter().next().unwrap();
         time.map(|time| String::from_utf8(row[time].to_vec()).unwrap())
     };
-    let good = "2026-03-01T04:05:06.1234567Z";
-    assert_eq!(time(&format!(r#""LastScanned":"{good}""#)).as_deref(), Some(good));
+    for (written, compared) in [
+        (".1234567Z", ".1234567"),
+        (".1234560Z", ".123456"),
+        (".1Z", ".1"),
+        (".0000000Z", ""),
+        ("Z", ""),
+    ] {
+        let good = format!(r#""LastScanned":"2026-03-01T04:05:00{written}""#);
+        assert_eq!(time(&good), Some(format!("2026-03-01T04:05:00{compared}")), "{good}");
+    }
     for other in [
         r#""LastScanned":null"#,
-        r#""LastScanned":"2026-03-01T04:05:06Z""#,
+        r#""LastScanned":"2026-03-01T04:05:06.Z""#,
+        r#""LastScanned":"2026-03-01T04:05Z""#,
+        r#""LastScanned":"2026-03-01T04:05:06.12345678Z""#,
+        r#""LastScanned":"2026-03-01T04:05:06.1234567""#,
+        r#""LastScanned":"2026-03-01T04:05:06+00:00""#,
         r#""LastScanned":"2026-03-01T04:05:06.123456\u005a""#,
         r#""lastScanned":"2026-03-01T04:05:06.1234567Z""#,
         r#""LastScanned":"2026-03-01T04:05:06.1234567Z","LastScanned":"2026-03-01T04:05:06.1234567Z""#,
@@ -157,7 +169,7 @@ fn answers_as_the_upstream_writes_them_are_split() {
         assert_eq!(split.len(), rows.len(), "{body}");
         for (((id, text, time), row), named) in split.iter().zip(&rows).zip(named) {
             assert_eq!((id, text), (usize::from(*named == "b"), row.as_bytes()));
-            assert_eq!(&text[time.unwrap()], b"2026-03-01T04:05:06.1234567Z");
+            assert_eq!(&text[time.unwrap()], b"2026-03-01T04:05:06.1234567");
         }
     }
     let body = format!(r#"{{"value":[{}]}}"#, row("c"));
@@ -270,4 +282,46 @@ proptest! {
     fn no_body_makes_the_splitter_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
         agree(&["a"], &body)?;
     }
+}
+
+/// What is found out of the order of rows from so many answers with rows of two ids in turn, with
+/// these times as JSON.
+fn learned(times: &[&str], answers: usize) -> Result<Ordering, SplitError> {
+    let row = |(n, time): (usize, &&str)| {
+        let id = if n.is_multiple_of(2) { "b" } else { "a" };
+        format!(r#"{{"ScanDefinitionIds":"{id}","LastScanned":{time}}}"#)
+    };
+    let rows: Vec<_> = times.iter().enumerate().map(row).collect();
+    let body = format!(r#"{{"value":[{}]}}"#, rows.join(","));
+    let upstream_profile = UpstreamProfile::new(0);
+    for _ in 0..answers {
+        upstream_profile.learn(&request(&["a", "b"]), &split(&["a", "b"], &body).unwrap());
+    }
+    upstream_profile.ordering(Endpoint::HISTORY)
+}
+
+#[test]
+fn times_of_fewer_digits_compare_as_times() {
+    let newest_first = [
+        r#""2026-03-01T05:00:00.1Z""#,
+        r#""2026-03-01T05:00:00.0999999Z""#,
+        r#""2026-03-01T05:00:00.020000Z""#,
+        r#""2026-03-01T05:00:00.02Z""#,
+        r#""2026-03-01T05:00:00.001Z""#,
+        r#""2026-03-01T05:00:00Z""#,
+        r#""2026-03-01T05:00:00.0000000Z""#,
+        r#""2026-03-01T04:59:59.9999999Z""#,
+    ];
+    assert_eq!(learned(&newest_first, 4), Ok(Ordering::NewestFirst));
+}
+
+#[test]
+fn a_row_without_a_time_refutes_no_order_of_times() {
+    let running = [
+        "null",
+        r#""2026-03-01T05:00:00.1000000Z""#,
+        r#""2026-03-01T04:00:00.1000000Z""#,
+        r#""2026-03-01T03:00:00.1000000Z""#,
+    ];
+    assert_eq!(learned(&running, 8), Ok(Ordering::NewestFirst));
 }

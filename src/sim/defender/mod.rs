@@ -20,7 +20,7 @@ use crate::sim::defender::answer::{Refusal, entity_document, faulty, next_link, 
 use crate::sim::defender::request_parts::Options;
 use crate::sim::entra::Claims;
 use crate::sim::fault::Fault;
-use crate::sim::history::{By, History, Kind, NextLink};
+use crate::sim::history::{By, History, Kind, NextLink, SessionTop};
 use crate::sim::limit::Rejection;
 use crate::sim::record::{CallRecord, Violation};
 use crate::sim::sim_state::{SimState, State};
@@ -195,6 +195,10 @@ impl Region {
         match asked(operation) {
             Asked::Rows(by) => {
                 let options = Options::read(head.uri.query())?;
+                let session_top = state.config.history.session_top;
+                if by == By::Session && options.top.is_some() && session_top == SessionTop::Refused {
+                    return Err(Refusal::odata("The query option '$top' is not allowed."));
+                }
                 let ids = request_parts::ids(by, &head.headers, body, state.config.history.max_ids)?;
                 rows(head, (by, &ids), options, state)
             }

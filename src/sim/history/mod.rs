@@ -60,6 +60,11 @@ pub struct History {
     pub entity: EntityForm,
     /// Whether the newest session of each definition is still running. Default: all have ended.
     pub running: bool,
+    /// How `$top` is treated in history by session.
+    pub session_top: SessionTop,
+    /// Whether the fractions of times in rows end without zeros, as some serializers write them.
+    /// Default: they have seven digits, as documented.
+    pub trimmed_times: bool,
     /// Whether `scanAuthenticationParams` of definitions is an object, as in the documented
     /// example. Default: it is null, as observed.
     pub secrets: bool,
@@ -83,6 +88,8 @@ impl Default for History {
             agents: 7,
             entity: EntityForm::default(),
             running: false,
+            session_top: SessionTop::default(),
+            trimmed_times: false,
             secrets: false,
         }
     }
@@ -137,6 +144,17 @@ pub enum Matching {
     /// As GUIDs in every form that .NET reads, with the prefix of a URN too; rows name them in
     /// lower case with dashes.
     Dotnet,
+}
+
+/// How `$top` is treated in history by session, for which it is not documented.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SessionTop {
+    /// As in history by definition.
+    #[default]
+    Taken,
+    /// With 400 `ODataError`.
+    Refused,
 }
 
 /// How an id that is named twice is treated.

@@ -109,6 +109,16 @@ impl History {
         }
     }
 
+    /// A time as rows have it.
+    fn time(&self, at: Timestamp) -> String {
+        let documented = time(at);
+        if !self.trimmed_times {
+            return documented;
+        }
+        let trimmed = documented.trim_end_matches('Z').trim_end_matches('0');
+        format!("{}Z", trimmed.trim_end_matches('.'))
+    }
+
     fn row(&self, by: By, seed: u64, session: &Session) -> Value {
         let mut rng = Rng::for_text(seed, &session.definition);
         let (scanner, org) = (rng.hex(40), rng.guid());
@@ -134,13 +144,13 @@ impl History {
                 "NumberOfSuccessfullyScannedTargets": good,
                 "NumberOfTargets": outcomes.len(),
                 "ScanStatus": status("Partial Success"),
-                "LastScanned": time(session.ended),
+                "LastScanned": self.time(session.ended),
                 "ListScannedTargets": outcomes.iter().map(|ok| documented(&target(&mut rng, *ok))).collect::<Vec<_>>(),
             }),
             Casing::Documented => json!({
                 "ScanDefinitionIds": session.definition,
                 "ScannerId": scanner,
-                "LastScanned": time(session.ended),
+                "LastScanned": self.time(session.ended),
                 "ScanStatus": status("Partial Success"),
             }),
             Casing::Metadata => json!({

@@ -53,6 +53,32 @@ fn documented_rows_have_the_documented_form() {
 }
 
 #[test]
+fn times_lose_the_zeros_of_their_fraction_if_that_is_chosen() {
+    let trimmed = History {
+        trimmed_times: true,
+        ..documented()
+    };
+    let ids: Vec<_> = (0..50)
+        .map(|n| format!("{n:08x}-0000-4000-8000-000000000001"))
+        .collect();
+    let ids: Vec<_> = ids.iter().map(String::as_str).collect();
+    let (as_usual, trimmed) = (rows(&documented(), &ids), rows(&trimmed, &ids));
+    let times = |rows: &[Value]| {
+        names(rows, "LastScanned")
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    let (as_usual, trimmed) = (times(&as_usual), times(&trimmed));
+    assert!(trimmed.iter().any(|time| time.len() < as_usual[0].len()), "{trimmed:?}");
+    for (time, trimmed) in as_usual.iter().zip(&trimmed) {
+        assert!(!trimmed.ends_with("0Z") || !trimmed.contains('.'), "{trimmed}");
+        let parsed = |time: &str| time.parse::<jiff::Timestamp>().unwrap();
+        assert_eq!(parsed(time), parsed(trimmed));
+    }
+}
+
+#[test]
 fn rows_have_the_services_own_camel_case_and_no_last_scanned() {
     for row in rows(&History::default(), &[A]) {
         assert_eq!(row["scanDefinitionId"], A);

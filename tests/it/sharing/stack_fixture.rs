@@ -36,7 +36,7 @@ pub(super) enum Sharing {
     MergeProven,
     /// With merging as it is switched on, and nothing known of how long answers get.
     MergeBlind,
-    /// With merging as `probe` recommends it for this upstream.
+    /// With merging as it is switched on, and how long answers get is known.
     Merge,
 }
 

@@ -48,10 +48,18 @@ end
 
 local function is_active(known) return known.q > 0 or known.r > 0 or known.a > 0 end
 
--- A flow begins to wait. One that was told to come back stands where it would have stood.
-local function begin_waiting(flow, known, was_expected)
+-- The tag that is kept for so many requests: behind the clock by what is owed to them and no more, however far it has come since.
+local function owed(flow, known, returning)
+  return math.max(known.key, state.clocks[class_of(flow)] - STRIDE / known.w * math.max(returning - 1, 0))
+end
+
+-- A flow begins to wait. One of which so many were told to come back stands where it would have stood.
+local function begin_waiting(flow, known, returning)
   local class = class_of(flow)
-  if not (was_expected and known.key) then
+  known.back = returning > 0 and known.key ~= nil
+  if known.back then
+    known.key = owed(flow, known, returning)
+  else
     known.key = math.max(known.ended or 0, state.clocks[class]) + STRIDE / known.w
   end
   if state.flows[class] == 0 then state.keys[class] = math.max(state.keys[class], state.clock) end
@@ -69,15 +77,15 @@ end
 -- What replicas want of a flow changes by so much.
 local function adjust(flow, weight, q, r, a)
   local known, sum = info(flow), state.sums[class_of(flow)]
-  local waited, expected = known.q > 0, known.r > 0
+  local waited, returning = known.q > 0, known.r
   if is_active(known) then sum.n, sum.w = sum.n - 1, sum.w - known.w end
   if weight then known.w = weight end
   known.q, known.r, known.a = math.max(known.q + q, 0), math.max(known.r + r, 0), math.max(known.a + a, 0)
   sum.q, sum.r, sum.a = math.max(sum.q + q, 0), math.max(sum.r + r, 0), math.max(sum.a + a, 0)
   if is_active(known) then sum.n, sum.w = sum.n + 1, sum.w + known.w end
-  if not waited and known.q > 0 then begin_waiting(flow, known, expected) end
+  if not waited and known.q > 0 then begin_waiting(flow, known, returning) end
   if waited and known.q == 0 then end_waiting(flow, known) end
-  if known.r > 0 and not expected and not waited and known.q == 0 then
+  if known.r > 0 and returning == 0 and not waited and known.q == 0 then
     known.key = math.max(known.ended or 0, state.clocks[class_of(flow)]) + STRIDE / known.w
   end
   known.changed = true
@@ -144,6 +152,10 @@ local function take_turn(flow, name)
   state.keys[class] = state.keys[class] + 2 ^ (class - 1)
   state.clocks[class] = math.max(state.clocks[class], known.key)
   known.key = known.key + STRIDE / known.w
+  -- What was kept for requests that were refused is not credit for further ones.
+  if known.back then
+    known.key, known.back = owed(flow, known, known.r), known.r > 0
+  end
   local member = record(name)
   if member then uncount(name, member, flow) end
   if known.q > 0 then place(flow, known) end
@@ -202,8 +214,8 @@ end
 -- Where the next service of a flow ends, after the clock of its class.
 local function position(flow, known)
   local clock = state.clocks[class_of(flow)]
-  local is_placed = known.key and (known.q > 0 or known.r > 0)
-  return math.floor((is_placed and known.key or math.max(known.ended or 0, clock) + STRIDE / known.w) - clock)
+  local tag = known.q > 0 and known.key or known.r > 0 and known.key and owed(flow, known, known.r)
+  return math.floor((tag or math.max(known.ended or 0, clock) + STRIDE / known.w) - clock)
 end
 
 -- Where classes and this member's flows stand, so that it foretells turns as they will be taken here.

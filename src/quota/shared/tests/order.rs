@@ -260,6 +260,28 @@ fn whoever_is_expected_back_begins_again_with_its_class() {
     assert!(callers[..2].contains(&Name::new("back")), "{callers:?}");
 }
 
+/// A caller is refused again and again, so that one of its requests is expected back all the time,
+/// while another one is served. Then it waits as well.
+#[test]
+fn what_is_kept_for_a_request_that_was_refused_is_no_credit_for_others() {
+    for is_refused_still in [true, false] {
+        let mut pair = Pair::new(None);
+        let back = |waiting: usize, returning: usize| FlowDemand {
+            waiting,
+            returning,
+            ..self::waiting("back", 1).remove(0)
+        };
+        let first = [waiting("other", 25), vec![back(0, 1)]].concat();
+        assert_eq!(pair.slots(0, &first).len(), 25);
+        let both = [waiting("other", 12), vec![back(12, is_refused_still.into())]].concat();
+        let slots = pair.slots(0, &both).into_iter();
+        let callers: Vec<_> = slots.map(|slot| slot.flow.unwrap().1.as_str() == "back").collect();
+        assert_eq!(callers.len(), 24);
+        assert!(callers[0], "what it is owed comes first");
+        assert!(callers.chunk_by(|a, b| a == b).all(|run| run.len() <= 2), "{callers:?}");
+    }
+}
+
 /// One is served first of two that are equal otherwise, callers of one class or of two classes, and
 /// still is when it has made no call. Its replica tells that again when it does not hear the answer.
 #[test]
