@@ -11,7 +11,7 @@ use crate::caller::Caller;
 use crate::single_flight::batch_role::BatchRole;
 use crate::single_flight::error::LeftBehind;
 use crate::single_flight::flight::{Flight, Part, Stage, State};
-use crate::single_flight::waiter::{ResultReceiver, Waiter};
+use crate::single_flight::waiter::{ResultReceiver, Waiter, tell};
 use crate::single_flight::{PredictedWait, Shared};
 
 /// A slot may come so much later than it was predicted. The queue allows as much.
@@ -140,10 +140,6 @@ impl Flight {
             self.cancelled.notify_one();
         }
         drop(state);
-        let error = Shared::new(LeftBehind.into());
-        for waiter in left.into_values() {
-            // A waiter that has just hung up needs no answer.
-            let _ = waiter.sender.send(Err(error.clone()));
-        }
+        tell(left, &Err(Shared::new(LeftBehind.into())));
     }
 }

@@ -216,6 +216,14 @@ impl Waiters {
     }
 }
 
+/// Hands a result to waiters that have been taken out of their flight.
+pub(super) fn tell(waiters: BTreeMap<u64, Waiter>, result: &FlightResult) {
+    for waiter in waiters.into_values() {
+        // A waiter that has just hung up needs no result.
+        let _ = waiter.sender.send(result.clone());
+    }
+}
+
 impl Waiter {
     fn leader(&self) -> Leader {
         Leader {

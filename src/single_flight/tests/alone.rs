@@ -72,6 +72,23 @@ async fn an_answer_for_want_of_time_is_followed_by_few_calls() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_name_is_refused_by_the_queue_itself() {
+    let mut fixture = Fixture::new();
+    let asked = ["x", "y", "y", "z"].map(|name| fixture.ask(caller(name, 0)));
+    fixture.settled().await;
+    for name in ["x", "y", "z"] {
+        let (attempt, reply) = fixture.waiting().await;
+        assert_eq!(attempt.caller.name, Name::new(name));
+        fixture.settled().await;
+        reply.send(Err(no_slot())).map_err(drop).unwrap();
+    }
+    for asked in asked {
+        assert_eq!(root(&asked.await.unwrap().unwrap_err()), "no slot in time");
+    }
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn whose_time_ends_before_the_call_leaves_asks_the_queue_itself() {
     for (queued_before, has_slot) in [(true, true), (true, false), (false, true), (false, false)] {
         let mut fixture = Fixture::new();
