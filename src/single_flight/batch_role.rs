@@ -68,6 +68,7 @@ impl State {
     fn wait_solo(&mut self) {
         self.batch_role = BatchRole::Solo;
         self.forget_part();
+        self.lacks_place = false;
         if self.stage != Stage::Over {
             // Departed → Waiting.
             self.stage = Stage::Waiting;

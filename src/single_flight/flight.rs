@@ -46,6 +46,8 @@ pub(super) struct State {
     pub(super) part: Part,
     /// When its call is predicted to leave, while it has a place in the queue.
     pub(super) start: Option<Instant>,
+    /// The queue had no place for it, and it waits to be answered by another call.
+    pub(super) lacks_place: bool,
     /// Until when its call stays back at least, although it may have a slot.
     pub(super) stays_back: Option<Instant>,
     /// The queue's last refusal, until it is known whether anybody is told.
@@ -134,6 +136,7 @@ impl Flight {
                 rejoins: Self::REJOINS,
                 part: Part::Nothing,
                 start: None,
+                lacks_place: false,
                 stays_back: None,
                 refusal: None,
                 rows: 0,
@@ -272,6 +275,8 @@ impl Flight {
             // Any → Over: all waiters have the failure or had left.
             None => Stage::Over,
         };
+        // The next leader asks the queue anew.
+        state.lacks_place = false;
         let refusal = state.refusal.take();
         drop(state);
         let is_told = told.values().any(|waiter| !waiter.caller.has_fallback);

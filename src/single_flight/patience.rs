@@ -55,13 +55,16 @@ impl State {
 impl Flight {
     /// Adds a waiter. `None` if the waiter needs an answer that is younger than this call's, or
     /// than the rows that its answer will also be made of; or if the call still waits and leaves
-    /// too late for it, or it is more urgent than the call, whose turn may come later than its own.
+    /// too late for it, or it is more urgent than the call, whose turn may come later than its own;
+    /// or if the queue had no place for the call, and may have one for the waiter.
     pub(super) fn join(&self, caller: &Arc<Caller>, now: Instant) -> Option<(u64, ResultReceiver)> {
         let mut state = self.state();
         let is_unsuited = match state.stage {
             Stage::Waiting => {
                 let latest = caller.deadline.max(now);
-                caller.urgency < state.waiters.urgency() || state.leaves().is_some_and(|leaves| leaves > latest)
+                caller.urgency < state.waiters.urgency()
+                    || state.leaves().is_some_and(|leaves| leaves > latest)
+                    || state.lacks_place && !state.waiters.leads_for(caller)
             }
             Stage::Departed(_) => caller.cache_directives.no_cache || state.part == Part::Some,
             Stage::Over => true,
@@ -108,6 +111,7 @@ impl Flight {
         self.release_batch(now, start);
         let mut state = self.state();
         state.start = start;
+        state.lacks_place = start.is_none();
         state.stays_back = None;
         let is_alone = matches!(state.batch_role, BatchRole::Solo | BatchRole::NeverBatch);
         if !is_alone || state.stage == Stage::Over {

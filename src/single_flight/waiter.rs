@@ -107,6 +107,11 @@ impl Waiters {
         &self.leader_caller.name
     }
 
+    /// Whether the queue would refuse this caller what it has refused the leader.
+    pub(super) fn leads_for(&self, caller: &Caller) -> bool {
+        self.leader_caller.name == caller.name && self.leader_caller.deadline <= caller.deadline
+    }
+
     /// Until when the leader waits for its call to leave.
     pub(super) fn leads_until(&self) -> Instant {
         self.leader_caller.deadline
