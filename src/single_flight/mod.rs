@@ -228,6 +228,8 @@ impl Middleware<Call, Below, ServedResponse, BoxError> for SingleFlight {
                 self.wait(&guard, receiver, &call.caller).await
             };
             match result {
+                // Another may have become the leader before the one that began the call is told.
+                Ok(response) if task.is_some() => return Ok(served(&response, WaiterRole::Leader)),
                 Ok(response) => return Ok(served(&response, guard.role())),
                 Err(error) if error.is::<FlightDropped>() => return Err(lost(task, error).await),
                 Err(error) if task.is_some() || !LeftBehind::is(&error) => return Err(error),
