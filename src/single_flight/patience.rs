@@ -97,10 +97,13 @@ impl Flight {
         }
     }
 
-    /// The call does not ask for a slot before then.
+    /// The call does not ask for a slot before then, unless another has just taken it along.
     pub(super) fn stays_back(&self, until: Instant) {
         let now = Instant::now();
         let mut state = self.state();
+        if state.stage != Stage::Waiting || !matches!(state.batch_role, BatchRole::Solo) {
+            return;
+        }
         state.stays_back = Some(until);
         self.leave_behind(state, |deadline| until > deadline.max(now));
     }
