@@ -33,8 +33,6 @@ pub(super) enum MemberOutcome {
     Share(Box<BatchShare>),
     /// The member's part of the answer, joined with rows that had come before.
     Response(MemberResponse),
-    /// There is such a part, and no memory for it.
-    NoMemory,
     /// The answer to an equal request, which another flight asked for alone.
     Equal(MemberResponse),
     /// The call waits for a slot again. The member waits for one itself, as long as its own callers

@@ -214,7 +214,10 @@ async fn a_call_that_goes_on_for_those_with_time_stays_one_call_of_all_replicas(
     let follow = follower.ask(&["a"]);
     settle(&redis, 2).await;
     upstream.open_gate();
-    assert_eq!(hasty.await.unwrap().unwrap().answer.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(
+        hasty.await.unwrap().unwrap().answer.status,
+        StatusCode::TOO_MANY_REQUESTS
+    );
     upstream.arrived(2).await;
     // Longer than a lease, which has to be renewed.
     tokio::time::sleep(Options::default().lease * 3 / 2).await;
