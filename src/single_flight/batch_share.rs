@@ -95,7 +95,8 @@ impl BatchShare {
     }
 
     /// The carrier's part, which waits for nobody: where no memory is left for it, it keeps that of
-    /// the whole, which is never shorter, for as long as its callers need it.
+    /// the whole, which is never shorter, for as long as its callers need it. Then both are there,
+    /// on the memory of one.
     pub(super) fn own_part(&self, request: &Request, memory: &AnswerMemory) -> MemberResponse {
         let part = self.part(request);
         let bytes = part.answer.body.len();
@@ -123,12 +124,12 @@ impl BatchShare {
     /// waiters. If they cannot be joined, it asks for all of its ids in another batch.
     pub(super) fn join(&self, member: BatchMember) -> usize {
         let BatchMember { flight, stored, sender } = member;
-        let (outcome, answered) = match stored.and_then(|stored| self.joined(&*stored)) {
-            Some(response) => (MemberOutcome::Response(response), flight.waiter_count()),
-            None => {
-                flight.ask_for_all();
-                (MemberOutcome::Rejoin(0), 0)
-            }
+        let response = stored.and_then(|stored| self.joined(&*stored));
+        let (outcome, answered) = if let Some(response) = response {
+            (MemberOutcome::Response(response), flight.waiter_count())
+        } else {
+            flight.ask_for_all();
+            (MemberOutcome::Rejoin(0), 0)
         };
         // A member whose task ended with the runtime needs no outcome.
         let _ = sender.send(outcome);
