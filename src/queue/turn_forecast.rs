@@ -162,7 +162,8 @@ impl<P> State<P> {
         start.saturating_duration_since(now)
     }
 
-    /// How long a request of this caller that comes now would wait.
+    /// How long a request of this caller that comes now would wait; longer than until its deadline is
+    /// not looked ahead, however full the queue is.
     pub(super) fn predicted_turn<S>(&mut self, caller: &Caller, now: Instant, source: &S) -> Duration
     where
         S: PermitSource<Permit = P>,
@@ -173,7 +174,8 @@ impl<P> State<P> {
         let own = self.expectations.returns_before(name, urgency, Arrival::Further);
         let deadline = caller.deadline.max(now);
         let place = self.order.position_for(name, urgency, Some((deadline, u64::MAX)), own);
-        let (_, start) = self.turn_until(&place, deadline, now);
+        let most = self.forecast.until(deadline);
+        let (_, start) = self.turn(&place, self.look(Claims::Due, deadline, most, now));
         start.saturating_duration_since(now)
     }
 

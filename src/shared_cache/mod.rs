@@ -241,12 +241,14 @@ impl Middleware<Call, Next<Call, ServedResponse, BoxError>, ServedResponse, BoxE
                         return Ok(served(&found, Via::Wait, Instant::now()));
                     }
                 };
-                // If the answer was stored, writing it ends the lease. An error may concern this
-                // caller only, while the call goes on for the other waiters.
-                if let Ok(served) = &result {
-                    let is_rows = served.answer.status == StatusCode::OK
-                        && (served.status.stored || ResponseKind::of(endpoint, &served.answer).is_answer());
-                    lease.end(if is_rows { LeaseEvent::Alone } else { LeaseEvent::Failed });
+                // If the answer was stored, writing it ends the lease. An error, or an answer without
+                // rows, may concern this caller only, while the call goes on for the other waiters:
+                // the lease ends when the last of them is gone.
+                if let Ok(served) = &result
+                    && served.answer.status == StatusCode::OK
+                    && (served.status.stored || ResponseKind::of(endpoint, &served.answer).is_answer())
+                {
+                    lease.end(LeaseEvent::Alone);
                 }
                 result
             }

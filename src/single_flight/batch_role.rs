@@ -33,8 +33,6 @@ pub(super) enum MemberOutcome {
     Share(Box<BatchShare>),
     /// The member's part of the answer, joined with rows that had come before.
     Response(MemberResponse),
-    /// There is such a part, and no memory for it.
-    NoMemory,
     /// The answer to an equal request, which another flight asked for alone.
     Equal(MemberResponse),
     /// The call waits for a slot again. The member waits for one itself, as long as its own callers
@@ -68,6 +66,7 @@ impl State {
     fn wait_solo(&mut self) {
         self.batch_role = BatchRole::Solo;
         self.forget_part();
+        self.lacks_place = false;
         if self.stage != Stage::Over {
             // Departed → Waiting.
             self.stage = Stage::Waiting;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use bytes::Bytes;
 use tokio::time::{Instant, timeout};
 
 use crate::memory::{AnswerMemory, Reservation};
@@ -12,7 +12,6 @@ use crate::net::MEMORY_WAIT;
 use crate::scan::{Request, Rows, StoredRows, UpstreamResponse};
 use crate::single_flight::batch_role::{MemberOutcome, MemberResponse};
 use crate::single_flight::batcher::{BatchMember, Batcher};
-use crate::single_flight::flight::Flight;
 
 /// How long a part of the answer to a batch waits for memory. Meanwhile it holds up the memory of
 /// the whole answer, for which another call may wait in front of it, and that call must not give up.
@@ -42,14 +41,12 @@ pub(super) struct BatchShare {
 }
 
 impl MemberResponse {
-    /// The same with memory reserved for it; `None` when there is none.
-    pub(super) fn counted(self, memory: Option<&AnswerMemory>) -> Option<Self> {
+    /// The same, once there is memory for it; `None` when there is none in time.
+    pub(super) async fn counted(self, memory: Option<&AnswerMemory>) -> Option<Self> {
         let Some(memory) = memory else { return Some(self) };
         let bytes = self.answer.body.len();
-        memory
-            .of(bytes)
-            .try_reserve(bytes)
-            .map(|reserved| self.with_memory(reserved))
+        let reserved = timeout(PART_WAIT, memory.of(bytes).reserve(bytes)).await.ok()?;
+        Some(self.with_memory(reserved))
     }
 
     fn with_memory(self, reserved: Reservation) -> Self {
@@ -58,22 +55,17 @@ impl MemberResponse {
             ..self
         }
     }
+}
 
-    /// Answers a member with what was joined for it, if there is memory for that; returns the number
-    /// of its waiters.
-    pub(super) fn tell(
-        self,
-        member: &Flight,
-        sender: oneshot::Sender<MemberOutcome>,
-        memory: Option<&AnswerMemory>,
-    ) -> usize {
-        let (told, answered) = match self.counted(memory) {
-            Some(response) => (MemberOutcome::Response(response), member.waiter_count()),
-            None => (MemberOutcome::NoMemory, 0),
-        };
-        // A member whose task ended with the runtime needs no outcome.
-        let _ = sender.send(told);
-        answered
+/// A part of an answer that goes by the memory of the whole.
+struct PartOfWhole {
+    part: Bytes,
+    _whole: Bytes,
+}
+
+impl AsRef<[u8]> for PartOfWhole {
+    fn as_ref(&self) -> &[u8] {
+        &self.part
     }
 }
 
@@ -94,12 +86,31 @@ impl BatchShare {
         }
     }
 
-    /// The same, once there is memory for it; `None` when there is none in time. Members may be
+    /// A member's part, once there is memory for it; `None` when there is none in time. Members may be
     /// many, and each of their parts almost as long as the whole.
     pub(super) async fn counted_part(&self, request: &Request, memory: &AnswerMemory) -> Option<MemberResponse> {
         let bytes = self.rows.bytes_of(is_of(&self.whole, request));
         let reserved = timeout(PART_WAIT, memory.of(bytes).reserve(bytes)).await.ok()?;
         Some(self.part(request).with_memory(reserved))
+    }
+
+    /// The carrier's part, which waits for nobody: where no memory is left for it, it keeps that of
+    /// the whole, which is never shorter, for as long as its callers need it. Then both are there,
+    /// on the memory of one.
+    pub(super) fn own_part(&self, request: &Request, memory: &AnswerMemory) -> MemberResponse {
+        let part = self.part(request);
+        let bytes = part.answer.body.len();
+        let budget = memory.of(bytes);
+        if let Some(reserved) = budget.try_reserve(bytes) {
+            return part.with_memory(reserved);
+        }
+        let MemberResponse { answer, asked } = part;
+        let body = Bytes::from_owner(PartOfWhole {
+            part: answer.body.clone(),
+            _whole: self.answer.body.clone(),
+        });
+        let answer = UpstreamResponse { body, ..answer };
+        MemberResponse { answer, asked }.with_memory(Reservation::none(Arc::clone(budget)))
     }
 
     /// The same, joined with rows that had come before; `None` when they cannot be joined.
@@ -111,15 +122,18 @@ impl BatchShare {
 
     /// Answers a member from these rows and those that had come before; returns the number of its
     /// waiters. If they cannot be joined, it asks for all of its ids in another batch.
-    pub(super) fn join(&self, member: BatchMember, memory: Option<&AnswerMemory>) -> usize {
+    pub(super) fn join(&self, member: BatchMember) -> usize {
         let BatchMember { flight, stored, sender } = member;
-        let Some(response) = stored.and_then(|stored| self.joined(&*stored)) else {
+        let response = stored.and_then(|stored| self.joined(&*stored));
+        let (outcome, answered) = if let Some(response) = response {
+            (MemberOutcome::Response(response), flight.waiter_count())
+        } else {
             flight.ask_for_all();
-            // A member whose task ended with the runtime needs no outcome.
-            let _ = sender.send(MemberOutcome::Rejoin(0));
-            return 0;
+            (MemberOutcome::Rejoin(0), 0)
         };
-        response.tell(&flight, sender, memory)
+        // A member whose task ended with the runtime needs no outcome.
+        let _ = sender.send(outcome);
+        answered
     }
 
     /// Answers the members for which it is certain that they would get as many rows alone; returns

@@ -186,10 +186,9 @@ impl FlightDriver {
     }
 
     async fn distribute(&self, batch: Batch, batcher: &Batcher, answer: BatchShare, leader: &Leader) -> Option<Leader> {
-        let memory = self.memory.as_ref();
         self.keep_rows(&batch, &answer);
         let late = batcher.claim_covered(&answer.whole, &answer.rows, answer.asked);
-        let completed = batcher.complete_pending(&answer.whole, memory);
+        let completed = batcher.complete_pending(&answer.whole);
         let is_alone = batch.members.is_empty() && late.is_empty() && completed == 0;
         let batch_kind = if is_alone { BatchKind::None } else { BatchKind::Carrier };
         let (joining, members): (Vec<_>, Vec<_>) = batch
@@ -216,16 +215,18 @@ impl FlightDriver {
         let finds_out = !is_answered && joined.is_none() && own_rows == longest;
         let own_waiters = if is_answered { self.flight.waiter_count() } else { 0 };
         let mut answered = completed + own_waiters;
-        answered += joining
-            .into_iter()
-            .map(|member| answer.join(member, memory))
-            .sum::<usize>();
+        answered += joining.into_iter().map(|member| answer.join(member)).sum::<usize>();
         answered += answer.tell(batcher, members, (!finds_out).then_some(longest));
         if !is_alone {
             batcher.metrics.record_batch(answered);
         }
         match joined {
-            Some(Some(response)) => return self.finish(response.counted(memory), batch_kind, leader),
+            Some(Some(response)) => {
+                // The memory of the whole may be what it waits for.
+                drop(answer);
+                let response = response.counted(self.memory.as_ref()).await;
+                return self.finish(response, batch_kind, leader);
+            }
             Some(None) => {
                 self.flight.ask_for_all();
                 self.flight.rejoin(0);
@@ -258,11 +259,13 @@ impl FlightDriver {
         }
     }
 
-    /// Completes the flight with its part of the answer to the batch, once there is memory for that.
+    /// Completes the flight with its part of the answer to the batch; that of a member once there is
+    /// memory for it.
     pub(super) async fn take(&self, share: BatchShare, batch_kind: BatchKind, leader: &Leader) -> Option<Leader> {
         let request = self.flight.request();
         let part = match &self.memory {
-            Some(memory) => share.counted_part(request, memory).await,
+            Some(memory) if batch_kind == BatchKind::Member => share.counted_part(request, memory).await,
+            Some(memory) => Some(share.own_part(request, memory)),
             None => Some(share.part(request)),
         };
         drop(share);

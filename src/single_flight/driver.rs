@@ -70,9 +70,11 @@ impl FlightDriver {
     async fn handle_outcome(&self, outcome: Option<MemberOutcome>, leader: &Leader) -> Option<Leader> {
         match outcome {
             Some(MemberOutcome::Share(share)) => return self.take(*share, BatchKind::Member, leader).await,
-            Some(MemberOutcome::Response(part)) => return self.finish(Some(part), BatchKind::Member, leader),
+            Some(MemberOutcome::Response(joined)) => {
+                let joined = joined.counted(self.memory.as_ref()).await;
+                return self.finish(joined, BatchKind::Member, leader);
+            }
             Some(MemberOutcome::Equal(equal)) => return self.finish(Some(equal), BatchKind::Equal, leader),
-            Some(MemberOutcome::NoMemory) => return self.finish(None, BatchKind::Member, leader),
             Some(MemberOutcome::Released) => self.flight.released(),
             Some(MemberOutcome::Rejoin(rows)) => self.flight.rejoin(rows),
             None => self.flight.leave_batch(),
@@ -134,7 +136,7 @@ impl FlightDriver {
                 self.learn(&answer, asked);
                 self.complete(answer, asked, BatchKind::None);
                 if let Some(batcher) = self.flight.batcher() {
-                    batcher.complete_pending(self.flight.request(), self.memory.as_ref());
+                    batcher.complete_pending(self.flight.request());
                 }
                 None
             }

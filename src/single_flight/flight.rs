@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::attempt::{Failure, LateBoundRequest, QueuePosition, Refusal, RetryHint};
+use crate::attempt::{Delivery, Failure, LateBoundRequest, QueuePosition, Refusal, RetryHint};
 use crate::caller::{Caller, Name};
 use crate::scan::{CacheSink, Payer, Request};
 use crate::single_flight::Shared;
 use crate::single_flight::batch_role::BatchRole;
 use crate::single_flight::batcher::Batcher;
-use crate::single_flight::waiter::{FlightResponse, FlightResult, Leader, ResultReceiver, Waiters};
+use crate::single_flight::error::LeftBehind;
+use crate::single_flight::waiter::{FlightResponse, FlightResult, Leader, ResultReceiver, Waiter, Waiters, tell};
 use crate::telemetry::trace;
 
 /// One upstream call and its waiters. One waiter is the leader: the queue handles the call under
@@ -45,6 +46,8 @@ pub(super) struct State {
     pub(super) part: Part,
     /// When its call is predicted to leave, while it has a place in the queue.
     pub(super) start: Option<Instant>,
+    /// The queue had no place for it, and it waits to be answered by another call.
+    pub(super) lacks_place: bool,
     /// Until when its call stays back at least, although it may have a slot.
     pub(super) stays_back: Option<Instant>,
     /// The queue's last refusal, until it is known whether anybody is told.
@@ -133,6 +136,7 @@ impl Flight {
                 rejoins: Self::REJOINS,
                 part: Part::Nothing,
                 start: None,
+                lacks_place: false,
                 stays_back: None,
                 refusal: None,
                 rows: 0,
@@ -224,14 +228,12 @@ impl Flight {
             state.stage = Stage::Over;
             state.waiters.take(|_, _| true)
         };
-        for waiter in waiters.into_values() {
-            // A waiter that has just hung up needs no answer.
-            let _ = waiter.sender.send(Ok(Arc::clone(&response)));
-        }
+        tell(waiters, &Ok(response));
     }
 
     /// Hands a failure to the waiters that it concerns, or an answer that another attempt would
-    /// have followed if the leader were not out of time. Returns the leader for whom the call is
+    /// have followed if the leader were not out of time; whom the queue would refuse in another name
+    /// than the leader's, asks it itself. Returns the leader for whom the call is
     /// made again; `None` when all waiters have their result, or none is left.
     pub(super) fn fail(&self, result: &FlightResult, failed: &Leader, now: Instant) -> Option<Leader> {
         let mut state = self.state();
@@ -247,7 +249,7 @@ impl Flight {
         *allowance = allowance.saturating_sub(1);
         let failure = result.as_ref().err().and_then(Shared::find::<Failure>);
         let hopeless = departed && failure.is_some_and(|failure| failure.again == RetryHint::Never);
-        let told = state.waiters.take(|id, waiter| {
+        let is_concerned = |id, waiter: &Waiter| {
             id == leader
                 || exhausted
                 || hopeless
@@ -257,7 +259,14 @@ impl Flight {
                 // name and no later deadline would be rejected too.
                 || waiter.caller.deadline <= failed.caller.deadline
                     && (is_out_of_time || !departed && waiter.caller.name == failed.caller.name)
-        });
+        };
+        // What the queue refuses, and when it says to come back, is about one name.
+        let is_refusal = !departed && failure.is_some_and(|failure| failure.delivery == Delivery::NoSlot);
+        let is_others = |id, waiter: &Waiter| is_refusal && id != leader && waiter.caller.name != failed.caller.name;
+        let left = state
+            .waiters
+            .take(|id, waiter| is_concerned(id, waiter) && is_others(id, waiter));
+        let told = state.waiters.take(is_concerned);
         let leader = state.waiters.elect_leader();
         state.stage = match leader {
             // Departed → Waiting: the next call leaves later, so requests with `no-cache` may join
@@ -266,6 +275,8 @@ impl Flight {
             // Any → Over: all waiters have the failure or had left.
             None => Stage::Over,
         };
+        // The next leader asks the queue anew.
+        state.lacks_place = false;
         let refusal = state.refusal.take();
         drop(state);
         let is_told = told.values().any(|waiter| !waiter.caller.has_fallback);
@@ -273,9 +284,8 @@ impl Flight {
         if let Some(refusal) = refusal.filter(|_| !is_told) {
             refusal.withdraw();
         }
-        for waiter in told.into_values() {
-            let _ = waiter.sender.send(result.clone());
-        }
+        tell(told, result);
+        tell(left, &Err(Shared::new(LeftBehind.into())));
         leader
     }
 

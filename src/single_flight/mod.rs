@@ -8,17 +8,18 @@
 //! from memory, which is the task of the cache above it, and never decides when a call may leave,
 //! which is the task of the queue below it.
 //!
-//! Who joins a call fares no worse than if it had asked alone: it keeps its own time, its own
-//! urgency and its own place in the order. So a request does not join a call that still waits if it
-//! is more urgent, if the call leaves after its deadline, or if its own turn would come clearly
-//! before; and it leaves a call that turns out to be too late, when the call gets a later place or
-//! at the request's own deadline, and asks for itself (`patience.rs`). Then the queue gives it a
-//! slot, or refuses it and says exactly which wait would have been enough, as it would have done
-//! alone; nobody is refused here. An answer that is final only because the leader was out of time,
-//! such as a 429, goes to those who are out of time too, and the others go on with what it has
-//! taught the quota. What this costs is places in the queue and no calls: whichever of the equal
-//! flights gets its slot first answers all of them, and each that begins because its turn comes
-//! before has its turn clearly before, so there are few.
+//! Who joins a call on the same replica fares no worse than if it had asked alone: it keeps its own
+//! time, its own urgency and its own place in the order. So a request does not join a call that
+//! still waits if it is more urgent, if the call leaves after its deadline, or if its own turn
+//! would come clearly before, as far as that is known when it comes, or if the queue has no place
+//! for the call; and it leaves a call that turns out to be too late, when the call gets a later
+//! place or at the request's own deadline, and asks for itself (`patience.rs`). Then the queue
+//! gives it a slot, or refuses it and says exactly which wait would have been enough, as it would
+//! have done alone; nobody is refused here, nor in another name. An answer that is final only
+//! because the leader was out of time, such as a 429, goes to those who are out of time too, and
+//! the others go on with what it has taught the quota. What this costs is places in the queue and
+//! no calls: whichever of the equal flights gets its slot first answers all of them, and each that
+//! begins because its turn comes before has its turn clearly before, so there are few.
 //!
 //! Invariant: a waiter with `no-cache` is answered by a call that left after the waiter asked, and
 //! no waiter gets an error that concerns another waiter only, as long as it does not concern all of
@@ -228,6 +229,8 @@ impl Middleware<Call, Below, ServedResponse, BoxError> for SingleFlight {
                 self.wait(&guard, receiver, &call.caller).await
             };
             match result {
+                // Another may have become the leader before the one that began the call is told.
+                Ok(response) if task.is_some() => return Ok(served(&response, WaiterRole::Leader)),
                 Ok(response) => return Ok(served(&response, guard.role())),
                 Err(error) if error.is::<FlightDropped>() => return Err(lost(task, error).await),
                 Err(error) if task.is_some() || !LeftBehind::is(&error) => return Err(error),

@@ -11,7 +11,7 @@ use crate::caller::Caller;
 use crate::single_flight::batch_role::BatchRole;
 use crate::single_flight::error::LeftBehind;
 use crate::single_flight::flight::{Flight, Part, Stage, State};
-use crate::single_flight::waiter::{ResultReceiver, Waiter};
+use crate::single_flight::waiter::{ResultReceiver, Waiter, tell};
 use crate::single_flight::{PredictedWait, Shared};
 
 /// A slot may come so much later than it was predicted. The queue allows as much.
@@ -55,13 +55,16 @@ impl State {
 impl Flight {
     /// Adds a waiter. `None` if the waiter needs an answer that is younger than this call's, or
     /// than the rows that its answer will also be made of; or if the call still waits and leaves
-    /// too late for it, or it is more urgent than the call, whose turn may come later than its own.
+    /// too late for it, or it is more urgent than the call, whose turn may come later than its own;
+    /// or if the queue had no place for the call, and may have one for the waiter.
     pub(super) fn join(&self, caller: &Arc<Caller>, now: Instant) -> Option<(u64, ResultReceiver)> {
         let mut state = self.state();
         let is_unsuited = match state.stage {
             Stage::Waiting => {
                 let latest = caller.deadline.max(now);
-                caller.urgency < state.waiters.urgency() || state.leaves().is_some_and(|leaves| leaves > latest)
+                caller.urgency < state.waiters.urgency()
+                    || state.leaves().is_some_and(|leaves| leaves > latest)
+                    || state.lacks_place && !state.waiters.leads_for(caller)
             }
             Stage::Departed(_) => caller.cache_directives.no_cache || state.part == Part::Some,
             Stage::Over => true,
@@ -94,10 +97,13 @@ impl Flight {
         }
     }
 
-    /// The call does not ask for a slot before then.
+    /// The call does not ask for a slot before then, unless another has just taken it along.
     pub(super) fn stays_back(&self, until: Instant) {
         let now = Instant::now();
         let mut state = self.state();
+        if state.stage != Stage::Waiting || !matches!(state.batch_role, BatchRole::Solo) {
+            return;
+        }
         state.stays_back = Some(until);
         self.leave_behind(state, |deadline| until > deadline.max(now));
     }
@@ -108,6 +114,7 @@ impl Flight {
         self.release_batch(now, start);
         let mut state = self.state();
         state.start = start;
+        state.lacks_place = start.is_none();
         state.stays_back = None;
         let is_alone = matches!(state.batch_role, BatchRole::Solo | BatchRole::NeverBatch);
         if !is_alone || state.stage == Stage::Over {
@@ -140,10 +147,6 @@ impl Flight {
             self.cancelled.notify_one();
         }
         drop(state);
-        let error = Shared::new(LeftBehind.into());
-        for waiter in left.into_values() {
-            // A waiter that has just hung up needs no answer.
-            let _ = waiter.sender.send(Err(error.clone()));
-        }
+        tell(left, &Err(Shared::new(LeftBehind.into())));
     }
 }

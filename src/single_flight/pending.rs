@@ -14,9 +14,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::attempt::QueuePosition;
 use crate::caller::Name;
-use crate::memory::AnswerMemory;
 use crate::scan::{Request, Rows, SharedIds};
-use crate::single_flight::batch_role::MemberResponse;
+use crate::single_flight::batch_role::{MemberOutcome, MemberResponse};
 use crate::single_flight::batch_share::count_rows;
 use crate::single_flight::batcher::{BatchMember, Batcher, lacking};
 use crate::single_flight::flight::Flight;
@@ -266,7 +265,7 @@ impl Batcher {
 
     /// Answers the flights whose last missing rows have come with the answer to `request`, which is
     /// stored, and records what the others lack. Returns the number of waiters answered.
-    pub(super) fn complete_pending(&self, request: &Request, memory: Option<&AnswerMemory>) -> usize {
+    pub(super) fn complete_pending(&self, request: &Request) -> usize {
         let ids: HashSet<&str> = request.ids().collect();
         let endpoint = request.endpoint();
         let touched: Vec<(u64, Arc<Flight>)> = {
@@ -289,7 +288,9 @@ impl Batcher {
                 continue;
             };
             if let Some(sender) = flight.take_result_sender(asked, Some(since)) {
-                answered += MemberResponse { answer, asked }.tell(&flight, sender, memory);
+                answered += flight.waiter_count();
+                // A flight whose task ended with the runtime needs no outcome.
+                let _ = sender.send(MemberOutcome::Response(MemberResponse { answer, asked }));
             }
         }
         {

@@ -107,6 +107,11 @@ impl Waiters {
         &self.leader_caller.name
     }
 
+    /// Whether the queue would refuse this caller what it has refused the leader.
+    pub(super) fn leads_for(&self, caller: &Caller) -> bool {
+        self.leader_caller.name == caller.name && self.leader_caller.deadline <= caller.deadline
+    }
+
     /// Until when the leader waits for its call to leave.
     pub(super) fn leads_until(&self) -> Instant {
         self.leader_caller.deadline
@@ -213,6 +218,14 @@ impl Waiters {
             names.push(self.leader_caller.name.clone());
         }
         names
+    }
+}
+
+/// Hands a result to waiters that have been taken out of their flight.
+pub(super) fn tell(waiters: BTreeMap<u64, Waiter>, result: &FlightResult) {
+    for waiter in waiters.into_values() {
+        // A waiter that has just hung up needs no result.
+        let _ = waiter.sender.send(result.clone());
     }
 }
 

@@ -43,7 +43,11 @@ async fn an_answer_for_want_of_time_goes_only_to_those_who_have_none_left() {
         let (attempt, reply) = fixture.departed().await;
         assert_eq!(attempt.caller.deadline, Instant::now() + Duration::from_secs(28));
         reply.send(Ok(rows(&request(&["a"])))).unwrap();
-        assert_eq!(hasty.await.unwrap().unwrap().answer.status, status);
+        let served = hasty.await.unwrap().unwrap();
+        assert_eq!(
+            (served.answer.status.as_u16(), served.outcome),
+            (status, Outcome::Forwarded)
+        );
         for (asked, expected) in others.into_iter().zip([status, 200, 200]) {
             assert_eq!(asked.await.unwrap().unwrap().answer.status, expected);
         }
@@ -67,6 +71,23 @@ async fn an_answer_for_want_of_time_is_followed_by_few_calls() {
     assert_eq!(calls, 5);
     for asked in asked {
         assert_eq!(asked.await.unwrap().unwrap().answer.status, 429);
+    }
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_name_is_refused_by_the_queue_itself() {
+    let mut fixture = Fixture::new();
+    let asked = ["x", "y", "y", "z"].map(|name| fixture.ask(caller(name, 0)));
+    fixture.settled().await;
+    for name in ["x", "y", "z"] {
+        let (attempt, reply) = fixture.waiting().await;
+        assert_eq!(attempt.caller.name, Name::new(name));
+        fixture.settled().await;
+        reply.send(Err(no_slot())).map_err(drop).unwrap();
+    }
+    for asked in asked {
+        assert_eq!(root(&asked.await.unwrap().unwrap_err()), "no slot in time");
     }
     fixture.nothing_is_left().await;
 }

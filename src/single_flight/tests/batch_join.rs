@@ -106,6 +106,26 @@ impl Drop for Recorded {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_asks_for_the_same_as_one_without_a_slot_asks_the_queue_itself() {
+    let mut fixture = fixture();
+    let (asked, carrier, reply) = with_slot(&mut fixture, &["a"], 5).await;
+    let refused = without_slot(&mut fixture, &["b"], 30).await;
+    let [namesake, other] = ["y", "z"].map(|name| fixture.ask_for(request(&["b"]), caller(name, 40)));
+    let (own, own_reply) = fixture.waiting().await;
+    assert_eq!(own.caller.name.as_str(), "z");
+    let united = own.request.bind().unwrap();
+    own_reply.send(Ok(rows(&united))).unwrap();
+    for asked in [refused, namesake, other] {
+        assert_eq!(asked.await.unwrap().unwrap().answer.body, rows(&request(&["b"])).body);
+    }
+    if let Some(request) = carrier.request.bind() {
+        reply.send(Ok(rows(&request))).unwrap();
+    }
+    asked.await.unwrap().unwrap();
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_queues_refusal_does_not_count_if_each_of_its_callers_has_something_else() {
     for (other, told) in [(true, "withdrawn"), (false, "told")] {
         let mut fixture = Fixture::new();

@@ -100,16 +100,21 @@ async fn a_call_that_waits_in_front_of_a_part_gets_the_memory_of_the_whole() {
     let other = fixture.tasks.spawn("test", other);
     fixture.settled().await;
     reply.send(Ok(UpstreamResponse { body, ..whole })).unwrap();
-    assert!(lacks_memory(&carrier.await.unwrap()) && lacks_memory(&member.await.unwrap()));
+    let served = carrier.await.unwrap().unwrap();
+    assert_eq!(served.answer.body, long_rows(&request(&["a"])).body);
+    assert!(memory.large.holds(&served.answer.body) && !other.is_finished());
+    drop(served);
+    fixture.sink.0.lock().unwrap().clear();
+    assert!(lacks_memory(&member.await.unwrap()));
     assert!(other.await.unwrap().is_ok(), "it needs not give up");
     fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_joined_from_rows_that_had_come_is_counted() {
-    for is_short in [false, true] {
+    for released_after in [0, 4, 6] {
         let memory = memory();
-        let others = memory.large.try_reserve(if is_short { LONG } else { 0 });
+        let others = memory.large.try_reserve(LONG);
         let mut fixture = Fixture::with_memory(memory.clone());
         let carrier = fixture.ask_for(request(&["a"]), caller("x", 60));
         let (attempt, reply) = fixture.waiting().await;
@@ -120,16 +125,18 @@ async fn an_answer_joined_from_rows_that_had_come_is_counted() {
         assert_eq!(sent.ids().collect::<Vec<_>>(), ["a"]);
         reply.send(Ok(rows(&sent))).unwrap();
         carrier.await.unwrap().unwrap();
+        pass(released_after).await;
+        fixture.settled().await;
+        drop(others);
         let served = member.await.unwrap();
         assert!(
-            if is_short {
+            if released_after > 5 {
                 lacks_memory(&served)
             } else {
                 memory.large.holds(&served.unwrap().answer.body)
             },
-            "{is_short}"
+            "{released_after}"
         );
-        drop(others);
         fixture.sink.0.lock().unwrap().clear();
         assert_eq!(memory.large.left(), memory.large.bytes());
         fixture.nothing_is_left().await;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
-use defender_gateway::testing::attempt::{Attempt, Scarcity};
+use defender_gateway::testing::attempt::{Attempt, Delivery, Failure, RetryHint, Scarcity};
 use defender_gateway::testing::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::testing::middleware::{Next, layer};
 use defender_gateway::testing::scan::{
@@ -40,6 +40,8 @@ struct Inner {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bad {
     Status(u16),
+    /// A 429, whose call would be repeated if its leader had time. The next calls wait at the gate.
+    OutOfTime,
     NoStore,
     Large,
 }
@@ -100,6 +102,10 @@ impl Upstream {
         let mut padding = String::new();
         match bad {
             Some(Bad::Status(code)) => status = StatusCode::from_u16(code)?,
+            Some(Bad::OutOfTime) => {
+                self.close_gate();
+                return Err(out_of_time().into());
+            }
             Some(Bad::NoStore) => drop(headers.insert("cache-control", HeaderValue::from_static("no-store"))),
             Some(Bad::Large) => {
                 let noise = std::iter::repeat_with(|| char::from(rand::random_range(b'0'..b'z')));
@@ -114,6 +120,19 @@ impl Upstream {
             headers: headers.into(),
             body: format!(r#"{{"@odata.context":"{padding}","value":[{}]}}"#, rows.join(",")).into(),
         })
+    }
+}
+
+fn out_of_time() -> Failure {
+    Failure {
+        delivery: Delivery::Answered,
+        again: RetryHint::WhenAllowed,
+        answer: Some(UpstreamResponse {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            headers: HeaderMap::new().into(),
+            body: "".into(),
+        }),
+        source: "no time is left".into(),
     }
 }
 

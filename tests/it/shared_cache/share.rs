@@ -202,6 +202,33 @@ async fn when_a_call_fails_one_follower_asks_and_after_two_each_for_itself() {
     assert_eq!(upstream.calls(), 6, "everybody has tried");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_goes_on_for_those_with_time_stays_one_call_of_all_replicas() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let [leader, follower] = replicas(&redis, &upstream, &Options::default()).await;
+    upstream.misbehave(&[Bad::OutOfTime]);
+    upstream.close_gate();
+    let hasty = leader.ask_with(&["a"], CacheDirectives::default(), Duration::ZERO);
+    upstream.arrived(1).await;
+    let patient = leader.ask(&["a"]);
+    let follow = follower.ask(&["a"]);
+    settle(&redis, 2).await;
+    upstream.open_gate();
+    assert_eq!(
+        hasty.await.unwrap().unwrap().answer.status,
+        StatusCode::TOO_MANY_REQUESTS
+    );
+    upstream.arrived(2).await;
+    // Longer than a lease, which has to be renewed.
+    tokio::time::sleep(Options::default().lease * 3 / 2).await;
+    assert_eq!(upstream.calls(), 2);
+    upstream.open_gate();
+    for asked in [patient, follow] {
+        good(asked).await;
+    }
+    assert_eq!(upstream.calls(), 2);
+}
+
 /// Waits until the store has been looked into so many times more than it has leases.
 pub(super) async fn settle(redis: &Redis, looks: u64) {
     let looked = async || (self::looks(redis).await >= looks).then_some(());
