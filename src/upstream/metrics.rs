@@ -169,9 +169,12 @@ impl Metrics {
 /// The number of calls: a minute's worth, so that old results soon disappear.
 const KEPT: usize = 20;
 
-/// Older calls say nothing about the present. Less than the half hour after which a problem is an
-/// alert: one failure that nobody asks after is none.
-const OLDEST: Duration = Duration::from_mins(25);
+/// Older calls say nothing about the present.
+const OLDEST: Duration = Duration::from_hours(1);
+
+/// A single call says nothing for longer than this, which is less than the half hour after which a
+/// problem is an alert: one failure that nobody asks after is none.
+const LONE: Duration = Duration::from_mins(25);
 
 /// After so many calls in a row that went well, the upstream has recovered if nearly all before
 /// them failed.
@@ -225,10 +228,10 @@ impl RecentCalls {
         let now = Instant::now();
         let calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut snapshot = RecentSnapshot::default();
-        let young = calls
-            .iter()
-            .take_while(|(at, ..)| now.saturating_duration_since(*at) <= OLDEST);
-        for (_, status, code) in young {
+        let age = |call: &Recent| now.saturating_duration_since(call.0);
+        let young = calls.iter().take_while(|call| age(call) <= OLDEST).count();
+        let is_stale = young == 1 && calls.front().is_some_and(|call| age(call) > LONE);
+        for (_, status, code) in calls.iter().take(if is_stale { 0 } else { young }) {
             snapshot.calls += 1;
             match status.result() {
                 CallResult::Unauthorized => snapshot.unauthorized += 1,
@@ -288,6 +291,19 @@ mod tests {
         assert_eq!(recent.snapshot().calls, KEPT);
         tokio::time::advance(OLDEST * 2).await;
         assert_eq!(recent.snapshot(), RecentSnapshot::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lone_failure_is_soon_forgotten_and_one_of_a_few_is_not() {
+        let recent = RecentCalls::default();
+        let forbidden = Status::Answer(StatusCode::FORBIDDEN);
+        recent.note(forbidden, None);
+        tokio::time::advance(LONE + Duration::from_secs(1)).await;
+        assert_eq!(recent.snapshot(), RecentSnapshot::default());
+        // Another half an hour later: it lasts.
+        recent.note(forbidden, None);
+        tokio::time::advance(LONE + Duration::from_secs(1)).await;
+        assert_eq!(recent.snapshot().forbidden, 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -68,6 +68,8 @@ pub(super) struct Standing {
     pub(super) since: Instant,
     pub(super) problem: Problem,
     seen: Instant,
+    /// When it was last found as severe as it is said to be.
+    severe: Instant,
 }
 
 /// The list. Clones share it.
@@ -133,12 +135,16 @@ fn update(standing: &mut BTreeMap<Code, Standing>, found: Vec<Problem>, now: Ins
     for mut problem in found {
         let code = problem.code;
         if let Some(known) = standing.get_mut(&code) {
-            // It is as bad as it has been, so that one on the edge does not flicker.
             let before = known.problem.severity;
             if problem.severity < before {
                 tell(&problem, "a problem has become worse");
             }
-            problem.severity = problem.severity.min(before);
+            if problem.severity <= before || now.saturating_duration_since(known.severe) > code.linger() {
+                known.severe = now;
+            } else {
+                // It is as bad as it has just been, so that one on the edge does not flicker.
+                problem.severity = before;
+            }
             known.problem = problem;
             known.seen = now;
             continue;
@@ -148,6 +154,7 @@ fn update(standing: &mut BTreeMap<Code, Standing>, found: Vec<Problem>, now: Ins
             since: now,
             problem,
             seen: now,
+            severe: now,
         };
         standing.insert(code, begun);
     }
@@ -303,15 +310,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_has_been_critical_stays_so_while_it_lasts() {
+    async fn what_has_just_been_critical_stays_so_and_not_for_ever() {
         let (mut standing, start) = (BTreeMap::new(), Instant::now());
-        let severities = [Severity::Warning, Severity::Critical, Severity::Warning];
-        let seen = severities.map(|severity| {
-            let problem = problem(Code::UpstreamFailing, 2).at_most(severity);
-            update(&mut standing, vec![problem], start);
-            standing[&Code::UpstreamFailing].problem.severity
-        });
-        assert_eq!(seen, [Severity::Warning, Severity::Critical, Severity::Critical]);
+        for (second, found, said) in [
+            (0, Severity::Warning, Severity::Warning),
+            (1, Severity::Critical, Severity::Critical),
+            (2, Severity::Warning, Severity::Critical),
+            (61, Severity::Warning, Severity::Critical),
+            (62, Severity::Warning, Severity::Warning),
+            (63, Severity::Warning, Severity::Warning),
+        ] {
+            let problem = problem(Code::UpstreamFailing, 2).at_most(found);
+            update(&mut standing, vec![problem], start + Duration::from_secs(second));
+            let severity = standing[&Code::UpstreamFailing].problem.severity;
+            assert_eq!(severity, said, "after {second} s");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -122,7 +122,7 @@ async fn under_ten_times_the_load_every_answer_is_in_time_and_every_refusal_hone
         limits: &["50/1s", "200/10s"],
         capacity: 20,
         time: Duration::from_secs(12),
-        late: Duration::from_secs(3),
+        late: Duration::from_secs(5),
         lives: SECOND,
     })
     .await;
