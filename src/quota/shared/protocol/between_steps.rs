@@ -227,8 +227,8 @@ impl Protocol {
     }
 
     /// While the machine was suspended our stopwatch stood still, and for all others time went on:
-    /// what we know is older by that, and so are the slots in hand. Returns by how much.
-    pub(super) fn wake_up(&mut self) -> Duration {
+    /// what we know is older by that, and so are the slots in hand.
+    pub(super) fn wake_up(&mut self) {
         let suspended = clock::suspended();
         let by = suspended.saturating_sub(std::mem::replace(&mut self.suspended, suspended));
         if !by.is_zero() {
@@ -238,7 +238,6 @@ impl Protocol {
                 *until = earlier(*until, by);
             }
         }
-        by
     }
 
     pub(super) fn drop_old(&mut self, now: Instant) {

@@ -32,15 +32,34 @@ fn a_slot_in_hand_does_not_outlast_it() {
 
 #[test]
 fn a_slot_whose_grant_is_heard_of_after_it_is_not_used() {
+    for has_looked in [false, true] {
+        let mut few = Few::new(1, None);
+        let now = few.start + few.now;
+        few.replicas[0].demand(&waiting("A", 1), now);
+        let step = few.replicas[0].step("asks".into(), false, now).unwrap();
+        let reply = few.store.run(&step);
+        assert_eq!(reply.granted.len(), 1);
+        clock::suspend(SECOND * 2);
+        if has_looked {
+            assert!(few.replicas[0].take(now).is_none());
+        }
+        few.replicas[0].on_reply(&reply, now, now);
+        assert!(few.replicas[0].take(now).is_none(), "{has_looked}");
+    }
+}
+
+/// It is no slow store: slots are not kept for longer because of that.
+#[test]
+fn it_does_not_count_as_the_time_that_the_store_takes() {
     let mut few = Few::new(1, None);
     let now = few.start + few.now;
-    few.replicas[0].demand(&waiting("A", 1), now);
-    let step = few.replicas[0].step("asks".into(), false, now).unwrap();
-    let reply = few.store.run(&step);
-    assert_eq!(reply.granted.len(), 1);
-    clock::suspend(SECOND * 2);
+    let claim = |step: &str| serde_json::from_str::<serde_json::Value>(step).unwrap()["claim"].clone();
+    let before = few.replicas[0].step("asks".into(), false, now).unwrap();
+    let reply = few.store.run(&before);
+    clock::suspend(SECOND * 3600);
     few.replicas[0].on_reply(&reply, now, now);
-    assert!(few.replicas[0].take(now).is_none());
+    let after = few.replicas[0].step("asks again".into(), false, now).unwrap();
+    assert_eq!(claim(&after), claim(&before));
 }
 
 #[test]
