@@ -54,7 +54,7 @@ pub struct Protocol {
     r#gen: u64,
     resync: Resync,
     /// Granted, and not yet given to anybody, and when each must be given back.
-    granted: VecDeque<(Slot, Instant)>,
+    pub(super) granted: VecDeque<(Slot, Instant)>,
     pending_reports: PendingReports,
     /// How many slots the step under way asks for.
     asked: usize,
