@@ -206,7 +206,9 @@ impl Gateway {
         // Calls for which nobody waits any more, too: the store has to hear how they ended before it
         // hears that this replica leaves.
         self.tasks.settle(end + LAST).await;
-        let left = self.tasks.finish(LAST).await;
+        // What the calls did not need of their time, the store may.
+        let rest = (end + 2 * LAST).saturating_duration_since(Instant::now());
+        let left = self.tasks.finish(rest.clamp(LAST, 2 * LAST)).await;
         // Last: what the drain itself did is traced too.
         self.exporter.finish(Duration::from_secs(1)).await;
         self.admin.finish().await;
@@ -216,7 +218,8 @@ impl Gateway {
     }
 }
 
-/// How long what is left after the drain is waited for, and then upkeep.
+/// How long what is left after the drain is waited for at most, and then upkeep at least; both
+/// together for no longer than twice that.
 const LAST: Duration = Duration::from_millis(500);
 
 /// Time kept at the end of the drain for answers to arrive.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::cache::Config;
 use crate::cache::memory_store::Cache;
 use crate::operation::Lifetime;
-use crate::scan::{Headers, Request, Rows, UpstreamResponse};
+use crate::scan::{Headers, Request, Rows, TokenOwner, UpstreamResponse};
 
 /// How long an answer is fresh.
 #[derive(Debug)]
@@ -84,6 +84,11 @@ impl Cache {
             ids,
         }
     }
+}
+
+/// Whether a response is about the gateway's own token and not about the request.
+pub(super) fn rejects_gateway(request: &Request, answer: &UpstreamResponse) -> bool {
+    answer.status == StatusCode::UNAUTHORIZED && TokenOwner::of(request) == TokenOwner::Gateway
 }
 
 /// Only `no-store` is obeyed. Web frameworks send `no-cache` or `private` with every answer by

@@ -8,20 +8,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use foldhash::quality::RandomState;
 use http::StatusCode;
-use moka::ops::compute::Op;
+use moka::ops::compute::{CompResult, Op};
 use tokio::time::Instant;
 
 use crate::cache::entity::EntityForm;
 use crate::cache::entry::Entry;
 use crate::cache::fragment::{Assembled, Fragment};
+use crate::cache::lifetime::rejects_gateway;
 use crate::cache::metrics::{Lookup, Snapshot};
 use crate::cache::popularity::Popularity;
+use crate::cache::suspends::Suspends;
 use crate::cache::{Config, Metrics};
-use crate::clock;
 use crate::memory::{MemoryBudget, Reservation};
-use crate::scan::{
-    CacheSink, Endpoint, Key, Request, ResponseKind, StoredRows, TokenOwner, UpstreamProfile, UpstreamResponse,
-};
+use crate::scan::{CacheSink, Endpoint, Key, Request, ResponseKind, StoredRows, UpstreamProfile, UpstreamResponse};
 
 /// Bodies up to this size are not counted after they leave the cache.
 pub(super) const SMALL: usize = 4 * 1024;
@@ -59,8 +58,7 @@ impl Stored {
 pub struct Cache {
     pub(super) config: Config,
     entries: Entries,
-    /// How long the machine had been suspended, in nanoseconds, when this was last looked at.
-    suspended: AtomicU64,
+    suspends: Suspends,
     /// What has been learned about answers, if rows are stored by id.
     pub(super) upstream_profile: Option<Arc<UpstreamProfile>>,
     pub(super) metrics: Metrics,
@@ -87,7 +85,7 @@ impl Cache {
             upstream_profile,
             metrics,
             popularity: Arc::default(),
-            suspended: AtomicU64::new(suspended()),
+            suspends: Suspends::new(),
             unflushed_bytes: AtomicU64::new(0),
             forms: Arc::default(),
         }
@@ -115,7 +113,7 @@ impl Cache {
             upstream_profile,
             metrics: self.metrics.clone(),
             popularity: Arc::clone(&self.popularity),
-            suspended: AtomicU64::new(self.suspended.load(Ordering::Acquire)),
+            suspends: self.suspends.clone(),
             unflushed_bytes: AtomicU64::new(0),
             held: Arc::clone(&self.held),
             forms: Arc::clone(&self.forms),
@@ -148,11 +146,7 @@ impl Cache {
     /// An answer that was stored before the machine was suspended is older than its time of storage
     /// says: all that are stored are forgotten after that.
     pub(super) fn forget_if_suspended(&self) {
-        let suspended = suspended();
-        if self.suspended.load(Ordering::Acquire) != suspended {
-            self.entries.invalidate_all();
-            self.suspended.store(suspended, Ordering::Release);
-        }
+        self.suspends.look(|| self.entries.invalidate_all());
     }
 
     /// The entry of a key, unless it is too old for any request.
@@ -243,14 +237,15 @@ impl Cache {
         self.insert(key, Entry::at(key, &own, (asked, stored), ttl)).is_some()
     }
 
-    /// `None` when the entry is too large, or callers are still reading too much of former entries.
+    /// `None` when the entry is too large, callers are still reading too much of former entries, or
+    /// there is a later answer.
     fn insert(&self, key: &Key, entry: Entry) -> Option<Arc<Entry>> {
         let asked = entry.asked();
         let fits = u64::from(entry.weight()) <= self.config.max_size;
         let entry = Some(entry).filter(|_| fits).and_then(|entry| self.held(entry));
         let entry = entry.map(Arc::new);
-        self.replace(key.clone(), asked, entry.clone().map(Stored::Answer));
-        entry
+        let is_stored = self.replace(key.clone(), asked, entry.clone().map(Stored::Answer));
+        entry.filter(|_| is_stored)
     }
 
     /// Stores the rows of an id, unless they are too large, or callers hold too much of former ones.
@@ -284,11 +279,14 @@ impl Cache {
 
     /// Puts what came with an answer that was asked for at `asked` in the place of what is stored, or
     /// only removes that; but answers of overlapping calls may come in any order, so what was asked
-    /// for later stays. All writes come through here, because moka compares and writes in one step
-    /// only among such writes.
-    fn replace(&self, key: Key, asked: Instant, new: Option<Stored>) {
+    /// for later stays, and what was asked for before the machine was suspended is not stored. All
+    /// writes come through here, because moka compares and writes in one step only among such
+    /// writes. Says whether it was stored.
+    fn replace(&self, key: Key, asked: Instant, new: Option<Stored>) -> bool {
+        self.forget_if_suspended();
+        let new = new.filter(|_| !self.suspends.have_aged(asked));
         let weight = new.as_ref().map_or(0, |new| u64::from(new.weight(&key)));
-        self.entries.entry(key).and_compute_with(|old| match (old, new) {
+        let done = self.entries.entry(key).and_compute_with(|old| match (old, new) {
             (Some(old), _) if old.value().asked() > asked => Op::Nop,
             (_, Some(new)) => Op::Put(new),
             (_, None) => Op::Remove,
@@ -299,6 +297,7 @@ impl Cache {
             self.unflushed_bytes.store(0, Ordering::Relaxed);
             self.entries.run_pending_tasks();
         }
+        matches!(done, CompResult::Inserted(_) | CompResult::ReplacedWith(_))
     }
 
     /// Removes the fragments of an answer that the upstream did not give any more at `asked`.
@@ -311,17 +310,7 @@ impl Cache {
     }
 }
 
-/// Whether a response is about the gateway's own token and not about the request.
-pub(super) fn rejects_gateway(request: &Request, answer: &UpstreamResponse) -> bool {
-    answer.status == StatusCode::UNAUTHORIZED && TokenOwner::of(request) == TokenOwner::Gateway
-}
-
 /// The store, bounded by `config`.
-/// In nanoseconds, as an atomic can hold it.
-fn suspended() -> u64 {
-    u64::try_from(clock::suspended().as_nanos()).unwrap_or(u64::MAX)
-}
-
 fn entries(config: &Config) -> Entries {
     moka::sync::Cache::builder()
         .max_capacity(config.max_size)

@@ -24,6 +24,7 @@ mod partial_hit;
 mod popularity;
 mod refresh;
 mod refresh_queue;
+mod suspends;
 #[cfg(test)]
 mod tests;
 

@@ -27,6 +27,10 @@ const PROGRESS_BYTES: usize = 4 * 1024;
 /// it once more after them, the refusal is returned.
 const RETRY_DELAYS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(200)];
 
+/// An exchange that ends so long after its limit shows that the gateway itself stood still, and
+/// nothing about the host.
+const STANDSTILL: Duration = Duration::from_secs(1);
+
 /// Sends requests over pooled connections: rustls, HTTP/2 where it is offered, redirects never
 /// followed. Clones share the pool.
 ///
@@ -179,13 +183,15 @@ impl Client {
                 Ok(answer) => {
                     let (head, body) = answer.into_parts();
                     let collector = Collector::new(limits.body_bytes, self.large_bodies.clone());
-                    let body = timeout_at(sent + limits.whole, read(body, collector, &watch)).await;
+                    let until = sent + limits.whole;
+                    let body = timeout_at(until, read(body, collector, &watch)).await;
                     let body = body.unwrap_or(Err(Kind::BodyTimeout));
                     return match body {
-                        Ok(body) => self.end(&host, connection, Ok(Response::from_parts(head, body))),
-                        Err(kind) => self
-                            .end(&host, connection, Err(kind))
-                            .map_err(|error| error.after(head)),
+                        Ok(body) => {
+                            self.pool.give_back(&host, connection);
+                            Ok(Response::from_parts(head, body))
+                        }
+                        Err(kind) => Err(end(&host, &connection, kind, until).after(head)),
                     };
                 }
                 Err(kind) => kind,
@@ -198,46 +204,35 @@ impl Client {
                 // The host has not processed it. Another connection may lead to another machine,
                 // or to one that is available again.
                 Kind::NotProcessed(error) => {
-                    if Refusal::of(error) == Some(Refusal::Http1Required) {
-                        host.require_http1(now);
-                    } else {
-                        connection.peer().failed();
+                    match Refusal::of(error) {
+                        Some(Refusal::Http1Required) => host.require_http1(now),
+                        Some(Refusal::Fault) => connection.peer().failed(),
+                        // Once is routine; it is none only if it goes on.
+                        Some(Refusal::TryAgain) | None => {}
                     }
                     retry_delays.next().filter(|pause| now + *pause < deadline)
                 }
                 _ => None,
             };
             let Some(pause) = pause else {
-                return self.end(&host, connection, Err(kind));
+                return Err(end(&host, &connection, kind, until));
             };
             host.retire(&connection);
             sleep(pause).await;
         }
     }
+}
 
-    /// Keeps the connection of a successful exchange, and no other.
-    fn end(
-        &self,
-        host: &Arc<Host>,
-        connection: Connection,
-        answer: Result<Response<Bytes>, Kind>,
-    ) -> Result<Response<Bytes>, Error> {
-        match answer {
-            Ok(answer) => {
-                self.pool.give_back(host, connection);
-                Ok(answer)
-            }
-            // A body that is too large says nothing about the connection's health, but the
-            // connection is cut off all the same.
-            Err(kind) => {
-                host.retire(&connection);
-                if kind.is_of_address() {
-                    connection.peer().failed();
-                }
-                Err(Error::new(host.authority(), kind))
-            }
-        }
+/// Ends a failed exchange, which was to end by `until`: its connection is not used again. A body
+/// that is too large says nothing about the connection's health, but the connection is cut off all
+/// the same.
+fn end(host: &Arc<Host>, connection: &Connection, kind: Kind, until: Instant) -> Error {
+    host.retire(connection);
+    let stood_still = Instant::now() > until + STANDSTILL;
+    if kind.is_of_address() && !stood_still {
+        connection.peer().failed();
     }
+    Error::new(host.authority(), kind)
 }
 
 /// Reads a whole body.

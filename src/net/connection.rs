@@ -47,8 +47,11 @@ enum Sender {
 /// `HTTP_1_1_REQUIRED`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// `REFUSED_STREAM`, or a `GOAWAY` whose last stream comes before the request's.
+    /// `REFUSED_STREAM`, or a `GOAWAY` whose last stream comes before the request's, as a host says
+    /// it that is updated.
     TryAgain,
+    /// The same `GOAWAY` because of an error.
+    Fault,
     /// The request is only answered over HTTP/1.1.
     Http1Required,
 }
@@ -73,7 +76,8 @@ impl Refusal {
             Some(h2::Reason::REFUSED_STREAM) if found.is_reset() => Some(Self::TryAgain),
             // Streams up to the last one that a GOAWAY names end in other ways: with their answer,
             // a reset, or the connection.
-            _ if found.is_go_away() => Some(Self::TryAgain),
+            Some(h2::Reason::NO_ERROR) if found.is_go_away() => Some(Self::TryAgain),
+            _ if found.is_go_away() => Some(Self::Fault),
             _ => None,
         }
     }

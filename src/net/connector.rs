@@ -79,6 +79,7 @@ pub(super) struct Peer {
     host: String,
     port: u16,
     address: SocketAddr,
+    is_proxy: bool,
 }
 
 impl Peer {
@@ -88,6 +89,7 @@ impl Peer {
             host: host.to_owned(),
             port,
             address,
+            is_proxy: false,
         }
     }
 
@@ -95,8 +97,15 @@ impl Peer {
         self.resolver.record_success(&self.host, self.port, self.address);
     }
 
-    /// It took the connection, and what was to follow failed.
+    /// It took the connection, and what was to follow failed. What fails behind a proxy says
+    /// nothing about that.
     pub(super) fn failed(&self) {
+        if !self.is_proxy {
+            self.record_failure();
+        }
+    }
+
+    fn record_failure(&self) {
         self.resolver.record_failed_address(&self.host, self.port, self.address);
     }
 }
@@ -214,7 +223,8 @@ impl Connector {
 
     /// Sets up a connection. When an address takes it and then fails, one other is tried if there
     /// is time: a second one is enough to pass by a sick member of several, and no outage makes
-    /// more than twice the connections.
+    /// more than twice the connections. A proxy that says or lets through that the host fails is
+    /// to blame only if another member of it does better.
     async fn connect(
         &self,
         target: &Target,
@@ -226,18 +236,24 @@ impl Connector {
         let (host, port) = proxy.map_or((&*target.host, target.port), |proxy| (proxy.host(), proxy.port()));
         let resolving = self.shared.resolver.resolve(host, port);
         let mut addresses = bounded(target, Step::Resolve, deadline, resolving).await?;
-        let mut first_error = None;
+        let mut first: Option<(ConnectError, Peer)> = None;
         loop {
             let begun = Instant::now();
             let (tcp, address) = match bounded(target, Step::Dial, deadline, dial(addresses.clone())).await {
                 Ok(dialed) => dialed,
                 // What the first address did says more than that no other can be reached.
-                Err(error) => return Err(first_error.unwrap_or(error)),
+                Err(error) => return Err(first.map_or(error, |(error, _)| error)),
             };
-            let peer = Peer::new(&self.shared.resolver, host, port, address);
+            let peer = Peer {
+                is_proxy: proxy.is_some(),
+                ..Peer::new(&self.shared.resolver, host, port, address)
+            };
             match self.secure(tcp, proxy, target, tls, deadline).await {
                 Ok((io, alpn)) => {
                     peer.worked();
+                    if let Some((_, other)) = first {
+                        other.record_failure();
+                    }
                     return Ok(Stream {
                         io: TokioIo::new(io),
                         protocol: alpn.unwrap_or(cleartext),
@@ -246,13 +262,15 @@ impl Connector {
                     });
                 }
                 Err(error) => {
-                    peer.failed();
-                    addresses.retain(|other| *other != address);
-                    let is_last = first_error.is_some() || addresses.is_empty() || Instant::now() >= deadline;
-                    if is_last || error.is_refusal() {
-                        return Err(first_error.unwrap_or(error));
+                    if proxy.is_none() || error.is_silence_of_proxy() {
+                        peer.record_failure();
                     }
-                    first_error = Some(error);
+                    addresses.retain(|other| *other != address);
+                    let is_last = first.is_some() || addresses.is_empty() || Instant::now() >= deadline;
+                    if is_last || error.is_refusal() {
+                        return Err(first.map_or(error, |(error, _)| error));
+                    }
+                    first = Some((error, peer));
                 }
             }
         }

@@ -19,15 +19,15 @@ const MAX_ADDRESSES: usize = 16;
 /// is gone.
 const DEAD_AFTER: Duration = Duration::from_secs(20);
 
-/// Connects to one of `addresses`: attempts are started 250 ms apart, or as soon as one fails, with
-/// alternating families, and the first to succeed wins (RFC 8305, "happy eyeballs", without its DNS
-/// part). The caller bounds the time.
+/// Connects to one of `addresses`: attempts are started in this order 250 ms apart, or as soon as
+/// one fails, and the first to succeed wins (RFC 8305, "happy eyeballs", without its DNS part). The
+/// caller bounds the time.
 ///
 /// # Errors
 ///
 /// The last address's error when all have failed.
 pub(super) async fn dial(addresses: Vec<SocketAddr>) -> io::Result<(TcpStream, SocketAddr)> {
-    let mut waiting = alternating(addresses).into_iter().take(MAX_ADDRESSES);
+    let mut waiting = addresses.into_iter().take(MAX_ADDRESSES);
     let mut running = FuturesUnordered::new();
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     loop {
@@ -59,36 +59,10 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The addresses with alternating families, starting with the first one's; within a family the
-/// resolver's order is kept.
-fn alternating(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let Some(first) = addresses.first() else {
-        return addresses;
-    };
-    let v6_first = first.is_ipv6();
-    let count = addresses.len();
-    let (leading, other): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == v6_first);
-    let (mut leading, mut other) = (leading.into_iter(), other.into_iter());
-    let mut order = Vec::with_capacity(count);
-    while order.len() < count {
-        order.extend(leading.next());
-        order.extend(other.next());
-    }
-    order
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use tokio::net::TcpListener;
-
-    #[test]
-    fn families_alternate_and_keep_the_resolvers_order() {
-        let parse = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let given = ["[::1]:1", "[::2]:1", "[::3]:1", "127.0.0.1:1", "127.0.0.2:1"].map(parse);
-        let wanted = ["[::1]:1", "127.0.0.1:1", "[::2]:1", "127.0.0.2:1", "[::3]:1"].map(parse);
-        assert_eq!(alternating(given.to_vec()), wanted);
-    }
 
     #[tokio::test]
     async fn a_refusing_address_costs_nothing_and_no_address_is_an_error() {

@@ -209,8 +209,8 @@ impl Known {
     }
 
     /// The addresses in the order in which they are tried: the one that worked last, those that
-    /// nothing is known about in the resolver's order, and those that failed a moment ago, the
-    /// latest last.
+    /// nothing is known about in the resolver's order and with alternating families (RFC 8305), and
+    /// those that failed a moment ago, the latest last.
     fn in_order(&self) -> Vec<SocketAddr> {
         let failed = |address: &SocketAddr| {
             let recent = |(_, at): &(SocketAddr, Instant)| at.elapsed() < AVOIDED_FOR;
@@ -220,8 +220,28 @@ impl Known {
         let mut addresses = self.addresses.clone();
         // The sort is stable, and nothing comes before something.
         addresses.sort_by_key(|address| (failed(address), self.worked != Some(*address)));
-        addresses
+        let first_failed = addresses.partition_point(|address| failed(address).is_none());
+        let failed = addresses.split_off(first_failed);
+        [alternating(addresses), failed].concat()
     }
+}
+
+/// The addresses with alternating families, starting with the first one's; within a family the
+/// resolver's order is kept.
+fn alternating(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let Some(first) = addresses.first() else {
+        return addresses;
+    };
+    let v6_first = first.is_ipv6();
+    let count = addresses.len();
+    let (leading, other): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == v6_first);
+    let (mut leading, mut other) = (leading.into_iter(), other.into_iter());
+    let mut order = Vec::with_capacity(count);
+    while order.len() < count {
+        order.extend(leading.next());
+        order.extend(other.next());
+    }
+    order
 }
 
 impl fmt::Debug for Resolver {
@@ -317,6 +337,26 @@ mod tests {
         }
         let known = resolver.known.lock().unwrap();
         assert_eq!(known[&("eu.test".to_owned(), 443)].failed.len(), MAX_FAILED);
+    }
+
+    #[test]
+    fn families_alternate_and_keep_the_resolvers_order() {
+        let parse = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let given = ["[::1]:1", "[::2]:1", "[::3]:1", "127.0.0.1:1", "127.0.0.2:1"].map(parse);
+        let wanted = ["[::1]:1", "127.0.0.1:1", "[::2]:1", "127.0.0.2:1", "[::3]:1"].map(parse);
+        assert_eq!(alternating(given.to_vec()), wanted);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_failed_goes_last_whatever_its_family() {
+        let failed: SocketAddr = "[2001:db8::1]:443".parse().unwrap();
+        let all = [address(1), failed, address(2)];
+        let resolver = Resolver::with(Arc::new(move |_, _| Box::pin(async move { Ok(all.to_vec()) })));
+        assert_eq!(resolver.resolve("eu.test", 443).await.unwrap(), all);
+        resolver.record_success("eu.test", 443, address(1));
+        resolver.record_failed_address("eu.test", 443, failed);
+        let order = resolver.resolve("eu.test", 443).await.unwrap();
+        assert_eq!(order, [address(1), address(2), failed]);
     }
 
     #[tokio::test]

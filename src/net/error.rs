@@ -97,6 +97,12 @@ impl ConnectError {
         self.step == Step::Tunnel && cause == Some(io::ErrorKind::PermissionDenied)
     }
 
+    /// Whether a proxy has not answered at all, which no host behind it can explain.
+    pub(super) fn is_silence_of_proxy(&self) -> bool {
+        let cause = self.cause.as_ref().map(|cause| cause.kind());
+        self.step == Step::Tunnel && !matches!(cause, Some(io::ErrorKind::PermissionDenied | io::ErrorKind::Other))
+    }
+
     /// The error token of RFC 9209 §2.3.
     pub fn proxy_status(&self) -> &'static str {
         let Some(cause) = &self.cause else {
@@ -191,13 +197,14 @@ impl Kind {
     /// Whether another address of the host may have done better.
     pub(super) fn is_of_address(&self) -> bool {
         match self {
-            Self::NotSent(_) | Self::Lost(_) | Self::HeadTimeout | Self::BodyLost(_) | Self::BodyTimeout => true,
-            // The first two are recorded where they happen, and the others are of this side's making.
-            Self::Connect(_)
+            Self::NotSent(_)
             | Self::NotProcessed(_)
-            | Self::Unsendable
-            | Self::BodyTooLarge { .. }
-            | Self::NoMemory(_) => false,
+            | Self::Lost(_)
+            | Self::HeadTimeout
+            | Self::BodyLost(_)
+            | Self::BodyTimeout => true,
+            // The first is recorded where it happens, and the others are of this side's making.
+            Self::Connect(_) | Self::Unsendable | Self::BodyTooLarge { .. } | Self::NoMemory(_) => false,
         }
     }
 }

@@ -281,6 +281,11 @@ impl Permit {
         self.latest
     }
 
+    /// Whether the charge may have ended before the call has left: the machine was suspended.
+    pub(super) fn may_have_ended(&self) -> bool {
+        matches!(&self.charge, Some(Charge::Shared(charge)) if charge.was_suspended())
+    }
+
     /// The call is about to leave.
     pub fn leave(&mut self) {
         self.has_left = true;

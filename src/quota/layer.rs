@@ -29,6 +29,15 @@ impl Middleware<Admitted<Permit>, Next<Charged>> for Charging {
     /// Dropped before it was polled, the call costs nothing; later it costs its slot.
     async fn call(&self, granted: Admitted<Permit>, next: &Next<Charged>) -> Result<UpstreamResponse, Failure> {
         let Admitted { attempt, mut permit } = granted;
+        if permit.may_have_ended() {
+            drop(permit);
+            return Err(Failure {
+                delivery: Delivery::NotSent,
+                again: RetryHint::WhenAllowed,
+                answer: None,
+                source: Box::new(SlotEnded),
+            });
+        }
         let Some(request) = attempt.request.bind() else {
             drop(permit);
             return Err(Failure {
@@ -98,6 +107,11 @@ fn with_retry_after(fields: &Headers, pause: Duration) -> Headers {
 #[derive(Debug, thiserror::Error)]
 #[error("the call is not needed any more")]
 pub struct NotNeeded;
+
+/// The machine was suspended between a slot and its call, so the slot is not used.
+#[derive(Debug, thiserror::Error)]
+#[error("the slot may have ended while the machine was suspended")]
+pub struct SlotEnded;
 
 /// The upstream's own limiter refused a call.
 #[derive(Debug, thiserror::Error)]

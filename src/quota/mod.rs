@@ -44,7 +44,7 @@ mod trial;
 pub use config::{Config, Limit, Pacing, UnknownPast};
 pub use forecast::Forecast;
 pub use handle::{Permit, Quota};
-pub use layer::Charging;
+pub use layer::{Charging, SlotEnded};
 pub use ledger::{Availability, Ledger};
 pub use pacer::Pacer;
 pub use snapshot::{Metrics, OtherLimits, PaceState, Snapshot, Window};

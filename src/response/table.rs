@@ -12,7 +12,7 @@ use crate::memory::Exhausted;
 use crate::operation::Input;
 use crate::scan::{Operation, ParseError};
 use crate::telemetry::log;
-use crate::{BoxError, cache, queue, region, token, upstream};
+use crate::{BoxError, cache, queue, quota, region, token, upstream};
 
 /// The request cannot be accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,6 +103,7 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Problem> {
                 .downcast_ref::<Exhausted>()
                 .map(|error| exhausted(error.to_string()))
         })
+        .or_else(|| cause.downcast_ref().map(slot_ended))
 }
 
 fn queue(refused: &queue::Refused) -> Problem {
@@ -173,6 +174,10 @@ fn exhausted(detail: String) -> Problem {
         for_memory: true,
         ..Problem::reduced_capacity(ErrorCode::ServiceUnavailable, detail, Exhausted::RETRY_AFTER)
     }
+}
+
+fn slot_ended(error: &quota::SlotEnded) -> Problem {
+    Problem::reduced_capacity(ErrorCode::ServiceUnavailable, error.to_string(), MOMENT)
 }
 
 fn no_answer(error: &region::Error) -> Problem {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::clock;
 use crate::secret::Secret;
+use crate::token::sign_in::Issued;
 
 /// A token and its generation. Clones share its text.
 #[derive(Clone, Debug)]
@@ -17,7 +18,7 @@ pub struct Bearer {
     secret: Secret,
     expires: Instant,
     usable_until: Instant,
-    /// How long the machine had been suspended when it came.
+    /// How long the machine had been suspended when it was asked for.
     suspended: Duration,
 }
 
@@ -26,15 +27,16 @@ impl Bearer {
     /// clocks differ.
     const MARGIN: Duration = Duration::from_secs(10);
 
-    /// A token whose `life` began at `asked`.
-    pub(super) fn new(generation: u64, secret: Secret, asked: Instant, life: Duration) -> Self {
+    /// A token that sign-in has issued; its life began when it was asked for.
+    pub(super) fn new(generation: u64, issued: &Issued) -> Self {
+        let expires = issued.asked + issued.life;
         Self {
             generation,
-            secret,
-            expires: asked + life,
+            secret: issued.secret.clone(),
+            expires,
             // A twentieth, so that tokens of seconds (the simulator's) can be used at all.
-            usable_until: asked + life - Self::MARGIN.min(life / 20),
-            suspended: clock::suspended(),
+            usable_until: expires - Self::MARGIN.min(issued.life / 20),
+            suspended: issued.suspended,
         }
     }
 

@@ -57,6 +57,21 @@ async fn what_was_stored_before_the_machine_was_suspended_is_asked_for_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_was_asked_for_before_the_machine_was_suspended_is_not_stored() {
+    let mut fixture = Fixture::new(Config::default());
+    let request = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
+    let asked = Instant::now();
+    pass(1).await;
+    clock::suspend(Duration::from_secs(25));
+    // Another request notices it first.
+    fixture.fill("b", NEW).await;
+    assert_eq!(fixture.cache.keep(&request, &answer(200, OLD), asked), None);
+    fixture.fill("a", NEW).await;
+    assert_eq!(fixture.stored("a").await.answer.body, NEW);
+    assert_eq!(fixture.stored("b").await.answer.body, NEW);
+}
+
+#[tokio::test(start_paused = true)]
 async fn hits_share_one_body() {
     let mut fixture = Fixture::new(Config::default());
     fixture.fill("a", ROWS).await;

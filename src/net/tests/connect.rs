@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use url::Url;
@@ -155,6 +156,43 @@ async fn an_address_that_takes_the_whole_time_or_gives_no_answer_is_not_tried_fi
         let lost = post_within(&client, "http://eu.test/", SHORT_LIMITS).await.unwrap_err();
         assert!(!lost.is_unprocessed());
         assert_eq!(post(&client, "http://eu.test/").await.unwrap().body(), "here");
+    }
+}
+
+/// As after a signal or a suspend: whatever was under way is late then.
+#[tokio::test]
+async fn an_address_is_not_blamed_for_the_time_in_which_the_gateway_stood_still() {
+    for is_frozen in [false, true] {
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let connections = AtomicUsize::new(0);
+        let silent_once = move |mut stream: TcpStream| {
+            let (tell, nth) = (tell.clone(), connections.fetch_add(1, Ordering::SeqCst));
+            async move {
+                request_read(&mut stream).await;
+                tell.send(()).unwrap();
+                if nth == 1 {
+                    hold(stream).await;
+                } else {
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\nconnection: close\r\n\r\na";
+                    stream.write_all(answer).await.unwrap();
+                }
+            }
+        };
+        let client = client(&quick(), &half_sick(silent_once, &Http::saying("b")).await);
+        assert_eq!(post(&client, "http://eu.test/").await.unwrap().body(), "a");
+        told.recv().await.unwrap();
+        let freezing = async {
+            told.recv().await.unwrap();
+            if is_frozen {
+                tokio::time::pause();
+                tokio::time::advance(Duration::from_mins(1)).await;
+                tokio::time::resume();
+            }
+        };
+        let (late, ()) = tokio::join!(post_within(&client, "http://eu.test/", SHORT_LIMITS), freezing);
+        assert!(late.unwrap_err().is_timeout());
+        let next = post(&client, "http://eu.test/").await.unwrap();
+        assert_eq!(next.body(), if is_frozen { "a" } else { "b" });
     }
 }
 

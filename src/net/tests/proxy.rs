@@ -15,6 +15,15 @@ async fn proxy(
     target: std::net::SocketAddr,
     refusal: Option<&'static [u8]>,
 ) -> (std::net::SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    proxy_but(target, "", refusal).await
+}
+
+/// One that answers so to tunnels to hosts whose names begin like this.
+async fn proxy_but(
+    target: std::net::SocketAddr,
+    refused: &'static str,
+    refusal: Option<&'static [u8]>,
+) -> (std::net::SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
     let (tell, told) = tokio::sync::mpsc::unbounded_channel();
     let address = listen(move |mut near| {
         let tell = tell.clone();
@@ -23,8 +32,10 @@ async fn proxy(
             while !head.ends_with(b"\r\n\r\n") {
                 head.push(near.read_u8().await.unwrap());
             }
-            tell.send(String::from_utf8(head).unwrap()).unwrap();
-            if let Some(refusal) = refusal {
+            let head = String::from_utf8(head).unwrap();
+            let is_refused = head["CONNECT ".len()..].starts_with(refused);
+            tell.send(head).unwrap();
+            if let Some(refusal) = refusal.filter(|_| is_refused) {
                 near.write_all(refusal).await.unwrap();
                 return;
             }
@@ -128,5 +139,32 @@ async fn two_members_are_asked_for_one_connection_and_one_if_it_refuses() {
         post(&client(&config, &names), "https://eu.test/").await.unwrap_err();
         let asked: usize = told.iter_mut().filter_map(|told| told.try_recv().ok()).count();
         assert_eq!(asked, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_member_is_not_blamed_for_a_host_behind_it() {
+    for answer in [&b"HTTP/1.1 503 Busy\r\n\r\n"[..], b"HTTP/1.1 403 No\r\n\r\n"] {
+        let ca = Ca::new();
+        let host = Http::saying("behind").tls(ca.server("eu.test", Validity::Now));
+        let behind = host.start().await;
+        let (first, mut passed) = proxy_but(behind, "down", Some(answer)).await;
+        let (second, mut other) = proxy_but(behind, "down", Some(answer)).await;
+        let names = Names::default();
+        names.set("proxy.test", vec![first, second]);
+        let address = Url::parse("http://proxy.test:3128").unwrap();
+        let config = Config {
+            proxy: Some(Proxy::new(&address, None, &[]).unwrap()),
+            max_age: Duration::ZERO,
+            ..ca.config()
+        };
+        let client = client(&config, &names);
+        // To the one there is no tunnel, and in that to the other there is no TLS.
+        for failing in ["https://down.test/", "https://wrong.test/"] {
+            post(&client, failing).await.unwrap_err();
+            while passed.try_recv().is_ok() || other.try_recv().is_ok() {}
+            assert_eq!(post(&client, "https://eu.test/").await.unwrap().body(), "behind");
+            assert!(passed.try_recv().is_ok() && other.try_recv().is_err(), "{failing}");
+        }
     }
 }

@@ -116,6 +116,35 @@ async fn a_request_that_was_not_processed_is_sent_again_at_once() {
 }
 
 #[tokio::test]
+async fn an_address_is_blamed_for_faults_and_for_refusals_without_end_only() {
+    for (act, acts, is_blamed) in [
+        (Misbehaviour::Reset(REFUSED_STREAM), 1, false),
+        (Misbehaviour::GoAway(-1, 0), 1, false),
+        (Misbehaviour::GoAway(-1, INTERNAL_ERROR), 1, true),
+        (Misbehaviour::Reset(REFUSED_STREAM), 4, true),
+    ] {
+        let host = |acts| {
+            let count = Arc::<AtomicUsize>::default();
+            let requests = Arc::clone(&count);
+            let served = listen(move |stream| {
+                // The count is of all connections.
+                serve(stream, act, acts, Arc::clone(&count))
+            });
+            (served, requests)
+        };
+        let ((first, asked), (second, passed)) = (host(acts), host(0));
+        let names = Names::default();
+        names.set("eu.test", vec![first.await, second.await]);
+        let client = client(&Config::default(), &names).cleartext_http2();
+        let first_answer = post(&client, "http://eu.test/").await;
+        assert_eq!(first_answer.is_err(), acts == 4, "{act:?}");
+        post(&client, "http://eu.test/").await.unwrap();
+        let at_other = passed.load(Ordering::SeqCst) > 0;
+        assert_eq!(at_other, is_blamed, "{act:?} {acts} times: {asked:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_host_that_processes_nothing_is_believed_after_four_times() {
     for act in [Misbehaviour::Reset(REFUSED_STREAM), Misbehaviour::GoAway(-1, 0)] {
         let (client, requests) = met(act, usize::MAX).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::clock::earlier;
 pub(super) use crate::quota::state_lines::micros;
 use crate::quota::{self, Pacing, UnknownPast};
 
@@ -275,6 +276,15 @@ pub(super) struct Reports {
 impl PendingReports {
     pub(super) fn add(&mut self, id: String, report: Report) {
         self.reports.push((id, report));
+    }
+
+    /// Our stopwatch stood still for so long after all of them.
+    pub(super) fn age(&mut self, by: Duration) {
+        for (_, report) in &mut self.reports {
+            if let Report::Settled(at) | Report::Throttled(_, at) = report {
+                *at = earlier(*at, by);
+            }
+        }
     }
 
     /// All of it, for the next step.

@@ -12,6 +12,7 @@ use super::{Config, FORMAT, KEYS, Metrics, member_name, random};
 use crate::BoxError;
 use crate::attempt::FlowOrder;
 use crate::caller::{Name, Urgency};
+use crate::clock;
 use crate::quota::handle::{Charge, Permit, Watched};
 use crate::quota::{self, ThrottleHint};
 use crate::store::{self, Event, Eviction, Script};
@@ -59,14 +60,27 @@ impl Replica {
         replica
     }
 
+    /// A replica whose steps a test takes.
+    #[cfg(test)]
+    pub(super) fn without_task(state: Protocol, attempt: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            state: Watched::new(state),
+            attempt,
+            wake_steps: Notify::new(),
+            metrics: Metrics::default(),
+        })
+    }
+
     /// Takes a slot that the store has granted; `None` when there is none in hand.
     pub(in crate::quota) fn take(this: &Arc<Self>, now: Instant) -> Option<Permit> {
+        let suspended = clock::suspended();
         let slot = this.state.lock().take(now)?;
         this.state.forecast_changed();
         let charge = SharedCharge {
             replica: Arc::clone(this),
             slot,
             issued: now,
+            suspended,
         };
         Some(Permit::new(Charge::Shared(charge), now + this.attempt))
     }
@@ -277,12 +291,19 @@ pub(in crate::quota) struct SharedCharge {
     replica: Arc<Replica>,
     slot: Slot,
     issued: Instant,
+    /// How long the machine had been suspended then.
+    suspended: Duration,
 }
 
 impl SharedCharge {
     /// For whom the slot is, as the store decided.
     pub(in crate::quota) fn granted_to(&self) -> Option<(Urgency, Name)> {
         self.slot.flow.clone()
+    }
+
+    /// Whether the machine was suspended since: the store may have ended the charge meanwhile.
+    pub(in crate::quota) fn was_suspended(&self) -> bool {
+        clock::suspended() > self.suspended
     }
 
     pub(in crate::quota) fn settle(self) {
@@ -299,7 +320,14 @@ impl SharedCharge {
     }
 
     pub(in crate::quota) fn lose(self) {
-        self.end(Protocol::lose);
+        let was_suspended = self.was_suspended();
+        self.end(|state, id, now| {
+            if was_suspended {
+                // It may have arrived just now.
+                state.settle(id.clone(), now);
+            }
+            state.lose(id, now);
+        });
     }
 
     /// Everybody pauses as soon as the store knows. Returns for how long at least.

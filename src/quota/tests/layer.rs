@@ -20,7 +20,7 @@ fn wall() -> Wall {
     Wall::anchored(jiff::Timestamp::from_second(1_790_000_000).unwrap())
 }
 
-fn charging() -> Charging {
+pub(in crate::quota) fn charging() -> Charging {
     Charging {
         wall: wall(),
         registration: 0,
@@ -32,6 +32,10 @@ fn quota() -> Quota {
 }
 
 fn admitted(quota: &Quota) -> Admitted<Permit> {
+    admitted_with(quota.take(Instant::now()).unwrap())
+}
+
+pub(in crate::quota) fn admitted_with(permit: Permit) -> Admitted<Permit> {
     let now = Instant::now();
     let caller = Caller {
         name: Name::new("a"),
@@ -50,7 +54,7 @@ fn admitted(quota: &Quota) -> Admitted<Permit> {
             position: QueuePosition::new(now),
             retries: Retries::default(),
         },
-        permit: quota.take(now).unwrap(),
+        permit,
     }
 }
 
@@ -78,7 +82,9 @@ fn lost(delivery: Delivery) -> Failure {
 }
 
 /// A service below that answers so.
-fn below(outcome: impl Fn() -> Result<UpstreamResponse, Failure> + Clone + Send + Sync + 'static) -> Next<Charged> {
+pub(in crate::quota) fn below(
+    outcome: impl Fn() -> Result<UpstreamResponse, Failure> + Clone + Send + Sync + 'static,
+) -> Next<Charged> {
     Next::new(service_fn(move |_: Charged| std::future::ready(outcome())))
 }
 

@@ -3,7 +3,7 @@
 mod day;
 mod endings;
 mod forecast;
-mod layer;
+pub(in crate::quota) mod layer;
 mod ledger;
 mod pacing;
 mod retune;

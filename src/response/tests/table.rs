@@ -115,6 +115,13 @@ fn rows() -> Vec<Row> {
             Some(1),
         ),
         (
+            crate::quota::SlotEnded.into(),
+            503,
+            "ServiceUnavailable",
+            "proxy_internal_response",
+            Some(1),
+        ),
+        (
             RequestError::Fields.into(),
             431,
             "RequestHeaderFieldsTooLarge",

@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use tower::ServiceExt as _;
 use url::Url;
 
-use crate::clock::Wall;
+use crate::clock::{self, Wall};
 use crate::net::Exchange;
 use crate::secret::Secret;
 use crate::token::credential::{ClientAuth, CredentialProvider};
@@ -76,7 +76,7 @@ impl SignIn {
     /// Dropping the future abandons the request.
     pub(super) async fn ask(&mut self) -> Result<Issued, Error> {
         if let Credential::ManagedIdentity(identity) = &self.provider.credential {
-            let asked = Instant::now();
+            let asked = (Instant::now(), clock::suspended());
             let answer = ask_host(identity, &self.scope, self.exchange.clone(), self.wall.now());
             return Ok(within_limit(identity.host.endpoint(), answer).await??.since(asked));
         }
@@ -145,7 +145,7 @@ impl SignIn {
         let Some(app) = self.provider.credential.app() else {
             return Err(Error::unavailable(Reason::Stopped));
         };
-        let asked = Instant::now();
+        let asked = (Instant::now(), clock::suspended());
         let answer = ask_entra(app, &self.scope, &proof, self.exchange.clone(), self.wall.now());
         let answer = within_limit(Endpoint::Entra, answer).await?;
         Ok(answer.map(|(issued, server_time)| (issued.since(asked), server_time)))

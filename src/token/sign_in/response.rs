@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use crate::clock;
 use crate::secret::Secret;
 use crate::token::sign_in::answer::Unusable;
 
@@ -195,6 +196,8 @@ pub(in crate::token) struct Issued {
     pub(in crate::token) refresh_in: Option<Duration>,
     /// When the request left. The token's life is counted from here, which errs on the safe side.
     pub(in crate::token) asked: Instant,
+    /// How long the machine had been suspended then.
+    pub(in crate::token) suspended: Duration,
 }
 
 impl Issued {
@@ -218,13 +221,17 @@ impl Issued {
             life,
             refresh_in: refresh_in.filter(|at| !at.is_zero() && *at < life),
             asked: Instant::now(),
+            suspended: clock::suspended(),
         })
     }
 
     /// Sets when the request left.
-    pub(super) fn since(mut self, asked: Instant) -> Self {
-        self.asked = asked;
-        self
+    pub(super) fn since(self, (asked, suspended): (Instant, Duration)) -> Self {
+        Self {
+            asked,
+            suspended,
+            ..self
+        }
     }
 }
 

@@ -67,7 +67,7 @@ impl Refresher {
     async fn request(&mut self) -> Result<Bearer, Error> {
         let issued = self.sign_in.ask().await?;
         let generation = self.shared.state().generation_of(&issued.secret);
-        let bearer = Bearer::new(generation, issued.secret.clone(), issued.asked, issued.life);
+        let bearer = Bearer::new(generation, &issued);
         // It expired on its way. Asking again at once would loop.
         if !bearer.is_usable(Instant::now()) {
             return Err(Error::unavailable(Reason::Unreadable));

@@ -153,6 +153,7 @@ mod tests {
             life: Duration::from_secs(life),
             refresh_in: refresh_in.map(Duration::from_secs),
             asked: Instant::now(),
+            suspended: Duration::ZERO,
         }
     }
 

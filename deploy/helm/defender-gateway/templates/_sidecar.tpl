@@ -2,13 +2,13 @@
 For your own chart: the gateway as a native sidecar. Put it first in initContainers.
 
   initContainers:
-    {{- include "defender-gateway.sidecar" (dict "credentials" .Values.defenderGateway.credentials) | nindent 8 }}
+    {{- include "defender-gateway.sidecar" .Values.defenderGateway | nindent 8 }}
   volumes:
-    {{- include "defender-gateway.sidecarVolumes" (dict "credentials" .Values.defenderGateway.credentials) | nindent 8 }}
+    {{- include "defender-gateway.sidecarVolumes" .Values.defenderGateway | nindent 8 }}
 
-Takes, besides `credentials` (kind, tenantId, clientId, secretName as in values.yaml): `image` (repository, tag, digest), `env` (a list of
-variables, such as DEFENDER_GATEWAY_QUOTA_LIMITS; one that is set here as well is replaced), `resources`, `runAsUser` (65532; null lets
-OpenShift choose), `extraVolumes` and `extraVolumeMounts`, such as for a store's password or a CA bundle.
+Both take the same values. There are, besides `credentials` (kind, tenantId, clientId, secretName as in values.yaml): `image` (repository, tag, digest), `env` (a list of
+variables, such as DEFENDER_GATEWAY_QUOTA_LIMITS; one that is set here as well is replaced), `resources`, `runAsUser` (65532; "" lets
+OpenShift choose, and so does null where Helm keeps it), `extraVolumes` and `extraVolumeMounts`, such as for a store's password or a CA bundle.
 */}}
 {{- define "defender-gateway.sidecar" -}}
 {{- range $key, $_ := . }}
@@ -45,7 +45,7 @@ OpenShift choose), `extraVolumes` and `extraVolumeMounts`, such as for a store's
   securityContext:
     runAsNonRoot: true
     {{- $user := ternary .runAsUser 65532 (hasKey . "runAsUser") }}
-    {{- if not (kindIs "invalid" $user) }}
+    {{- if not (or (kindIs "invalid" $user) (eq (toString $user) "")) }}
     runAsUser: {{ int64 $user }}
     runAsGroup: {{ int64 $user }}
     {{- end }}

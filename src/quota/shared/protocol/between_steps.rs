@@ -58,6 +58,8 @@ impl Protocol {
 
     /// The call of this charge counts as made now.
     pub fn settle(&mut self, id: String, now: Instant) {
+        // What ends after a suspend must not be taken for older than that.
+        self.wake_up();
         self.copy.settle(&id, now);
         self.pending_reports.add(id, Report::Settled(now));
         self.collect(now);
@@ -85,6 +87,7 @@ impl Protocol {
 
     /// The call of this charge was refused with 429.
     pub fn throttle(&mut self, id: String, answer: quota::ThrottleHint, now: Instant) {
+        self.wake_up();
         self.copy.settle(&id, now);
         self.pending_reports.add(id, Report::Throttled(answer, now));
         self.woken = true;
@@ -227,18 +230,18 @@ impl Protocol {
     }
 
     /// While the machine was suspended our stopwatch stood still, and for all others time went on:
-    /// what we know is older by that, and so are the slots in hand. Returns by how much.
-    pub(super) fn wake_up(&mut self) -> Duration {
+    /// what we know is older by that, and so are the slots in hand.
+    pub(super) fn wake_up(&mut self) {
         let suspended = clock::suspended();
         let by = suspended.saturating_sub(std::mem::replace(&mut self.suspended, suspended));
         if !by.is_zero() {
             self.copy.age(by);
+            self.pending_reports.age(by);
             self.clock.age(by);
             for (_, until) in &mut self.granted {
                 *until = earlier(*until, by);
             }
         }
-        by
     }
 
     pub(super) fn drop_old(&mut self, now: Instant) {

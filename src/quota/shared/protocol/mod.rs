@@ -1,6 +1,7 @@
 //! What a replica knows and has yet to say, between two steps.
 
 mod between_steps;
+mod epoch;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::epoch::Resync;
 use super::clock_guard::ClockGuard;
 use super::ledger_replica::LedgerReplica;
 use super::messages::{self, PendingReports, Report, SyncParams, SyncReply, SyncRequest};
@@ -29,9 +31,6 @@ const IN_HAND: Duration = Duration::from_secs(1);
 /// The longest time for which a slot is kept for the replica whose turn it is, however slow the
 /// store.
 const LONGEST_CLAIM: Duration = Duration::from_secs(1);
-
-/// So many replicas bring their whole copies without being asked.
-const FEW: usize = 16;
 
 /// No timer for a turn is shorter: what the store says is rounded.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -55,7 +54,7 @@ pub struct Protocol {
     r#gen: u64,
     resync: Resync,
     /// Granted, and not yet given to anybody, and when each must be given back.
-    granted: VecDeque<(Slot, Instant)>,
+    pub(super) granted: VecDeque<(Slot, Instant)>,
     pending_reports: PendingReports,
     /// How many slots the step under way asks for.
     asked: usize,
@@ -92,21 +91,12 @@ pub struct Protocol {
     clock: ClockGuard,
     /// How long the machine had been suspended when this was last looked at.
     suspended: Duration,
+    /// The same when the step under way was said.
+    said: Duration,
     /// Whose clock it is: the server's run.
     server: Option<String>,
     /// The epoch whose times cannot be right.
     doubted: Option<String>,
-}
-
-/// What of our copy has yet to be brought into this epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Resync {
-    /// All that is wanted is there.
-    Nothing,
-    /// The charges of our own calls.
-    Own,
-    /// The whole copy.
-    All,
 }
 
 /// The right to make one call.
@@ -171,6 +161,7 @@ impl Protocol {
             took: Duration::ZERO,
             clock: ClockGuard::default(),
             suspended: clock::suspended(),
+            said: clock::suspended(),
             server: None,
             doubted: None,
         }
@@ -182,6 +173,7 @@ impl Protocol {
     /// When it cannot be written as JSON, which nothing in it should cause.
     pub fn step(&mut self, nonce: String, leave: bool, now: Instant) -> serde_json::Result<String> {
         self.drop_old(now);
+        self.said = self.suspended;
         self.woken = false;
         self.called = None;
         self.collecting = None;
@@ -240,12 +232,14 @@ impl Protocol {
     /// The step was taken, or refused because the epoch is another one. It was asked for at
     /// `asked`.
     pub fn on_reply(&mut self, reply: &SyncReply, asked: Instant, now: Instant) -> Change {
-        let asked = earlier(asked, self.wake_up());
+        self.took = self.took / 8 * 7 + now.saturating_duration_since(asked) / 8;
+        self.wake_up();
+        // Whoever has looked since, a slot granted before the machine was suspended is as old.
+        let asked = earlier(asked, self.suspended.saturating_sub(self.said));
         let first = self.next;
         self.next += self.asked as u64;
         let was_lost = self.lost.take().is_some() || self.last.is_none();
         self.last = Some(asked);
-        self.took = self.took / 8 * 7 + now.saturating_duration_since(asked) / 8;
         if reply.epoch != self.epoch {
             return self.begin_epoch(reply, asked, now);
         }
@@ -358,42 +352,5 @@ impl Protocol {
                 .add(format!("{}:{n}", self.terms.me), Report::Refunded(None));
         }
         self.due = None;
-    }
-
-    fn is_clock_right(&mut self, reply: &SyncReply, asked: Instant, now: Instant) -> bool {
-        let theirs = reply.now.parse().ok();
-        theirs.is_none_or(|theirs| self.clock.is_right(theirs, asked, now))
-    }
-
-    /// The store knows less than we do: our copy goes back to it.
-    fn begin_epoch(&mut self, reply: &SyncReply, asked: Instant, now: Instant) -> Change {
-        let epoch = !self.epoch.is_empty();
-        self.epoch.clone_from(&reply.epoch);
-        self.epochs = messages::number(reply.epochs);
-        (self.heard, self.seq, self.r#gen) = (0, 0, 0);
-        // Of few, each brings all at once; of many, those who are asked.
-        self.resync = match self.copy.asked {
-            None => Resync::Nothing,
-            Some(_) if self.copy.members.len() <= FEW => Resync::All,
-            Some(_) => Resync::Own,
-        };
-        self.wants.forget_declared();
-        // Another server has another clock, and one that has jumped goes on from there.
-        if reply.doubted || reply.server.is_none() || reply.server != self.server {
-            self.clock = ClockGuard::default();
-        }
-        self.server.clone_from(&reply.server);
-        // What others brought before it jumped would be forgotten too early.
-        let is_right = self.is_clock_right(reply, asked, now);
-        self.doubted = (!is_right).then(|| reply.epoch.clone());
-        self.due = None;
-        self.merging = true;
-        self.woken = true;
-        Change {
-            slots: true,
-            forecast: true,
-            epoch,
-            foreign: 0,
-        }
     }
 }

@@ -215,12 +215,13 @@ local function run_step()
     if state.merging then me.had, me.of = now - step.copy.age, step.copy.of end
     reply.bring = merge(step.copy) or nil
   end
-  for _, done in ipairs(step.settled or {}) do accept(done[1], done[2]) end
-  for _, unused in ipairs(step.unused or {}) do give_turn_back(unused[1], unused[2]) end
-  for _, id in ipairs(step.refunded or {}) do refund(id) end
+  -- First: one that is settled as well was not answered, and tells nothing as a probe.
   for _, id in ipairs(step.lost or {}) do
     if not (state.slow and is_told(id)) then lose(id) end
   end
+  for _, done in ipairs(step.settled or {}) do accept(done[1], done[2]) end
+  for _, unused in ipairs(step.unused or {}) do give_turn_back(unused[1], unused[2]) end
+  for _, id in ipairs(step.refunded or {}) do refund(id) end
   for _, said in ipairs(step.throttled or {}) do throttle(said) end
   if state.merging then end_merge() end
   if state.merging then

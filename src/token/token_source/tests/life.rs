@@ -245,3 +245,18 @@ async fn a_token_that_expired_while_the_machine_was_suspended_is_not_sent() {
     assert_eq!(token(&token_source).await.unwrap(), "t2");
     assert!(token_source.current().is_some());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_as_old_as_the_suspend_in_which_it_was_on_its_way() {
+    let service = Service::new(|number, _| {
+        if number == 1 {
+            clock::suspend(Duration::from_hours(1) / 2);
+        }
+        Reply::token(&format!("t{number}"))
+    });
+    let tasks = Tasks::new();
+    let token_source = token_source(&service, &tasks);
+    assert_eq!(token(&token_source).await.unwrap(), "t1");
+    clock::suspend(Duration::from_hours(1) / 2);
+    assert!(token_source.current().is_none());
+}
