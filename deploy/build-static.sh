@@ -16,8 +16,8 @@ flags=(
   # Where it was built does not show.
   "--remap-path-prefix=$PWD=/src" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
 )
-# Names come from the hosts file and DNS, which the C library has inside, whatever nsswitch.conf says: the modules that it names are for
-# the host's own C library, and two in one process crash. (Others than GNU's have no modules.)
+# Names come from the hosts file and DNS, which the C library has inside, whatever nsswitch.conf says: the modules that
+# it names are for the host's own C library, and two in one process crash. (Others than GNU's have no modules.)
 names=()
 if [[ "$host" = *-gnu* ]]; then
   mkdir -p target/static
