@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 use super::Error;
@@ -54,8 +53,7 @@ async fn serve(loaded: &Loaded, (source, document): (ConfigSource, Document), lo
     // Before anything else: without a handler these signals end the process.
     watch_configuration_signals(&signals, Arc::clone(&asked), log.clone())?;
     // So do these, except that the first process of a container never gets them without a handler.
-    let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
-    watch_signals(&signals, stop.clone(), abort.clone())?;
+    let [stop, abort] = watch_signals()?;
     let gateway = Gateway::start(&loaded.resolved).await.map_err(|error| {
         // The configuration was right; what the machine refuses, such as a taken port, the user can
         // mend.

@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use super::process::{block_on, watch_signals};
 use super::{Demo, Error, print};
 use crate::sim::Simulator;
-use crate::task::Tasks;
 use gateway::Fixture;
 use replicas::Replicas;
 
@@ -25,9 +24,7 @@ use replicas::Replicas;
 /// When an address cannot be taken, or something did not work as it should.
 pub fn demo(asked: &Demo) -> Result<(), Error> {
     block_on(None, async move {
-        let stop = CancellationToken::new();
-        let signals = Tasks::new();
-        watch_signals(&signals, stop.clone(), CancellationToken::new())?;
+        let [stop, _] = watch_signals()?;
         match asked.replicas {
             None => alone(asked, &stop).await,
             Some(count) => together(count, asked, &stop).await,
