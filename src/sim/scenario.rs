@@ -1,6 +1,7 @@
 //! Scenario files: a simulator's settings, and what happens when, in TOML.
 //!
-//! Every key is optional; what is absent stays as it is in [`Config`]. Unknown keys are refused.
+//! Every key is optional; what is absent stays as it is in [`Config`], but of a `[history]` that is
+//! there, what is absent has its default. Unknown keys are refused.
 //! Durations carry a unit (`us`, `ms`, `s`, `m`, `h`). Three examples are in `tests/data/sim/`.
 //!
 //! ```toml
@@ -132,11 +133,11 @@ struct Quota {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct SignIn {
-    #[serde(deserialize_with = "span::optional::deserialize")]
+    #[serde(deserialize_with = "span::optional")]
     latency: Option<Duration>,
-    #[serde(deserialize_with = "span::optional::deserialize")]
+    #[serde(deserialize_with = "span::optional")]
     token_lifetime: Option<Duration>,
-    #[serde(deserialize_with = "span::optional::deserialize")]
+    #[serde(deserialize_with = "span::optional")]
     refresh_in: Option<Duration>,
     roles: Option<Vec<String>>,
     faults: Option<Plan<SignInFault>>,
@@ -191,9 +192,7 @@ impl Config {
         put(&mut self.rejected, quota.rejected);
         put(&mut self.throttle.header, quota.retry_after);
         put(&mut self.throttle.message, quota.message);
-        if history.is_some() {
-            self.history = merged(&self.history, text)?;
-        }
+        put(&mut self.history, history);
         put(&mut self.sign_in.latency, sign_in.latency);
         put(&mut self.token_lifetime, sign_in.token_lifetime);
         self.sign_in.refresh_in = sign_in.refresh_in.or(self.sign_in.refresh_in);
@@ -231,16 +230,6 @@ fn put<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;
     }
-}
-
-/// `history` with the keys that `text` sets.
-fn merged(history: &History, text: &str) -> Result<History, toml::de::Error> {
-    // All of it can be written as TOML.
-    let mut keys = toml::Table::try_from(history).unwrap_or_default();
-    if let Some(toml::Value::Table(written)) = toml::from_str::<toml::Table>(text)?.remove("history") {
-        keys.extend(written);
-    }
-    keys.try_into()
 }
 
 /// The variant that is named so, with what its keys say.
