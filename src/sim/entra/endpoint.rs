@@ -46,6 +46,15 @@ struct Outcome {
 type Read = Result<Form, Refusal>;
 
 impl Outcome {
+    /// A response with a token.
+    fn token(document: &Value, issued: Issued) -> Self {
+        Self {
+            reply: Reply::new(StatusCode::OK, JSON, document.to_string()),
+            code: None,
+            issued: Some(issued),
+        }
+    }
+
     /// A response without a token.
     fn refused(reply: Reply) -> Self {
         Self {
@@ -155,14 +164,10 @@ impl Endpoint {
             return None;
         }
         let mut state = self.sim_state.state();
-        let state = &mut *state;
         Some(
             match discovery::answer(head, &self.base(head), &state.config.tenant_id)? {
-                Ok(document) => discovery::reply(&document, StatusCode::OK),
-                Err(refusal) => {
-                    let document = refusal.document(state.config.wall.now(), &mut state.rng);
-                    discovery::reply(&document, refusal.code.status())
-                }
+                Ok(document) => Reply::new(StatusCode::OK, JSON, document.to_string()),
+                Err(refusal) => refusal.reply(&mut state),
             },
         )
     }
@@ -186,21 +191,14 @@ impl Endpoint {
                 .decide(&state.config, (tenant, &endpoint), &form, &mut state.rng)
         });
         match verdict {
-            Ok(issued) => Outcome {
-                reply: Reply::new(StatusCode::OK, JSON, document(&issued).to_string()),
-                code: None,
-                issued: Some(issued),
-            },
+            Ok(issued) => Outcome::token(&document(&issued), issued),
             Err(refusal) => self.refuse(&refusal),
         }
     }
 
     fn refuse(&self, refusal: &Refusal) -> Outcome {
-        let mut state = self.sim_state.state();
-        let now = state.config.wall.now();
-        let document = refusal.document(now, &mut state.rng);
         Outcome {
-            reply: Reply::new(refusal.code.status(), JSON, document.to_string()),
+            reply: refusal.reply(&mut self.sim_state.state()),
             code: Some(refusal.code.number()),
             issued: None,
         }
@@ -255,13 +253,9 @@ const APP_SERVICE_VERSION: &str = "2019-08-01";
 
 /// Handles a request for a token of the identity.
 fn managed_identity(sim_state: &SimState, head: &Parts) -> Outcome {
-    let credential = match head.uri.path() {
-        IMDS_PATH => Credential::Imds,
-        _ => Credential::AppService,
-    };
     let mut state = sim_state.state();
     let state = &mut *state;
-    if let Err((status, error, text)) = check_managed(&state.config, credential, head) {
+    if let Err((status, error, text)) = check_managed(&state.config, head) {
         let document = json!({"error": error, "error_description": text});
         return Outcome::refused(Reply::new(status, JSON, document.to_string()));
     }
@@ -277,16 +271,12 @@ fn managed_identity(sim_state: &SimState, head: &Parts) -> Outcome {
         "resource": claims.aud,
         "token_type": "Bearer",
     });
-    Outcome {
-        reply: Reply::new(StatusCode::OK, JSON, document.to_string()),
-        code: None,
-        issued: Some(issued),
-    }
+    Outcome::token(&document, issued)
 }
 
 type Refused = (StatusCode, &'static str, &'static str);
 
-fn check_managed(config: &Config, credential: Credential, head: &Parts) -> Result<(), Refused> {
+fn check_managed(config: &Config, head: &Parts) -> Result<(), Refused> {
     let bad = |text| (StatusCode::BAD_REQUEST, "invalid_request", text);
     if head.method != Method::GET {
         return Err((StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "only GET is allowed"));
@@ -297,7 +287,7 @@ fn check_managed(config: &Config, credential: Credential, head: &Parts) -> Resul
     let query = Form::parse(head.uri.query().unwrap_or_default().as_bytes()).map_err(|_| bad("a field came twice"))?;
     let version = query.get("api-version").unwrap_or_default();
     let field = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
-    if credential == Credential::Imds {
+    if head.uri.path() == IMDS_PATH {
         if field("metadata") != Some(b"true") {
             return Err(bad("the required field Metadata: true is missing"));
         }

@@ -3,10 +3,11 @@
 use std::fmt;
 
 use http::StatusCode;
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::sim::rng::Rng;
+use super::endpoint::JSON;
+use crate::sim::sim_state::State;
+use crate::sim::wire::Reply;
 
 /// An error number, `AADSTS` followed by digits; only documented ones can be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,16 +144,17 @@ impl Refusal {
         }
     }
 
-    /// The error document, as the real service writes it.
-    pub(super) fn document(&self, now: Timestamp, rng: &mut Rng) -> Value {
-        let (trace, correlation) = (rng.guid(), rng.guid());
+    /// The response with the error document, as the real service writes it.
+    pub(super) fn reply(&self, state: &mut State) -> Reply {
+        let (trace, correlation) = (state.rng.guid(), state.rng.guid());
+        let now = state.config.wall.now();
         let timestamp = now.strftime("%Y-%m-%d %H:%M:%SZ").to_string();
         let about = self
             .about
             .as_ref()
             .map(|about| format!(" ('{about}')"))
             .unwrap_or_default();
-        json!({
+        let document = json!({
             "error": self.code.error(),
             "error_description": format!(
                 "{}: {}{about} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {timestamp}",
@@ -163,7 +165,8 @@ impl Refusal {
             "trace_id": trace,
             "correlation_id": correlation,
             "error_uri": format!("https://login.microsoftonline.com/error?code={}", self.code.number()),
-        })
+        });
+        Reply::new(self.code.status(), JSON, document.to_string())
     }
 }
 
