@@ -140,25 +140,24 @@ impl Simulator {
     /// Verifiers with the arrivals that count together, for the current limits: one, or one for
     /// each operation.
     pub fn quota_verifiers(&self) -> Vec<QuotaVerifier> {
-        if self.sim_state.state().config.scope == Scope::All {
-            return vec![self.judge()];
+        let scope = self.sim_state.state().config.scope;
+        match scope {
+            Scope::All => vec![self.judge()],
+            Scope::Operation => Operation::ALL.map(|one| self.verifier(|of| of == one)).into(),
         }
-        let (limits, calls) = (self.sim_state.state().config.limits.clone(), self.calls());
-        let of = |operation| {
-            let mut verifier = QuotaVerifier::new(&limits);
-            let counted = calls.iter().filter(|call| call.operation == Some(operation));
-            verifier.extend(counted.map(|call| call.at));
-            verifier
-        };
-        Operation::ALL.map(of).into()
     }
 
     /// A verifier with all arrivals that count, for the current limits.
     pub fn judge(&self) -> QuotaVerifier {
-        let mut judge = QuotaVerifier::new(&self.sim_state.state().config.limits);
+        self.verifier(|_| true)
+    }
+
+    fn verifier(&self, counts: impl Fn(Operation) -> bool) -> QuotaVerifier {
+        let mut verifier = QuotaVerifier::new(&self.sim_state.state().config.limits);
         let calls = self.calls();
-        judge.extend(calls.iter().filter(|call| call.operation.is_some()).map(|call| call.at));
-        judge
+        let counted = calls.iter().filter(|call| call.operation.is_some_and(&counts));
+        verifier.extend(counted.map(|call| call.at));
+        verifier
     }
 
     /// A `gateway.toml` that points a gateway here. It does not contain the secret, which comes

@@ -3,6 +3,8 @@
 
 use std::io::{self, Write};
 
+use http::request::Parts;
+use http::uri::Scheme;
 use http::{StatusCode, header};
 use serde::Serializer as _;
 use serde_json::ser::{Formatter, Serializer};
@@ -11,6 +13,7 @@ use serde_json::{Value, json};
 use crate::clock::Wall;
 use crate::sim::config::{Config, Message, RetryAfter};
 use crate::sim::defender::request_parts::Options;
+use crate::sim::defender::text;
 use crate::sim::fault::Fault;
 use crate::sim::history::{EntityForm, Envelope, History, Layout, NextLink};
 use crate::sim::limit::Rejection;
@@ -91,13 +94,17 @@ impl Formatter for Spaced {
 /// limits the number of rows, and its value.
 pub(super) fn next_link(
     history: &History,
-    (scheme, host, path): (&str, &str, &str),
+    head: &Parts,
     size: Option<(&str, usize)>,
     skip: usize,
 ) -> (&'static str, String) {
+    let path = head.uri.path();
     let top = size.map_or(String::new(), |(name, size)| format!("{name}={size}&"));
     match history.next_link {
         NextLink::Present | NextLink::Absent => {
+            let scheme = head.extensions.get::<Scheme>().map_or("http", Scheme::as_str);
+            let authority = head.uri.authority().map(ToString::to_string);
+            let host = authority.or_else(|| text(head, "host")).unwrap_or_default();
             ("@odata.nextLink", format!("{scheme}://{host}{path}?{top}$skip={skip}"))
         }
         NextLink::SkipToken => {

@@ -9,7 +9,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::request::Parts;
-use http::uri::Scheme;
 use http::{Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -231,7 +230,7 @@ fn list(head: &Parts, kind: Kind, state: &State) -> Result<Reply, Refusal> {
     let is_cut = end < all.len() && size_name != Some("$top") && history.next_link != NextLink::Absent;
     let next = is_cut.then(|| {
         let size = size_name.zip(options.top).map(|(name, size)| (name, size as usize));
-        next_link(history, (scheme(head), &host(head), head.uri.path()), size, end)
+        next_link(history, head, size, end)
     });
     Ok(good(history, rows_document(history, &collection(kind), &page, next)))
 }
@@ -250,7 +249,7 @@ fn rows(head: &Parts, (by, ids): (By, &[String]), options: Options, state: &Stat
         })?;
     let next = page.next.map(|next| {
         let left = options.top.map(|top| ("$top", top as usize - (next - skip)));
-        next_link(history, (scheme(head), &host(head), head.uri.path()), left, next)
+        next_link(history, head, left, next)
     });
     // As observed: the path itself, without its version.
     let name = last_segment(head);
@@ -302,10 +301,6 @@ fn good(history: &History, body: String) -> Reply {
     }
 }
 
-fn scheme(head: &Parts) -> &str {
-    head.extensions.get::<Scheme>().map_or("http", Scheme::as_str)
-}
-
 fn last_segment(head: &Parts) -> &str {
     head.uri.path().rsplit('/').next().unwrap_or_default()
 }
@@ -354,9 +349,4 @@ fn text(head: &Parts, name: &str) -> Option<String> {
         .get(name)
         .and_then(|value| value.to_str().ok())
         .map(Into::into)
-}
-
-fn host(head: &Parts) -> String {
-    let authority = head.uri.authority().map(ToString::to_string);
-    authority.or_else(|| text(head, "host")).unwrap_or_default()
 }

@@ -1,7 +1,6 @@
 //! Client assertions: certificates' and federated ones.
 
 use std::collections::VecDeque;
-use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -27,21 +26,13 @@ const LONGEST: i64 = 600;
 const SKEW: i64 = 300;
 
 /// A certificate registered with the app.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Certificate {
     /// SHA-256, as `x5t#S256` names it.
     thumbprint: String,
     /// SHA-1, as `x5t` names it.
     old_thumbprint: String,
     public_key: Vec<u8>,
-}
-
-impl fmt::Debug for Certificate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate")
-            .field("thumbprint", &self.thumbprint)
-            .finish_non_exhaustive()
-    }
 }
 
 /// The bytes are no X.509 certificate.

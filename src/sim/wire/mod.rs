@@ -4,6 +4,7 @@ mod connection;
 mod reply;
 mod tls;
 
+use std::fmt::Debug;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -19,10 +20,10 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::sim::wire::connection::{Connection, Socket};
@@ -35,7 +36,7 @@ pub use tls::Tls;
 const MOST_CONNECTIONS: usize = 4_096;
 
 /// How many wait to be accepted.
-const BACKLOG: i32 = 1_024;
+const BACKLOG: u32 = 1_024;
 
 /// The first byte of a TLS connection: a handshake record (RFC 8446 §5.1). No HTTP method begins
 /// with it.
@@ -45,7 +46,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Handles the requests of one host.
-pub(super) trait Handler: Send + Sync + 'static {
+pub(super) trait Handler: Debug + Send + Sync + 'static {
     /// It runs to its end even when the client is gone: what was sent arrives.
     fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Reply>;
 
@@ -54,6 +55,7 @@ pub(super) trait Handler: Send + Sync + 'static {
 }
 
 /// One host: an address and its handler.
+#[derive(Debug)]
 pub(super) struct Host {
     addr: SocketAddr,
     handler: Arc<dyn Handler>,
@@ -67,6 +69,7 @@ pub(super) struct Host {
     drain: CancellationToken,
 }
 
+#[derive(Debug)]
 enum ListenerState {
     Open {
         stop: CancellationToken,
@@ -74,7 +77,7 @@ enum ListenerState {
     },
     /// The port is held, so that no other process gets it, but there is no listener: connecting is
     /// refused.
-    Shut(RawSocket),
+    Shut(TcpSocket),
     Gone,
 }
 
@@ -87,7 +90,7 @@ impl Host {
         tasks: &Tasks,
     ) -> io::Result<Arc<Self>> {
         let held = hold(addr)?;
-        let addr = held.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let addr = held.local_addr()?;
         let host = Arc::new(Self {
             addr,
             handler,
@@ -154,9 +157,8 @@ impl Host {
         }
     }
 
-    fn listen(self: &Arc<Self>, held: RawSocket) -> io::Result<ListenerState> {
-        held.listen(BACKLOG)?;
-        let listener = TcpListener::from_std(held.into())?;
+    fn listen(self: &Arc<Self>, held: TcpSocket) -> io::Result<ListenerState> {
+        let listener = held.listen(BACKLOG)?;
         let stop = CancellationToken::new();
         let (host, until) = (Arc::clone(self), stop.clone());
         let accepting = self.tasks.spawn("accept", async move {
@@ -226,7 +228,7 @@ impl Host {
         }
         let secured = tokio::select! {
             () = self.drain.cancelled() => return,
-            secured = tokio::time::timeout(HEAD_DEADLINE, tls.acceptor().accept(socket)) => secured,
+            secured = tokio::time::timeout(HEAD_DEADLINE, TlsAcceptor::from(Arc::clone(&tls.server)).accept(socket)) => secured,
         };
         match secured {
             Ok(Ok(stream)) => self.exchange(stream, Scheme::HTTPS, connection).await,
@@ -275,12 +277,14 @@ async fn close(state: ListenerState) {
 }
 
 /// Binds the port without listening.
-fn hold(addr: SocketAddr) -> io::Result<RawSocket> {
-    let socket = RawSocket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+fn hold(addr: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = match addr {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
     // Earlier connections may linger in the kernel, and must not block the port.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
     Ok(socket)
 }
 
