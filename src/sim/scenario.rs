@@ -95,7 +95,7 @@
 //! | `other-calls` | `calls`: the number of calls by another client with the same app registration |
 //! | `neighbour` | `per_hour`: the rate of another client, which calls at random moments from then on |
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -153,23 +153,10 @@ struct Written {
     keys: toml::Table,
 }
 
-/// Why a scenario is invalid.
+/// Why a scenario is invalid, and where.
 #[derive(Debug, thiserror::Error)]
-pub enum ScenarioError {
-    /// The file cannot be read.
-    #[error("the scenario {path} cannot be read")]
-    Unreadable {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    /// It is not TOML, or a key is unknown, missing or wrong. The text says where.
-    #[error("{0}")]
-    Malformed(#[from] toml::de::Error),
-    /// Keys that an action does not have, or values that do not go together.
-    #[error("{0}")]
-    Wrong(String),
-}
+#[error("{0}")]
+pub struct ScenarioError(String);
 
 impl Config {
     /// These settings, changed by the scenario in `text`; this module describes the format.
@@ -184,7 +171,7 @@ impl Config {
             sign_in,
             regions,
             events,
-        } = toml::from_str(text)?;
+        } = toml::from_str(text).map_err(|error| ScenarioError(error.to_string()))?;
         put(&mut self.seed, seed);
         put(&mut self.limits, quota.limits);
         put(&mut self.scope, quota.scope);
@@ -203,11 +190,11 @@ impl Config {
             let line = text[..event.span().start].matches('\n').count() + 1;
             let Written { at, action, keys } = event.into_inner();
             let action = variant(action, keys)
-                .map_err(|error| ScenarioError::Wrong(format!("line {line}, event {}: {error}", index + 1)))?;
+                .map_err(|error| ScenarioError(format!("line {line}, event {}: {error}", index + 1)))?;
             self.schedule.push(Event { at, action });
         }
         match self.mistake() {
-            Some(what) => Err(ScenarioError::Wrong(format!("scenario: {what}"))),
+            Some(what) => Err(ScenarioError(format!("scenario: {what}"))),
             None => Ok(self),
         }
     }
@@ -218,10 +205,8 @@ impl Config {
     ///
     /// The file cannot be read, or contains no scenario.
     pub fn with_scenario_file(self, path: &Path) -> Result<Self, ScenarioError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ScenarioError::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path);
+        let text = text.map_err(|error| ScenarioError(format!("the scenario {}: {error}", path.display())))?;
         self.with_scenario(&text)
     }
 }
