@@ -13,10 +13,9 @@ use serde::{Serialize, Serializer};
 
 use crate::operation::Operation;
 use crate::secret::Secret;
-use crate::telemetry::named_enum;
 
 /// A request that reached a region's host. In the log, members may be added, but never renamed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct CallRecord {
     /// When it arrived and was counted, after the start, exact to the microsecond.
     #[serde(rename = "at_us", serialize_with = "micros")]
@@ -63,23 +62,19 @@ pub struct CallRecord {
     pub number: u64,
 }
 
-named_enum! {
-    /// The kinds of credential that a client can present.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    pub enum Credential, as_str {
-        /// None.
-        None = "none",
-        /// A secret.
-        Secret = "secret",
-        /// An assertion signed with a certificate's key.
-        Certificate = "certificate",
-        /// Another issuer's token.
-        Federated = "federated",
-        /// The virtual machine's form of managed identity.
-        Imds = "imds",
-        /// The App Service form of managed identity.
-        AppService = "app-service",
-    }
+/// The kinds of credential that a client can present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Credential {
+    None,
+    Secret,
+    /// An assertion signed with a certificate's key.
+    Certificate,
+    /// Another issuer's token.
+    Federated,
+    /// The virtual machine's form of managed identity.
+    Imds,
+    /// The App Service form of managed identity.
+    AppService,
 }
 
 /// A request for a token.

@@ -14,7 +14,9 @@ use crate::sim::wire::Reply;
 pub struct AadstsCode {
     number: u32,
     status: u16,
-    error: &'static str,
+    /// The `error` member, on which programs may depend.
+    pub(in crate::sim) error: &'static str,
+    /// The text for people.
     text: &'static str,
 }
 
@@ -37,16 +39,6 @@ impl AadstsCode {
     /// The HTTP status that goes with it.
     pub fn status(self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::BAD_REQUEST)
-    }
-
-    /// The `error` member, on which programs may depend.
-    pub fn error(self) -> &'static str {
-        self.error
-    }
-
-    /// The text for people.
-    pub fn text(self) -> &'static str {
-        self.text
     }
 }
 
@@ -155,10 +147,10 @@ impl Refusal {
             .map(|about| format!(" ('{about}')"))
             .unwrap_or_default();
         let document = json!({
-            "error": self.code.error(),
+            "error": self.code.error,
             "error_description": format!(
                 "{}: {}{about} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {timestamp}",
-                self.code, self.code.text(),
+                self.code, self.code.text,
             ),
             "error_codes": [self.code.number()],
             "timestamp": timestamp,
@@ -195,7 +187,7 @@ mod tests {
     fn a_wrong_secret_is_an_invalid_client() {
         let code = AadstsCode::INVALID_SECRET;
         assert_eq!(
-            (code.status(), code.error()),
+            (code.status(), code.error),
             (StatusCode::UNAUTHORIZED, "invalid_client")
         );
         assert_eq!(code.to_string(), "AADSTS7000215");
