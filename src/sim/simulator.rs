@@ -81,9 +81,9 @@ impl Simulator {
         let (sim_state, hosts) = (Arc::clone(&self.sim_state), Arc::clone(&self.hosts));
         self.sim_state.tasks.spawn_upkeep("schedule", async move {
             for Event { at, action } in schedule {
-                tokio::select! {
-                    () = sim_state.stopping.cancelled() => return,
-                    () = tokio::time::sleep_until(sim_state.moment(at)) => {}
+                let due = tokio::time::sleep_until(sim_state.started + at);
+                if sim_state.stopping.run_until_cancelled(due).await.is_none() {
+                    return;
                 }
                 tracing::info!(?action, "scheduled");
                 if let Err(error) = hosts.apply(&sim_state, action).await {

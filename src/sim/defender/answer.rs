@@ -4,7 +4,6 @@
 use std::io::{self, Write};
 
 use http::request::Parts;
-use http::uri::Scheme;
 use http::{StatusCode, header};
 use serde::Serializer as _;
 use serde_json::ser::{Formatter, Serializer};
@@ -13,13 +12,12 @@ use serde_json::{Value, json};
 use crate::clock::Wall;
 use crate::sim::config::{Config, Message, RetryAfter};
 use crate::sim::defender::request_parts::Options;
-use crate::sim::defender::text;
 use crate::sim::fault::Fault;
 use crate::sim::history::{EntityForm, Envelope, History, Layout, NextLink};
 use crate::sim::limit::Rejection;
 use crate::sim::rng::Rng;
 use crate::sim::sim_state::State;
-use crate::sim::wire::{Manner, Reply};
+use crate::sim::wire::{self, Manner, Reply};
 
 /// The base address that the real service puts into answers, whatever region they come from.
 fn context(what: &str) -> Value {
@@ -102,9 +100,7 @@ pub(super) fn next_link(
     let top = size.map_or(String::new(), |(name, size)| format!("{name}={size}&"));
     match history.next_link {
         NextLink::Present | NextLink::Absent => {
-            let scheme = head.extensions.get::<Scheme>().map_or("http", Scheme::as_str);
-            let authority = head.uri.authority().map(ToString::to_string);
-            let host = authority.or_else(|| text(head, "host")).unwrap_or_default();
+            let (scheme, host) = (wire::scheme(head), wire::authority(head).unwrap_or_default());
             ("@odata.nextLink", format!("{scheme}://{host}{path}?{top}$skip={skip}"))
         }
         NextLink::SkipToken => {

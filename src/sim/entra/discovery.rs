@@ -2,12 +2,12 @@
 //! the trusted hosts.
 
 use http::request::Parts;
-use http::uri::Scheme;
 use serde_json::{Value, json};
 use url::Url;
 
 use super::Form;
 use super::refusal::{AadstsCode, Refusal};
+use crate::sim::wire;
 
 /// The path where clients ask whether a host belongs to the service.
 const INSTANCE_PATH: &str = "/common/discovery/instance";
@@ -94,13 +94,8 @@ fn instance(head: &Parts, base: &str) -> Result<Value, Refusal> {
 /// The address by which a client reached the host, without a slash at its end, which assertions and
 /// documents contain. A name other than loopback's is not repeated.
 pub(super) fn base(head: &Parts, own: &str) -> String {
-    let scheme = head.extensions.get::<Scheme>().map_or("http", Scheme::as_str);
-    let authority = head.uri.authority().map(ToString::to_string).or_else(|| {
-        let host = head.headers.get(http::header::HOST)?;
-        host.to_str().ok().map(str::to_owned)
-    });
-    let authority = authority.filter(|authority| is_loopback(authority));
-    format!("{scheme}://{}", authority.as_deref().unwrap_or(own))
+    let authority = wire::authority(head).filter(|authority| is_loopback(authority));
+    format!("{}://{}", wire::scheme(head), authority.as_deref().unwrap_or(own))
 }
 
 fn is_loopback(authority: &str) -> bool {

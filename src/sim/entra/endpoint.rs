@@ -20,7 +20,7 @@ use crate::sim::entra::{Issued, credential};
 use crate::sim::fault::SignInFault;
 use crate::sim::record::{Credential, TokenRecord};
 use crate::sim::sim_state::SimState;
-use crate::sim::wire::{Handler, Manner, Reply, Unread, read};
+use crate::sim::wire::{Handler, Manner, Reply, Unread, field, read};
 
 /// Far above any honest form; the real bound is not documented.
 const LONGEST_FORM: usize = 64 * 1024;
@@ -121,11 +121,7 @@ impl Endpoint {
             code: outcome.code,
             token_id,
             token,
-            user_agent: head
-                .headers
-                .get(header::USER_AGENT)
-                .and_then(|value| value.to_str().ok())
-                .map(Into::into),
+            user_agent: field(&head, "user-agent"),
         });
         outcome.reply
     }
@@ -217,11 +213,9 @@ fn presented(head: &Parts, form: &Read) -> Credential {
 
 /// If the content type is not a form's, the service sees none of the fields.
 fn is_form(head: &Parts) -> bool {
-    head.headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(';').next())
-        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
+    let content_type = field(head, "content-type").unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
 
 /// The JSON of a token, with numbers as numbers.
@@ -286,32 +280,25 @@ fn check_managed(config: &Config, head: &Parts) -> Result<(), Refused> {
     }
     let query = Form::parse(head.uri.query().unwrap_or_default().as_bytes()).map_err(|_| bad("a field came twice"))?;
     let version = query.get("api-version").unwrap_or_default();
-    let field = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
-    if head.uri.path() == IMDS_PATH {
-        if field("metadata") != Some(b"true") {
-            return Err(bad("the required field Metadata: true is missing"));
-        }
-        if !IMDS_VERSIONS.contains(&version) {
-            return Err(bad("the api-version is missing or not supported"));
-        }
+    let is_imds = head.uri.path() == IMDS_PATH;
+    if is_imds && field(head, "metadata").as_deref() != Some("true") {
+        return Err(bad("the required field Metadata: true is missing"));
+    }
+    if !is_imds && field(head, "x-identity-header").as_deref() != Some(IDENTITY_HEADER) {
+        let text = "X-IDENTITY-HEADER is missing or wrong";
+        return Err((StatusCode::UNAUTHORIZED, "unauthorized_client", text));
+    }
+    let versions = if is_imds {
+        &IMDS_VERSIONS[..]
     } else {
-        if field("x-identity-header") != Some(IDENTITY_HEADER.as_bytes()) {
-            return Err((
-                StatusCode::UNAUTHORIZED,
-                "unauthorized_client",
-                "X-IDENTITY-HEADER is missing or wrong",
-            ));
-        }
-        if version != APP_SERVICE_VERSION {
-            return Err(bad("the api-version is missing or not supported"));
-        }
+        &[APP_SERVICE_VERSION]
+    };
+    if !versions.contains(&version) {
+        return Err(bad("the api-version is missing or not supported"));
     }
     if query.get("resource") != Some(config.sign_in.resource()) {
-        return Err((
-            StatusCode::BAD_REQUEST,
-            "invalid_resource",
-            "the resource is missing or unknown",
-        ));
+        let text = "the resource is missing or unknown";
+        return Err((StatusCode::BAD_REQUEST, "invalid_resource", text));
     }
     if query
         .get("client_id")

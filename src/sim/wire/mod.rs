@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http::Request;
+use http::request::Parts;
 use http::uri::Scheme;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -23,6 +24,7 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -65,7 +67,7 @@ pub(super) struct Host {
     listener: tokio::sync::Mutex<ListenerState>,
     /// Ends all existing connections; it is replaced for new ones.
     connections: Mutex<CancellationToken>,
-    /// Lets connections end after their current requests.
+    /// Ends listening, and lets connections end after their current requests.
     drain: CancellationToken,
 }
 
@@ -150,22 +152,14 @@ impl Host {
     pub(super) fn abandon(&self) {
         self.drain.cancel();
         self.cut_connections();
-        if let Ok(mut state) = self.listener.try_lock()
-            && let ListenerState::Open { stop, .. } = std::mem::replace(&mut *state, ListenerState::Gone)
-        {
-            stop.cancel();
-        }
     }
 
     fn listen(self: &Arc<Self>, held: TcpSocket) -> io::Result<ListenerState> {
         let listener = held.listen(BACKLOG)?;
-        let stop = CancellationToken::new();
+        let stop = self.drain.child_token();
         let (host, until) = (Arc::clone(self), stop.clone());
         let accepting = self.tasks.spawn("accept", async move {
-            tokio::select! {
-                () = until.cancelled() => {}
-                () = host.accept(listener) => {}
-            }
+            until.run_until_cancelled(host.accept(listener)).await;
         });
         Ok(ListenerState::Open { stop, accepting })
     }
@@ -217,23 +211,18 @@ impl Host {
             return self.exchange(socket, Scheme::HTTP, connection).await;
         };
         let mut first = [0];
-        let peeked = tokio::select! {
-            () = self.drain.cancelled() => return,
-            peeked = tokio::time::timeout(HEAD_DEADLINE, socket.peek(&mut first)) => peeked,
-        };
-        match peeked {
-            Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {}
-            Ok(Ok(1)) => return self.exchange(socket, Scheme::HTTP, connection).await,
+        let peeked = timeout(HEAD_DEADLINE, socket.peek(&mut first));
+        match self.drain.run_until_cancelled(peeked).await {
+            Some(Ok(Ok(1))) if first[0] == TLS_HANDSHAKE => {}
+            Some(Ok(Ok(1))) => return self.exchange(socket, Scheme::HTTP, connection).await,
             _ => return,
         }
-        let secured = tokio::select! {
-            () = self.drain.cancelled() => return,
-            secured = tokio::time::timeout(HEAD_DEADLINE, TlsAcceptor::from(Arc::clone(&tls.server)).accept(socket)) => secured,
-        };
-        match secured {
-            Ok(Ok(stream)) => self.exchange(stream, Scheme::HTTPS, connection).await,
-            Ok(Err(error)) => tracing::debug!(%error, "a client did not finish the TLS handshake"),
-            Err(_) => {}
+        let acceptor = TlsAcceptor::from(Arc::clone(&tls.server));
+        let secured = timeout(HEAD_DEADLINE, acceptor.accept(socket));
+        match self.drain.run_until_cancelled(secured).await {
+            Some(Ok(Ok(stream))) => self.exchange(stream, Scheme::HTTPS, connection).await,
+            Some(Ok(Err(error))) => tracing::debug!(%error, "a client did not finish the TLS handshake"),
+            Some(Err(_)) | None => {}
         }
     }
 
@@ -265,6 +254,23 @@ impl Host {
         }
         let _ = served.await;
     }
+}
+
+/// The scheme by which the client reached this host.
+pub(super) fn scheme(head: &Parts) -> &str {
+    head.extensions.get::<Scheme>().map_or("http", Scheme::as_str)
+}
+
+/// The address by which the client says that it reached this host.
+pub(super) fn authority(head: &Parts) -> Option<String> {
+    let authority = head.uri.authority().map(ToString::to_string);
+    authority.or_else(|| field(head, "host"))
+}
+
+/// A field's value.
+pub(super) fn field(head: &Parts, name: &str) -> Option<String> {
+    let value = head.headers.get(name)?;
+    value.to_str().ok().map(Into::into)
 }
 
 /// Ends the accept loop; the listener is closed when this returns.
@@ -317,10 +323,8 @@ pub(super) enum Unread {
 
 /// Reads a body of at most `longest` bytes.
 pub(super) async fn read(body: Incoming, longest: usize) -> Result<Bytes, Unread> {
-    match tokio::time::timeout(BODY_DEADLINE, collect(body, longest)).await {
-        Ok(read) => read,
-        Err(_) => Err(Unread::Broken),
-    }
+    let read = timeout(BODY_DEADLINE, collect(body, longest)).await;
+    read.unwrap_or(Err(Unread::Broken))
 }
 
 async fn collect(mut body: Incoming, longest: usize) -> Result<Bytes, Unread> {
