@@ -129,12 +129,12 @@ pub(super) struct Journal {
 }
 
 #[derive(Debug, Default)]
-struct Pages {
+pub(super) struct Pages {
     /// How many calls have arrived, whether they are kept or not.
     arrived: u64,
-    calls: VecDeque<CallRecord>,
-    tokens: VecDeque<TokenRecord>,
-    violations: VecDeque<Violation>,
+    pub(super) calls: VecDeque<CallRecord>,
+    pub(super) tokens: VecDeque<TokenRecord>,
+    pub(super) violations: VecDeque<Violation>,
     log: Option<Log>,
 }
 
@@ -196,16 +196,9 @@ impl Journal {
         push(&mut self.pages().violations, violation, self.capacity);
     }
 
-    pub(super) fn calls(&self) -> Vec<CallRecord> {
-        self.pages().calls.iter().cloned().collect()
-    }
-
-    pub(super) fn token_requests(&self) -> Vec<TokenRecord> {
-        self.pages().tokens.iter().cloned().collect()
-    }
-
-    pub(super) fn violations(&self) -> Vec<Violation> {
-        self.pages().violations.iter().cloned().collect()
+    /// What is kept of one kind, the oldest first.
+    pub(super) fn kept<T: Clone>(&self, kind: impl FnOnce(&Pages) -> &VecDeque<T>) -> Vec<T> {
+        kind(&self.pages()).iter().cloned().collect()
     }
 }
 
@@ -217,7 +210,7 @@ impl Pages {
     }
 }
 
-fn push<T>(queue: &mut VecDeque<T>, item: T, capacity: usize) {
+pub(super) fn push<T>(queue: &mut VecDeque<T>, item: T, capacity: usize) {
     if queue.len() == capacity {
         queue.pop_front();
     }

@@ -123,18 +123,18 @@ impl Simulator {
     /// All requests that reached a region's host, in the order of arrival; the oldest may have been
     /// dropped, see [`Config::remember`].
     pub fn calls(&self) -> Vec<CallRecord> {
-        self.sim_state.journal.calls()
+        self.sim_state.journal.kept(|pages| &pages.calls)
     }
 
     /// All token requests.
     pub fn token_requests(&self) -> Vec<TokenRecord> {
-        self.sim_state.journal.token_requests()
+        self.sim_state.journal.kept(|pages| &pages.tokens)
     }
 
     /// What clients did that a gateway must never do. A test should end by asserting that this is
     /// empty.
     pub fn violations(&self) -> Vec<Violation> {
-        self.sim_state.journal.violations()
+        self.sim_state.journal.kept(|pages| &pages.violations)
     }
 
     /// Verifiers with the arrivals that count together, for the current limits: one, or one for

@@ -220,13 +220,12 @@ impl Experiment<'_> {
             self.report.say("sharing", text);
             return Ok(());
         }
-        let split = if together.status() == StatusCode::OK {
-            Request::plain(Endpoint::HISTORY, all.iter().copied())
+        let split = match together.status() {
+            StatusCode::OK => Request::plain(Endpoint::HISTORY, all.iter().copied())
                 .map_err(|_| SplitError::Shape)
                 .and_then(|request| Rows::split(&request, together.body()))
-                .map_err(|split_error| split_error.to_string())
-        } else {
-            Err(format!("{} for {} ids in one call", together.status(), all.len()))
+                .map_err(|split_error| split_error.to_string()),
+            status => Err(format!("{status} for {} ids in one call", all.len())),
         };
         let rows = match split {
             Ok(rows) => rows,

@@ -13,6 +13,7 @@ use x509_cert::der::Decode as _;
 use super::refusal::{AadstsCode, Refusal};
 use crate::plain_text;
 use crate::sim::config::{Assertions, Config};
+use crate::sim::record::push;
 
 /// The most remembered values of `jti`; an assertion lives ten minutes at most, and tests make
 /// fewer requests in that time.
@@ -153,10 +154,7 @@ impl UsedAssertions {
         if self.0.iter().any(|used| used == jti) {
             return Err(Refusal::about(AadstsCode::BAD_ASSERTION, "jti was used before"));
         }
-        if self.0.len() == REMEMBERED {
-            self.0.pop_front();
-        }
-        self.0.push_back(jti.into());
+        push(&mut self.0, jti.into(), REMEMBERED);
         Ok(())
     }
 }
