@@ -138,7 +138,6 @@ mod simulation {
 }
 
 /// On Linux: what `CLOCK_BOOTTIME` is ahead of `CLOCK_MONOTONIC`.
-#[cfg(target_os = "linux")]
 fn suspended_since_boot() -> Duration {
     use rustix::time::{ClockId, clock_gettime};
 
@@ -159,17 +158,11 @@ fn suspended_since_boot() -> Duration {
     Duration::from_nanos(MOST.load(Ordering::Relaxed))
 }
 
-#[cfg(not(target_os = "linux"))]
-fn suspended_since_boot() -> Duration {
-    Duration::ZERO
-}
-
 /// The time since boot on Linux: `CLOCK_BOOTTIME`, and the boot id of `/proc`
 /// (`proc_sys_kernel(5)`).
 ///
 /// A time namespace shifts that clock for the processes inside (`time_namespaces(7)`), so its
 /// offsets are part of the id.
-#[cfg(target_os = "linux")]
 fn boot_time() -> Option<BootTime> {
     use std::sync::OnceLock;
 
@@ -192,11 +185,6 @@ fn boot_time() -> Option<BootTime> {
         boot_id: Arc::clone(boot_id.as_ref()?),
         elapsed,
     })
-}
-
-#[cfg(not(target_os = "linux"))]
-fn boot_time() -> Option<BootTime> {
-    None
 }
 
 #[cfg(test)]

@@ -141,13 +141,26 @@ pub struct Simulate {
     pub log: Option<PathBuf>,
 }
 
+/// Where a running gateway is asked.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Admin {
+    /// The gateway's admin address; without it, where the environment tells `run` to listen, else
+    /// the default.
+    #[arg(
+        long,
+        value_name = "ADDR",
+        help = "The gateway's admin address, HOST:PORT or unix:/PATH [default: $DEFENDER_GATEWAY_ADMIN_LISTEN, else \
+                127.0.0.1:9901]"
+    )]
+    pub admin: Option<AdminAddress>,
+}
+
 /// `status`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Status {
-    /// The gateway's admin address; without it, where the environment tells `run` to listen, else
-    /// the default.
-    #[arg(long, value_name = "ADDR", help = ADMIN_HELP)]
-    pub admin: Option<AdminAddress>,
+    /// The gateway.
+    #[command(flatten)]
+    pub gateway: Admin,
     /// Show it again and again, until `q` or Ctrl-C
     #[arg(long)]
     pub watch: bool,
@@ -156,10 +169,9 @@ pub struct Status {
 /// `wait`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Wait {
-    /// The gateway's admin address; without it, where the environment tells `run` to listen, else
-    /// the default.
-    #[arg(long, value_name = "ADDR", help = ADMIN_HELP)]
-    pub admin: Option<AdminAddress>,
+    /// The gateway.
+    #[command(flatten)]
+    pub gateway: Admin,
     /// How long to wait at most
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = max)]
     pub max: Duration,
@@ -168,17 +180,13 @@ pub struct Wait {
 /// `healthcheck`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Healthcheck {
-    /// The gateway's admin address; without it, where the environment tells `run` to listen, else
-    /// the default.
-    #[arg(long, value_name = "ADDR", help = ADMIN_HELP)]
-    pub admin: Option<AdminAddress>,
+    /// The gateway.
+    #[command(flatten)]
+    pub gateway: Admin,
     /// Ask whether it takes requests instead of whether it lives: not while it drains
     #[arg(long)]
     pub ready: bool,
 }
-
-const ADMIN_HELP: &str = "The gateway's admin address, HOST:PORT or unix:/PATH [default: $DEFENDER_GATEWAY_ADMIN_LISTEN, else \
-                          127.0.0.1:9901]";
 
 const CASING_HELP: &str = "The field names of scan history: metadata (camelCase, the service's own) or documented [default: the \
                            scenario's, else metadata]";
@@ -239,7 +247,7 @@ mod tests {
         let Command::Wait(wait) = parse("2m").unwrap().command else {
             panic!("no wait")
         };
-        assert_eq!((wait.max, wait.admin), (Duration::from_mins(2), None));
+        assert_eq!((wait.max, wait.gateway.admin), (Duration::from_mins(2), None));
         assert!(parse("30").unwrap_err().to_string().contains("30s"));
         assert!(parse("2d").unwrap_err().to_string().contains("longer than 24h"));
     }

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// # Errors
 /// Nobody answers at the address, or the answer is no.
 pub fn healthcheck(asked: &Healthcheck) -> Result<(), Error> {
-    let admin = AdminAddress::choose(asked.admin.as_ref(), &Environment::real())?;
+    let admin = AdminAddress::choose(asked.gateway.admin.as_ref(), &Environment::real())?;
     let path = if asked.ready { "/readyz" } else { "/livez" };
     block_on_one(check(&admin, path))
 }
@@ -55,7 +55,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// It has not started by then; the last answer is told.
 pub fn wait(asked: &Wait) -> Result<(), Error> {
-    let admin = AdminAddress::choose(asked.admin.as_ref(), &Environment::real())?;
+    let admin = AdminAddress::choose(asked.gateway.admin.as_ref(), &Environment::real())?;
     block_on_one(until_started(&admin, asked.max))
 }
 

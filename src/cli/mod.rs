@@ -20,6 +20,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use tracing::Level;
 
 use crate::BoxError;
 use crate::config::{self, Mistakes};
@@ -44,14 +45,13 @@ pub fn main() -> ExitCode {
     let result = dispatch(args.command);
     // The process takes with it what is not written yet, and what has no room.
     log::flush();
-    let explained = result.as_ref().err().map(Error::explain);
-    if let Some(explained) = explained.filter(|explained| !explained.is_empty()) {
-        log::say(&explained);
-        log::flush();
-    }
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => error.exit_code(),
+        Err(error) => {
+            log::say(Level::ERROR, &error.explain());
+            log::flush();
+            error.exit_code()
+        }
     }
 }
 
@@ -80,9 +80,6 @@ pub enum Error {
     /// Mistakes in the configuration. Exit status 1.
     #[error(transparent)]
     Mistakes(#[from] Mistakes),
-    /// Another error, which the user has been told in full.
-    #[error(transparent)]
-    Told(Box<Self>),
     /// The user cannot mend it by changing what was typed. Exit status 2.
     #[error("{what}")]
     Failed {
@@ -111,17 +108,12 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::User(_) | Self::Mistakes(_) => ExitCode::from(1),
-            Self::Told(error) => error.exit_code(),
             Self::Failed { .. } => ExitCode::from(2),
         }
     }
 
-    /// The error and its causes, each on its line, as printed to stderr; empty when that has been
-    /// done.
+    /// The error and its causes, each on its line, as printed to stderr.
     pub fn explain(&self) -> String {
-        if matches!(self, Self::Told(_)) {
-            return String::new();
-        }
         // Each mistake begins with its file and line, as editors and continuous integration like
         // it.
         if let Self::Mistakes(mistakes) = self {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use rustix::thread::set_no_new_privs;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -59,9 +59,9 @@ pub(super) fn block_on_one<T>(work: impl Future<Output = Result<T, Error>>) -> R
 /// # Errors
 /// When the handlers cannot be installed.
 pub(super) fn watch_configuration_signals(tasks: &Tasks, asked: Arc<Notify>, log: log::Handle) -> Result<(), Error> {
-    let make = |kind| signal(kind).map_err(|error| Error::failed("cannot handle signals", error));
-    let mut hangup = make(SignalKind::hangup())?;
-    let (mut louder, mut usual) = (make(SignalKind::user_defined1())?, make(SignalKind::user_defined2())?);
+    let mut hangup = signals(SignalKind::hangup())?;
+    let mut louder = signals(SignalKind::user_defined1())?;
+    let mut usual = signals(SignalKind::user_defined2())?;
     tasks.spawn_upkeep("configuration signals", async move {
         loop {
             let told = tokio::select! {
@@ -81,15 +81,17 @@ pub(super) fn watch_configuration_signals(tasks: &Tasks, asked: Arc<Notify>, log
     Ok(())
 }
 
-/// Cancels `stop` at the first SIGTERM or SIGINT, and `abort` at the second.
+/// Two tokens: the first SIGTERM or SIGINT cancels the one, the second the other.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
-pub(super) fn watch_signals(tasks: &Tasks, stop: CancellationToken, abort: CancellationToken) -> Result<(), Error> {
-    let make = |kind| signal(kind).map_err(|error| Error::failed("cannot handle signals", error));
-    let (mut terminate, mut interrupt) = (make(SignalKind::terminate())?, make(SignalKind::interrupt())?);
-    tasks.spawn_upkeep("signals", async move {
-        for token in [stop, abort] {
+pub(super) fn watch_signals() -> Result<[CancellationToken; 2], Error> {
+    let mut terminate = signals(SignalKind::terminate())?;
+    let mut interrupt = signals(SignalKind::interrupt())?;
+    let tokens = [CancellationToken::new(), CancellationToken::new()];
+    let cancelled = tokens.clone();
+    Tasks::new().spawn_upkeep("signals", async move {
+        for token in cancelled {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
@@ -97,7 +99,11 @@ pub(super) fn watch_signals(tasks: &Tasks, stop: CancellationToken, abort: Cance
             token.cancel();
         }
     });
-    Ok(())
+    Ok(tokens)
+}
+
+fn signals(kind: SignalKind) -> Result<Signal, Error> {
+    signal(kind).map_err(|error| Error::failed("cannot handle signals", error))
 }
 
 /// Keeps memory where it is.

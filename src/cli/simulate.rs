@@ -2,12 +2,9 @@
 
 use std::path::Path;
 
-use tokio_util::sync::CancellationToken;
-
 use super::process::{block_on, watch_signals};
 use super::{Error, Simulate, print};
 use crate::sim;
-use crate::task::Tasks;
 
 /// Starts the simulator and prints a configuration that points a gateway at it; ends at Ctrl-C.
 ///
@@ -60,10 +57,7 @@ fn tls(path: &Path) -> Result<sim::Tls, Error> {
 
 async fn serve(config: sim::Config) -> Result<(), Error> {
     let listen = config.listen;
-    let stop = CancellationToken::new();
-    let signals = Tasks::new();
-    watch_signals(&signals, stop.clone(), CancellationToken::new())?;
-    let until = async move { stop.cancelled().await };
-    let ran = sim::run(config, |line| drop(print(&format!("{line}\n"))), until).await;
+    let [stop, _] = watch_signals()?;
+    let ran = sim::run(config, |line| drop(print(&format!("{line}\n"))), stop.cancelled()).await;
     ran.map_err(|error| Error::user(format!("cannot listen on {listen}: {error}")))
 }

@@ -1,5 +1,6 @@
 //! The settings of a simulator.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -158,19 +159,20 @@ impl Config {
                 self.listen.port()
             ));
         }
-        let named_before = |(at, region): &(usize, &Region)| self.regions[..*at].iter().any(|r| r.name == region.name);
-        if let Some((_, twice)) = self.regions.iter().enumerate().find(named_before) {
-            return Some(format!("two regions are named {:?}", twice.name));
+        let mut known = BTreeSet::new();
+        for region in &self.regions {
+            let name = &region.name;
+            if !known.insert(name.as_str()) {
+                return Some(format!("two regions are named {name:?}"));
+            }
+            if !region.has_good_name() {
+                return Some(format!(
+                    "{name:?} is no region name: lower-case letters, digits, hyphens"
+                ));
+            }
         }
-        if let Some(region) = self.regions.iter().find(|region| !region.has_good_name()) {
-            return Some(format!(
-                "{:?} is no region name: lower-case letters, digits, hyphens",
-                region.name
-            ));
-        }
-        let known = |name: &str| self.regions.iter().any(|region| region.name == name);
-        let unknown = self.schedule.iter().filter_map(|event| event.action.region());
-        if let Some(name) = unknown.into_iter().find(|name| !known(name)) {
+        let mut scheduled = self.schedule.iter().filter_map(|event| event.action.region());
+        if let Some(name) = scheduled.find(|name| !known.contains(name)) {
             return Some(format!("the schedule names an unknown region {name:?}"));
         }
         let is_empty_page = self.history.page_size == 0 || self.history.max_ids == Some(0);

@@ -85,15 +85,10 @@ pub struct Event {
 }
 
 /// Sign-in's host, and the regions' hosts by name.
+#[derive(Debug)]
 pub(super) struct Hosts {
     pub(super) sign_in: Arc<Host>,
     pub(super) regions: BTreeMap<String, Arc<Host>>,
-}
-
-impl std::fmt::Debug for Hosts {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.regions.keys()).finish()
-    }
 }
 
 impl Hosts {

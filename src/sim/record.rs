@@ -13,10 +13,9 @@ use serde::{Serialize, Serializer};
 
 use crate::operation::Operation;
 use crate::secret::Secret;
-use crate::telemetry::named_enum;
 
 /// A request that reached a region's host. In the log, members may be added, but never renamed.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct CallRecord {
     /// When it arrived and was counted, after the start, exact to the microsecond.
     #[serde(rename = "at_us", serialize_with = "micros")]
@@ -63,23 +62,19 @@ pub struct CallRecord {
     pub number: u64,
 }
 
-named_enum! {
-    /// The kinds of credential that a client can present.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-    pub enum Credential, as_str {
-        /// None.
-        None = "none",
-        /// A secret.
-        Secret = "secret",
-        /// An assertion signed with a certificate's key.
-        Certificate = "certificate",
-        /// Another issuer's token.
-        Federated = "federated",
-        /// The virtual machine's form of managed identity.
-        Imds = "imds",
-        /// The App Service form of managed identity.
-        AppService = "app-service",
-    }
+/// The kinds of credential that a client can present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Credential {
+    None,
+    Secret,
+    /// An assertion signed with a certificate's key.
+    Certificate,
+    /// Another issuer's token.
+    Federated,
+    /// The virtual machine's form of managed identity.
+    Imds,
+    /// The App Service form of managed identity.
+    AppService,
 }
 
 /// A request for a token.
@@ -134,12 +129,12 @@ pub(super) struct Journal {
 }
 
 #[derive(Debug, Default)]
-struct Pages {
+pub(super) struct Pages {
     /// How many calls have arrived, whether they are kept or not.
     arrived: u64,
-    calls: VecDeque<CallRecord>,
-    tokens: VecDeque<TokenRecord>,
-    violations: VecDeque<Violation>,
+    pub(super) calls: VecDeque<CallRecord>,
+    pub(super) tokens: VecDeque<TokenRecord>,
+    pub(super) violations: VecDeque<Violation>,
     log: Option<Log>,
 }
 
@@ -201,16 +196,9 @@ impl Journal {
         push(&mut self.pages().violations, violation, self.capacity);
     }
 
-    pub(super) fn calls(&self) -> Vec<CallRecord> {
-        self.pages().calls.iter().cloned().collect()
-    }
-
-    pub(super) fn token_requests(&self) -> Vec<TokenRecord> {
-        self.pages().tokens.iter().cloned().collect()
-    }
-
-    pub(super) fn violations(&self) -> Vec<Violation> {
-        self.pages().violations.iter().cloned().collect()
+    /// What is kept of one kind, the oldest first.
+    pub(super) fn kept<T: Clone>(&self, kind: impl FnOnce(&Pages) -> &VecDeque<T>) -> Vec<T> {
+        kind(&self.pages()).iter().cloned().collect()
     }
 }
 
@@ -222,7 +210,7 @@ impl Pages {
     }
 }
 
-fn push<T>(queue: &mut VecDeque<T>, item: T, capacity: usize) {
+pub(super) fn push<T>(queue: &mut VecDeque<T>, item: T, capacity: usize) {
     if queue.len() == capacity {
         queue.pop_front();
     }

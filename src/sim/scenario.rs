@@ -1,6 +1,7 @@
 //! Scenario files: a simulator's settings, and what happens when, in TOML.
 //!
-//! Every key is optional; what is absent stays as it is in [`Config`]. Unknown keys are refused.
+//! Every key is optional; what is absent stays as it is in [`Config`], but of a `[history]` that is
+//! there, what is absent has its default. Unknown keys are refused.
 //! Durations carry a unit (`us`, `ms`, `s`, `m`, `h`). Three examples are in `tests/data/sim/`.
 //!
 //! ```toml
@@ -94,7 +95,7 @@
 //! | `other-calls` | `calls`: the number of calls by another client with the same app registration |
 //! | `neighbour` | `per_hour`: the rate of another client, which calls at random moments from then on |
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -132,11 +133,11 @@ struct Quota {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct SignIn {
-    #[serde(deserialize_with = "span::optional::deserialize")]
+    #[serde(deserialize_with = "span::optional")]
     latency: Option<Duration>,
-    #[serde(deserialize_with = "span::optional::deserialize")]
+    #[serde(deserialize_with = "span::optional")]
     token_lifetime: Option<Duration>,
-    #[serde(deserialize_with = "span::optional::deserialize")]
+    #[serde(deserialize_with = "span::optional")]
     refresh_in: Option<Duration>,
     roles: Option<Vec<String>>,
     faults: Option<Plan<SignInFault>>,
@@ -152,23 +153,10 @@ struct Written {
     keys: toml::Table,
 }
 
-/// Why a scenario is invalid.
+/// Why a scenario is invalid, and where.
 #[derive(Debug, thiserror::Error)]
-pub enum ScenarioError {
-    /// The file cannot be read.
-    #[error("the scenario {path} cannot be read")]
-    Unreadable {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    /// It is not TOML, or a key is unknown, missing or wrong. The text says where.
-    #[error("{0}")]
-    Malformed(#[from] toml::de::Error),
-    /// Keys that an action does not have, or values that do not go together.
-    #[error("{0}")]
-    Wrong(String),
-}
+#[error("{0}")]
+pub struct ScenarioError(String);
 
 impl Config {
     /// These settings, changed by the scenario in `text`; this module describes the format.
@@ -183,7 +171,7 @@ impl Config {
             sign_in,
             regions,
             events,
-        } = toml::from_str(text)?;
+        } = toml::from_str(text).map_err(|error| ScenarioError(error.to_string()))?;
         put(&mut self.seed, seed);
         put(&mut self.limits, quota.limits);
         put(&mut self.scope, quota.scope);
@@ -191,9 +179,7 @@ impl Config {
         put(&mut self.rejected, quota.rejected);
         put(&mut self.throttle.header, quota.retry_after);
         put(&mut self.throttle.message, quota.message);
-        if history.is_some() {
-            self.history = merged(&self.history, text)?;
-        }
+        put(&mut self.history, history);
         put(&mut self.sign_in.latency, sign_in.latency);
         put(&mut self.token_lifetime, sign_in.token_lifetime);
         self.sign_in.refresh_in = sign_in.refresh_in.or(self.sign_in.refresh_in);
@@ -204,11 +190,11 @@ impl Config {
             let line = text[..event.span().start].matches('\n').count() + 1;
             let Written { at, action, keys } = event.into_inner();
             let action = variant(action, keys)
-                .map_err(|error| ScenarioError::Wrong(format!("line {line}, event {}: {error}", index + 1)))?;
+                .map_err(|error| ScenarioError(format!("line {line}, event {}: {error}", index + 1)))?;
             self.schedule.push(Event { at, action });
         }
         match self.mistake() {
-            Some(what) => Err(ScenarioError::Wrong(format!("scenario: {what}"))),
+            Some(what) => Err(ScenarioError(format!("scenario: {what}"))),
             None => Ok(self),
         }
     }
@@ -219,10 +205,8 @@ impl Config {
     ///
     /// The file cannot be read, or contains no scenario.
     pub fn with_scenario_file(self, path: &Path) -> Result<Self, ScenarioError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ScenarioError::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
+        let text = std::fs::read_to_string(path);
+        let text = text.map_err(|error| ScenarioError(format!("the scenario {}: {error}", path.display())))?;
         self.with_scenario(&text)
     }
 }
@@ -231,16 +215,6 @@ fn put<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;
     }
-}
-
-/// `history` with the keys that `text` sets.
-fn merged(history: &History, text: &str) -> Result<History, toml::de::Error> {
-    // All of it can be written as TOML.
-    let mut keys = toml::Table::try_from(history).unwrap_or_default();
-    if let Some(toml::Value::Table(written)) = toml::from_str::<toml::Table>(text)?.remove("history") {
-        keys.extend(written);
-    }
-    keys.try_into()
 }
 
 /// The variant that is named so, with what its keys say.

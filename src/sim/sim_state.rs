@@ -18,7 +18,7 @@ use crate::task::Tasks;
 /// The state of a simulator.
 #[derive(Debug)]
 pub(super) struct SimState {
-    started: Instant,
+    pub(super) started: Instant,
     pub(super) tasks: Tasks,
     /// Ends every wait.
     pub(super) stopping: CancellationToken,
@@ -38,13 +38,6 @@ pub(super) struct State {
     /// How often [`Action::Scan`](super::control::Action::Scan) was applied.
     pub(super) scans: u32,
     pub(super) rng: Rng,
-}
-
-/// The two halves of a round trip.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Trip {
-    pub(super) there: Duration,
-    pub(super) back: Duration,
 }
 
 impl SimState {
@@ -75,11 +68,6 @@ impl SimState {
         self.started.elapsed()
     }
 
-    /// The moment `at` after the start.
-    pub(super) fn moment(&self, at: Duration) -> Instant {
-        self.started + at
-    }
-
     /// Another client with the same app registration makes `n` calls at once; returns how many were
     /// admitted.
     pub(super) fn other_calls(&self, n: u32) -> u32 {
@@ -92,10 +80,8 @@ impl SimState {
 
     /// Waits, unless the simulator is stopping.
     pub(super) async fn rest(&self, span: Duration) {
-        tokio::select! {
-            () = tokio::time::sleep(span), if !span.is_zero() => {}
-            () = self.stopping.cancelled(), if !span.is_zero() => {}
-            else => {}
+        if !span.is_zero() {
+            self.stopping.run_until_cancelled(tokio::time::sleep(span)).await;
         }
     }
 }
@@ -111,16 +97,11 @@ impl State {
         self.limiters[operation as usize % limiters].arrive(at)
     }
 
-    /// The latencies of a call to `region`.
-    pub(super) fn trip(&mut self, region: &str) -> Trip {
-        let Some(region) = self.config.region(region) else {
-            return Trip::default();
-        };
-        let (half, jitter) = (region.latency / 2, region.jitter / 2);
-        Trip {
-            there: half + self.rng.upto(jitter),
-            back: half + self.rng.upto(jitter),
-        }
+    /// How long a call takes to `region`, and its answer back.
+    pub(super) fn trip(&mut self, region: &str) -> (Duration, Duration) {
+        let region = self.config.region(region);
+        let (half, jitter) = region.map_or_else(Default::default, |region| (region.latency / 2, region.jitter / 2));
+        (half + self.rng.upto(jitter), half + self.rng.upto(jitter))
     }
 
     /// What the history is generated from: the seed, and the number of later scans.

@@ -81,9 +81,9 @@ impl Simulator {
         let (sim_state, hosts) = (Arc::clone(&self.sim_state), Arc::clone(&self.hosts));
         self.sim_state.tasks.spawn_upkeep("schedule", async move {
             for Event { at, action } in schedule {
-                tokio::select! {
-                    () = sim_state.stopping.cancelled() => return,
-                    () = tokio::time::sleep_until(sim_state.moment(at)) => {}
+                let due = tokio::time::sleep_until(sim_state.started + at);
+                if sim_state.stopping.run_until_cancelled(due).await.is_none() {
+                    return;
                 }
                 tracing::info!(?action, "scheduled");
                 if let Err(error) = hosts.apply(&sim_state, action).await {
@@ -123,42 +123,41 @@ impl Simulator {
     /// All requests that reached a region's host, in the order of arrival; the oldest may have been
     /// dropped, see [`Config::remember`].
     pub fn calls(&self) -> Vec<CallRecord> {
-        self.sim_state.journal.calls()
+        self.sim_state.journal.kept(|pages| &pages.calls)
     }
 
     /// All token requests.
     pub fn token_requests(&self) -> Vec<TokenRecord> {
-        self.sim_state.journal.token_requests()
+        self.sim_state.journal.kept(|pages| &pages.tokens)
     }
 
     /// What clients did that a gateway must never do. A test should end by asserting that this is
     /// empty.
     pub fn violations(&self) -> Vec<Violation> {
-        self.sim_state.journal.violations()
+        self.sim_state.journal.kept(|pages| &pages.violations)
     }
 
     /// Verifiers with the arrivals that count together, for the current limits: one, or one for
     /// each operation.
     pub fn quota_verifiers(&self) -> Vec<QuotaVerifier> {
-        if self.sim_state.state().config.scope == Scope::All {
-            return vec![self.judge()];
+        let scope = self.sim_state.state().config.scope;
+        match scope {
+            Scope::All => vec![self.judge()],
+            Scope::Operation => Operation::ALL.map(|one| self.verifier(|of| of == one)).into(),
         }
-        let (limits, calls) = (self.sim_state.state().config.limits.clone(), self.calls());
-        let of = |operation| {
-            let mut verifier = QuotaVerifier::new(&limits);
-            let counted = calls.iter().filter(|call| call.operation == Some(operation));
-            verifier.extend(counted.map(|call| call.at));
-            verifier
-        };
-        Operation::ALL.map(of).into()
     }
 
     /// A verifier with all arrivals that count, for the current limits.
     pub fn judge(&self) -> QuotaVerifier {
-        let mut judge = QuotaVerifier::new(&self.sim_state.state().config.limits);
+        self.verifier(|_| true)
+    }
+
+    fn verifier(&self, counts: impl Fn(Operation) -> bool) -> QuotaVerifier {
+        let mut verifier = QuotaVerifier::new(&self.sim_state.state().config.limits);
         let calls = self.calls();
-        judge.extend(calls.iter().filter(|call| call.operation.is_some()).map(|call| call.at));
-        judge
+        let counted = calls.iter().filter(|call| call.operation.is_some_and(&counts));
+        verifier.extend(counted.map(|call| call.at));
+        verifier
     }
 
     /// A `gateway.toml` that points a gateway here. It does not contain the secret, which comes

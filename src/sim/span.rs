@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::de::Error as _;
-use serde::{Deserialize as _, Deserializer, Serializer};
+use serde::{Deserialize as _, Deserializer};
 
 /// The longest accepted duration: a day. Longer ones are mistakes, and the bound keeps arithmetic
 /// from overflowing.
@@ -52,23 +52,9 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     parse(&text).map_err(D::Error::custom)
 }
 
-/// The same for a duration that may be absent, both ways.
-pub(super) mod optional {
-    use super::{Deserializer, Duration, Serializer};
-
-    #[expect(clippy::ref_option, reason = "serde calls it with the field")]
-    pub(in crate::sim) fn serialize<S: Serializer>(span: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-        match span {
-            Some(span) => serializer.serialize_some(&super::display(*span)),
-            None => serializer.serialize_none(),
-        }
-    }
-
-    pub(in crate::sim) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Duration>, D::Error> {
-        super::deserialize(deserializer).map(Some)
-    }
+/// The same for a duration that may be absent.
+pub(super) fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    deserialize(deserializer).map(Some)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Log lines on stderr: JSON for machines, text for people.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -27,11 +28,6 @@ named_enum! {
         /// One readable line.
         Text = "text",
     }
-}
-
-/// `message` as a line of the log in JSON format, for messages that no filter may suppress.
-pub fn json_line(level: tracing::Level, message: &str) -> String {
-    json_line::written(level.as_str(), message)
 }
 
 /// An error and its causes, outermost first.
@@ -168,8 +164,26 @@ pub fn flush() {
     }
 }
 
-/// Writes a line to stderr that is no line of the log, after those that were logged before.
-pub fn say(line: &str) {
+/// Whether [`say`] writes JSON.
+static SAYS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Has [`say`] write JSON from now on, so that nothing else is among the lines of a log in JSON.
+pub fn say_in_json() {
+    SAYS_JSON.store(true, Ordering::Relaxed);
+}
+
+/// Writes to stderr what no filter may suppress, after the lines that were logged before: as it is,
+/// or each of its lines as one of the log.
+pub fn say(level: tracing::Level, text: &str) {
+    if SAYS_JSON.load(Ordering::Relaxed) {
+        text.lines()
+            .for_each(|line| write(&json_line::written(level.as_str(), line)));
+    } else {
+        write(text);
+    }
+}
+
+fn write(line: &str) {
     let line = format!("{line}\n");
     match QUEUE.get() {
         Some(queue) => queue.push(line.as_bytes(), true),
@@ -250,7 +264,7 @@ impl Shape {
     /// The line that stands where lines were lost.
     fn notice(self) -> Notice {
         match self {
-            Self::Json => |lost| json_line(tracing::Level::WARN, &lost_lines(lost)) + "\n",
+            Self::Json => |lost| json_line::written("WARN", &lost_lines(lost)) + "\n",
             Self::Colourful | Self::Plain => {
                 |lost| format!("{}  WARN {PROGRAM}: {}\n", json_line::now(), lost_lines(lost))
             }

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustls::crypto::ring;
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::pem::{self, PemObject as _};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::BoxError;
 use crate::clock::Wall;
 use crate::config::{self, ConfigError, Loaded, Origin, Resolved};
 use crate::server::Address;
@@ -76,29 +77,25 @@ fn unusable_authorities(path: &Path) -> Option<String> {
 
 /// Why a file does not hold a certificate and its key, if it does not.
 fn unusable_pair(path: &Path) -> Option<String> {
-    let wrong = |problem: &dyn std::fmt::Display| Some(format!("{}: {problem}", path.display()));
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) => return wrong(&error),
-    };
-    let text = match plain_text::pem(&bytes) {
-        Ok(text) => text,
-        Err(malformed) => return wrong(&malformed),
-    };
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    let certificates = match certificates {
-        Ok(certificates) if certificates.is_empty() => return wrong(&"holds no PEM certificate"),
-        Ok(certificates) => certificates,
-        Err(error) => return wrong(&format_args!("holds a PEM section that is broken ({error})")),
-    };
-    let key = match PrivateKeyDer::from_pem_slice(&text) {
-        Ok(key) => key,
-        Err(rustls_pki_types::pem::Error::NoItemsFound) => return wrong(&"holds no PEM private key"),
-        Err(error) => return wrong(&format_args!("holds a PEM section that is broken ({error})")),
-    };
+    let problem = read_pair(path).err()?;
+    Some(format!("{}: {problem}", path.display()))
+}
+
+fn read_pair(path: &Path) -> Result<CertifiedKey, BoxError> {
+    let broken = |error: pem::Error| format!("holds a PEM section that is broken ({error})");
+    let bytes = std::fs::read(path)?;
+    let text = plain_text::pem(&bytes)?;
+    let certificates = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+    let certificates = certificates.map_err(broken)?;
+    if certificates.is_empty() {
+        return Err("holds no PEM certificate".into());
+    }
+    let key = PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
+        pem::Error::NoItemsFound => "holds no PEM private key".to_owned(),
+        error => broken(error),
+    })?;
     // As the connection will: the certificate can be read, and is the key's.
-    let pair = CertifiedKey::from_der(certificates, key, &ring::default_provider());
-    pair.err().and_then(|error| wrong(&error))
+    Ok(CertifiedKey::from_der(certificates, key, &ring::default_provider())?)
 }
 
 /// Why a file cannot be replaced, if it cannot.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use super::ms;
 use crate::app::{Ended, Gateway};
 use crate::cli::Error;
 use crate::config::{self, Disk, Environment, variable};
@@ -116,7 +117,7 @@ impl DemoGateway {
 
     /// The status once every region has been measured, or after two seconds.
     pub(super) async fn measured(&self) -> Result<Value, Error> {
-        self.status_when(|status| {
+        self.status_when(SOON, |status| {
             let regions = status["regions"].as_array().map_or(&[][..], Vec::as_slice);
             regions.iter().all(|region| region["rtt_ms"].is_number())
         })
@@ -126,14 +127,15 @@ impl DemoGateway {
     /// Waits until no upstream call is under way, not even one for which nobody waits, or for two
     /// seconds.
     pub(super) async fn idle(&self) -> Result<(), Error> {
-        self.status_when(|status| status["quota"]["in_flight"] == 0).await?;
+        self.status_when(SOON, |status| status["quota"]["in_flight"] == 0)
+            .await?;
         Ok(())
     }
 
     /// The status once every answer is counted, which is a moment after its caller has it.
     pub(super) async fn counted(&self) -> Result<Value, Error> {
         let asked = self.asked.load(Ordering::Relaxed);
-        self.status_when(|status| {
+        self.status_when(SOON, |status| {
             let total = |group: &str, names: &[&str]| -> u64 {
                 names.iter().filter_map(|name| status[group][name].as_u64()).sum()
             };
@@ -142,9 +144,13 @@ impl DemoGateway {
         .await
     }
 
-    /// The status once it is as wanted, or after two seconds.
-    async fn status_when(&self, is_wanted: impl Fn(&Value) -> bool) -> Result<Value, Error> {
-        let deadline = Instant::now() + Duration::from_secs(2);
+    /// The status once it is as wanted, or after `patience`.
+    pub(super) async fn status_when(
+        &self,
+        patience: Duration,
+        is_wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value, Error> {
+        let deadline = Instant::now() + patience;
         loop {
             let status = self.status().await?;
             if is_wanted(&status) || Instant::now() > deadline {
@@ -164,6 +170,7 @@ impl DemoGateway {
 
 const LARGEST: usize = 16 << 20;
 const PATIENCE: Duration = Duration::from_mins(1);
+const SOON: Duration = Duration::from_secs(2);
 
 impl Told {
     pub(super) fn status(&self) -> u16 {
@@ -177,6 +184,13 @@ impl Told {
             .get(name)
             .and_then(|value| value.to_str().ok())
             .unwrap_or("-")
+    }
+
+    /// What came, how fast, and from where.
+    pub(super) fn summary(&self) -> String {
+        let (rows, took) = (self.rows(), ms(self.took));
+        let cache_status = self.field("cache-status");
+        format!("{}, {rows} rows in {took}; cache-status: {cache_status}", self.status())
     }
 
     /// How many rows the answer has.

@@ -15,8 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::process::{block_on, watch_signals};
 use super::{Demo, Error, print};
 use crate::sim::Simulator;
-use crate::task::Tasks;
-use gateway::Fixture;
+use gateway::{Fixture, Told};
 use replicas::Replicas;
 
 /// Shows the gateway at work on loopback, then serves until Ctrl-C, or ends with `--once`.
@@ -25,40 +24,23 @@ use replicas::Replicas;
 /// When an address cannot be taken, or something did not work as it should.
 pub fn demo(asked: &Demo) -> Result<(), Error> {
     block_on(None, async move {
-        let stop = CancellationToken::new();
-        let signals = Tasks::new();
-        watch_signals(&signals, stop.clone(), CancellationToken::new())?;
-        match asked.replicas {
-            None => alone(asked, &stop).await,
-            Some(count) => together(count, asked, &stop).await,
+        let [stop, _] = watch_signals()?;
+        if let Some(count) = asked.replicas {
+            let mut replicas = Replicas::set(count).await?;
+            let shown = show(replicas.play(), asked, &stop).await;
+            replicas.stop().await;
+            shown
+        } else {
+            let fixture = Fixture::start().await?;
+            let shown = show(script::play(&fixture), asked, &stop).await;
+            fixture.stop().await;
+            shown
         }
     })
 }
 
-async fn alone(asked: &Demo, stop: &CancellationToken) -> Result<(), Error> {
-    let fixture = Fixture::start().await?;
-    let steps = async {
-        script::play(&fixture).await?;
-        Ok(script::invitation(&fixture))
-    };
-    let played = play(steps, asked, stop).await;
-    fixture.stop().await;
-    played
-}
-
-async fn together(count: u32, asked: &Demo, stop: &CancellationToken) -> Result<(), Error> {
-    let mut replicas = Replicas::set(count).await?;
-    let steps = async {
-        replicas.play().await?;
-        Ok(replicas.invitation())
-    };
-    let played = play(steps, asked, stop).await;
-    replicas.stop().await;
-    played
-}
-
 /// Plays `steps`, which end with an invitation to try it.
-async fn play(
+async fn show(
     steps: impl Future<Output = Result<String, Error>>,
     asked: &Demo,
     stop: &CancellationToken,
@@ -96,6 +78,19 @@ fn claim(holds: bool, what: impl FnOnce() -> String) -> Result<(), Error> {
     } else {
         Err(Error::failed("the demo did not go as promised", what()))
     }
+}
+
+/// Those that were answered, and those that were refused, which have to know when to come back.
+fn parted(told: &[Told]) -> Result<(Vec<&Told>, Vec<&Told>), Error> {
+    let (good, refused): (Vec<_>, Vec<_>) = told.iter().partition(|told| told.status() == 200);
+    let honest = refused
+        .iter()
+        .all(|told| told.status() == 429 && told.field("retry-after") != "-");
+    claim(honest && !good.is_empty(), || {
+        let statuses: Vec<_> = refused.iter().map(|told| told.status()).collect();
+        format!("{} good, {statuses:?}", good.len())
+    })?;
+    Ok((good, refused))
 }
 
 /// A time, for people.

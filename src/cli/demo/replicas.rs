@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use super::gateway::{DemoGateway, PATH, Told, free_or_any, listeners, simulator};
-use super::{answered, claim, counted, definition, ms, step};
+use super::{answered, claim, counted, definition, ms, parted, step};
 use crate::cli::{Error, print};
 use crate::sim::Simulator;
 
@@ -54,11 +54,11 @@ impl Replicas {
         })
     }
 
-    /// Plays all steps and sums up.
+    /// Plays all steps and sums up. Returns what to do next.
     ///
     /// # Errors
     /// When a claim does not hold.
-    pub(super) async fn play(&mut self) -> Result<(), Error> {
+    pub(super) async fn play(&mut self) -> Result<String, Error> {
         print(&format!(
             "defender-gateway demo: a simulated tenant, {} gateways for one app registration and the store between them, on loopback.\n",
             self.nodes.len()
@@ -68,11 +68,11 @@ impl Replicas {
         self.later().await?;
         self.quota().await?;
         self.store_lost().await?;
-        self.sum_up().await
+        self.sum_up().await?;
+        Ok(self.invitation())
     }
 
-    /// What to do next, as shown when the steps are over.
-    pub(super) fn invitation(&self) -> String {
+    fn invitation(&self) -> String {
         let mut text = format!(
             "\nTry it, at one and then at another:\n  curl -si ADDRESS{PATH} -H 'content-type: application/json' -d \
              '{{\"ScanDefinitionIds\":[\"{}\"]}}'\n",
@@ -115,15 +115,8 @@ impl Replicas {
     }
 
     /// The first gateway's status, once it is as wanted, or after ten seconds.
-    async fn until(&self, wanted: impl Fn(&Value) -> bool) -> Result<Value, Error> {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            let status = self.nodes[0].status().await?;
-            if wanted(&status) || Instant::now() > deadline {
-                return Ok(status);
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
+    async fn until(&self, is_wanted: impl Fn(&Value) -> bool) -> Result<Value, Error> {
+        self.nodes[0].status_when(Duration::from_secs(10), is_wanted).await
     }
 
     async fn same_requests(&self) -> Result<(), Error> {
@@ -179,14 +172,7 @@ impl Replicas {
             node.ask(&[definition(1000 + n)], &[("prefer", "wait=2")]).await
         });
         let told = try_join_all(asked).await?;
-        let (good, refused): (Vec<_>, Vec<_>) = told.iter().partition(|told| told.status() == 200);
-        let honest = refused
-            .iter()
-            .all(|told| told.status() == 429 && told.field("retry-after") != "-");
-        claim(honest && !good.is_empty(), || {
-            let statuses: Vec<_> = refused.iter().map(|told| told.status()).collect();
-            format!("{} good, {statuses:?}", good.len())
-        })?;
+        let (good, refused) = parted(&told)?;
         step(
             &format!("{total} different requests at once, spread over all, whose callers wait 2 s at most"),
             &[format!(
@@ -250,14 +236,7 @@ impl Replicas {
 }
 
 fn line(who: &str, told: &Told) -> String {
-    format!(
-        "{who}: {}, {} rows in {}; cache-status: {}; age: {}",
-        told.status(),
-        told.rows(),
-        ms(told.took),
-        told.field("cache-status"),
-        told.field("age")
-    )
+    format!("{who}: {}; age: {}", told.summary(), told.field("age"))
 }
 
 /// A server that keeps nothing on disk. Killed when dropped.

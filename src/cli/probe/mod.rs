@@ -12,7 +12,6 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::json;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::process::{block_on, seal, watch_signals};
 use super::{Error, Probe, print};
@@ -20,7 +19,6 @@ use crate::app::{NoAnswer, OneShotClient};
 use crate::config::{self, Disk, Environment, Resolved};
 use crate::scan::{Endpoint, Request, Rows, SplitError};
 use crate::secret::Secret;
-use crate::task::Tasks;
 use crate::token::{self, Roles};
 use findings::{Report, accepted, advise_against_merging, count, fields, found_out, order, scope};
 
@@ -36,9 +34,7 @@ pub fn probe(asked: &Probe) -> Result<(), Error> {
     let loaded = config::load(asked.config.config.as_deref(), &Environment::real(), &Disk)?;
     let ids = Ids::try_new(&asked.ids)?;
     block_on(None, async move {
-        let stop = CancellationToken::new();
-        let signals = Tasks::new();
-        watch_signals(&signals, stop.clone(), CancellationToken::new())?;
+        let [stop, _] = watch_signals()?;
         let mut report = Report::default();
         let outcome = tokio::select! {
             outcome = run(&loaded.resolved, &ids, asked.calls, &mut report) => outcome,
@@ -224,13 +220,12 @@ impl Experiment<'_> {
             self.report.say("sharing", text);
             return Ok(());
         }
-        let split = if together.status() == StatusCode::OK {
-            Request::plain(Endpoint::HISTORY, all.iter().copied())
+        let split = match together.status() {
+            StatusCode::OK => Request::plain(Endpoint::HISTORY, all.iter().copied())
                 .map_err(|_| SplitError::Shape)
                 .and_then(|request| Rows::split(&request, together.body()))
-                .map_err(|split_error| split_error.to_string())
-        } else {
-            Err(format!("{} for {} ids in one call", together.status(), all.len()))
+                .map_err(|split_error| split_error.to_string()),
+            status => Err(format!("{status} for {} ids in one call", all.len())),
         };
         let rows = match split {
             Ok(rows) => rows,

@@ -22,7 +22,7 @@ use render::render;
 /// # Errors
 /// When nobody answers at the address at first.
 pub fn status(asked: &Status) -> Result<(), Error> {
-    let admin = AdminAddress::choose(asked.admin.as_ref(), &Environment::real())?;
+    let admin = AdminAddress::choose(asked.gateway.admin.as_ref(), &Environment::real())?;
     block_on(None, async {
         if !asked.watch {
             return print(&look(&admin).await?);

@@ -194,39 +194,33 @@ impl Lines {
     /// The last hour as small bars, a minute each.
     fn past(&mut self, past: &Value) {
         let per_minute = (60.0 / number(&past["step_s"]).max(1.0)).round().max(1.0);
-        for (name, columns) in [
-            (
-                "requests",
-                &[
-                    "from_memory",
-                    "shared_call",
-                    "own_call",
-                    "refused",
-                    "failed",
-                    "invalid",
-                    "gone",
-                ][..],
-            ),
-            ("calls", &["upstream_calls"]),
-            ("waiting", &["waiting"]),
+        let outcomes = [
+            "from_memory",
+            "shared_call",
+            "own_call",
+            "refused",
+            "failed",
+            "invalid",
+            "gone",
+        ];
+        // How many wait is a level, of which a minute has many.
+        let sum: fn(f64, f64) -> f64 = |one, other| one + other;
+        for (name, columns, join, unit) in [
+            ("requests", &outcomes[..], sum, "a minute"),
+            ("calls", &["upstream_calls"], sum, "a minute"),
+            ("waiting", &["waiting"], f64::max, "at once"),
         ] {
             let length = list(&past[columns[0]]).len();
             let steps = (0..length).map(|step| columns.iter().map(|column| number(&past[column][step])).sum::<f64>());
             let steps = steps.collect::<Vec<f64>>();
-            // How many wait is a level, of which a minute has many.
-            let (join, unit): (fn(&[f64]) -> f64, _) = if name == "waiting" {
-                (|steps| steps.iter().copied().fold(0.0, f64::max), "at once")
-            } else {
-                (|steps| steps.iter().sum(), "a minute")
-            };
             // From the newest backwards, so that only the oldest minute can be short.
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
                 reason = "between 1 and 60"
             )]
-            let mut minutes: Vec<f64> = steps.rchunks(per_minute as usize).map(join).collect();
-            minutes.reverse();
+            let minutes = steps.rchunks(per_minute as usize).rev();
+            let minutes: Vec<f64> = minutes.map(|steps| steps.iter().copied().fold(0.0, join)).collect();
             if let Some(most) = minutes.iter().copied().reduce(f64::max) {
                 self.put(name, &format!("{} at most {most} {unit}", sparks(&minutes, most)));
             }

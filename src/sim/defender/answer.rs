@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 
+use http::request::Parts;
 use http::{StatusCode, header};
 use serde::Serializer as _;
 use serde_json::ser::{Formatter, Serializer};
@@ -16,7 +17,7 @@ use crate::sim::history::{EntityForm, Envelope, History, Layout, NextLink};
 use crate::sim::limit::Rejection;
 use crate::sim::rng::Rng;
 use crate::sim::sim_state::State;
-use crate::sim::wire::{Manner, Reply};
+use crate::sim::wire::{self, Manner, Reply};
 
 /// The base address that the real service puts into answers, whatever region they come from.
 fn context(what: &str) -> Value {
@@ -91,13 +92,15 @@ impl Formatter for Spaced {
 /// limits the number of rows, and its value.
 pub(super) fn next_link(
     history: &History,
-    (scheme, host, path): (&str, &str, &str),
+    head: &Parts,
     size: Option<(&str, usize)>,
     skip: usize,
 ) -> (&'static str, String) {
+    let path = head.uri.path();
     let top = size.map_or(String::new(), |(name, size)| format!("{name}={size}&"));
     match history.next_link {
         NextLink::Present | NextLink::Absent => {
+            let (scheme, host) = (wire::scheme(head), wire::authority(head).unwrap_or_default());
             ("@odata.nextLink", format!("{scheme}://{host}{path}?{top}$skip={skip}"))
         }
         NextLink::SkipToken => {

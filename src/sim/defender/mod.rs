@@ -9,7 +9,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::request::Parts;
-use http::uri::Scheme;
 use http::{Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -24,7 +23,7 @@ use crate::sim::history::{By, History, Kind, NextLink, SessionTop};
 use crate::sim::limit::Rejection;
 use crate::sim::record::{CallRecord, Violation};
 use crate::sim::sim_state::{SimState, State};
-use crate::sim::wire::{Handler, Manner, Reply, Unread, read};
+use crate::sim::wire::{Handler, Manner, Reply, Unread, field, read};
 
 /// A role that includes the required one.
 const WIDER_ROLE: &str = "Machine.ReadWrite.All";
@@ -63,8 +62,8 @@ impl Region {
     async fn respond(&self, request: Request<Incoming>) -> Reply {
         let received = Instant::now();
         let (head, body) = request.into_parts();
-        let trip = self.sim_state.state().trip(&self.name);
-        self.sim_state.rest(trip.there).await;
+        let (there, back) = self.sim_state.state().trip(&self.name);
+        self.sim_state.rest(there).await;
         // Counted when the head has arrived: the real service cannot know how the body will end.
         let arrival = self.arrive(&head);
         let reply = match read(body, LONGEST_BODY).await {
@@ -80,7 +79,7 @@ impl Region {
             Err(Unread::Broken) => Reply::front_end_page(StatusCode::BAD_REQUEST).delivered(Manner::Cut),
         };
         if reply.status().is_some() {
-            self.sim_state.rest(trip.back).await;
+            self.sim_state.rest(back).await;
         }
         self.sim_state.journal.settled(arrival.number, |call| {
             call.status = reply.status();
@@ -121,17 +120,13 @@ impl Region {
             query: head.uri.query().map(Into::into),
             version: format!("{:?}", head.version),
             operation,
-            ids: Vec::new(),
             top: options.top,
             skip: options.skip,
             token_id: verdict.as_ref().ok().map(|claims| claims.uti.clone()),
-            request_id: text(head, "x-request-id"),
+            request_id: field(head, "x-request-id"),
             headers: without_token(head),
-            status: None,
             fault: fault.map(Fault::as_str),
-            latency: None,
-            has_ended: false,
-            number: 0,
+            ..CallRecord::default()
         });
         if let Some(what) = violation(head) {
             self.sim_state.journal.violated(Violation { at, what });
@@ -231,7 +226,7 @@ fn list(head: &Parts, kind: Kind, state: &State) -> Result<Reply, Refusal> {
     let is_cut = end < all.len() && size_name != Some("$top") && history.next_link != NextLink::Absent;
     let next = is_cut.then(|| {
         let size = size_name.zip(options.top).map(|(name, size)| (name, size as usize));
-        next_link(history, (scheme(head), &host(head), head.uri.path()), size, end)
+        next_link(history, head, size, end)
     });
     Ok(good(history, rows_document(history, &collection(kind), &page, next)))
 }
@@ -250,7 +245,7 @@ fn rows(head: &Parts, (by, ids): (By, &[String]), options: Options, state: &Stat
         })?;
     let next = page.next.map(|next| {
         let left = options.top.map(|top| ("$top", top as usize - (next - skip)));
-        next_link(history, (scheme(head), &host(head), head.uri.path()), left, next)
+        next_link(history, head, left, next)
     });
     // As observed: the path itself, without its version.
     let name = last_segment(head);
@@ -302,10 +297,6 @@ fn good(history: &History, body: String) -> Reply {
     }
 }
 
-fn scheme(head: &Parts) -> &str {
-    head.extensions.get::<Scheme>().map_or("http", Scheme::as_str)
-}
-
 fn last_segment(head: &Parts) -> &str {
     head.uri.path().rsplit('/').next().unwrap_or_default()
 }
@@ -347,16 +338,4 @@ fn without_token(head: &Parts) -> http::HeaderMap {
     let mut headers = head.headers.clone();
     headers.remove(header::AUTHORIZATION);
     headers
-}
-
-fn text(head: &Parts, name: &str) -> Option<String> {
-    head.headers
-        .get(name)
-        .and_then(|value| value.to_str().ok())
-        .map(Into::into)
-}
-
-fn host(head: &Parts) -> String {
-    let authority = head.uri.authority().map(ToString::to_string);
-    authority.or_else(|| text(head, "host")).unwrap_or_default()
 }

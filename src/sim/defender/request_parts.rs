@@ -31,16 +31,12 @@ impl Options {
         let pairs: Vec<_> = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect();
         let is_custom = pairs.iter().any(|(name, _)| name == "position");
         for (name, value) in pairs {
+            if let Some(skip) = Self::linked(&name, &value)? {
+                options.skip = Some(skip);
+                continue;
+            }
             let (place, least, most) = match &*name {
                 "" if is_custom => continue,
-                "position" => {
-                    options.skip = Some(number(&name, &value, 0, MOST_SKIPPED)?);
-                    continue;
-                }
-                "$skiptoken" => {
-                    options.skip = Some(Self::skipped(&value)?);
-                    continue;
-                }
                 "$top" => (&mut options.top, 1, MOST_ROWS),
                 "$skip" => (&mut options.skip, 0, MOST_SKIPPED),
                 _ => {
@@ -63,13 +59,13 @@ impl Options {
         let mut options = Self::default();
         let mut size = None;
         for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            if let Some(skip) = Self::linked(&name, &value)? {
+                options.skip = Some(skip);
+                continue;
+            }
             size = match &*name {
-                "$skip" | "position" => {
+                "$skip" => {
                     options.skip = Some(number(&name, &value, 0, MOST_SKIPPED)?);
-                    continue;
-                }
-                "$skiptoken" => {
-                    options.skip = Some(Self::skipped(&value)?);
                     continue;
                 }
                 "$top" => Some("$top"),
@@ -85,6 +81,15 @@ impl Options {
     /// in a query.
     pub(super) fn token(skip: usize) -> String {
         format!("{:08x}%2Fpage%3D%3D", skip ^ 0x5A5A_5A5A)
+    }
+
+    /// How many rows the simulator's own links skip by this option.
+    fn linked(name: &str, value: &str) -> Result<Option<u32>, Refusal> {
+        match name {
+            "position" => number(name, value, 0, MOST_SKIPPED).map(Some),
+            "$skiptoken" => Self::skipped(value).map(Some),
+            _ => Ok(None),
+        }
     }
 
     fn skipped(token: &str) -> Result<u32, Refusal> {

@@ -1,7 +1,6 @@
 //! Client assertions: certificates' and federated ones.
 
 use std::collections::VecDeque;
-use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -14,6 +13,7 @@ use x509_cert::der::Decode as _;
 use super::refusal::{AadstsCode, Refusal};
 use crate::plain_text;
 use crate::sim::config::{Assertions, Config};
+use crate::sim::record::push;
 
 /// The most remembered values of `jti`; an assertion lives ten minutes at most, and tests make
 /// fewer requests in that time.
@@ -27,21 +27,13 @@ const LONGEST: i64 = 600;
 const SKEW: i64 = 300;
 
 /// A certificate registered with the app.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Certificate {
     /// SHA-256, as `x5t#S256` names it.
     thumbprint: String,
     /// SHA-1, as `x5t` names it.
     old_thumbprint: String,
     public_key: Vec<u8>,
-}
-
-impl fmt::Debug for Certificate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate")
-            .field("thumbprint", &self.thumbprint)
-            .finish_non_exhaustive()
-    }
 }
 
 /// The bytes are no X.509 certificate.
@@ -162,10 +154,7 @@ impl UsedAssertions {
         if self.0.iter().any(|used| used == jti) {
             return Err(Refusal::about(AadstsCode::BAD_ASSERTION, "jti was used before"));
         }
-        if self.0.len() == REMEMBERED {
-            self.0.pop_front();
-        }
-        self.0.push_back(jti.into());
+        push(&mut self.0, jti.into(), REMEMBERED);
         Ok(())
     }
 }

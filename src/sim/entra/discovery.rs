@@ -1,30 +1,23 @@
 //! Discovery: the documents that clients fetch before they ask for a token, with the endpoints and
 //! the trusted hosts.
 
-use http::StatusCode;
 use http::request::Parts;
-use http::uri::Scheme;
 use serde_json::{Value, json};
 use url::Url;
 
 use super::Form;
-use super::refusal::AadstsCode;
-use super::refusal::Refusal;
-use crate::sim::wire::Reply;
+use super::refusal::{AadstsCode, Refusal};
+use crate::sim::wire;
 
 /// The path where clients ask whether a host belongs to the service.
 const INSTANCE_PATH: &str = "/common/discovery/instance";
 
-/// The paths of a provider's configuration (`OpenID` Connect Discovery 1.0 §4), with the version of
-/// its endpoints.
-const CONFIGURATIONS: [(&str, &str); 2] = [
-    ("v2.0/.well-known/openid-configuration", "oauth2/v2.0"),
-    (".well-known/openid-configuration", "oauth2"),
-];
+/// The path of a provider's configuration (`OpenID` Connect Discovery 1.0 §4), behind the tenant.
+const CONFIGURATION: &str = "v2.0/.well-known/openid-configuration";
 
-/// The paths of the public keys of tokens. There are none, because clients do not verify access
-/// tokens.
-const KEYS: [&str; 2] = ["discovery/v2.0/keys", "discovery/keys"];
+/// The path of the public keys of tokens, behind the tenant. There are none, because clients do not
+/// verify access tokens.
+const KEYS: &str = "discovery/v2.0/keys";
 
 /// Names that mean any tenant.
 const ANY_TENANT: [&str; 3] = ["common", "organizations", "consumers"];
@@ -36,22 +29,20 @@ pub(super) fn answer(head: &Parts, base: &str, tenant_id: &str) -> Option<Result
     }
     let (tenant, rest) = head.uri.path().strip_prefix('/')?.split_once('/')?;
     let known = tenant.eq_ignore_ascii_case(tenant_id) || ANY_TENANT.contains(&tenant);
-    let checked = |document| {
-        if known {
-            Ok(document)
-        } else {
-            Err(Refusal::about(AadstsCode::UNKNOWN_TENANT, tenant))
-        }
+    let document = match rest {
+        KEYS => json!({"keys": []}),
+        CONFIGURATION => configuration(base, tenant),
+        _ => return None,
     };
-    if KEYS.contains(&rest) {
-        return Some(checked(json!({"keys": []})));
-    }
-    let (_, endpoints) = CONFIGURATIONS.iter().find(|(name, _)| *name == rest)?;
-    Some(checked(configuration(base, tenant, endpoints)))
+    Some(if known {
+        Ok(document)
+    } else {
+        Err(Refusal::about(AadstsCode::UNKNOWN_TENANT, tenant))
+    })
 }
 
 /// The provider's configuration, as far as it exists here.
-fn configuration(base: &str, tenant: &str, endpoints: &str) -> Value {
+fn configuration(base: &str, tenant: &str) -> Value {
     // The form that the service uses when the tenant is not known yet.
     let issuer = if ANY_TENANT.contains(&tenant) {
         "{tenantid}"
@@ -60,11 +51,11 @@ fn configuration(base: &str, tenant: &str, endpoints: &str) -> Value {
     };
     json!({
         "issuer": format!("{base}/{issuer}/v2.0"),
-        "authorization_endpoint": format!("{base}/{tenant}/{endpoints}/authorize"),
-        "token_endpoint": format!("{base}/{tenant}/{endpoints}/token"),
-        "device_authorization_endpoint": format!("{base}/{tenant}/{endpoints}/devicecode"),
-        "end_session_endpoint": format!("{base}/{tenant}/{endpoints}/logout"),
-        "jwks_uri": format!("{base}/{tenant}/{}", KEYS[0]),
+        "authorization_endpoint": format!("{base}/{tenant}/oauth2/v2.0/authorize"),
+        "token_endpoint": format!("{base}/{tenant}/oauth2/v2.0/token"),
+        "device_authorization_endpoint": format!("{base}/{tenant}/oauth2/v2.0/devicecode"),
+        "end_session_endpoint": format!("{base}/{tenant}/oauth2/v2.0/logout"),
+        "jwks_uri": format!("{base}/{tenant}/{}", KEYS),
         "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt"],
         "token_endpoint_auth_signing_alg_values_supported": ["PS256", "RS256"],
         "response_types_supported": ["code"],
@@ -94,7 +85,7 @@ fn instance(head: &Parts, base: &str) -> Result<Value, Refusal> {
     }
     let host = base.split_once("://").map_or(base, |(_, host)| host);
     Ok(json!({
-        "tenant_discovery_endpoint": format!("{base}/{tenant}/{}", CONFIGURATIONS[0].0),
+        "tenant_discovery_endpoint": format!("{base}/{tenant}/{}", CONFIGURATION),
         "api-version": query.get("api-version").unwrap_or("1.1"),
         "metadata": [{"preferred_network": host, "preferred_cache": host, "aliases": [host]}],
     }))
@@ -103,21 +94,11 @@ fn instance(head: &Parts, base: &str) -> Result<Value, Refusal> {
 /// The address by which a client reached the host, without a slash at its end, which assertions and
 /// documents contain. A name other than loopback's is not repeated.
 pub(super) fn base(head: &Parts, own: &str) -> String {
-    let scheme = head.extensions.get::<Scheme>().map_or("http", Scheme::as_str);
-    let authority = head.uri.authority().map(ToString::to_string).or_else(|| {
-        let host = head.headers.get(http::header::HOST)?;
-        host.to_str().ok().map(str::to_owned)
-    });
-    let authority = authority.filter(|authority| is_loopback(authority));
-    format!("{scheme}://{}", authority.as_deref().unwrap_or(own))
+    let authority = wire::authority(head).filter(|authority| is_loopback(authority));
+    format!("{}://{}", wire::scheme(head), authority.as_deref().unwrap_or(own))
 }
 
 fn is_loopback(authority: &str) -> bool {
     let parsed = authority.parse::<http::uri::Authority>();
     parsed.is_ok_and(|authority| matches!(authority.host(), "localhost" | "127.0.0.1" | "[::1]"))
-}
-
-/// The response with a document or an error; both are JSON.
-pub(super) fn reply(document: &Value, status: StatusCode) -> Reply {
-    Reply::new(status, super::endpoint::JSON, document.to_string())
 }

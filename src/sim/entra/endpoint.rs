@@ -20,7 +20,7 @@ use crate::sim::entra::{Issued, credential};
 use crate::sim::fault::SignInFault;
 use crate::sim::record::{Credential, TokenRecord};
 use crate::sim::sim_state::SimState;
-use crate::sim::wire::{Handler, Manner, Reply, Unread, read};
+use crate::sim::wire::{Handler, Manner, Reply, Unread, field, read};
 
 /// Far above any honest form; the real bound is not documented.
 const LONGEST_FORM: usize = 64 * 1024;
@@ -46,6 +46,15 @@ struct Outcome {
 type Read = Result<Form, Refusal>;
 
 impl Outcome {
+    /// A response with a token.
+    fn token(document: &Value, issued: Issued) -> Self {
+        Self {
+            reply: Reply::new(StatusCode::OK, JSON, document.to_string()),
+            code: None,
+            issued: Some(issued),
+        }
+    }
+
     /// A response without a token.
     fn refused(reply: Reply) -> Self {
         Self {
@@ -112,11 +121,7 @@ impl Endpoint {
             code: outcome.code,
             token_id,
             token,
-            user_agent: head
-                .headers
-                .get(header::USER_AGENT)
-                .and_then(|value| value.to_str().ok())
-                .map(Into::into),
+            user_agent: field(&head, "user-agent"),
         });
         outcome.reply
     }
@@ -155,14 +160,10 @@ impl Endpoint {
             return None;
         }
         let mut state = self.sim_state.state();
-        let state = &mut *state;
         Some(
             match discovery::answer(head, &self.base(head), &state.config.tenant_id)? {
-                Ok(document) => discovery::reply(&document, StatusCode::OK),
-                Err(refusal) => {
-                    let document = refusal.document(state.config.wall.now(), &mut state.rng);
-                    discovery::reply(&document, refusal.code.status())
-                }
+                Ok(document) => Reply::new(StatusCode::OK, JSON, document.to_string()),
+                Err(refusal) => refusal.reply(&mut state),
             },
         )
     }
@@ -186,21 +187,14 @@ impl Endpoint {
                 .decide(&state.config, (tenant, &endpoint), &form, &mut state.rng)
         });
         match verdict {
-            Ok(issued) => Outcome {
-                reply: Reply::new(StatusCode::OK, JSON, document(&issued).to_string()),
-                code: None,
-                issued: Some(issued),
-            },
+            Ok(issued) => Outcome::token(&document(&issued), issued),
             Err(refusal) => self.refuse(&refusal),
         }
     }
 
     fn refuse(&self, refusal: &Refusal) -> Outcome {
-        let mut state = self.sim_state.state();
-        let now = state.config.wall.now();
-        let document = refusal.document(now, &mut state.rng);
         Outcome {
-            reply: Reply::new(refusal.code.status(), JSON, document.to_string()),
+            reply: refusal.reply(&mut self.sim_state.state()),
             code: Some(refusal.code.number()),
             issued: None,
         }
@@ -219,11 +213,9 @@ fn presented(head: &Parts, form: &Read) -> Credential {
 
 /// If the content type is not a form's, the service sees none of the fields.
 fn is_form(head: &Parts) -> bool {
-    head.headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(';').next())
-        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
+    let content_type = field(head, "content-type").unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
 
 /// The JSON of a token, with numbers as numbers.
@@ -255,13 +247,9 @@ const APP_SERVICE_VERSION: &str = "2019-08-01";
 
 /// Handles a request for a token of the identity.
 fn managed_identity(sim_state: &SimState, head: &Parts) -> Outcome {
-    let credential = match head.uri.path() {
-        IMDS_PATH => Credential::Imds,
-        _ => Credential::AppService,
-    };
     let mut state = sim_state.state();
     let state = &mut *state;
-    if let Err((status, error, text)) = check_managed(&state.config, credential, head) {
+    if let Err((status, error, text)) = check_managed(&state.config, head) {
         let document = json!({"error": error, "error_description": text});
         return Outcome::refused(Reply::new(status, JSON, document.to_string()));
     }
@@ -277,16 +265,12 @@ fn managed_identity(sim_state: &SimState, head: &Parts) -> Outcome {
         "resource": claims.aud,
         "token_type": "Bearer",
     });
-    Outcome {
-        reply: Reply::new(StatusCode::OK, JSON, document.to_string()),
-        code: None,
-        issued: Some(issued),
-    }
+    Outcome::token(&document, issued)
 }
 
 type Refused = (StatusCode, &'static str, &'static str);
 
-fn check_managed(config: &Config, credential: Credential, head: &Parts) -> Result<(), Refused> {
+fn check_managed(config: &Config, head: &Parts) -> Result<(), Refused> {
     let bad = |text| (StatusCode::BAD_REQUEST, "invalid_request", text);
     if head.method != Method::GET {
         return Err((StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "only GET is allowed"));
@@ -296,32 +280,25 @@ fn check_managed(config: &Config, credential: Credential, head: &Parts) -> Resul
     }
     let query = Form::parse(head.uri.query().unwrap_or_default().as_bytes()).map_err(|_| bad("a field came twice"))?;
     let version = query.get("api-version").unwrap_or_default();
-    let field = |name: &str| head.headers.get(name).map(http::HeaderValue::as_bytes);
-    if credential == Credential::Imds {
-        if field("metadata") != Some(b"true") {
-            return Err(bad("the required field Metadata: true is missing"));
-        }
-        if !IMDS_VERSIONS.contains(&version) {
-            return Err(bad("the api-version is missing or not supported"));
-        }
+    let is_imds = head.uri.path() == IMDS_PATH;
+    if is_imds && field(head, "metadata").as_deref() != Some("true") {
+        return Err(bad("the required field Metadata: true is missing"));
+    }
+    if !is_imds && field(head, "x-identity-header").as_deref() != Some(IDENTITY_HEADER) {
+        let text = "X-IDENTITY-HEADER is missing or wrong";
+        return Err((StatusCode::UNAUTHORIZED, "unauthorized_client", text));
+    }
+    let versions = if is_imds {
+        &IMDS_VERSIONS[..]
     } else {
-        if field("x-identity-header") != Some(IDENTITY_HEADER.as_bytes()) {
-            return Err((
-                StatusCode::UNAUTHORIZED,
-                "unauthorized_client",
-                "X-IDENTITY-HEADER is missing or wrong",
-            ));
-        }
-        if version != APP_SERVICE_VERSION {
-            return Err(bad("the api-version is missing or not supported"));
-        }
+        &[APP_SERVICE_VERSION]
+    };
+    if !versions.contains(&version) {
+        return Err(bad("the api-version is missing or not supported"));
     }
     if query.get("resource") != Some(config.sign_in.resource()) {
-        return Err((
-            StatusCode::BAD_REQUEST,
-            "invalid_resource",
-            "the resource is missing or unknown",
-        ));
+        let text = "the resource is missing or unknown";
+        return Err((StatusCode::BAD_REQUEST, "invalid_resource", text));
     }
     if query
         .get("client_id")

@@ -104,7 +104,7 @@ impl TokenService {
             roles: sign_in.roles.clone(),
             uti: rng.hex(22),
             ver: "1.0".into(),
-            xms_era: self.mint.era(),
+            xms_era: self.mint.era,
         };
         Issued {
             token: self.mint.issue(&claims),

@@ -3,17 +3,20 @@
 use std::fmt;
 
 use http::StatusCode;
-use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::sim::rng::Rng;
+use super::endpoint::JSON;
+use crate::sim::sim_state::State;
+use crate::sim::wire::Reply;
 
 /// An error number, `AADSTS` followed by digits; only documented ones can be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AadstsCode {
     number: u32,
     status: u16,
-    error: &'static str,
+    /// The `error` member, on which programs may depend.
+    pub(in crate::sim) error: &'static str,
+    /// The text for people.
     text: &'static str,
 }
 
@@ -36,16 +39,6 @@ impl AadstsCode {
     /// The HTTP status that goes with it.
     pub fn status(self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::BAD_REQUEST)
-    }
-
-    /// The `error` member, on which programs may depend.
-    pub fn error(self) -> &'static str {
-        self.error
-    }
-
-    /// The text for people.
-    pub fn text(self) -> &'static str {
-        self.text
     }
 }
 
@@ -143,27 +136,29 @@ impl Refusal {
         }
     }
 
-    /// The error document, as the real service writes it.
-    pub(super) fn document(&self, now: Timestamp, rng: &mut Rng) -> Value {
-        let (trace, correlation) = (rng.guid(), rng.guid());
+    /// The response with the error document, as the real service writes it.
+    pub(super) fn reply(&self, state: &mut State) -> Reply {
+        let (trace, correlation) = (state.rng.guid(), state.rng.guid());
+        let now = state.config.wall.now();
         let timestamp = now.strftime("%Y-%m-%d %H:%M:%SZ").to_string();
         let about = self
             .about
             .as_ref()
             .map(|about| format!(" ('{about}')"))
             .unwrap_or_default();
-        json!({
-            "error": self.code.error(),
+        let document = json!({
+            "error": self.code.error,
             "error_description": format!(
                 "{}: {}{about} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {timestamp}",
-                self.code, self.code.text(),
+                self.code, self.code.text,
             ),
             "error_codes": [self.code.number()],
             "timestamp": timestamp,
             "trace_id": trace,
             "correlation_id": correlation,
             "error_uri": format!("https://login.microsoftonline.com/error?code={}", self.code.number()),
-        })
+        });
+        Reply::new(self.code.status(), JSON, document.to_string())
     }
 }
 
@@ -192,7 +187,7 @@ mod tests {
     fn a_wrong_secret_is_an_invalid_client() {
         let code = AadstsCode::INVALID_SECRET;
         assert_eq!(
-            (code.status(), code.error()),
+            (code.status(), code.error),
             (StatusCode::UNAUTHORIZED, "invalid_client")
         );
         assert_eq!(code.to_string(), "AADSTS7000215");

@@ -45,7 +45,8 @@ pub(in crate::sim) enum BadToken {
 #[derive(Debug)]
 pub(in crate::sim) struct Mint {
     key: hmac::Key,
-    era: u32,
+    /// That new tokens belong to.
+    pub(super) era: u32,
 }
 
 impl Mint {
@@ -55,11 +56,6 @@ impl Mint {
             key: hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()),
             era: 0,
         }
-    }
-
-    /// The era that new tokens belong to.
-    pub(in crate::sim) fn era(&self) -> u32 {
-        self.era
     }
 
     /// Makes all existing tokens invalid.
@@ -145,7 +141,7 @@ mod tests {
         mint.revoke_all();
         assert_eq!(mint.read(&token, 1_050), Err(BadToken::Revoked));
         let later = Claims {
-            xms_era: mint.era(),
+            xms_era: mint.era,
             ..claims()
         };
         assert!(mint.read(&mint.issue(&later), 1_050).is_ok());

@@ -9,7 +9,7 @@ mod tests;
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::sim::span;
 
@@ -24,7 +24,7 @@ pub const UNKNOWN_ID: &str = "00000000-0000-0000-0000-000000000000";
 ///
 /// The public documents leave much open; each such point can be chosen here, and a client has to
 /// cope with every choice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct History {
     /// Field names.
@@ -47,7 +47,7 @@ pub struct History {
     pub envelope: Envelope,
     /// The age of an answer, sent as `Age`, as if a cache stood in front of the service. Default:
     /// there is none.
-    #[serde(with = "span::optional")]
+    #[serde(deserialize_with = "span::optional")]
     pub age: Option<Duration>,
     /// The most ids in one call; above it, 400 `MaximumBatchSizeExceeded`. Default: not limited,
     /// none is documented.
@@ -96,7 +96,7 @@ impl Default for History {
 }
 
 /// The documentation and the service's own `$metadata` disagree about field names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Casing {
     /// As in the documentation: `ScanDefinitionIds`, `ScannerId`, `LastScanned`, `ScanStatus`.
@@ -108,7 +108,7 @@ pub enum Casing {
 }
 
 /// The order of rows, which is not documented.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
     /// By time, so that the rows of several ids are mixed. It is the hardest to split, and
@@ -122,7 +122,7 @@ pub enum Order {
 }
 
 /// How ids that are no definition are treated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unknown {
     /// They have no rows.
@@ -133,7 +133,7 @@ pub enum Unknown {
 }
 
 /// How ids are compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Matching {
     /// As GUIDs; rows name them in lower case.
@@ -147,7 +147,7 @@ pub enum Matching {
 }
 
 /// How `$top` is treated in history by session, for which it is not documented.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SessionTop {
     /// As in history by definition.
@@ -158,7 +158,7 @@ pub enum SessionTop {
 }
 
 /// How an id that is named twice is treated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Duplicates {
     /// Its rows come once.
@@ -169,7 +169,7 @@ pub enum Duplicates {
 }
 
 /// Whether an answer that is cut off says so, and how.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NextLink {
     /// By `@odata.nextLink`.
@@ -185,7 +185,7 @@ pub enum NextLink {
 }
 
 /// How answers are written. All are the same JSON.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layout {
     /// On one line, without space.
@@ -200,7 +200,7 @@ pub enum Layout {
 }
 
 /// The members around the rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Envelope {
     /// `@odata.context`, then the rows.
@@ -214,7 +214,7 @@ pub enum Envelope {
 
 /// How a single entity is answered: nothing is documented about definitions, and an example about
 /// scanners contradicts `OData`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EntityForm {
     /// As `OData` has it: its members beside the context.

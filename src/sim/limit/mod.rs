@@ -49,11 +49,6 @@ impl Limit {
         vec![Self::clamped(100, 60), Self::clamped(1_500, 3_600)]
     }
 
-    /// `None` when `window` is zero or longer than a day.
-    pub fn new(calls: NonZeroU32, window: Duration) -> Option<Self> {
-        (!window.is_zero() && window <= span::LONGEST).then_some(Self { calls, window })
-    }
-
     fn clamped(calls: u32, seconds: u64) -> Self {
         Self {
             calls: NonZeroU32::new(calls).unwrap_or(NonZeroU32::MIN),
@@ -101,7 +96,8 @@ impl FromStr for Limit {
         let calls = calls.trim().parse();
         let calls = calls.map_err(|_| format!("{text:?} begins with no number of calls from 1 up"))?;
         let window = span::parse(window.trim()).map_err(|error| format!("the window of {text:?} is bad: {error}"))?;
-        Self::new(calls, window).ok_or_else(|| format!("the window of {text:?} must be longer than zero"))
+        let limit = (!window.is_zero()).then_some(Self { calls, window });
+        limit.ok_or_else(|| format!("the window of {text:?} must be longer than zero"))
     }
 }
 
@@ -208,7 +204,7 @@ impl Limiter {
         self.windows
             .iter_mut()
             .map(|window| Rejection {
-                limit: window.limit(),
+                limit: window.limit,
                 retry_after: window.wait(at),
             })
             .filter(|rejection| !rejection.retry_after.is_zero())

@@ -199,7 +199,10 @@ fn shapes() -> impl Strategy<Value = Shape> {
 
 fn some_limits() -> impl Strategy<Value = Vec<Limit>> {
     prop::collection::vec((1u32..6, 1u64..400), 1..3).prop_map(|pairs| {
-        let limit = |(calls, window): (u32, u64)| Limit::new(calls.try_into().unwrap(), ms(window)).unwrap();
+        let limit = |(calls, window): (u32, u64)| Limit {
+            calls: calls.try_into().unwrap(),
+            window: ms(window),
+        };
         pairs.into_iter().map(limit).collect()
     })
 }

@@ -36,23 +36,34 @@ impl fmt::Display for Shape {
 /// The state of one limit. Times must not go backwards, which [`super::Limiter`] ensures.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
-    limit: Limit,
+    pub(super) limit: Limit,
     count: Count,
 }
 
 #[derive(Clone, Debug)]
 enum Count {
-    Anchored { start: Option<Duration>, used: u32 },
-    Aligned { index: u128, used: u32 },
-    SlidingLog { arrivals: VecDeque<Duration> },
-    TokenBucket { level: u128, at: Duration },
+    Fixed {
+        is_aligned: bool,
+        start: Option<Duration>,
+        used: u32,
+    },
+    SlidingLog {
+        arrivals: VecDeque<Duration>,
+    },
+    TokenBucket {
+        level: u128,
+        at: Duration,
+    },
 }
 
 impl Window {
     pub(super) fn new(shape: Shape, limit: Limit) -> Self {
         let count = match shape {
-            Shape::Anchored => Count::Anchored { start: None, used: 0 },
-            Shape::Aligned => Count::Aligned { index: 0, used: 0 },
+            Shape::Anchored | Shape::Aligned => Count::Fixed {
+                is_aligned: shape == Shape::Aligned,
+                start: None,
+                used: 0,
+            },
             Shape::SlidingLog => Count::SlidingLog {
                 arrivals: VecDeque::new(),
             },
@@ -64,21 +75,14 @@ impl Window {
         Self { limit, count }
     }
 
-    pub(super) fn limit(&self) -> Limit {
-        self.limit
-    }
-
     /// How long from `at` until a call is admitted if none arrives before it; zero means now.
     pub(super) fn wait(&mut self, at: Duration) -> Duration {
         self.roll(at);
         let window = self.limit.window();
         let calls = self.limit.calls();
         match &self.count {
-            Count::Anchored { start, used } if *used >= calls => {
+            Count::Fixed { start, used, .. } if *used >= calls => {
                 start.map_or(Duration::ZERO, |start| (start + window).saturating_sub(at))
-            }
-            Count::Aligned { index, used } if *used >= calls => {
-                from_nanos((index + 1) * window.as_nanos()).saturating_sub(at)
             }
             Count::SlidingLog { arrivals } if arrivals.len() >= calls as usize => arrivals
                 .front()
@@ -96,11 +100,15 @@ impl Window {
         self.roll(at);
         let cost = self.limit.window().as_nanos();
         match &mut self.count {
-            Count::Anchored { start, used } => {
-                start.get_or_insert(at);
+            Count::Fixed {
+                is_aligned,
+                start,
+                used,
+            } => {
+                let aligned = from_nanos(at.as_nanos() / cost * cost);
+                start.get_or_insert(if *is_aligned { aligned } else { at });
                 *used = used.saturating_add(1);
             }
-            Count::Aligned { used, .. } => *used = used.saturating_add(1),
             Count::SlidingLog { arrivals } => {
                 arrivals.push_back(at);
                 // Only the last `calls` arrivals can decide anything, so refused calls cannot fill
@@ -120,15 +128,9 @@ impl Window {
     fn roll(&mut self, at: Duration) {
         let window = self.limit.window();
         match &mut self.count {
-            Count::Anchored { start, used } => {
+            Count::Fixed { start, used, .. } => {
                 if start.is_some_and(|start| at >= start + window) {
                     (*start, *used) = (None, 0);
-                }
-            }
-            Count::Aligned { index, used } => {
-                let now = at.as_nanos() / window.as_nanos();
-                if now != *index {
-                    (*index, *used) = (now, 0);
                 }
             }
             Count::SlidingLog { arrivals } => {

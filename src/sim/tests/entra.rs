@@ -165,7 +165,7 @@ async fn every_documented_refusal_can_be_forced() {
         sim.set_sign_in_faults(Plan::of(SignInFault::Refuse(code), Often::Times(1)));
         let answer = client.sign_in(&sim, &[]).await;
         assert_eq!(answer.aadsts(), (code.status().as_u16(), u64::from(code.number())));
-        assert_eq!(answer.code(), code.error());
+        assert_eq!(answer.code(), code.error);
     }
     assert_eq!(
         client.sign_in(&sim, &[]).await.status,

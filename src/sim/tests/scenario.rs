@@ -32,19 +32,16 @@ fn an_empty_scenario_changes_nothing() {
 }
 
 #[test]
-fn what_a_history_does_not_set_stays() {
-    let mut config = Config::default();
-    (config.history.definitions, config.history.age) = (3, Some(Duration::from_millis(1_500)));
-    let config = config.with_scenario("[history]\npage_size = 7").unwrap();
+fn what_a_history_does_not_set_has_its_default() {
     let expected = History {
-        definitions: 3,
         age: Some(Duration::from_millis(1_500)),
         page_size: 7,
         ..History::default()
     };
+    let config = read("[history]\npage_size = 7\nage = '1500ms'").unwrap();
     assert_eq!(config.history, expected);
-    let twice = config.with_scenario("[history]\nage = '2s'").unwrap().history;
-    assert_eq!((twice.page_size, twice.age), (7, Some(Duration::from_secs(2))));
+    let untouched = config.with_scenario("seed = 2").unwrap();
+    assert_eq!(untouched.history, expected);
 }
 
 #[test]

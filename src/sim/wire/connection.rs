@@ -3,7 +3,6 @@
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -21,7 +20,6 @@ const TRICKLED_BYTES: u32 = 64;
 #[derive(Debug)]
 pub(super) struct Connection {
     cut: CancellationToken,
-    reset: AtomicBool,
     trickle: Mutex<Option<Duration>>,
 }
 
@@ -29,7 +27,6 @@ impl Connection {
     pub(super) fn new(cut: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             cut,
-            reset: AtomicBool::new(false),
             trickle: Mutex::new(None),
         })
     }
@@ -42,7 +39,6 @@ impl Connection {
     /// Resolves when the connection has to end; from then on, dropping the socket resets it.
     pub(super) async fn until_cut(&self) {
         self.cut.cancelled().await;
-        self.reset.store(true, Ordering::Release);
     }
 
     /// Makes the next bytes take `over` to be sent.
@@ -109,7 +105,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if self.connection.reset.load(Ordering::Acquire) {
+        if self.connection.cut.is_cancelled() {
             // Without it the peer sees an orderly end instead of a reset.
             let _ = self.stream.set_zero_linger();
         }

@@ -4,6 +4,7 @@ mod connection;
 mod reply;
 mod tls;
 
+use std::fmt::Debug;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -13,16 +14,18 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use http::Request;
+use http::request::Parts;
 use http::uri::Scheme;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::sim::wire::connection::{Connection, Socket};
@@ -35,7 +38,7 @@ pub use tls::Tls;
 const MOST_CONNECTIONS: usize = 4_096;
 
 /// How many wait to be accepted.
-const BACKLOG: i32 = 1_024;
+const BACKLOG: u32 = 1_024;
 
 /// The first byte of a TLS connection: a handshake record (RFC 8446 §5.1). No HTTP method begins
 /// with it.
@@ -45,7 +48,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Handles the requests of one host.
-pub(super) trait Handler: Send + Sync + 'static {
+pub(super) trait Handler: Debug + Send + Sync + 'static {
     /// It runs to its end even when the client is gone: what was sent arrives.
     fn answer(self: Arc<Self>, request: Request<Incoming>) -> BoxFuture<'static, Reply>;
 
@@ -54,6 +57,7 @@ pub(super) trait Handler: Send + Sync + 'static {
 }
 
 /// One host: an address and its handler.
+#[derive(Debug)]
 pub(super) struct Host {
     addr: SocketAddr,
     handler: Arc<dyn Handler>,
@@ -63,10 +67,11 @@ pub(super) struct Host {
     listener: tokio::sync::Mutex<ListenerState>,
     /// Ends all existing connections; it is replaced for new ones.
     connections: Mutex<CancellationToken>,
-    /// Lets connections end after their current requests.
+    /// Ends listening, and lets connections end after their current requests.
     drain: CancellationToken,
 }
 
+#[derive(Debug)]
 enum ListenerState {
     Open {
         stop: CancellationToken,
@@ -74,7 +79,7 @@ enum ListenerState {
     },
     /// The port is held, so that no other process gets it, but there is no listener: connecting is
     /// refused.
-    Shut(RawSocket),
+    Shut(TcpSocket),
     Gone,
 }
 
@@ -87,7 +92,7 @@ impl Host {
         tasks: &Tasks,
     ) -> io::Result<Arc<Self>> {
         let held = hold(addr)?;
-        let addr = held.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let addr = held.local_addr()?;
         let host = Arc::new(Self {
             addr,
             handler,
@@ -147,23 +152,14 @@ impl Host {
     pub(super) fn abandon(&self) {
         self.drain.cancel();
         self.cut_connections();
-        if let Ok(mut state) = self.listener.try_lock()
-            && let ListenerState::Open { stop, .. } = std::mem::replace(&mut *state, ListenerState::Gone)
-        {
-            stop.cancel();
-        }
     }
 
-    fn listen(self: &Arc<Self>, held: RawSocket) -> io::Result<ListenerState> {
-        held.listen(BACKLOG)?;
-        let listener = TcpListener::from_std(held.into())?;
-        let stop = CancellationToken::new();
+    fn listen(self: &Arc<Self>, held: TcpSocket) -> io::Result<ListenerState> {
+        let listener = held.listen(BACKLOG)?;
+        let stop = self.drain.child_token();
         let (host, until) = (Arc::clone(self), stop.clone());
         let accepting = self.tasks.spawn("accept", async move {
-            tokio::select! {
-                () = until.cancelled() => {}
-                () = host.accept(listener) => {}
-            }
+            until.run_until_cancelled(host.accept(listener)).await;
         });
         Ok(ListenerState::Open { stop, accepting })
     }
@@ -215,23 +211,18 @@ impl Host {
             return self.exchange(socket, Scheme::HTTP, connection).await;
         };
         let mut first = [0];
-        let peeked = tokio::select! {
-            () = self.drain.cancelled() => return,
-            peeked = tokio::time::timeout(HEAD_DEADLINE, socket.peek(&mut first)) => peeked,
-        };
-        match peeked {
-            Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {}
-            Ok(Ok(1)) => return self.exchange(socket, Scheme::HTTP, connection).await,
+        let peeked = timeout(HEAD_DEADLINE, socket.peek(&mut first));
+        match self.drain.run_until_cancelled(peeked).await {
+            Some(Ok(Ok(1))) if first[0] == TLS_HANDSHAKE => {}
+            Some(Ok(Ok(1))) => return self.exchange(socket, Scheme::HTTP, connection).await,
             _ => return,
         }
-        let secured = tokio::select! {
-            () = self.drain.cancelled() => return,
-            secured = tokio::time::timeout(HEAD_DEADLINE, tls.acceptor().accept(socket)) => secured,
-        };
-        match secured {
-            Ok(Ok(stream)) => self.exchange(stream, Scheme::HTTPS, connection).await,
-            Ok(Err(error)) => tracing::debug!(%error, "a client did not finish the TLS handshake"),
-            Err(_) => {}
+        let acceptor = TlsAcceptor::from(Arc::clone(&tls.server));
+        let secured = timeout(HEAD_DEADLINE, acceptor.accept(socket));
+        match self.drain.run_until_cancelled(secured).await {
+            Some(Ok(Ok(stream))) => self.exchange(stream, Scheme::HTTPS, connection).await,
+            Some(Ok(Err(error))) => tracing::debug!(%error, "a client did not finish the TLS handshake"),
+            Some(Err(_)) | None => {}
         }
     }
 
@@ -265,6 +256,23 @@ impl Host {
     }
 }
 
+/// The scheme by which the client reached this host.
+pub(super) fn scheme(head: &Parts) -> &str {
+    head.extensions.get::<Scheme>().map_or("http", Scheme::as_str)
+}
+
+/// The address by which the client says that it reached this host.
+pub(super) fn authority(head: &Parts) -> Option<String> {
+    let authority = head.uri.authority().map(ToString::to_string);
+    authority.or_else(|| field(head, "host"))
+}
+
+/// A field's value.
+pub(super) fn field(head: &Parts, name: &str) -> Option<String> {
+    let value = head.headers.get(name)?;
+    value.to_str().ok().map(Into::into)
+}
+
 /// Ends the accept loop; the listener is closed when this returns.
 async fn close(state: ListenerState) {
     if let ListenerState::Open { stop, accepting } = state {
@@ -275,12 +283,14 @@ async fn close(state: ListenerState) {
 }
 
 /// Binds the port without listening.
-fn hold(addr: SocketAddr) -> io::Result<RawSocket> {
-    let socket = RawSocket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+fn hold(addr: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = match addr {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
     // Earlier connections may linger in the kernel, and must not block the port.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
     Ok(socket)
 }
 
@@ -313,10 +323,8 @@ pub(super) enum Unread {
 
 /// Reads a body of at most `longest` bytes.
 pub(super) async fn read(body: Incoming, longest: usize) -> Result<Bytes, Unread> {
-    match tokio::time::timeout(BODY_DEADLINE, collect(body, longest)).await {
-        Ok(read) => read,
-        Err(_) => Err(Unread::Broken),
-    }
+    let read = timeout(BODY_DEADLINE, collect(body, longest)).await;
+    read.unwrap_or(Err(Unread::Broken))
 }
 
 async fn collect(mut body: Incoming, longest: usize) -> Result<Bytes, Unread> {

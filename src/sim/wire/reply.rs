@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::stream::{self, StreamExt as _};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -115,12 +115,12 @@ const PIECES: u32 = 10;
 /// Long enough for what was written before to be sent, and short enough not to matter.
 const FLUSH: Duration = Duration::from_millis(5);
 
-pub(super) fn whole(bytes: Bytes) -> Body {
+fn whole(bytes: Bytes) -> Body {
     Full::new(bytes).boxed_unsync()
 }
 
 /// A body sent in pieces, evenly spread over `over`.
-pub(super) fn slow(bytes: Bytes, over: Duration) -> Body {
+fn slow(bytes: Bytes, over: Duration) -> Body {
     let piece = bytes.len().div_ceil(PIECES as usize).max(1);
     let pieces = stream::unfold(bytes, move |mut rest| async move {
         if rest.is_empty() {
@@ -136,16 +136,11 @@ pub(super) fn slow(bytes: Bytes, over: Duration) -> Body {
 /// A body whose first half is sent before the connection is reset.
 fn cut_short(mut bytes: Bytes, connection: Arc<Connection>) -> Body {
     let half = bytes.split_to(bytes.len() / 2);
-    let pieces = stream::unfold(Some(half), move |half| {
-        let connection = Arc::clone(&connection);
-        async move {
-            if let Some(half) = half {
-                return Some((Ok(Frame::data(half)), None));
-            }
-            tokio::time::sleep(FLUSH).await;
-            connection.cut();
-            std::future::pending().await
-        }
-    });
+    let end = async move {
+        tokio::time::sleep(FLUSH).await;
+        connection.cut();
+        std::future::pending().await
+    };
+    let pieces = stream::iter([Ok(Frame::data(half))]).chain(stream::once(end));
     StreamBody::new(pieces).boxed_unsync()
 }

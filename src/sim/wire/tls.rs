@@ -1,6 +1,5 @@
 //! TLS for clients that require it, with a certificate made for this run.
 
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -9,13 +8,12 @@ use rcgen::{
 };
 use rustls::ServerConfig;
 use rustls_pki_types::PrivateKeyDer;
-use tokio_rustls::TlsAcceptor;
 
 /// A certificate for the loopback names, and its authority. Both are new each time and exist in
 /// memory only.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Tls {
-    server: Arc<ServerConfig>,
+    pub(super) server: Arc<ServerConfig>,
     authority_pem: String,
 }
 
@@ -31,16 +29,6 @@ impl Tls {
     /// The authority's certificate, for clients to trust.
     pub fn authority_pem(&self) -> &str {
         &self.authority_pem
-    }
-
-    pub(super) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.server))
-    }
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Tls")
     }
 }
 
