@@ -29,6 +29,8 @@ C
 fi
 CARGO_ENCODED_RUSTFLAGS="$(IFS=$'\x1f'; echo "${flags[*]}")"
 export CARGO_ENCODED_RUSTFLAGS CARGO_INCREMENTAL=0
+# When it was built does not show either: the allocator's C code holds the time of its compilation otherwise.
+export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-0}"
 unset RUSTFLAGS
 # With cargo-auditable the binary names what it is made of (`cargo audit bin` and image scanners read that); without, it is the same
 # otherwise, but not byte for byte.
