@@ -9,27 +9,27 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use crate::region::host::Host;
-use crate::region::outlier::{CallOutcome, ProgressCheck, RecentMax};
+use crate::region::outlier::{CallOutcome, RecentMax};
 use crate::region::{Config, Metrics};
 use crate::scan::Request;
 
 /// The candidates with their round-trip times and health. Clones share them.
 #[derive(Clone, Debug)]
 pub struct HostSelector {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    config: Config,
+pub(super) struct Shared {
+    pub(super) config: Config,
     metrics: Metrics,
     state: Mutex<State>,
     /// Notified when a host is ejected, whose next probe is due earlier then.
-    wake: Vec<Notify>,
+    pub(super) wake: Vec<Notify>,
     /// Whether any probe has been answered.
     measured: watch::Sender<bool>,
-    /// Notified after every change, for calls that wait for one.
-    changes: watch::Sender<()>,
+    /// Notified after every change, for calls that have to be checked again then.
+    pub(super) changes: watch::Sender<()>,
     begun: Instant,
     requests: RandomState,
 }
@@ -143,22 +143,6 @@ impl HostSelector {
         Some(state.choice(index, request, now))
     }
 
-    /// Notifies when calls have to be [checked](Self::check_progress) again.
-    pub(super) fn changes(&self) -> watch::Receiver<()> {
-        self.shared.changes.subscribe()
-    }
-
-    /// What happens to a call to a host without progress since `begun` that may be retried until
-    /// `deadline`.
-    pub(super) fn check_progress(&self, index: usize, begun: Instant, deadline: Instant) -> ProgressCheck {
-        self.lock().check_progress(index, begun, deadline, Instant::now())
-    }
-
-    /// Whether another host than `choice` is healthy.
-    pub(super) fn has_other_good(&self, choice: &SelectedHost) -> bool {
-        self.lock().has_other_good(choice.index, Instant::now())
-    }
-
     /// Waits until a probe has been answered, at most until [`Config::first_wait`] after the
     /// selector was made.
     ///
@@ -178,10 +162,6 @@ impl HostSelector {
     /// The metrics of the hosts.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
-    }
-
-    pub(super) fn config(&self) -> &Config {
-        &self.shared.config
     }
 
     /// Reports how a call to `choice` ended.
@@ -225,20 +205,6 @@ impl HostSelector {
         }
     }
 
-    pub(super) fn url(&self, index: usize) -> Arc<Url> {
-        Arc::clone(&self.lock().hosts[index].shown.url)
-    }
-
-    pub(super) fn wake(&self, index: usize) -> &Notify {
-        &self.shared.wake[index]
-    }
-
-    /// When an ejected host may be tried again.
-    pub(super) fn until(&self, index: usize) -> Option<Instant> {
-        let now = Instant::now();
-        self.lock().hosts[index].health.until().filter(|until| *until > now)
-    }
-
     /// Applies a change, selects the current host again, and shows and logs what is different.
     /// Every answer comes through here, and hardly any makes a difference.
     fn change(&self, learn: impl FnOnce(&mut State, Instant)) {
@@ -256,7 +222,7 @@ impl HostSelector {
         self.shared.changes.send_replace(());
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Every change is complete before anything can panic.
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

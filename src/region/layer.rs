@@ -33,7 +33,9 @@ impl Middleware<Charged, Next<Routed>> for HostSelector {
             let result = next.call(routed).await;
             match report(self, &choice, &monitor, charged.request.endpoint(), result) {
                 Then::Return(result) => return result,
-                Then::OtherHost(failure) if begun.elapsed() >= self.config().failover_limit => return Err(failure),
+                Then::OtherHost(failure) if begun.elapsed() >= self.shared.config.failover_limit => {
+                    return Err(failure);
+                }
                 Then::OtherHost(failure) => {
                     tracing::debug!(
                         region = &*choice.label,
@@ -123,7 +125,7 @@ fn invalid_response(
     answer: &UpstreamResponse,
     fault: ResponseFault,
 ) -> Failure {
-    let again = if selector.has_other_good(choice) {
+    let again = if selector.lock().has_other_good(choice.index, Instant::now()) {
         RetryHint::Once
     } else {
         RetryHint::Never

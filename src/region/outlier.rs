@@ -127,7 +127,7 @@ struct Stall {
 
 impl Stall {
     async fn timed_out(mut self) {
-        let mut changes = self.monitor.selector.changes();
+        let mut changes = self.monitor.selector.shared.changes.subscribe();
         loop {
             changes.mark_unchanged();
             let now = self.leave_out_standstill();
@@ -146,9 +146,12 @@ impl Stall {
     fn check_progress(&self) -> ProgressCheck {
         let monitor = &self.monitor;
         match monitor.retries {
-            Retries::Left => monitor
-                .selector
-                .check_progress(monitor.index, self.begun, monitor.deadline),
+            Retries::Left => {
+                monitor
+                    .selector
+                    .lock()
+                    .check_progress(monitor.index, self.begun, monitor.deadline, Instant::now())
+            }
             Retries::Exhausted => ProgressCheck::CheckAgain(Instant::now() + RECHECK),
         }
     }
