@@ -347,8 +347,7 @@ impl QuotaState {
         self.calls
     }
 
-    /// Calls in flight end by themselves at that moment; whoever waits for a slot should look again
-    /// then.
+    /// When a call in flight next ends by itself: whoever waits for a slot should look again then.
     pub fn next_timeout(&self) -> Option<Instant> {
         self.ledger.next_timeout()
     }

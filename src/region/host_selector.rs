@@ -24,7 +24,7 @@ pub(super) struct Shared {
     pub(super) config: Config,
     metrics: Metrics,
     state: Mutex<State>,
-    /// Notified when a host is ejected, whose next probe is due earlier then.
+    /// Notified after each call to a host: where that had it ejected, its next probe is due earlier.
     pub(super) wake: Vec<Notify>,
     /// Whether any probe has been answered.
     measured: watch::Sender<bool>,
