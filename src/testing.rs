@@ -45,8 +45,8 @@ pub mod queue {
 }
 pub mod quota {
     pub use crate::quota::{
-        Availability, Charging, Config, Forecast, Ledger, Limit, Metrics, Pacing, Permit, Quota, QuotaState, StateFile,
-        ThrottleHint, UnknownPast,
+        Charging, Config, Forecast, Ledger, Limit, Metrics, Pacing, Permit, Quota, QuotaState, StateFile, ThrottleHint,
+        UnknownPast,
     };
     pub mod shared {
         pub use crate::quota::shared::{Config, Metrics, Protocol, SyncReply, Timing};

@@ -237,19 +237,18 @@ impl Foreign {
     fn try_on(&mut self, span: &Span, own: OwnCalls, now: Instant) -> Option<Change> {
         let is_all = own.count as f64 + 1.0 >= span.calls;
         let climb = (share::MARGIN * span.calls).max(1.0);
-        match self.trials.accepted(own.answered, is_all, climb, span.short, now) {
-            Found::Nothing => None,
-            Found::NotYet => Some(Change::Trial),
-            Found::TooLate => Some(Change::Estimate),
-            Found::Room => {
-                let trials = self.trials;
-                *self = Self {
-                    trials,
-                    ..Self::default()
-                };
-                Some(Change::Estimate)
-            }
+        let found = self.trials.accepted(own.answered, is_all, climb, span.short, now)?;
+        if found == Found::Room {
+            *self = Self {
+                trials: self.trials,
+                ..Self::default()
+            };
         }
+        Some(if found == Found::NotYet {
+            Change::Trial
+        } else {
+            Change::Estimate
+        })
     }
 
     /// What a trial finds out cannot be foreseen: without one.

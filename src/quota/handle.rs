@@ -75,6 +75,13 @@ impl Quota {
         Self(Kind::Shared(Replica::join(config, sharing, tasks, metrics)))
     }
 
+    fn shared(&self) -> Option<&Arc<Replica>> {
+        match &self.0 {
+            Kind::Local(_) => None,
+            Kind::Shared(replica) => Some(replica),
+        }
+    }
+
     /// Goes on with other limits, burst and attempt, without forgetting a call. What replicas
     /// share, they have agreed on: a shared quota stays as it is.
     pub fn reconfigure(&self, config: &Config) {
@@ -111,33 +118,24 @@ impl Quota {
 
     /// Says what is wanted: a shared quota hands out slots only to those who wait.
     pub fn demand(&self, flows: &dyn FlowOrder) {
-        if let Kind::Shared(replica) = &self.0 {
+        if let Some(replica) = self.shared() {
             replica.demand(flows);
         }
     }
 
     /// How many other processes may want slots of the same quota.
     pub fn other_replicas(&self) -> usize {
-        match &self.0 {
-            Kind::Local(_) => 0,
-            Kind::Shared(replica) => replica.state.look().replicas() - 1,
-        }
+        self.shared().map_or(0, |replica| replica.state.look().replicas() - 1)
     }
 
     /// The order of all processes that draw on the same slots, as the store said last.
     pub fn shared_order(&self) -> Option<Arc<SharedOrder>> {
-        match &self.0 {
-            Kind::Local(_) => None,
-            Kind::Shared(replica) => Some(replica.state.look().order()),
-        }
+        Some(Arc::clone(&self.shared()?.state.look().order))
     }
 
     /// When the store is lost, or has never answered: how long to stay away.
     pub fn unavailable_for(&self) -> Option<Duration> {
-        match &self.0 {
-            Kind::Local(_) => None,
-            Kind::Shared(replica) => replica.state.look().is_lost().then_some(COME_BACK),
-        }
+        self.shared()?.state.look().is_lost().then_some(COME_BACK)
     }
 
     /// Appends the starts of the next `count` slots to `slots`, those of all replicas; see
@@ -219,10 +217,12 @@ impl Quota {
         match &self.0 {
             Kind::Local(local) => local.state.look().quota_state.snapshot(now),
             Kind::Shared(replica) => {
-                let snapshot = replica.state.look().snapshot(now);
-                match self.unavailable_for() {
-                    Some(wait) => snapshot.unavailable(wait),
-                    None => snapshot,
+                let replica = replica.state.look();
+                let snapshot = replica.snapshot(now);
+                if replica.is_lost() {
+                    snapshot.unavailable(COME_BACK)
+                } else {
+                    snapshot
                 }
             }
         }

@@ -7,6 +7,7 @@ use http::{HeaderValue, StatusCode};
 
 use super::handle::Permit;
 use super::throttle_hint::ThrottleHint;
+use crate::BoxError;
 use crate::attempt::{Admitted, Charged, Delivery, Failure, RetryHint};
 use crate::clock::Wall;
 use crate::middleware::{Middleware, Next};
@@ -30,22 +31,10 @@ impl Middleware<Admitted<Permit>, Next<Charged>> for Charging {
     async fn call(&self, granted: Admitted<Permit>, next: &Next<Charged>) -> Result<UpstreamResponse, Failure> {
         let Admitted { attempt, mut permit } = granted;
         if permit.may_have_ended() {
-            drop(permit);
-            return Err(Failure {
-                delivery: Delivery::NotSent,
-                again: RetryHint::WhenAllowed,
-                answer: None,
-                source: Box::new(SlotEnded),
-            });
+            return Err(not_sent(RetryHint::WhenAllowed, SlotEnded));
         }
         let Some(request) = attempt.request.bind() else {
-            drop(permit);
-            return Err(Failure {
-                delivery: Delivery::NotSent,
-                again: RetryHint::Never,
-                answer: None,
-                source: Box::new(NotNeeded),
-            });
+            return Err(not_sent(RetryHint::Never, NotNeeded));
         };
         let charged = Charged {
             request,
@@ -60,19 +49,28 @@ impl Middleware<Admitted<Permit>, Next<Charged>> for Charging {
     }
 }
 
+/// Why the slot goes back.
+fn not_sent(again: RetryHint, why: impl Into<BoxError>) -> Failure {
+    Failure {
+        delivery: Delivery::NotSent,
+        again,
+        answer: None,
+        source: why.into(),
+    }
+}
+
 /// Ends the charge of a call that has ended.
 fn end(permit: Permit, result: Result<UpstreamResponse, Failure>, wall: &Wall) -> Result<UpstreamResponse, Failure> {
     match result {
         Ok(mut answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
             let pause = permit.throttled(ThrottleHint::read(answer.headers.iter(), &answer.body, wall.now()));
             answer.headers = with_retry_after(&answer.headers, pause.unwrap_or_default());
-            let source = Box::new(Refused);
             Err(Failure {
                 delivery: Delivery::Answered,
                 // A registration that is not used any more has no pause to wait for here.
                 again: pause.map_or(RetryHint::Never, |_| RetryHint::WhenAllowed),
                 answer: Some(answer),
-                source,
+                source: Box::new(Refused),
             })
         }
         Ok(answer) => {

@@ -11,15 +11,6 @@ use super::config::Limit;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Charge(u64);
 
-/// When one more call would keep every window within its limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Availability {
-    /// From this moment on, unless another charge comes first.
-    At(Instant),
-    /// Not before one of the calls in flight ends; that cannot be dated.
-    WhenAnswered,
-}
-
 /// Every call of the longest window, and the rule that lets another go.
 ///
 /// A call in flight counts in every window. Once it is answered it counts as made at that moment,
@@ -62,26 +53,22 @@ impl Ledger {
         }
     }
 
-    /// When one more call may go; see [`Availability`].
-    pub fn opening(&self, now: Instant) -> Availability {
+    /// From when on one more call keeps every window within its limit, unless another charge comes
+    /// first. `None`: not before one of the calls in flight ends, which cannot be dated.
+    pub fn opening(&self, now: Instant) -> Option<Instant> {
         let mut at = now;
         for limit in &self.limits {
-            let Some(room) = limit
-                .calls()
-                .checked_sub(self.pending_calls.len())
-                .filter(|room| *room > 0)
-            else {
-                return Availability::WhenAnswered;
-            };
+            let room = limit.calls().checked_sub(self.pending_calls.len());
+            let room = room.filter(|room| *room > 0)?;
             // The window is full while the `room`-th latest ended call is inside it.
             if let Some(index) = self.past.len().checked_sub(room) {
                 at = at.max(self.past[index] + limit.hold());
             }
         }
-        Availability::At(at)
+        Some(at)
     }
 
-    /// Records a call that leaves now. The caller has seen [`Availability::At`] a moment that is
+    /// Records a call that leaves now. The caller has seen [`Ledger::opening`] at a moment that is
     /// not after `now`.
     pub fn issue(&mut self, now: Instant) -> Charge {
         let charge = Charge(self.issued);
@@ -194,7 +181,7 @@ impl Ledger {
 
     /// How many calls count in `limit`'s window now.
     pub fn used(&self, limit: &Limit, now: Instant) -> usize {
-        self.pending_calls.len() + self.past.len() - self.first_inside(limit, now)
+        self.usage(limit, now).0
     }
 
     /// How many calls were made after `from`, or are in flight.
@@ -205,7 +192,7 @@ impl Ledger {
     /// How many calls count in `limit`'s window now, and when their number next falls; `None` when
     /// no ended call is inside.
     pub fn usage(&self, limit: &Limit, now: Instant) -> (usize, Option<Instant>) {
-        let first = self.first_inside(limit, now);
+        let first = self.past.partition_point(|&at| at + limit.hold() <= now);
         let back = self.past.get(first).map(|&at| at + limit.hold());
         (self.pending_calls.len() + self.past.len() - first, back)
     }
@@ -241,9 +228,5 @@ impl Ledger {
     /// When each call in flight was issued, ascending.
     pub(super) fn pending_calls(&self) -> impl ExactSizeIterator<Item = Instant> + '_ {
         self.pending_calls.values().copied()
-    }
-
-    fn first_inside(&self, limit: &Limit, now: Instant) -> usize {
-        self.past.partition_point(|&at| at + limit.hold() <= now)
     }
 }

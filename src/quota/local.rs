@@ -64,40 +64,35 @@ impl Local {
     /// # Errors
     /// When the state file cannot be used.
     pub(super) fn open(config: &Config, wall: Wall, metrics: Metrics) -> io::Result<Self> {
-        let now = Instant::now();
-        let mut quota_state = QuotaState::new(config, now);
-        let file = match &config.state_file {
-            None => None,
-            Some(path) => {
-                let (calls, window) = config.memory();
-                let (state_file, past) =
-                    StateFile::open(path, &config.predecessors, calls, window, config.attempt, &wall.read())?;
-                let window = past.reach.window;
-                let config = &config.clone().remembering(past.reach.calls, window);
-                quota_state = QuotaState::new(config, now);
-                tracing::info!(calls = past.charges.len(), path = %path.display(), "remembered the calls of the last window");
-                if !past.charges.is_empty() {
-                    // Calls are remembered: the past is known, whatever an unknown one would have
-                    // meant.
-                    let bucket = past.bucket.map(|(ago, filling)| (moment(ago, now), filling));
-                    let mut past: Vec<Instant> = past.charges.into_iter().map(|ago| moment(ago, now)).collect();
-                    past.sort();
-                    quota_state = QuotaState::resume(config, &past, bucket, now);
-                }
-                if let Some((ago, left)) = past.pause {
-                    let ago = Duration::try_from(ago).unwrap_or_default();
-                    let left = left.min(ThrottleHint::LONGEST_WAIT).saturating_sub(ago);
-                    quota_state.throttle = ThrottleState::Paused { until: now + left };
-                }
-                if let Some(at) = now.checked_sub(window) {
-                    // Those processes may have made calls before the ones that were worth
-                    // remembering.
-                    quota_state.ledger.forget_until(at);
-                }
-                Some(state_file)
-            }
+        let Some(path) = &config.state_file else {
+            return Ok(Self::ephemeral(config, wall, metrics));
         };
-        Ok(Self::new(config, quota_state, file, wall, metrics))
+        let now = Instant::now();
+        let (calls, window) = config.memory();
+        let (state_file, past) =
+            StateFile::open(path, &config.predecessors, calls, window, config.attempt, &wall.read())?;
+        let window = past.reach.window;
+        let config = &config.clone().remembering(past.reach.calls, window);
+        tracing::info!(calls = past.charges.len(), path = %path.display(), "remembered the calls of the last window");
+        let mut quota_state = if past.charges.is_empty() {
+            QuotaState::new(config, now)
+        } else {
+            // Calls are remembered: the past is known, whatever an unknown one would have meant.
+            let bucket = past.bucket.map(|(ago, filling)| (moment(ago, now), filling));
+            let mut past: Vec<Instant> = past.charges.into_iter().map(|ago| moment(ago, now)).collect();
+            past.sort();
+            QuotaState::resume(config, &past, bucket, now)
+        };
+        if let Some((ago, left)) = past.pause {
+            let ago = Duration::try_from(ago).unwrap_or_default();
+            let left = left.min(ThrottleHint::LONGEST_WAIT).saturating_sub(ago);
+            quota_state.throttle = ThrottleState::Paused { until: now + left };
+        }
+        if let Some(at) = now.checked_sub(window) {
+            // Those processes may have made calls before the ones that were worth remembering.
+            quota_state.ledger.forget_until(at);
+        }
+        Ok(Self::new(config, quota_state, Some(state_file), wall, metrics))
     }
 
     /// A quota that is forgotten: a state file in `config` is left alone.

@@ -99,19 +99,9 @@ impl QuotaState {
         });
         let is_open = self.opens_at(now).is_some_and(|at| at <= now);
         let (level, capacity) = if self.is_unpaced(now) {
-            let limits = self.ledger.limits();
-            let room = |limit: &Limit| {
-                (
-                    limit.calls() - self.ledger.used(limit, now).min(limit.calls()),
-                    limit.calls(),
-                )
-            };
-            let least = limits
-                .iter()
-                .map(room)
-                .min_by_key(|(free, _)| *free)
-                .unwrap_or_default();
-            (least.0 as f64, least.1 as f64)
+            let free = |limit: &Limit| limit.calls().saturating_sub(self.ledger.used(limit, now));
+            let least = self.ledger.limits().iter().min_by_key(|limit| free(limit));
+            least.map_or((0.0, 0.0), |limit| (free(limit) as f64, limit.calls() as f64))
         } else {
             (self.pace.level_at(now), self.pace.burst() as f64)
         };

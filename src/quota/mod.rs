@@ -45,7 +45,7 @@ pub use config::{Config, Limit, Pacing, UnknownPast};
 pub use forecast::Forecast;
 pub use handle::{Permit, Quota};
 pub use layer::{Charging, SlotEnded};
-pub use ledger::{Availability, Ledger};
+pub use ledger::Ledger;
 pub use pacer::Pacer;
 pub use snapshot::{Metrics, OtherLimits, PaceState, Snapshot, Window};
 pub use state::QuotaState;

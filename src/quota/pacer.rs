@@ -45,13 +45,6 @@ pub struct Others<'a> {
     pub holes: &'a VecDeque<(Instant, Instant)>,
 }
 
-impl Others<'_> {
-    /// For how long of `(now, until]` none of their calls leave.
-    pub(super) fn hole(&self, now: Instant, until: Instant) -> Duration {
-        overlap(self.holes, now, until)
-    }
-}
-
 /// How much of `(now, until]` lies in one of the holes.
 pub(super) fn overlap(holes: &VecDeque<(Instant, Instant)>, now: Instant, until: Instant) -> Duration {
     let inside = |&(from, to): &(Instant, Instant)| to.min(until).saturating_duration_since(from.max(now));
@@ -76,7 +69,8 @@ pub struct Pacer {
     rate: f64,
     /// When `level` was right.
     at: Instant,
-    plan: Plan,
+    /// Up to when that rate holds; `None`: it has to be computed at the next look.
+    plan_end: Option<Instant>,
 }
 
 /// The largest constant rate up to `rate` that the returns sustain, and until when.
@@ -89,7 +83,7 @@ fn sustainable(now: Instant, supply: &WindowBudget<'_>, spare: f64, mut rate: f6
     let taken_until = |until| {
         let others = supply.others.filter(|others| !others.holes.is_empty());
         others.map_or(0.0, |others| {
-            others.calls / window * others.hole(now, until).as_secs_f64()
+            others.calls / window * overlap(others.holes, now, until).as_secs_f64()
         })
     };
     // A call in flight may come back after the window's length. Alone, a plan is made anew before
@@ -125,14 +119,6 @@ pub struct BucketState {
     pub lasts: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Plan {
-    /// To be made at the next look.
-    Due,
-    /// Right until then.
-    Until(Instant),
-}
-
 impl Pacer {
     /// Of the rate that an estimate of others leaves, at least this share is used, however full it
     /// takes the window to be.
@@ -149,7 +135,7 @@ impl Pacer {
             level: f64::from(level).min(burst),
             rate: 0.0,
             at: now,
-            plan: Plan::Due,
+            plan_end: None,
         }
     }
 
@@ -161,16 +147,13 @@ impl Pacer {
             level: level.clamp(0.0, burst),
             rate: rate.max(0.0),
             at: now,
-            plan: Plan::Until(end),
+            plan_end: Some(end),
         }
     }
 
     /// Whether [`Pacer::plan`] must be called before the next look.
     pub fn is_due(&self, now: Instant) -> bool {
-        match self.plan {
-            Plan::Due => true,
-            Plan::Until(end) => end <= now,
-        }
+        self.plan_end.is_none_or(|end| end <= now)
     }
 
     /// Fills the bucket up to `now` and computes the rate anew. Costs a pass over the supply's
@@ -190,7 +173,7 @@ impl Pacer {
         let Some(others) = supply.others else {
             let (rate, end) = sustainable(now, &supply, spare, even);
             self.rate = rate.max(0.0);
-            self.plan = Plan::Until(end);
+            self.plan_end = Some(end);
             return;
         };
         let fair = even.min((others.most - others.calls) / window);
@@ -199,13 +182,13 @@ impl Pacer {
         // another one.
         // With nothing to spare and no call of our own that returns, there is nothing to fill with.
         self.rate = rate.max((fair * Self::LEAST).min(others.least)).max(0.0);
-        self.plan = Plan::Until(end.min(now + supply.window / 60));
+        self.plan_end = Some(end.min(now + supply.window / 60));
     }
 
     /// Makes the next look compute the rate anew: the ledger changed in a way that the plan did not
     /// foresee.
     pub fn invalidate(&mut self) {
-        self.plan = Plan::Due;
+        self.plan_end = None;
     }
 
     /// Holds at most `burst` calls from now on, and plans anew.
@@ -229,10 +212,7 @@ impl Pacer {
 
     /// The moment up to which the present rate holds.
     pub fn plan_end(&self) -> Option<Instant> {
-        match self.plan {
-            Plan::Due => None,
-            Plan::Until(end) => Some(end),
-        }
+        self.plan_end
     }
 
     /// Takes a call out.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::config::{Config, Limit, Pacing, UnknownPast};
 use super::forecast::Latency;
 use super::foreign::{Change, Foreign};
-use super::ledger::{Availability, Charge, Ledger};
+use super::ledger::{Charge, Ledger};
 use super::long_window::{OwnCalls, unpaced_from};
 use super::pacer::{BucketState, Pacer};
 use super::slow_start::SlowStart;
@@ -124,12 +124,8 @@ impl QuotaState {
 
     /// The call was answered to another app registration: it counts, and tells nothing else.
     pub(super) fn settle_for_another(&mut self, charge: Charge, now: Instant) {
-        self.again_probe(charge, now);
-        if let (Some(start), Some(issued)) = (&mut self.slow_start, self.ledger.issued_at(charge)) {
-            start.end(issued);
-        }
+        self.without_answer(charge, now);
         self.ledger.settle(charge, now);
-        self.pace.invalidate();
     }
 
     /// Takes the slot that is free now.
@@ -174,9 +170,7 @@ impl QuotaState {
         };
         self.slow_start.take_if(|start| start.is_over(now));
         let opens = self.slow_start.map_or(opens, |start| start.opens_at().max(opens));
-        let Availability::At(at) = self.ledger.opening(now) else {
-            return None;
-        };
+        let at = self.ledger.opening(now)?;
         if self.is_unpaced(now) {
             return Some(at.max(opens));
         }
@@ -221,27 +215,19 @@ impl QuotaState {
 
     /// No byte of the call was written: the slot is free again.
     pub fn refund(&mut self, charge: Charge, now: Instant) {
-        if let Some(issued) = self.ledger.issued_at(charge) {
+        if self.ledger.issued_at(charge).is_some() {
+            self.without_answer(charge, now);
             self.ledger.refund(charge);
             self.calls = self.calls.saturating_sub(1);
             self.pace.put_back(now);
-            if let Some(start) = &mut self.slow_start {
-                start.end(issued);
-            }
-            self.pace.invalidate();
-            self.again_probe(charge, now);
         }
     }
 
     /// Nobody will learn what became of the call: see [`Ledger::lose`]. Slots may come sooner or
     /// later than forecast.
     pub fn lose(&mut self, charge: Charge, now: Instant) {
-        self.again_probe(charge, now);
-        if let (Some(start), Some(issued)) = (&mut self.slow_start, self.ledger.issued_at(charge)) {
-            start.end(issued);
-        }
+        self.without_answer(charge, now);
         self.ledger.lose(charge);
-        self.pace.invalidate();
     }
 
     /// The upstream answered 429: everybody pauses, for as long as it says; when it does not say,
@@ -361,8 +347,7 @@ impl QuotaState {
         self.calls
     }
 
-    /// Calls in flight end by themselves at that moment; whoever waits for a slot should look again
-    /// then.
+    /// When a call in flight next ends by itself: whoever waits for a slot should look again then.
     pub fn next_timeout(&self) -> Option<Instant> {
         self.ledger.next_timeout()
     }
@@ -370,23 +355,38 @@ impl QuotaState {
     /// What a 429 says. One that names neither a window nor a long wait is taken for that of the
     /// window which our own calls fill most.
     fn read(&self, answer: ThrottleHint, now: Instant) -> Named {
-        let mut named = Named::read(answer, self.ledger.limits());
+        let is_named = |limit: &Limit| answer.window == Some(limit.window());
         let filled = |limit: &Limit| self.ledger.used(limit, now) as f64 / limit.calls() as f64;
-        if let (Which::Unnamed, [shorter @ .., longest]) = (named.window, self.ledger.limits()) {
-            let fits = |limit: &&Limit| answer.wait.is_none_or(|wait| wait <= limit.window());
-            if shorter.iter().filter(fits).any(|limit| filled(limit) > filled(longest)) {
-                named.window = Which::Other;
+        let fits = |limit: &Limit| answer.wait.is_none_or(|wait| wait <= limit.window());
+        let window = match self.ledger.limits() {
+            [.., longest] if is_named(longest) => Which::Long,
+            limits if limits.iter().any(is_named) => Which::Other,
+            [shorter @ .., longest]
+                if shorter
+                    .iter()
+                    .any(|limit| fits(limit) && filled(limit) > filled(longest)) =>
+            {
+                Which::Other
             }
+            _ => Which::Unnamed,
+        };
+        Named {
+            window,
+            wait: answer.wait,
         }
-        named
     }
 
-    /// Probing → Paused, but for no longer: the probe brought no answer, so another call has to
-    /// find out.
-    fn again_probe(&mut self, charge: Charge, now: Instant) {
+    /// A call ends without an answer that tells something: it does not hold back those after a
+    /// refusal, and what it leaves of the windows was not planned.
+    fn without_answer(&mut self, charge: Charge, now: Instant) {
         if self.throttle == (ThrottleState::Probing { probe: charge }) {
+            // Probing → Paused, but for no longer: another call has to find out.
             self.throttle = ThrottleState::Paused { until: now };
         }
+        if let (Some(start), Some(issued)) = (&mut self.slow_start, self.ledger.issued_at(charge)) {
+            start.end(issued);
+        }
+        self.pace.invalidate();
     }
 
     /// Probing → Open: the probe was answered. Says whether it was this call.

@@ -1,6 +1,7 @@
 //! The lines of the state file, and the clock that their times mean.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,11 +68,9 @@ impl Clock {
 
     /// How to read the lines below that line; `None` when it is not one.
     fn read(words: &str) -> Option<Self> {
-        let mut words = words.split(' ');
-        let boot_id = words.next().filter(|id| !id.is_empty())?;
-        let at: i64 = words.next()?.parse().ok()?;
-        let unix: i64 = words.next()?.parse().ok()?;
-        words.next().is_none().then(|| Self {
+        let (boot_id, words) = words.split_once(' ').filter(|(id, _)| !id.is_empty())?;
+        let [at, unix] = numbers::<i64, 2>(words)?;
+        Some(Self {
             boot_id: Some(boot_id.into()),
             offset: unix.saturating_sub(at),
         })
@@ -103,15 +102,14 @@ pub(super) fn write_bucket(unix: i64, bucket: BucketState) -> String {
 
 /// What that line says; `None` when it is not one.
 fn read_bucket(words: &str) -> Option<(i64, BucketState)> {
-    let mut words = words.split(' ');
-    let unix = words.next()?.parse().ok()?;
-    let mut next = || words.next()?.parse::<u64>().ok();
+    let (unix, words) = words.split_once(' ')?;
+    let [level, rate, lasts] = numbers::<u64, 3>(words)?;
     let bucket = BucketState {
-        level: next()? as f64 / 1e6,
-        rate: next()? as f64 / 1e9,
-        lasts: Duration::from_micros(next()?),
+        level: level as f64 / 1e6,
+        rate: rate as f64 / 1e9,
+        lasts: Duration::from_micros(lasts),
     };
-    words.next().is_none().then_some((unix, bucket))
+    Some((unix.parse().ok()?, bucket))
 }
 
 /// The line that says for how long everybody pauses from that Unix time on, in microseconds; no
@@ -144,63 +142,50 @@ pub(super) struct Replayed {
 
 /// Reads `text`; times are on this clock.
 pub(super) fn replay(text: &str, attempt: Duration, clock: &Clock) -> Replayed {
-    let Replayed {
-        mut live,
-        mut bucket,
-        mut pause,
-        mut writer,
-        mut reach,
-    } = Replayed::default();
+    let mut replayed = Replayed::default();
     // A line without its end is torn; what it says may be cut off.
     for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
-        if let Some(words) = line.strip_prefix("c ") {
-            writer = Clock::read(words).or(writer);
-            continue;
+        if let Some((kind, words)) = line.split_once(' ') {
+            // A line that cannot be read is skipped.
+            let _ = replayed.read(kind, words, attempt, clock);
         }
-        if let Some(words) = line.strip_prefix("w ") {
-            reach = Reach::read(words).or(reach);
-            continue;
-        }
-        if let Some(words) = line.strip_prefix("b ") {
-            let read = read_bucket(words);
-            bucket = read
-                .map(|(unix, read)| (clock.translate(writer.as_ref(), unix), read))
-                .or(bucket);
-            continue;
-        }
-        if let Some((unix, left)) = line.strip_prefix("p ").and_then(read_pause) {
-            let at = clock.translate(writer.as_ref(), unix);
-            pause = Some((at, left)).filter(|_| !left.is_zero());
-            continue;
-        }
-        let mut words = line.split(' ');
-        let (Some(kind), Some(Ok(id)), Some(Ok(at)), None) = (
-            words.next(),
-            words.next().map(str::parse::<u64>),
-            words.next().map(str::parse::<i64>),
-            words.next(),
-        ) else {
-            continue;
-        };
-        let at = clock.translate(writer.as_ref(), at);
+    }
+    replayed
+}
+
+impl Replayed {
+    /// Takes a line in; `None` when it cannot be read.
+    fn read(&mut self, kind: &str, words: &str, attempt: Duration, clock: &Clock) -> Option<()> {
+        let moment = |unix| clock.translate(self.writer.as_ref(), unix);
         match kind {
-            "i" => {
-                // As long as who made the call allowed for, or those who read it.
-                let attempt = reach.map_or(attempt, |reach| reach.attempt.max(attempt));
-                live.insert(id, at.saturating_add(micros(attempt)));
+            "c" => self.writer = Some(Clock::read(words)?),
+            "w" => self.reach = Some(Reach::read(words)?),
+            "b" => self.bucket = Some(read_bucket(words).map(|(unix, bucket)| (moment(unix), bucket))?),
+            "p" => {
+                let (unix, left) = read_pause(words)?;
+                self.pause = Some((moment(unix), left)).filter(|_| !left.is_zero());
             }
-            "s" => _ = live.insert(id, at),
-            "r" => _ = live.remove(&id),
+            "i" | "s" | "r" => {
+                let (id, unix) = words.split_once(' ')?;
+                let (id, at) = (id.parse().ok()?, moment(unix.parse().ok()?));
+                // As long as who made the call allowed for, or those who read it.
+                let attempt = self.reach.map_or(attempt, |reach| reach.attempt.max(attempt));
+                match kind {
+                    "i" => _ = self.live.insert(id, at.saturating_add(micros(attempt))),
+                    "s" => _ = self.live.insert(id, at),
+                    _ => _ = self.live.remove(&id),
+                }
+            }
             _ => {}
         }
+        Some(())
     }
-    Replayed {
-        live,
-        bucket,
-        pause,
-        writer,
-        reach,
-    }
+}
+
+/// Exactly so many whole numbers.
+pub(super) fn numbers<T: FromStr, const N: usize>(words: &str) -> Option<[T; N]> {
+    let numbers: Option<Vec<T>> = words.split(' ').map(|word| word.parse().ok()).collect();
+    numbers?.try_into().ok()
 }
 
 /// Whole microseconds.

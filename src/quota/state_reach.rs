@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::state_lines::micros;
+use super::state_lines::{micros, numbers};
 
 /// What a state file is kept for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,13 +41,12 @@ impl Reach {
 
     /// What that line says; `None` when it is not one.
     pub(super) fn read(words: &str) -> Option<Self> {
-        let mut words = words.split(' ');
-        let reach = Self {
-            window: Duration::from_micros(words.next()?.parse().ok()?).min(LONGEST),
-            calls: words.next()?.parse::<usize>().ok()?.min(MOST),
-            attempt: Duration::from_micros(words.next()?.parse().ok()?).min(LONGEST),
-        };
-        words.next().is_none().then_some(reach)
+        let [window, calls, attempt] = numbers::<u64, 3>(words)?;
+        Some(Self {
+            window: Duration::from_micros(window).min(LONGEST),
+            calls: usize::try_from(calls).unwrap_or(MOST).min(MOST),
+            attempt: Duration::from_micros(attempt).min(LONGEST),
+        })
     }
 
     /// What may be missing for `needed` among `charges`, which are all that is known as far as this

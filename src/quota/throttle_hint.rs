@@ -5,7 +5,6 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
-use super::config::Limit;
 use crate::net::retry_after::{self, units};
 
 /// A 429 answer, read.
@@ -97,21 +96,6 @@ pub(super) enum Which {
 pub(super) struct Named {
     pub(super) window: Which,
     pub(super) wait: Option<Duration>,
-}
-
-impl Named {
-    pub(super) fn read(answer: ThrottleHint, limits: &[Limit]) -> Self {
-        let is = |limit: &Limit| Some(limit.window()) == answer.window;
-        let window = match (limits.last().is_some_and(is), limits.iter().any(is)) {
-            (true, _) => Which::Long,
-            (false, true) => Which::Other,
-            (false, false) => Which::Unnamed,
-        };
-        Self {
-            window,
-            wait: answer.wait,
-        }
-    }
 }
 
 #[cfg(test)]

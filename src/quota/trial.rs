@@ -27,8 +27,6 @@ const SOON: usize = 4;
 /// What a trial has found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// No trial is under way.
-    Nothing,
     /// It took too long.
     TooLate,
     /// Another call is needed.
@@ -115,7 +113,7 @@ impl Trials {
 
     /// A call was accepted. `answered` of our calls are in the window, `is_all` says whether there
     /// is room for another one by our own count; `climb` more than before the refusal are proof,
-    /// within so much time.
+    /// within so much time. `None` when no trial is under way.
     pub(super) fn accepted(
         &mut self,
         answered: usize,
@@ -123,14 +121,9 @@ impl Trials {
         climb: f64,
         within: Duration,
         now: Instant,
-    ) -> Found {
-        let Some((trial, since)) = self
-            .present
-            .as_mut()
-            .and_then(|trial| trial.since.map(|since| (trial, since)))
-        else {
-            return Found::Nothing;
-        };
+    ) -> Option<Found> {
+        let trial = self.present.as_mut()?;
+        let since = trial.since?;
         trial.accepted += 1;
         let climbed = answered as f64 - trial.from as f64;
         if climbed >= climb || (is_all && climbed > 0.0) {
@@ -138,13 +131,13 @@ impl Trials {
                 refuted: (self.refuted + 1).min(MOST_REFUTED),
                 ..Self::default()
             };
-            return Found::Room;
+            return Some(Found::Room);
         }
         if now.saturating_duration_since(since) < within {
-            return Found::NotYet;
+            return Some(Found::NotYet);
         }
         self.give_up();
-        Found::TooLate
+        Some(Found::TooLate)
     }
 
     /// Nothing is left of an estimate that trials confirmed.

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use url::{Position, Url};
+use url::Position;
 
-use crate::region::Config;
 use crate::region::bad_answers::BadAnswers;
 use crate::region::health::{Health, HealthState};
-use crate::region::outlier::Detection;
+use crate::region::{Config, HostStatus};
 
 /// The number of remembered answers. By construction, 5 in 100 are later than the 95th percentile,
 /// so a host that becomes slow for good soon counts as usual again.
@@ -19,14 +18,13 @@ const MEMORY: usize = 100;
 
 #[derive(Debug)]
 pub(super) struct Host {
-    pub(super) name: Arc<str>,
-    /// Its unique name in metrics and logs.
-    pub(super) label: Arc<str>,
-    pub(super) url: Arc<Url>,
+    /// As it was last logged and shown.
+    pub(super) shown: HostStatus,
     pub(super) rtt: RttEstimate,
     pub(super) health: Health,
     pub(super) usual: LatencyPercentile,
-    pub(super) detection: Option<Detection>,
+    /// When the latest detection of an outlier began, if it has no result yet.
+    pub(super) detection: Option<Instant>,
     pub(super) bad_answers: BadAnswers,
 }
 
@@ -47,9 +45,15 @@ impl Host {
                 Arc::clone(&name)
             };
             Self {
-                name,
-                label,
-                url: Arc::new(candidate.url.clone()),
+                shown: HostStatus {
+                    name,
+                    label,
+                    url: Arc::new(candidate.url.clone()),
+                    healthy: true,
+                    ejection_reason: None,
+                    rtt: None,
+                    selected: false,
+                },
                 rtt: RttEstimate::default(),
                 health: Health::new(config.down, config.ejected),
                 usual: LatencyPercentile::default(),

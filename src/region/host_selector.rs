@@ -9,27 +9,27 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use crate::region::host::Host;
-use crate::region::outlier::{CallOutcome, ProgressCheck, RecentMax};
-use crate::region::{Config, Fault, Metrics};
+use crate::region::outlier::{CallOutcome, RecentMax};
+use crate::region::{Config, Metrics};
 use crate::scan::Request;
 
 /// The candidates with their round-trip times and health. Clones share them.
 #[derive(Clone, Debug)]
 pub struct HostSelector {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    config: Config,
+pub(super) struct Shared {
+    pub(super) config: Config,
     metrics: Metrics,
     state: Mutex<State>,
-    /// Notified when a host is ejected, whose next probe is due earlier then.
-    wake: Vec<Notify>,
+    /// Notified after each call to a host: where that had it ejected, its next probe is due earlier.
+    pub(super) wake: Vec<Notify>,
     /// Whether any probe has been answered.
     measured: watch::Sender<bool>,
-    /// Notified after every change, for calls that wait for one.
-    changes: watch::Sender<()>,
+    /// Notified after every change, for calls that have to be checked again then.
+    pub(super) changes: watch::Sender<()>,
     begun: Instant,
     requests: RandomState,
 }
@@ -39,31 +39,6 @@ pub(super) struct State {
     pub(super) hosts: Vec<Host>,
     pub(super) recent: RecentMax,
     current: Option<usize>,
-    /// What was last logged about each host.
-    logged: Vec<Option<LoggedState>>,
-}
-
-/// The logged state of a host.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct LoggedState {
-    /// Whether it is shown as ejected: until it has shown that it works, however often it is tried.
-    left: bool,
-    rtt: Option<Duration>,
-    selected: bool,
-}
-
-impl LoggedState {
-    /// Whether calls go there because it is the best host, and not only the least bad one.
-    fn is_chosen(&self) -> bool {
-        self.selected && !self.left
-    }
-}
-
-/// A change of a host's logged state.
-struct HostChange {
-    before: Option<LoggedState>,
-    after: LoggedState,
-    row: HostStatus,
 }
 
 /// A host selected for a call.
@@ -89,7 +64,8 @@ pub struct HostStatus {
     pub label: Arc<str>,
     /// The base address.
     pub url: Arc<Url>,
-    /// Whether the host is in use or could be: it is not ejected, or has shown since that it works.
+    /// Whether the host is in use or could be: it is not ejected, or has shown since that it works,
+    /// however often it was tried.
     pub healthy: bool,
     /// Why it is ejected; `None` when it is not.
     pub ejection_reason: Option<&'static str>,
@@ -97,6 +73,13 @@ pub struct HostStatus {
     pub rtt: Option<Duration>,
     /// Whether the next call goes there.
     pub selected: bool,
+}
+
+impl HostStatus {
+    /// Whether calls go there because it is the best host, and not only the least bad one.
+    fn is_chosen(&self) -> bool {
+        self.selected && self.healthy
+    }
 }
 
 impl HostSelector {
@@ -107,7 +90,6 @@ impl HostSelector {
             shared: Arc::new(Shared {
                 wake: hosts.iter().map(|_| Notify::new()).collect(),
                 state: Mutex::new(State {
-                    logged: hosts.iter().map(|_| None).collect(),
                     hosts,
                     recent: RecentMax::default(),
                     current: None,
@@ -121,6 +103,9 @@ impl HostSelector {
             }),
         };
         selector.change(|_, _| {});
+        for host in &selector.lock().hosts {
+            selector.shared.metrics.show(&host.shown);
+        }
         selector
     }
 
@@ -130,13 +115,19 @@ impl HostSelector {
         state
             .hosts
             .iter()
-            .map(|host| (Arc::clone(&host.url), Arc::clone(&host.label)))
+            .map(|host| (Arc::clone(&host.shown.url), Arc::clone(&host.shown.label)))
             .collect()
     }
 
     /// The state of all hosts, in the order of the configuration.
     pub fn snapshot(&self) -> Vec<HostStatus> {
-        self.lock().rows(Instant::now())
+        let state = self.lock();
+        let best = state.best(None, &[], Instant::now());
+        let row = |(index, host): (usize, &Host)| HostStatus {
+            selected: best == Some(index),
+            ..host.shown.clone()
+        };
+        state.hosts.iter().enumerate().map(row).collect()
     }
 
     /// The best host for the request that is not in `tried` (the indices of this call's earlier
@@ -150,22 +141,6 @@ impl HostSelector {
         let index = state.best(Some(request), tried, now)?;
         state.hosts[index].health.start_half_open(now);
         Some(state.choice(index, request, now))
-    }
-
-    /// Notifies when calls have to be [checked](Self::check_progress) again.
-    pub(super) fn changes(&self) -> watch::Receiver<()> {
-        self.shared.changes.subscribe()
-    }
-
-    /// What happens to a call to a host without progress since `begun` that may be retried until
-    /// `deadline`.
-    pub(super) fn check_progress(&self, index: usize, begun: Instant, deadline: Instant) -> ProgressCheck {
-        self.lock().check_progress(index, begun, deadline, Instant::now())
-    }
-
-    /// Whether another host than `choice` is healthy.
-    pub(super) fn has_other_good(&self, choice: &SelectedHost) -> bool {
-        self.lock().has_other_good(choice.index, Instant::now())
     }
 
     /// Waits until a probe has been answered, at most until [`Config::first_wait`] after the
@@ -189,12 +164,8 @@ impl HostSelector {
         &self.shared.metrics
     }
 
-    pub(super) fn config(&self) -> &Config {
-        &self.shared.config
-    }
-
-    /// Reports that a call to `choice` got a response.
-    pub(super) fn answered(&self, choice: &SelectedHost, outcome: CallOutcome) {
+    /// Reports how a call to `choice` ended.
+    pub(super) fn report(&self, choice: &SelectedHost, outcome: CallOutcome) {
         self.change(|state, now| {
             let health = &mut state.hosts[choice.index].health;
             match outcome {
@@ -210,17 +181,9 @@ impl HostSelector {
                 CallOutcome::Alive => state.on_sign_of_life(choice.index, now),
                 CallOutcome::Unavailable => state.on_bad_answer(choice, false, now),
                 CallOutcome::InvalidResponse => state.on_bad_answer(choice, true, now),
+                CallOutcome::NoAnswer => health.bad_answer(now),
+                CallOutcome::NotConnected => health.connection_failed(choice.at, now),
             }
-        });
-    }
-
-    /// Reports that a call to `choice` failed through the host's fault.
-    pub(super) fn failed(&self, choice: &SelectedHost, fault: Fault) {
-        self.change(|state, now| match fault {
-            Fault::Connection => state.hosts[choice.index].health.connection_failed(choice.at, now),
-            Fault::NoAnswer => state.hosts[choice.index].health.bad_answer(now),
-            Fault::Lost => state.on_bad_answer(choice, false, now),
-            Fault::InvalidResponse => state.on_bad_answer(choice, true, now),
         });
         self.shared.wake[choice.index].notify_one();
     }
@@ -242,20 +205,6 @@ impl HostSelector {
         }
     }
 
-    pub(super) fn url(&self, index: usize) -> Arc<Url> {
-        Arc::clone(&self.lock().hosts[index].url)
-    }
-
-    pub(super) fn wake(&self, index: usize) -> &Notify {
-        &self.shared.wake[index]
-    }
-
-    /// When an ejected host may be tried again.
-    pub(super) fn until(&self, index: usize) -> Option<Instant> {
-        let now = Instant::now();
-        self.lock().hosts[index].health.until().filter(|until| *until > now)
-    }
-
     /// Applies a change, selects the current host again, and shows and logs what is different.
     /// Every answer comes through here, and hardly any makes a difference.
     fn change(&self, learn: impl FnOnce(&mut State, Instant)) {
@@ -266,33 +215,31 @@ impl HostSelector {
             state.select_current(now);
             state.changes(now)
         };
-        for HostChange { before, after, row } in &changes {
-            self.shared.metrics.show(row);
-            if let Some(before) = before {
-                log_change(before, after, row);
-            }
+        for (before, after) in &changes {
+            self.shared.metrics.show(after);
+            log_change(before, after);
         }
         self.shared.changes.send_replace(());
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Every change is complete before anything can panic.
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Logs what is different.
-fn log_change(before: &LoggedState, after: &LoggedState, row: &HostStatus) {
-    let (region, url) = (&*row.label, shown(&row.url));
-    match (before.left, after.left) {
-        (false, true) => tracing::warn!(region, url, reason = row.ejection_reason, "region left"),
-        (true, false) => tracing::info!(region, url, "region back"),
+fn log_change(before: &HostStatus, after: &HostStatus) {
+    let (region, url) = (&*after.label, shown(&after.url));
+    match (before.healthy, after.healthy) {
+        (true, false) => tracing::warn!(region, url, reason = after.ejection_reason, "region left"),
+        (false, true) => tracing::info!(region, url, "region back"),
         (true, true) | (false, false) => {}
     }
     // Before anything was measured, the choice is only the order of the configuration; while all
     // hosts are ejected, it is the least bad one, another for every call.
-    if after.is_chosen() && !before.is_chosen() && row.rtt.is_some() {
-        tracing::info!(region, url, rtt_ms = row.rtt.map(millis), "region selected");
+    if after.is_chosen() && !before.is_chosen() && after.rtt.is_some() {
+        tracing::info!(region, url, rtt_ms = after.rtt.map(millis), "region selected");
     }
 }
 
@@ -330,8 +277,8 @@ impl State {
             index,
             request,
             at,
-            base: Arc::clone(&host.url),
-            label: Arc::clone(&host.label),
+            base: Arc::clone(&host.shown.url),
+            label: Arc::clone(&host.shown.label),
         }
     }
 
@@ -353,45 +300,24 @@ impl State {
             .min_by_key(|index| self.hosts[*index].rank(self.current == Some(*index), again, now))
     }
 
-    /// The hosts whose logged state has changed.
-    fn changes(&mut self, now: Instant) -> Vec<HostChange> {
+    /// The hosts that are shown otherwise from now on: how they were, and how they are.
+    fn changes(&mut self, now: Instant) -> Vec<(HostStatus, HostStatus)> {
         let best = self.best(None, &[], now);
         let mut changes = Vec::new();
-        for (index, host) in self.hosts.iter().enumerate() {
-            let healthy = host.health.standing(now).is_usable();
-            let was_left = self.logged[index].is_some_and(|logged| logged.left);
-            let after = LoggedState {
-                left: !healthy || (was_left && !host.health.has_recovered(now)),
+        for (index, host) in self.hosts.iter_mut().enumerate() {
+            let is_usable = host.health.standing(now).is_usable();
+            let healthy = is_usable && (host.shown.healthy || host.health.has_recovered(now));
+            let after = HostStatus {
+                healthy,
+                ejection_reason: host.health.ejection_reason().filter(|_| !healthy),
                 rtt: host.rtt.estimate(),
                 selected: best == Some(index),
+                ..host.shown.clone()
             };
-            if self.logged[index] != Some(after) {
-                changes.push(HostChange {
-                    before: self.logged[index].replace(after),
-                    after,
-                    row: self.row(index, best),
-                });
+            if host.shown != after {
+                changes.push((std::mem::replace(&mut host.shown, after.clone()), after));
             }
         }
         changes
-    }
-
-    fn rows(&self, now: Instant) -> Vec<HostStatus> {
-        let best = self.best(None, &[], now);
-        (0..self.hosts.len()).map(|index| self.row(index, best)).collect()
-    }
-
-    fn row(&self, index: usize, best: Option<usize>) -> HostStatus {
-        let host = &self.hosts[index];
-        let left = self.logged[index].is_some_and(|logged| logged.left);
-        HostStatus {
-            name: Arc::clone(&host.name),
-            label: Arc::clone(&host.label),
-            url: Arc::clone(&host.url),
-            healthy: !left,
-            ejection_reason: host.health.ejection_reason().filter(|_| left),
-            rtt: host.rtt.estimate(),
-            selected: best == Some(index),
-        }
     }
 }

@@ -33,7 +33,9 @@ impl Middleware<Charged, Next<Routed>> for HostSelector {
             let result = next.call(routed).await;
             match report(self, &choice, &monitor, charged.request.endpoint(), result) {
                 Then::Return(result) => return result,
-                Then::OtherHost(failure) if begun.elapsed() >= self.config().failover_limit => return Err(failure),
+                Then::OtherHost(failure) if begun.elapsed() >= self.shared.config.failover_limit => {
+                    return Err(failure);
+                }
                 Then::OtherHost(failure) => {
                     tracing::debug!(
                         region = &*choice.label,
@@ -77,7 +79,7 @@ fn report(
         Ok(answer) => {
             let kind = ResponseKind::of(endpoint, &answer);
             let pause = monitor.longest_pause();
-            let seen = match kind {
+            let outcome = match kind {
                 ResponseKind::Answer if answer.status.is_success() => CallOutcome::Success(pause),
                 // What checks tokens in front of Defender's code does not look at the request.
                 ResponseKind::Answer if answer.status == StatusCode::UNAUTHORIZED => CallOutcome::Alive,
@@ -86,7 +88,7 @@ fn report(
                 ResponseKind::Fault(ResponseFault::Unavailable) => CallOutcome::Unavailable,
                 ResponseKind::Fault(_) => CallOutcome::InvalidResponse,
             };
-            selector.answered(choice, seen);
+            selector.report(choice, outcome);
             return Then::Return(match kind {
                 ResponseKind::Fault(fault) if !fault.may_pass() => {
                     Err(invalid_response(selector, choice, &answer, fault))
@@ -98,12 +100,12 @@ fn report(
     };
     if failure.answer.is_some() {
         // The token was rejected, in whatever form.
-        selector.answered(choice, CallOutcome::Alive);
+        selector.report(choice, CallOutcome::Alive);
         return Then::Return(Err(failure));
     }
     match classify(&failure, &choice.base) {
-        Some(fault) => {
-            selector.failed(choice, fault);
+        Some(outcome) => {
+            selector.report(choice, outcome);
             if failure.delivery == Delivery::NotSent {
                 Then::OtherHost(failure)
             } else {
@@ -123,7 +125,7 @@ fn invalid_response(
     answer: &UpstreamResponse,
     fault: ResponseFault,
 ) -> Failure {
-    let again = if selector.has_other_good(choice) {
+    let again = if selector.lock().has_other_good(choice.index, Instant::now()) {
         RetryHint::Once
     } else {
         RetryHint::Never
@@ -153,45 +155,31 @@ pub struct Error {
     pub fault: ResponseFault,
 }
 
-/// A failure of the host, or of the network on the way to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// No connection: the host is ejected at once.
-    Connection,
-    /// It did not take the request, or did not answer in time: it is ejected when that happens too
-    /// often.
-    NoAnswer,
-    /// The connection was lost after it had taken the request.
-    Lost,
-    /// Its response cannot be read as an answer.
-    InvalidResponse,
-}
-
 /// What a failure at the host with this base address says about it; `None` when the host is not at
 /// fault.
 ///
 /// Only a network error *at this host* counts: a failure of the sign-in, which arrives in the same
 /// way, says nothing about a region.
-fn classify(failure: &Failure, base: &Url) -> Option<Fault> {
+fn classify(failure: &Failure, base: &Url) -> Option<CallOutcome> {
     let mut causes = log::causes(failure.source.as_ref());
     if let Some(error) = causes.find_map(|cause| cause.downcast_ref::<net::Error>()) {
         return match error.kind() {
             _ if error.authority() != authority(base) => None,
-            net::Kind::Connect(_) => Some(Fault::Connection),
+            net::Kind::Connect(_) => Some(CallOutcome::NotConnected),
             // The host answered. It was this gateway that had no memory for the answer, or reads
             // none that is so long, and another host's would be as long.
             net::Kind::NoMemory(_) | net::Kind::BodyTooLarge { .. } => None,
-            net::Kind::Lost(_) | net::Kind::BodyLost(_) => Some(Fault::Lost),
+            net::Kind::Lost(_) | net::Kind::BodyLost(_) => Some(CallOutcome::Unavailable),
             net::Kind::NotSent(_)
             | net::Kind::NotProcessed(_)
             | net::Kind::Unsendable
             | net::Kind::HeadTimeout
-            | net::Kind::BodyTimeout => Some(Fault::NoAnswer),
+            | net::Kind::BodyTimeout => Some(CallOutcome::NoAnswer),
         };
     }
     // The response was no answer: a redirect, a status without a meaning, or an encoding that was
     // not asked for.
-    (failure.delivery == Delivery::Answered && failure.answer.is_none()).then_some(Fault::InvalidResponse)
+    (failure.delivery == Delivery::Answered && failure.answer.is_none()).then_some(CallOutcome::InvalidResponse)
 }
 
 /// `host:port`, as in [`net::Error::authority`].
@@ -229,9 +217,9 @@ mod tests {
             whole: Duration::from_secs(1),
             body_bytes: 10,
         };
-        for (host, delivery, fault) in [
-            ("gone.test", Delivery::NotSent, Fault::Connection),
-            ("closing.test", Delivery::Unknown, Fault::Lost),
+        for (host, delivery, outcome) in [
+            ("gone.test", Delivery::NotSent, CallOutcome::NotConnected),
+            ("closing.test", Delivery::Unknown, CallOutcome::Unavailable),
         ] {
             let request = http::Request::get(format!("http://{host}:8443/"))
                 .body(bytes::Bytes::new())
@@ -239,7 +227,7 @@ mod tests {
             let error = client(&quick(), &names).send(request, limits).await.unwrap_err();
             let failure = failure(delivery, error.into());
             let judged = |base: &str| classify(&failure, &base.parse().unwrap());
-            assert_eq!(judged(&format!("http://{host}:8443")), Some(fault));
+            assert_eq!(judged(&format!("http://{host}:8443")), Some(outcome));
             assert_eq!(judged(&format!("http://{host}:8444")), None);
             assert_eq!(judged("https://login.test"), None);
         }
@@ -275,7 +263,7 @@ mod tests {
         let base = "https://eu.test".parse().unwrap();
         assert_eq!(
             classify(&failure(Delivery::Answered, "redirect".into()), &base),
-            Some(Fault::InvalidResponse)
+            Some(CallOutcome::InvalidResponse)
         );
         assert_eq!(classify(&failure(Delivery::NotSent, "no token".into()), &base), None);
     }

@@ -38,7 +38,7 @@ use url::Url;
 use crate::telemetry::metrics;
 
 pub use host_selector::{HostSelector, HostStatus, SelectedHost};
-pub use layer::{Error, Fault};
+pub use layer::Error;
 pub use probe::Probe;
 
 /// A host that serves the API.

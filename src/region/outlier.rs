@@ -50,12 +50,6 @@ const RECHECK: Duration = Duration::from_secs(1);
 /// starved. No host is to blame for that time.
 const STANDSTILL: Duration = Duration::from_secs(1);
 
-/// A pending detection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Detection {
-    since: Instant,
-}
-
 /// The longest recent stall in an answer of any host.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RecentMax(Option<(Instant, Duration)>);
@@ -133,7 +127,7 @@ struct Stall {
 
 impl Stall {
     async fn timed_out(mut self) {
-        let mut changes = self.monitor.selector.changes();
+        let mut changes = self.monitor.selector.shared.changes.subscribe();
         loop {
             changes.mark_unchanged();
             let now = self.leave_out_standstill();
@@ -152,9 +146,12 @@ impl Stall {
     fn check_progress(&self) -> ProgressCheck {
         let monitor = &self.monitor;
         match monitor.retries {
-            Retries::Left => monitor
-                .selector
-                .check_progress(monitor.index, self.begun, monitor.deadline),
+            Retries::Left => {
+                monitor
+                    .selector
+                    .lock()
+                    .check_progress(monitor.index, self.begun, monitor.deadline, Instant::now())
+            }
             Retries::Exhausted => ProgressCheck::CheckAgain(Instant::now() + RECHECK),
         }
     }
@@ -194,10 +191,15 @@ pub(super) enum CallOutcome {
     /// It is alive, which does not say that it can answer: it throttles, or rejects the token. That
     /// neither excuses its bad answers nor shows that another host's were that host's fault.
     Alive,
-    /// It says that it cannot answer.
+    /// It says that it cannot answer, or the connection was lost after it had taken the request.
     Unavailable,
     /// Its response was no answer of Defender's.
     InvalidResponse,
+    /// It did not take the request, or did not answer in time: it is ejected when that happens too
+    /// often.
+    NoAnswer,
+    /// No connection: it is ejected at once.
+    NotConnected,
 }
 
 /// What happens to a call without progress.
@@ -239,8 +241,8 @@ impl State {
         if is_left {
             return ProgressCheck::Abandon;
         }
-        if let Some(detection) = self.pending_detection(index, now) {
-            return ProgressCheck::CheckAgain(detection.since + PENDING);
+        if let Some(since) = self.pending_detection(index, now) {
+            return ProgressCheck::CheckAgain(since + PENDING);
         }
         if self.hosts[index].detection.is_some() && self.has_undoubted(index, now) {
             // The retry of an earlier detection was never made, because its callers had hung up,
@@ -249,7 +251,7 @@ impl State {
             self.hosts[index].health.eject(now);
         } else {
             // No detection → pending: this call's retry decides.
-            self.hosts[index].detection = Some(Detection { since: now });
+            self.hosts[index].detection = Some(now);
             self.hosts[index].health.avoid_until(now + PENDING);
         }
         ProgressCheck::Abandon
@@ -308,9 +310,9 @@ impl State {
         others.any(|(_, host)| host.health.is_good(now) && host.detection.is_none())
     }
 
-    /// The detection at a host that has no result yet.
-    fn pending_detection(&self, index: usize, now: Instant) -> Option<Detection> {
-        let pending = |detection: &Detection| now.saturating_duration_since(detection.since) < PENDING;
+    /// Since when there is a detection at a host that has no result yet.
+    fn pending_detection(&self, index: usize, now: Instant) -> Option<Instant> {
+        let pending = |since: &Instant| now.saturating_duration_since(*since) < PENDING;
         self.hosts[index].detection.filter(pending)
     }
 

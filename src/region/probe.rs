@@ -37,7 +37,7 @@ impl HostSelector {
     /// [`Config::probe_interval`]: crate::region::Config::probe_interval
     pub fn watch(&self, tasks: &Tasks, probe: impl Probe) {
         let probe = Arc::new(probe);
-        for index in 0..self.config().candidates().len() {
+        for index in 0..self.shared.config.candidates().len() {
             let selector = self.clone();
             let probe = Arc::clone(&probe);
             tasks.spawn_upkeep("region-probe", async move { selector.watch_one(index, &*probe).await });
@@ -45,10 +45,10 @@ impl HostSelector {
     }
 
     async fn watch_one(&self, index: usize, probe: &impl Probe) {
-        let url = self.url(index);
+        let url = Arc::clone(&self.lock().hosts[index].shown.url);
         loop {
             let begun = Instant::now();
-            let result = timeout(self.config().probe_timeout, probe.measure(Arc::clone(&url))).await;
+            let result = timeout(self.shared.config.probe_timeout, probe.measure(Arc::clone(&url))).await;
             let setup = match result {
                 Ok(Ok(setup)) => Some(setup),
                 Ok(Err(error)) => {
@@ -67,12 +67,15 @@ impl HostSelector {
 
     /// Waits until the next probe of the host is due.
     async fn pause(&self, index: usize) {
-        let regular = Instant::now() + jittered(self.config().probe_interval);
+        let regular = Instant::now() + jittered(self.shared.config.probe_interval);
         loop {
-            let due = self.until(index).map_or(regular, |until| until.min(regular));
+            let until = self.lock().hosts[index].health.until();
+            let due = until
+                .filter(|until| *until > Instant::now())
+                .map_or(regular, |until| until.min(regular));
             tokio::select! {
                 () = sleep_until(due) => return,
-                () = self.wake(index).notified() => {}
+                () = self.shared.wake[index].notified() => {}
             }
         }
     }

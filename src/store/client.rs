@@ -95,7 +95,7 @@ impl Client {
     /// # Errors
     /// [`Error`] when no answer came in time.
     pub async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
-        self.ask(cmd("GET").arg(key)).await
+        self.command(cmd("GET").arg(key)).await
     }
 
     /// Stores `value` under `key`; the store forgets it after `ttl`, counted in milliseconds, at
@@ -104,7 +104,7 @@ impl Client {
     /// # Errors
     /// [`Error`] when no answer came in time.
     pub async fn set(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), Error> {
-        self.ask(cmd("SET").arg(key).arg(value).arg("PX").arg(millis(ttl)))
+        self.command(cmd("SET").arg(key).arg(value).arg("PX").arg(millis(ttl)))
             .await
     }
 
@@ -114,7 +114,7 @@ impl Client {
     /// [`Error`] when no answer came in time.
     pub async fn claim(&self, key: &str, value: &[u8], ttl: Duration) -> Result<bool, Error> {
         let answer: Option<String> = self
-            .ask(cmd("SET").arg(key).arg(value).arg("NX").arg("PX").arg(millis(ttl)))
+            .command(cmd("SET").arg(key).arg(value).arg("NX").arg("PX").arg(millis(ttl)))
             .await?;
         Ok(answer.is_some())
     }
@@ -125,15 +125,8 @@ impl Client {
     /// # Errors
     /// [`Error`] when no answer came in time. The script may have run, or may still run.
     pub async fn run(&self, script: &Script, keys: &[String], arguments: &[&[u8]]) -> Result<Option<Vec<u8>>, Error> {
-        let limit = self.0.config.timeout;
-        let (mut connection, opened) = self.connection().await?;
-        let asked = Instant::now();
-        let answer = within(limit, script.run(&mut connection, keys, arguments)).await;
-        // That a server refuses to do this says nothing of the connection.
-        if answer.as_ref().is_err_and(Error::is_answer) {
-            return answer;
-        }
-        self.judge(answer, opened, (asked, limit)).await
+        let run = |mut connection| async move { script.run(&mut connection, keys, arguments).await };
+        self.ask(run).await
     }
 
     /// Runs `script` with `keys` and one argument; returns its text. Waits for longer than the
@@ -234,13 +227,24 @@ impl Client {
         self.0.breaker.open(Instant::now(), limit);
     }
 
-    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
+    async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
+        self.ask(|mut connection| async move { Ok(connection.query(command).await?) })
+            .await
+    }
+
+    async fn ask<T, F>(&self, ask: impl FnOnce(Connection) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         let limit = self.0.config.timeout;
-        let (mut connection, opened) = self.connection().await?;
-        let begun = Instant::now();
-        let asked = async { Ok(connection.query(command).await?) };
-        let answer = within(limit, asked).await;
-        self.judge(answer, opened, (begun, limit)).await
+        let (connection, opened) = self.connection().await?;
+        let asked = Instant::now();
+        let answer = within(limit, ask(connection)).await;
+        // That a server refuses to do this says nothing of the connection.
+        if answer.as_ref().is_err_and(Error::is_answer) {
+            return answer;
+        }
+        self.judge(answer, opened, (asked, limit)).await
     }
 
     async fn connection(&self) -> Result<(Connection, u64), Error> {

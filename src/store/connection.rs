@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -213,14 +213,14 @@ impl Access {
             // Editors and `echo` end files with a newline, which is no part of a password.
             settings = settings.set_password(text.trim_end_matches(['\r', '\n']));
         }
-        Ok(Self {
-            settings,
-            pem: if config.address.is_tls {
-                Some(pem(config).await?)
-            } else {
-                None
-            },
-        })
+        let mut pem = None;
+        if config.address.is_tls {
+            pem = Some(Pem {
+                authorities: read_pem("store.ca_file", config.ca_file.as_ref()).await?,
+                own: read_pem("store.certificate_file", config.certificate_file.as_ref()).await?,
+            });
+        }
+        Ok(Self { settings, pem })
     }
 
     /// The server that is the master now.
@@ -252,22 +252,11 @@ impl Access {
     }
 }
 
-async fn pem(config: &Config) -> Result<Pem, Error> {
-    let authorities = match &config.ca_file {
-        Some(path) => Some(read_pem("store.ca_file", path).await?),
-        None => None,
-    };
-    let own = match &config.certificate_file {
-        Some(path) => Some(read_pem("store.certificate_file", path).await?),
-        None => None,
-    };
-    Ok(Pem { authorities, own })
-}
-
-async fn read_pem(key: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
+async fn read_pem(key: &'static str, path: Option<&PathBuf>) -> Result<Option<Vec<u8>>, Error> {
+    let Some(path) = path else { return Ok(None) };
     let content = read(key, path).await?;
     let text = plain_text::pem(&content).map_err(|_| Error::Pem { key })?;
-    Ok(text.into_owned())
+    Ok(Some(text.into_owned()))
 }
 
 async fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, Error> {

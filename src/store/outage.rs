@@ -12,59 +12,32 @@ const CALM: Duration = Duration::from_secs(10);
 /// answer, and a further failure only when the store was well for some time in between or has
 /// failed for as long.
 #[derive(Clone, Copy, Debug, Default)]
-pub enum Outage {
-    /// Nothing is wrong, as far as was said.
-    #[default]
-    Well,
-    /// It was said that the store is lost.
-    Lost {
-        /// The latest failure.
-        failed: Instant,
-    },
-    /// It was said that the store is back.
-    Back {
-        /// The latest failure.
-        failed: Instant,
-        /// Since when it has failed again without an answer.
-        since: Option<Instant>,
-    },
+pub struct Outage {
+    /// It was said that the store is lost, and not that it is back.
+    is_lost: bool,
+    /// The latest failure.
+    failed: Option<Instant>,
+    /// Since when it has failed without an answer, which was not said.
+    since: Option<Instant>,
 }
 
 impl Outage {
     /// The store failed. `true` when that has to be said.
     pub fn failed(&mut self, now: Instant) -> bool {
-        let failed = now;
-        let (next, is_news) = match *self {
-            Self::Well => (Self::Lost { failed }, true),
-            Self::Lost { .. } => (Self::Lost { failed }, false),
-            Self::Back { failed: last, since } => {
-                let is_calm = now.saturating_duration_since(last) >= CALM;
-                let has_failed_long = since.is_some_and(|since| now.saturating_duration_since(since) >= CALM);
-                if is_calm || has_failed_long {
-                    (Self::Lost { failed }, true)
-                } else {
-                    let since = since.or(Some(now));
-                    (Self::Back { failed, since }, false)
-                }
-            }
-        };
-        *self = next;
-        is_news
+        let last = self.failed.replace(now);
+        if self.is_lost {
+            return false;
+        }
+        let is_long_ago = |at: Instant| now.saturating_duration_since(at) >= CALM;
+        let since = *self.since.get_or_insert(now);
+        self.is_lost = last.is_none_or(is_long_ago) || is_long_ago(since);
+        self.is_lost
     }
 
     /// The store answered. `true` when that has to be said.
     pub fn answered(&mut self) -> bool {
-        match *self {
-            Self::Well => false,
-            Self::Lost { failed } => {
-                *self = Self::Back { failed, since: None };
-                true
-            }
-            Self::Back { failed, .. } => {
-                *self = Self::Back { failed, since: None };
-                false
-            }
-        }
+        self.since = None;
+        std::mem::take(&mut self.is_lost)
     }
 }
 

@@ -20,7 +20,7 @@ const DEEPEST: usize = 8;
 /// Longest line: an error, or a simple string.
 const LONGEST_LINE: usize = 64 << 10;
 
-/// Longest number of bytes or values: what 64 bits hold, and some spaces.
+/// Longest line with a number of bytes or values: what 64 bits hold, and some spaces.
 const LONGEST_NUMBER: usize = 24;
 
 /// What is wrong with what a store says.
@@ -51,7 +51,13 @@ impl From<Excess> for io::Error {
 /// Counts complete answers in a stream of bytes, or complete commands: both are written alike.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
-    at: At,
+    /// The line under way: its kind, and what follows as far as a number can go.
+    line: Vec<u8>,
+    /// How long that line is by now, and whether the next byte may end it.
+    length: usize,
+    ends: bool,
+    /// How many bytes of a string are still to come, and of its line end.
+    bulk: usize,
     /// For each array that has begun, how many of its values are still to come.
     open: Vec<usize>,
     bytes: usize,
@@ -62,24 +68,6 @@ pub(super) struct Meter {
     pushes: usize,
 }
 
-#[derive(Debug, Default)]
-enum At {
-    /// A value's first byte is next.
-    #[default]
-    Start,
-    Line(Line),
-    /// Bytes of a string, and its line end.
-    Bulk(usize),
-}
-
-#[derive(Debug)]
-struct Line {
-    kind: u8,
-    length: usize,
-    number: [u8; LONGEST_NUMBER],
-    ends: bool,
-}
-
 impl Meter {
     /// Takes further bytes; how many answers they complete.
     ///
@@ -88,17 +76,12 @@ impl Meter {
     pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<usize, Excess> {
         let mut complete = 0;
         while let Some(first) = bytes.first() {
-            let (taken, is_value) = match &mut self.at {
-                At::Start => (1, self.begin(*first)?),
-                At::Line(line) => {
-                    let (taken, ended) = line.take(bytes)?;
-                    (taken, ended && self.line_ends()?)
-                }
-                At::Bulk(left) => {
-                    let taken = bytes.len().min(*left);
-                    *left -= taken;
-                    (taken, *left == 0)
-                }
+            let (taken, is_value) = if self.bulk > 0 {
+                let taken = bytes.len().min(self.bulk);
+                self.bulk -= taken;
+                (taken, self.bulk == 0)
+            } else {
+                (1, self.take(*first)? && self.line_ends()?)
             };
             bytes = &bytes[taken..];
             self.grow(taken, 0)?;
@@ -114,46 +97,50 @@ impl Meter {
         std::mem::take(&mut self.pushes)
     }
 
-    fn begin(&mut self, kind: u8) -> Result<bool, Excess> {
-        if !b"+-:_,#($!=*~>%|".contains(&kind) {
-            return Err(Excess::Strange);
+    /// Takes a byte of a line; whether the line ends with it.
+    fn take(&mut self, byte: u8) -> Result<bool, Excess> {
+        if self.length == 0 {
+            if !b"+-:_,#($!=*~>%|".contains(&byte) {
+                return Err(Excess::Strange);
+            }
+            if self.open.is_empty() {
+                self.kind = byte;
+            }
+            self.line.clear();
         }
-        if self.open.is_empty() {
-            self.kind = kind;
+        if self.ends && byte == b'\n' {
+            (self.length, self.ends) = (0, false);
+            return Ok(true);
         }
-        self.at = At::Line(Line {
-            kind,
-            length: 0,
-            number: [0; LONGEST_NUMBER],
-            ends: false,
-        });
+        self.ends = byte == b'\r';
+        if self.line.len() <= LONGEST_NUMBER {
+            self.line.push(byte);
+        }
+        self.length += 1;
+        if self.length > LONGEST_LINE {
+            return Err(Excess::Line);
+        }
         Ok(false)
     }
 
     /// Whether a value ends with its first line.
     fn line_ends(&mut self) -> Result<bool, Excess> {
-        let At::Line(line) = &self.at else { return Ok(false) };
-        let per_entry = match line.kind {
+        let kind = self.line[0];
+        let per_entry = match kind {
             b'$' | b'!' | b'=' => {
-                return Ok(match line.number()? {
-                    Some(length) => {
-                        // With the line end. Announced is as good as said: nobody has to wait for
-                        // it.
-                        let length = length.checked_add(2).ok_or(Excess::Large)?;
-                        self.grow(0, length)?;
-                        self.at = At::Bulk(length);
-                        false
-                    }
-                    None => true,
-                });
+                let Some(length) = self.number()? else { return Ok(true) };
+                // With the line end. Announced is as good as said: nobody has to wait for it.
+                self.bulk = length.checked_add(2).ok_or(Excess::Large)?;
+                self.grow(0, self.bulk)?;
+                return Ok(false);
             }
             b'*' | b'~' | b'>' => 1,
             b'%' | b'|' => 2,
             _ => return Ok(true),
         };
         // Attributes stand before the value that they are about, which the library counts to them.
-        let about = usize::from(line.kind == b'|');
-        let Some(entries) = line.number()? else { return Ok(true) };
+        let about = usize::from(kind == b'|');
+        let Some(entries) = self.number()? else { return Ok(true) };
         let values = entries
             .checked_mul(per_entry)
             .and_then(|values| values.checked_add(about));
@@ -169,13 +156,23 @@ impl Meter {
             return Err(Excess::Deep);
         }
         self.open.push(values);
-        self.at = At::Start;
         Ok(false)
+    }
+
+    /// The number on the line that has ended; `None` for a value that is absent.
+    fn number(&self) -> Result<Option<usize>, Excess> {
+        if self.line.len() > LONGEST_NUMBER {
+            return Err(Excess::Strange);
+        }
+        let text = str::from_utf8(&self.line[1..]).map_err(|_| Excess::Strange)?;
+        match text.trim().parse::<i64>().map_err(|_| Excess::Strange)? {
+            -1 => Ok(None),
+            number => usize::try_from(number).map(Some).map_err(|_| Excess::Strange),
+        }
     }
 
     /// Whether the whole answer ends with the value that just did.
     fn value_ends(&mut self) -> bool {
-        self.at = At::Start;
         while let Some(left) = self.open.last_mut() {
             *left -= 1;
             if *left > 0 {
@@ -194,37 +191,6 @@ impl Meter {
             return Err(Excess::Large);
         }
         Ok(())
-    }
-}
-
-impl Line {
-    /// How many bytes belong to the line, and whether it ends with them.
-    fn take(&mut self, bytes: &[u8]) -> Result<(usize, bool), Excess> {
-        for (at, byte) in bytes.iter().enumerate() {
-            if self.ends && *byte == b'\n' {
-                return Ok((at + 1, true));
-            }
-            self.ends = *byte == b'\r';
-            if let Some(place) = self.number.get_mut(self.length) {
-                *place = *byte;
-            }
-            self.length += 1;
-            if self.length > LONGEST_LINE {
-                return Err(Excess::Line);
-            }
-        }
-        Ok((bytes.len(), false))
-    }
-
-    /// The number on a line that has ended; `None` for a value that is absent.
-    fn number(&self) -> Result<Option<usize>, Excess> {
-        // Without the line end's first byte.
-        let text = self.number.get(..self.length - 1).ok_or(Excess::Strange)?;
-        let text = std::str::from_utf8(text).map_err(|_| Excess::Strange)?;
-        match text.trim().parse::<i64>().map_err(|_| Excess::Strange)? {
-            -1 => Ok(None),
-            number => usize::try_from(number).map(Some).map_err(|_| Excess::Strange),
-        }
     }
 }
 

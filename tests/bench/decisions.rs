@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use defender_gateway::testing::attempt::{Attempt, QueuePosition, Retries};
 use defender_gateway::testing::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::testing::queue::{self, CallerLimiter, FairScheduler, PermitSource, Queue, Ticket, Weights};
-use defender_gateway::testing::quota::{Availability, Config, Forecast, Ledger, Limit, QuotaState};
+use defender_gateway::testing::quota::{Config, Forecast, Ledger, Limit, QuotaState};
 use defender_gateway::testing::scan::{Endpoint, Request};
 use defender_gateway::testing::task::Tasks;
 
@@ -55,7 +55,7 @@ fn ledger() -> f64 {
     let mut decide = |_| {
         now += SLOT;
         ledger.sweep(now);
-        assert!(matches!(ledger.opening(now), Availability::At(at) if at <= now));
+        assert!(ledger.opening(now).is_some_and(|at| at <= now));
         let charge = ledger.issue(now);
         ledger.settle(charge, now);
     };

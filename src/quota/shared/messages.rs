@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::clock::earlier;
 pub(super) use crate::quota::state_lines::micros;
-use crate::quota::{self, Pacing, UnknownPast};
+use crate::quota::{self, Pacing};
 
 /// What the store runs: one script, in parts.
 pub(super) const SCRIPT: &str = concat!(
@@ -128,11 +128,7 @@ impl SyncParams {
             ttl: micros((longest + kept) * 2 + timing.lease) / 1000,
             lease: micros(timing.lease),
             window: micros(timing.merge),
-            past: match config.unknown_past {
-                UnknownPast::Empty => "empty",
-                UnknownPast::Paced => "paced",
-                UnknownPast::Full => "full",
-            },
+            past: config.unknown_past.as_str(),
             longest_pause: micros(quota::ThrottleHint::LONGEST_WAIT),
         }
     }

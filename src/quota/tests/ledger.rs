@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::*;
-use crate::quota::ledger::{Availability, Charge, Ledger};
+use crate::quota::ledger::{Charge, Ledger};
 
 /// What the model knows of a call: the span in which it may have reached the upstream.
 #[derive(Clone, Copy, Debug)]
@@ -61,14 +61,14 @@ proptest! {
                 .collect();
             prop_assert_eq!(ledger.in_flight(), pending_calls.len());
             let allowed = model_allows(&calls, &limits, attempt, now);
-            prop_assert_eq!(matches!(ledger.opening(now), Availability::At(at) if at <= now), allowed);
+            prop_assert_eq!(ledger.opening(now).is_some_and(|at| at <= now), allowed);
             match step {
                 Step::Wait(ms) => now += Duration::from_millis(ms),
                 Step::Issue if allowed => calls.push(Call { charge: ledger.issue(now), issued: now, ended: None }),
                 Step::Issue => {
                     // The moment it names is the first at which the model agrees, if nothing else
                     // happens.
-                    if let Availability::At(at) = ledger.opening(now)
+                    if let Some(at) = ledger.opening(now)
                         && pending_calls.is_empty()
                     {
                         prop_assert!(model_allows(&calls, &limits, attempt, at));

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{HOUR, MINUTE, Rng, TIMEOUT, after, documented, limit, most_in_any, refused, said};
 use crate::clock::Wall;
-use crate::quota::ledger::{Availability, Charge, Ledger};
+use crate::quota::ledger::{Charge, Ledger};
 use crate::quota::{Config, Limit, Metrics, Quota, QuotaState};
 
 /// The tables that take turns: tighter, wider, other windows, a longer and a shorter last window.
@@ -63,7 +63,7 @@ proptest! {
             match step {
                 Step::Wait(ms) => now += Duration::from_millis(ms),
                 Step::Issue => {
-                    if !matches!(ledger.opening(now), Availability::At(at) if at <= now) {
+                    if ledger.opening(now).is_none_or(|at| at > now) {
                         continue;
                     }
                     for limit in &limits {

@@ -108,7 +108,11 @@ impl Health {
 
     /// Whether it could not be connected to just now.
     pub(super) fn in_backoff(&self, now: Instant) -> bool {
-        self.standing(now) == HealthState::Down && self.until().is_some_and(|until| now < until)
+        self.is_down() && self.until().is_some_and(|until| now < until)
+    }
+
+    fn is_down(&self) -> bool {
+        self.left.is_some_and(|left| left.why == HealthState::Down)
     }
 
     /// Why it was ejected, until it is back.
@@ -168,17 +172,11 @@ impl Health {
     /// No connection, in an attempt that began at `begun`: ejected at once.
     pub(super) fn connection_failed(&mut self, begun: Instant, now: Instant) {
         // It was connected to since: the attempt met an outage that is over.
-        if self.reconnected.is_some_and(|at| begun < at) {
-            return;
-        }
+        let is_over = self.reconnected.is_some_and(|at| begun < at);
         // Failures of calls that were under way together count as one.
-        if self
-            .left
-            .is_some_and(|left| left.why == HealthState::Down && now < left.until)
-        {
-            return;
+        if !is_over && !self.in_backoff(now) {
+            self.leave(HealthState::Down, self.down, now);
         }
-        self.leave(HealthState::Down, self.down, now);
     }
 
     /// A bad answer that is the host's fault, or none: the host is avoided for a moment, and
@@ -223,7 +221,7 @@ impl Health {
 
     /// A response that does not say whether it can answer: it can be reached, and that is all.
     pub(super) fn responded(&mut self, now: Instant) {
-        if self.left.is_some_and(|left| left.why == HealthState::Down) {
+        if self.is_down() {
             self.come_back(now);
         }
     }
@@ -231,10 +229,7 @@ impl Health {
     /// A probe connected. That brings an unreachable host back, after its time; it says nothing
     /// about bad answers.
     pub(super) fn connected(&mut self, now: Instant) {
-        if self
-            .left
-            .is_some_and(|left| left.why == HealthState::Down && now >= left.until)
-        {
+        if self.is_down() && !self.in_backoff(now) {
             self.come_back(now);
         }
     }

@@ -3,13 +3,12 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::{Protocol, SHORTEST, Slot};
-use crate::attempt::{FlowOrder, SharedOrder};
+use crate::attempt::FlowOrder;
 use crate::clock::{self, earlier};
 use crate::quota::shared::messages::{self, Report};
 use crate::quota::shared::wants;
@@ -119,11 +118,6 @@ impl Protocol {
     /// The replicas that share the quota, this one included.
     pub fn replicas(&self) -> usize {
         self.copy.members.len().max(1)
-    }
-
-    /// The order of all replicas, as the store said last.
-    pub fn order(&self) -> Arc<SharedOrder> {
-        Arc::clone(&self.order)
     }
 
     /// Whether calls that nobody waits for may be made now.

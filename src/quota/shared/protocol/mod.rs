@@ -78,8 +78,8 @@ pub struct Protocol {
     lost: Option<(Instant, u32)>,
     merging: bool,
     last: Option<Instant>,
-    /// The order of all replicas.
-    pub(super) order: Arc<SharedOrder>,
+    /// The order of all replicas, as the store said last.
+    pub order: Arc<SharedOrder>,
     /// What earlier forecasts were made with.
     foreseen: Arc<SharedOrder>,
     pub(super) foreign: u64,
