@@ -232,22 +232,6 @@ impl fmt::Display for Kind {
     }
 }
 
-/// As it would be written in TOML.
-impl fmt::Display for DefaultValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Flag(value) => write!(f, "{value}"),
-            Self::Count(value) => write!(f, "{value}"),
-            Self::Text(value) => write!(f, "\"{value}\""),
-            Self::List(values) => {
-                let quoted: Vec<_> = values.iter().map(|value| format!("\"{value}\"")).collect();
-                write!(f, "[{}]", quoted.join(", "))
-            }
-            Self::EmptyTable => f.write_str("{}"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

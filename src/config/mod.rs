@@ -128,16 +128,8 @@ impl Document {
         let in_file = || {
             // What can be read of a file with a mistake in it.
             let (table, _) = DeTable::parse_recoverable(self.text.as_deref()?);
-            Some(
-                table
-                    .get_ref()
-                    .get("telemetry")?
-                    .get_ref()
-                    .get("format")?
-                    .get_ref()
-                    .as_str()?
-                    == "json",
-            )
+            let telemetry = table.get_ref().get("telemetry")?.get_ref();
+            Some(telemetry.get("format")?.get_ref().as_str()? == "json")
         };
         match env.value(&variable) {
             Some(said) => said.expose() == "json",

@@ -8,6 +8,7 @@ mod file;
 mod variables;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::config_error::{ConfigError, Origin};
 use super::env::Environment;
@@ -143,42 +144,32 @@ impl From<DefaultValue> for Node {
             DefaultValue::Flag(value) => Raw::Flag(value),
             DefaultValue::Count(value) => Raw::Number(value.to_string()),
             DefaultValue::Text(value) => Raw::Text(value.into()),
-            DefaultValue::List(values) => Raw::List(
-                values
-                    .iter()
-                    .map(|value| Self::new(Raw::Text((*value).into()), Origin::Default))
-                    .collect(),
-            ),
+            DefaultValue::List(values) => {
+                Raw::List(values.iter().map(|value| DefaultValue::Text(value).into()).collect())
+            }
             DefaultValue::EmptyTable => Raw::Table(Vec::new()),
         };
         Self::new(raw, Origin::Default)
     }
 }
 
-/// Keys of the previous version, which are not an error for one version: an update should lead to a
-/// warning, not to a gateway that does not start. Section and name of each, and what there is
-/// instead.
-const DEPRECATED: [(&str, &str, &str); 1] = [(
-    "defender",
-    "hedge",
-    "a call to a host that answers nothing is made at another one without being told to",
-)];
-
-/// The warning about `section.name` in a file; `None` when it was no key.
-fn deprecated_key(section: &str, name: &str) -> Option<String> {
-    let what = format!("{section}.{name}");
-    deprecation(&what, |section, name| format!("{section}.{name}") == what)
+/// As it would be written in TOML.
+impl fmt::Display for DefaultValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Node::from(*self).raw.to_toml(&str::to_owned).fmt(f)
+    }
 }
 
-/// The warning about an environment variable; `None` when it belonged to no key.
-fn deprecated_variable(variable: &str) -> Option<String> {
-    deprecation(variable, |section, name| {
-        format!("{}{section}_{name}", Key::PREFIX).to_uppercase() == variable
-    })
-}
-
-fn deprecation(what: &str, is_meant: impl Fn(&str, &str) -> bool) -> Option<String> {
-    let (.., now) = DEPRECATED.iter().find(|(section, name, _)| is_meant(section, name))?;
+/// The warning about a key of the previous version, by its path or its variable, which is not an
+/// error for one version: an update should lead to a warning, not to a gateway that does not start.
+/// `None` when there was no such key.
+fn deprecated(what: &str) -> Option<String> {
+    let now = match what {
+        "defender.hedge" | "DEFENDER_GATEWAY_DEFENDER_HEDGE" => {
+            "a call to a host that answers nothing is made at another one without being told to"
+        }
+        _ => return None,
+    };
     Some(format!(
         "{what} is gone, means nothing any more and will be a mistake in the next version: {now}; remove it"
     ))
