@@ -12,7 +12,8 @@ use super::config_error::Origin;
 use super::files::{Digest, Files, MAX_CONTENT_BYTES};
 use super::key::{Key, Reload, keys};
 use super::raw::{Node, Raw, RawConfig};
-use super::section::SECTIONS;
+use super::section::{SECTIONS, store};
+use crate::scan::hex;
 
 /// The value of every key and where it was written, of a configuration without errors. Clones share
 /// it.
@@ -101,9 +102,7 @@ impl Settings {
         match key.reload() {
             Reload::Live => false,
             Reload::Restart => true,
-            Reload::LiveAlone => keys()
-                .filter(|key| key.path() == "store.url")
-                .any(|store| !self.node(store).is_empty()),
+            Reload::LiveAlone => !self.node(&store::key::url).is_empty(),
         }
     }
 
@@ -115,12 +114,7 @@ impl Settings {
             let line = format!("{} = {}\n", key.path(), self.get(key).value.unwrap_or_default());
             context.update(line.as_bytes());
         }
-        let digest = context.finish();
-        digest.as_ref().iter().take(8).fold(String::new(), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        hex(&context.finish().as_ref()[..8])
     }
 
     /// A configuration file with every value and where it comes from. `file` is the name shown

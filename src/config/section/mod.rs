@@ -76,7 +76,7 @@ mod defender;
 mod queue;
 mod quota;
 mod server;
-mod store;
+pub(super) mod store;
 mod telemetry;
 
 /// Lists the sections, each with the type of its values, in the order of the reference.
