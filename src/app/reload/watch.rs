@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{ReloadError, Reloader, difference};
-use crate::config::{Digest, Disk, Document, Environment, Key, Loaded, Mistakes, Settings};
+use crate::config::{Digest, Disk, Document, Environment, Loaded, Mistakes};
 
 /// How often the file is looked at. It is small, and the kubelet takes up to a minute to deliver a
 /// change anyway.
@@ -84,7 +84,7 @@ fn retry_in(refused: &ReloadError) -> Option<Duration> {
     match refused {
         ReloadError::Credentials(error) => Some(error.retry_after().map_or(RETRY, |asked| asked.max(RETRY))),
         ReloadError::Part(_) => Some(RETRY),
-        ReloadError::Mistakes(_) | ReloadError::Ended => None,
+        ReloadError::Mistakes(_) => None,
     }
 }
 
@@ -133,7 +133,7 @@ impl Reloader {
 #[derive(Clone, Debug)]
 pub struct ConfigSource {
     file: Option<PathBuf>,
-    env: Arc<Environment>,
+    pub(super) env: Arc<Environment>,
 }
 
 impl ConfigSource {
@@ -167,19 +167,6 @@ impl ConfigSource {
     /// Every mistake, in reading order.
     pub fn resolve(&self, document: &Document) -> Result<Loaded, Mistakes> {
         document.resolve(&self.env, &Disk)
-    }
-
-    /// The same with `held` keys as they are in `running`.
-    ///
-    /// # Errors
-    /// Every mistake, in reading order.
-    pub(super) fn resolve_holding(
-        &self,
-        document: &Document,
-        held: &[&'static Key],
-        running: &Settings,
-    ) -> Result<Loaded, Mistakes> {
-        document.resolve_holding(held, running, &self.env, &Disk)
     }
 }
 
