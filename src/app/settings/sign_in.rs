@@ -73,23 +73,11 @@ async fn roots(roots: &TrustedRoots) -> Result<Option<Vec<u8>>, BoxError> {
         TrustedRoots::Pem(text) => return Ok(Some(text.clone().into_bytes())),
         TrustedRoots::File(path) => path,
     };
-    let unusable = |cause| CaFile {
-        path: path.display().to_string(),
-        cause,
-    };
+    let unusable =
+        |cause: std::io::Error| format!("the token proxy's CA file {} cannot be read: {cause}", path.display());
     let metadata = tokio::fs::metadata(path).await.map_err(unusable)?;
     if !metadata.is_file() || metadata.len() > MAX_CA_BYTES {
-        let cause = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a file of at most 1 MiB");
-        return Err(unusable(cause).into());
+        return Err(unusable(std::io::Error::other("not a file of at most 1 MiB")).into());
     }
     Ok(Some(tokio::fs::read(path).await.map_err(unusable)?))
-}
-
-/// The file of the proxy's certificate authority cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("the token proxy's CA file {path} cannot be read")]
-struct CaFile {
-    path: String,
-    #[source]
-    cause: std::io::Error,
 }

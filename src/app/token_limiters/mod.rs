@@ -15,8 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint, Scarcity};
-use crate::caller::Caller;
+use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint};
 use crate::clock::Wall;
 use crate::middleware::{Middleware, Next};
 use crate::queue::{self, Reason, Refused};
@@ -58,9 +57,9 @@ struct CallerToken {
 
 /// Where calls with one token queue and are counted. Whoever is on it holds it.
 #[derive(Debug)]
-struct Limiter {
-    queue: queue::Queue<quota::Quota>,
-    quota: quota::Quota,
+pub(super) struct Limiter {
+    pub(super) queue: queue::Queue<quota::Quota>,
+    pub(super) quota: quota::Quota,
     /// Ends the queue's clock with the limiter.
     _clock: Option<DropGuard>,
 }
@@ -150,32 +149,17 @@ impl TokenLimiters {
 
     /// Whether calls that nobody waits for may be made at that cost.
     pub fn has_surplus(&self, payer: Payer) -> bool {
-        self.limiter(payer).is_some_and(|limiter| limiter.quota.has_surplus())
-    }
-
-    /// How scarce slots are on the limiter of `payer`.
-    pub fn scarcity(&self, payer: Payer) -> Scarcity {
-        self.limiter(payer)
-            .map(|limiter| limiter.quota.scarcity())
-            .unwrap_or_default()
-    }
-
-    /// How many slots come on the limiter of `payer` until that moment, as far as `most`.
-    pub fn slots_until(&self, payer: Payer, until: Instant, most: usize) -> usize {
-        self.limiter(payer)
-            .map_or(0, |limiter| limiter.quota.slots_until(until, most))
+        self.of(payer, |limiter| limiter.quota.has_surplus())
     }
 
     /// How long a caller who is new on the limiter of `payer` would wait for its slot.
     pub fn predicted_wait(&self, payer: Payer) -> Duration {
-        self.limiter(payer)
-            .map_or(Duration::ZERO, |limiter| limiter.queue.predicted_wait())
+        self.of(payer, |limiter| limiter.queue.predicted_wait())
     }
 
-    /// How long a request of this caller that comes now would wait for its slot there.
-    pub fn predicted_turn(&self, payer: Payer, caller: &Caller) -> Duration {
-        self.limiter(payer)
-            .map_or(Duration::ZERO, |limiter| limiter.queue.predicted_turn(caller))
+    /// What `look` says of the limiter of `payer`, or the default if there is none.
+    pub(super) fn of<T: Default>(&self, payer: Payer, look: impl FnOnce(&Limiter) -> T) -> T {
+        self.limiter(payer).as_deref().map(look).unwrap_or_default()
     }
 
     /// The gateway stops at `closes`: see [`queue::Queue::close`].
