@@ -61,7 +61,30 @@ pub(super) struct Limiter {
     pub(super) queue: queue::Queue<quota::Quota>,
     pub(super) quota: quota::Quota,
     /// Ends the queue's clock with the limiter.
-    _clock: Option<DropGuard>,
+    _clock: DropGuard,
+}
+
+impl Limiter {
+    /// `others` report to the same metrics.
+    fn new(
+        queue: queue::Config,
+        quota: quota::Quota,
+        metrics: queue::Metrics,
+        others: usize,
+        tasks: &Tasks,
+    ) -> Arc<Self> {
+        let queue = queue::Queue::new(queue, quota.clone(), metrics, others);
+        let ended = CancellationToken::new();
+        let clock = ended.clone().run_until_cancelled_owned(queue.clone().run_clock());
+        tasks.spawn_upkeep("queue clock", async move {
+            clock.await;
+        });
+        Arc::new(Self {
+            queue,
+            quota,
+            _clock: ended.drop_guard(),
+        })
+    }
 }
 
 impl TokenLimiters {
@@ -84,15 +107,9 @@ impl TokenLimiters {
             "one, or one for each operation"
         );
         let others = quotas.len() - 1;
-        let own = quotas.into_iter().map(|quota| {
-            let queue = queue::Queue::new(config.queue.clone(), quota.clone(), metrics.clone(), others);
-            tasks.spawn_upkeep("queue clock", queue.clone().run_clock());
-            Arc::new(Limiter {
-                queue,
-                quota,
-                _clock: None,
-            })
-        });
+        let own = quotas
+            .into_iter()
+            .map(|quota| Limiter::new(config.queue.clone(), quota, metrics.clone(), others, tasks));
         Self(Arc::new(Shared {
             own: own.collect(),
             caller_token: Mutex::new(CallerToken {
@@ -198,7 +215,10 @@ impl TokenLimiters {
             let retry_after = caller_token.next_end(now).saturating_duration_since(now);
             return Err(Refused::new(Reason::Tokens, retry_after));
         }
-        let limiter = Arc::new(self.0.new_limiter(&caller_token.config, token_id.0));
+        let config = &caller_token.config;
+        let quota = quota::Quota::of_caller(&config.quota, self.0.wall.clone(), token_id.0);
+        let (metrics, others) = (self.0.metrics.clone(), Self::MAX - 1);
+        let limiter = Limiter::new(config.queue.clone(), quota, metrics, others, &self.0.tasks);
         if let Some(closes) = caller_token.closes {
             limiter.queue.close(closes);
         }
@@ -238,24 +258,6 @@ impl Middleware<Attempt, Next<Admitted<quota::Permit>>> for TokenLimiters {
             source: refused.into(),
         })?;
         limiter.queue.call(attempt, next).await
-    }
-}
-
-impl Shared {
-    fn new_limiter(&self, config: &Config, holder: TokenId) -> Limiter {
-        let quota = quota::Quota::of_caller(&config.quota, self.wall.clone(), holder);
-        let others = TokenLimiters::MAX - 1;
-        let queue = queue::Queue::new(config.queue.clone(), quota.clone(), self.metrics.clone(), others);
-        let ended = CancellationToken::new();
-        let clock = ended.clone().run_until_cancelled_owned(queue.clone().run_clock());
-        self.tasks.spawn_upkeep("limiter clock", async move {
-            clock.await;
-        });
-        Limiter {
-            queue,
-            quota,
-            _clock: Some(ended.drop_guard()),
-        }
     }
 }
 
