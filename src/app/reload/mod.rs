@@ -66,14 +66,6 @@ pub struct Applied {
     pub notes: Vec<String>,
 }
 
-/// What a document says, beside what runs.
-struct Difference {
-    /// What would run, with the pending keys as they are; `None` when everything waits.
-    resolved: Option<Resolved>,
-    /// What that would change.
-    applied: Applied,
-}
-
 /// Why the running configuration stays as it is.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
@@ -160,7 +152,7 @@ impl Reloader {
         let _turn = self.0.turn.lock().await;
         let made = self.0.current.load_full();
         let running = &made.config.settings;
-        let Difference { resolved, applied } = difference(running, source, document)?;
+        let (resolved, applied) = difference(running, source, document)?;
         let Some(resolved) = resolved.filter(|_| !applied.changed.is_empty()) else {
             self.0.configuration.runs(running.digest(), &applied.pending);
             return Ok(applied);
@@ -225,8 +217,14 @@ impl Reloader {
     }
 }
 
-/// What `document` says now, with the files that it names. Blocks for as long as the disk does.
-fn difference(running: &Settings, source: &ConfigSource, document: &Document) -> Result<Difference, Mistakes> {
+/// What `document` says now, with the files that it names: what would run, with the pending keys as
+/// they are, or `None` when everything waits; and what that would change. Blocks for as long as the
+/// disk does.
+fn difference(
+    running: &Settings,
+    source: &ConfigSource,
+    document: &Document,
+) -> Result<(Option<Resolved>, Applied), Mistakes> {
     let written = source.resolve(document)?;
     let differing = running.changed(&written.resolved.settings);
     // An application and its secret belong together.
@@ -250,7 +248,7 @@ fn difference(running: &Settings, source: &ConfigSource, document: &Document) ->
         pending,
         notes: written.notes,
     };
-    Ok(Difference { resolved, applied })
+    Ok((resolved, applied))
 }
 
 /// Whether the key says who signs in, how or where.
@@ -288,7 +286,7 @@ mod tests {
         let source = ConfigSource::new(None, Environment::default());
         let running = source.resolve(before).unwrap().resolved.settings;
         meanwhile();
-        let Difference { applied, .. } = difference(&running, &source, after).unwrap();
+        let (_, applied) = difference(&running, &source, after).unwrap();
         [applied.changed, applied.pending].map(|keys| keys.iter().map(|key| key.path()).collect())
     }
 
