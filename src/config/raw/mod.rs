@@ -12,11 +12,12 @@ use std::fmt;
 
 use super::config_error::{ConfigError, Origin};
 use super::env::Environment;
-use super::key::{DefaultValue, Key, keys};
+use super::files::Digest;
+use super::key::{DefaultValue, Key};
 
-/// The value of every key with the highest precedence. It has no `Debug`, because it may contain a
-/// password.
-#[derive(Clone)]
+/// The values that were written, each with the highest precedence. It has no `Debug`, because it may
+/// contain a password.
+#[derive(Clone, Default)]
 pub(super) struct RawConfig {
     nodes: BTreeMap<(&'static str, &'static str), Node>,
 }
@@ -30,11 +31,7 @@ impl RawConfig {
         mistakes: &mut Vec<ConfigError>,
         notes: &mut Vec<String>,
     ) -> Self {
-        let mut written = Self {
-            nodes: keys()
-                .map(|key| ((key.section, key.name), Node::from(key.fallback)))
-                .collect(),
-        };
+        let mut written = Self::default();
         if let Some(text) = text {
             file::read(text, &mut written, mistakes, notes);
         }
@@ -47,7 +44,7 @@ impl RawConfig {
         self.nodes.insert((key.section, key.name), node);
     }
 
-    /// The value of `key`.
+    /// The value of `key`, which is its default where none was written.
     pub(super) fn node(&self, key: &'static Key) -> Node {
         self.nodes
             .get(&(key.section, key.name))
@@ -61,6 +58,8 @@ impl RawConfig {
 pub(super) struct Node {
     pub(super) raw: Raw,
     pub(super) origin: Origin,
+    /// What is in the file that it names, if that is read once: it is part of the value then.
+    pub(super) content: Option<Digest>,
 }
 
 /// The types of TOML.
@@ -119,12 +118,13 @@ impl Raw {
 impl Node {
     /// Whether both have the same value, at any position.
     pub(super) fn has_same_value(&self, other: &Self) -> bool {
-        let value = |node: &Self| node.raw.to_toml(&str::to_owned);
+        let value = |node: &Self| (node.raw.to_toml(&str::to_owned), node.content);
         value(self) == value(other)
     }
 
-    fn new(raw: Raw, origin: Origin) -> Self {
-        Self { raw, origin }
+    pub(super) fn new(raw: Raw, origin: Origin) -> Self {
+        let content = None;
+        Self { raw, origin, content }
     }
 
     /// Whether it is empty: an empty text, list or table.
