@@ -7,13 +7,10 @@ use crate::quota;
 
 impl Status {
     /// Sign-in, regions and quota, and then the problems there are.
-    pub(super) fn checks(&self) -> impl Fn() -> Vec<Check> + Send + Sync + 'static {
-        let status = self.clone();
-        move || {
-            let checks = [status.check_sign_in(), status.check_regions(), status.check_quota()];
-            let problems = status.problems.look();
-            checks.into_iter().chain(problems.iter().map(check)).collect()
-        }
+    pub(super) fn checks(&self) -> Vec<Check> {
+        let checks = [self.check_sign_in(), self.check_regions(), self.check_quota()];
+        let problems = self.problems.look();
+        checks.into_iter().chain(problems.iter().map(check)).collect()
     }
 
     fn check_sign_in(&self) -> Check {

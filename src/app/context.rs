@@ -108,7 +108,7 @@ impl SharedContext {
 
     pub(super) fn fair_use(&self, config: &Resolved) -> Option<Supervised<queue::CallerLimiter>> {
         let limit = config.callers.limit.as_ref()?;
-        let fair_use = queue::CallerLimiter::new(limit.calls, limit.window)?;
+        let fair_use = queue::CallerLimiter::new(limit.exact_calls(), limit.window())?;
         Some(Supervised::make(&self.tasks, |tasks| {
             fair_use.spawn_upkeep(tasks);
             fair_use

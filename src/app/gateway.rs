@@ -231,12 +231,12 @@ fn announce(made: &Components, machine: Machine) {
 fn view(config: &Resolved, registry: Registry, status: Status, stop: CancellationToken) -> admin::View {
     let current = Arc::clone(&status.sources.current);
     let quit: Arc<dyn Fn() + Send + Sync> = Arc::new(move || stop.cancel());
-    let (shown, history) = (status.clone(), status.history.clone());
+    let (shown, checked, history) = (status.clone(), status.clone(), status.history.clone());
     admin::View {
         status: Arc::new(move || shown.show()),
         history: Arc::new(move || history.show()),
         health: status.health.clone(),
-        checks: Arc::new(status.checks()),
+        checks: Arc::new(move || checked.checks()),
         metrics: Arc::new(move |exposition| {
             status.measure(&registry.mode());
             registry.encode(exposition)

@@ -29,14 +29,10 @@ pub(super) struct Swap<S> {
     own: Option<Own<S>>,
 }
 
-/// A clone's own copy of the service: requests pay for a copy only after a change.
-#[derive(Debug)]
-struct Own<S> {
-    service: S,
-    /// Not held: what goes on in the background for it ends with the last request, not with the
-    /// last idle connection.
-    generation: Weak<Generation<S>>,
-}
+/// A clone's own copy of the service, because requests pay for a copy only after a change, and of
+/// which generation it is. That is not held: what goes on in the background for it ends with the
+/// last request, not with the last idle connection.
+type Own<S> = (Weak<Generation<S>>, S);
 
 /// A service and what has to go on in the background while it is used.
 #[derive(Debug)]
@@ -69,13 +65,10 @@ impl<S: Clone> Swap<S> {
     fn current(&mut self) -> (Arc<Generation<S>>, &mut S) {
         let generation = self.latest.load_full();
         let own = match self.own.take() {
-            Some(own) if std::ptr::eq(own.generation.as_ptr(), &*generation) => own,
-            _ => Own {
-                service: generation.service.clone(),
-                generation: Arc::downgrade(&generation),
-            },
+            Some(own) if own.0.as_ptr() == Arc::as_ptr(&generation) => own,
+            _ => (Arc::downgrade(&generation), generation.service.clone()),
         };
-        (generation, &mut self.own.insert(own).service)
+        (generation, &mut self.own.insert(own).1)
     }
 }
 

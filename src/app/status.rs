@@ -182,23 +182,20 @@ fn problem(standing: &Standing) -> Value {
     })
 }
 
-fn windows(snapshot: &quota::Snapshot) -> Value {
-    let windows = snapshot.windows.iter().map(|window| {
-        json!({
-            "name": &*window.name,
-            "limit": window.limit,
-            "window_s": seconds(window.length),
-            "used": window.used,
-            "remaining": window.remaining,
-            "reset_s": seconds(window.reset),
-        })
-    });
-    windows.collect()
+fn window(window: &quota::Window) -> Value {
+    json!({
+        "name": &*window.name,
+        "limit": window.limit,
+        "window_s": seconds(window.length),
+        "used": window.used,
+        "remaining": window.remaining,
+        "reset_s": seconds(window.reset),
+    })
 }
 
 fn quota(snapshot: &quota::Snapshot) -> Value {
     json!({
-        "windows": windows(snapshot),
+        "windows": snapshot.windows.iter().map(window).collect::<Vec<_>>(),
         "pace": snapshot.pace.as_ref().map(pace),
         "paused_until_s": snapshot.paused.map(seconds),
         "in_flight": snapshot.in_flight,

@@ -45,9 +45,9 @@ pub use env::{Environment, variable};
 pub use files::{Digest, Disk, Files, Found};
 pub use key::{DefaultValue, Key, Kind, Reload, keys};
 pub use reference::{reference, schema};
-pub use section::{Credentials, Merging, Pin, Proxy, Resolved, Scope, TokenProxy, TrustedRoots};
+pub use section::{Credentials, Merging, Proxy, Resolved, Scope, TokenProxy, TrustedRoots};
 pub use settings::Settings;
-pub use value::{Limit, parse_duration, parse_size, show_duration, show_size};
+pub use value::{parse_duration, parse_size, show_duration, show_size};
 
 /// The file that is read when neither `--config` nor the environment names one, and it exists.
 const USUAL_PLACE: &str = "/etc/defender-gateway/gateway.toml";

@@ -6,9 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use tower::util::BoxCloneSyncService;
-use url::Url;
 
-use crate::config::{Credentials, Resolved, TokenProxy, TrustedRoots};
+use crate::config::{Credentials, TokenProxy, TrustedRoots};
 use crate::net::{Client, Exchange, Limits};
 use crate::{BoxError, token};
 
@@ -26,13 +25,6 @@ pub(in crate::app) fn token(config: &Credentials) -> token::Config {
         credential: config.credential.clone(),
         scope: token::Scope::new(&config.scope),
     }
-}
-
-/// Whose token the gateway has: what it is answered is meant for that application alone.
-pub(in crate::app) fn identity(config: &Resolved) -> (&Url, Option<&str>, Option<&str>) {
-    let credentials = &config.credentials;
-    let (tenant_id, client_id) = (&credentials.tenant_id, &credentials.client_id);
-    (&credentials.authority, tenant_id.as_deref(), client_id.as_deref())
 }
 
 /// Far above any bundle of certificates.

@@ -8,7 +8,7 @@ use super::reader::{Read, Reader};
 use super::settings::Settings;
 
 pub use credentials::{Credentials, TokenProxy, TrustedRoots};
-pub use defender::{Pin, Proxy};
+pub use defender::Proxy;
 pub use merge::Merging;
 pub use quota::Scope;
 

@@ -85,9 +85,9 @@ fn authorization(url: &Url) -> Result<Option<Secret>, String> {
     if url.username().is_empty() && url.password().is_none() {
         return Ok(None);
     }
-    const BROKEN: &str = "holds a user or password with a broken %XX";
-    let user = percent_decoded(url.username()).ok_or(BROKEN)?;
-    let password = percent_decoded(url.password().unwrap_or_default()).ok_or(BROKEN)?;
+    let broken = "holds a user or password with a broken %XX";
+    let user = percent_decoded(url.username()).ok_or(broken)?;
+    let password = percent_decoded(url.password().unwrap_or_default()).ok_or(broken)?;
     let pair = [&user[..], b":", &password[..]].concat();
     Ok(Some(Secret::new(format!("Basic {}", BASE64_STANDARD.encode(pair)))))
 }
