@@ -157,7 +157,7 @@ impl Components {
         let context = &self.context;
         let plan = Plan::of(config, &context.environment, &context.memory.shares)?;
         let before = &self.plan;
-        let changes = Changes::between(&self.config, config);
+        let changes = Changes(self.config.settings.changed(&config.settings));
         let mut next = Self {
             config: config.clone(),
             guard: server::guard::Layer::new(plan.hosts.clone()),
@@ -381,10 +381,6 @@ fn traces(config: &Resolved, net: &Arc<ArcSwap<net::Client>>, wall: &Wall, root:
 struct Changes(Vec<&'static Key>);
 
 impl Changes {
-    fn between(old: &Resolved, new: &Resolved) -> Self {
-        Self(old.settings.changed(&new.settings))
-    }
-
     /// Whether one of these keys has changed.
     fn any(&self, paths: &[&str]) -> bool {
         for path in paths {
