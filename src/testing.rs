@@ -21,9 +21,9 @@ pub mod clock {
 }
 pub mod config {
     pub use crate::config::{
-        Cloud, DefaultValue, Disk, Document, Environment, Files, Found, Key, Kind, Limit, Loaded, Merging, Mistakes,
-        Origin, Pin, Reload, Resolved, TrustedRoots, keys, parse, parse_duration, parse_size, reference, schema,
-        show_duration, show_size, variable,
+        Cloud, DefaultValue, Disk, Document, Environment, Files, Found, Key, Kind, Loaded, Merging, Mistakes, Origin,
+        Reload, Resolved, TrustedRoots, keys, parse, parse_duration, parse_size, reference, schema, show_duration,
+        show_size, variable,
     };
 }
 pub mod memory {

@@ -81,6 +81,14 @@ pub struct Check {
     pub text: String,
 }
 
+impl Check {
+    /// How it stands with `name`.
+    pub fn new(name: &'static str, ok: bool, text: impl Into<String>) -> Self {
+        let text = text.into();
+        Self { name, ok, text }
+    }
+}
+
 /// The gateway's state, [`State::Starting`] at first. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<AtomicU8>);

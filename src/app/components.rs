@@ -45,12 +45,13 @@ pub(super) struct Components {
     pub(super) calls: upstream::Metrics,
     read: server::read::Layer,
     pub(super) guard: server::guard::Layer,
-    limiter: token_limiters::Config,
+    plan: Plan,
     /// How many app registrations there were before this one.
     registration: u64,
 }
 
 /// The settings that parts are made with: all of them are right before any part is touched.
+#[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) net: net::Config,
     pub(super) regions: region::Config,
@@ -98,9 +99,9 @@ impl Components {
         let plan = Plan::of(config, &environment, &memory.shares)?;
         let net = connections(&plan.net, &environment)?;
         let (context, exporter) = shared_context(config, &plan, &net, environment, memory, tasks, root)?;
-        let token_source = context.token_source(config, plan.token, &net, context.metrics.token.clone());
+        let token_source = context.token_source(config, plan.token.clone(), &net, context.metrics.token.clone());
         let region_client = region_client(&net, config);
-        let regions = context.regions(plan.regions, region::Metrics::register(root), &region_client);
+        let regions = context.regions(plan.regions.clone(), region::Metrics::register(root), &region_client);
         // What answers teach about pages and order is learnt by the flights and used by both.
         let upstream_profile = Arc::new(scan::UpstreamProfile::new(config.merge.known_rows));
         let merge_memory = context.remember_merging(config, &upstream_profile);
@@ -124,8 +125,8 @@ impl Components {
         let made = Self {
             fair_use: context.fair_use(config),
             read: server::read::Layer::new(settings::read(config, &context.memory.shares)),
-            guard: server::guard::Layer::new(plan.hosts),
-            limiter: plan.limiter,
+            guard: server::guard::Layer::new(plan.hosts.clone()),
+            plan,
             registration: 0,
             config: config.clone(),
             context,
@@ -154,13 +155,13 @@ impl Components {
     /// A file cannot be used, a part refuses its settings, or the new credentials bring no token.
     pub(super) async fn next(&self, config: &Resolved) -> Result<Self, ReloadError> {
         let context = &self.context;
-        let plan_of = |config| Plan::of(config, &context.environment, &context.memory.shares);
-        let (before, plan) = (plan_of(&self.config)?, plan_of(config)?);
-        let changes = Changes::between(&self.config, config);
+        let plan = Plan::of(config, &context.environment, &context.memory.shares)?;
+        let before = &self.plan;
+        let changes = Changes(self.config.settings.changed(&config.settings));
         let mut next = Self {
             config: config.clone(),
-            limiter: plan.limiter,
-            guard: server::guard::Layer::new(plan.hosts),
+            guard: server::guard::Layer::new(plan.hosts.clone()),
+            plan: plan.clone(),
             registration: self.registration + u64::from(!self.has_identity_of(config)),
             ..self.clone()
         };
@@ -212,8 +213,13 @@ impl Components {
         Ok(next)
     }
 
+    /// Whether the token is the same application's, for which alone its answers are meant.
     fn has_identity_of(&self, config: &Resolved) -> bool {
-        settings::identity(config) == settings::identity(&self.config)
+        let identities = [&self.config, config].map(|config| {
+            let credentials = &config.credentials;
+            (&credentials.authority, &credentials.tenant_id, &credentials.client_id)
+        });
+        identities[0] == identities[1]
     }
 
     /// The cache and the flights go on from those before. What was answered to one application is
@@ -254,7 +260,7 @@ impl Components {
     pub(super) fn take_over(&self, before: &Resolved) {
         self.context.way_out.store(Arc::new(self.net.clone()));
         self.token_source.part.take_over();
-        self.context.token_limiters.reconfigure(self.limiter.clone());
+        self.context.token_limiters.reconfigure(self.plan.limiter.clone());
         if !self.has_identity_of(before) {
             self.context.token_limiters.forget_refusals(self.registration);
         }
@@ -375,10 +381,6 @@ fn traces(config: &Resolved, net: &Arc<ArcSwap<net::Client>>, wall: &Wall, root:
 struct Changes(Vec<&'static Key>);
 
 impl Changes {
-    fn between(old: &Resolved, new: &Resolved) -> Self {
-        Self(old.settings.changed(&new.settings))
-    }
-
     /// Whether one of these keys has changed.
     fn any(&self, paths: &[&str]) -> bool {
         for path in paths {

@@ -108,7 +108,7 @@ impl SharedContext {
 
     pub(super) fn fair_use(&self, config: &Resolved) -> Option<Supervised<queue::CallerLimiter>> {
         let limit = config.callers.limit.as_ref()?;
-        let fair_use = queue::CallerLimiter::new(limit.calls, limit.window)?;
+        let fair_use = queue::CallerLimiter::new(limit.exact_calls(), limit.window())?;
         Some(Supervised::make(&self.tasks, |tasks| {
             fair_use.spawn_upkeep(tasks);
             fair_use
@@ -147,9 +147,11 @@ impl SharedContext {
         let [waits, turns, scarcity, slots, surplus] = std::array::from_fn(|_| self.token_limiters.clone());
         let outlook = single_flight::PredictedWait {
             wait: Arc::new(move |payer| waits.predicted_wait(payer)),
-            turn: Arc::new(move |payer, caller| turns.predicted_turn(payer, caller)),
-            scarcity: Arc::new(move |payer| scarcity.scarcity(payer)),
-            slots: Arc::new(move |payer, until, most| slots.slots_until(payer, until, most)),
+            turn: Arc::new(move |payer, caller| turns.of(payer, |limiter| limiter.queue.predicted_turn(caller))),
+            scarcity: Arc::new(move |payer| scarcity.of(payer, |limiter| limiter.quota.scarcity())),
+            slots: Arc::new(move |payer, until, most| {
+                slots.of(payer, |limiter| limiter.quota.slots_until(until, most))
+            }),
             has_surplus: Arc::new(move |payer| surplus.has_surplus(payer)),
         };
         single_flight::SingleFlight::new(

@@ -1,12 +1,11 @@
 //! The running gateway, with the admin listener on a thread of its own: a probe is answered while
 //! the data side is saturated.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -14,9 +13,8 @@ use tower::ServiceExt as _;
 use super::components::Components;
 use super::context::HostEnvironment;
 use super::history::{CallMetrics, History};
-use super::hot_swap::Swap;
 use super::problems::Problems;
-use super::reload::{ConfigSource, Next, Reloader};
+use super::reload::{ConfigSource, Reloader};
 use super::settings;
 use super::status::{Sources, Status};
 use crate::config::{Document, Resolved};
@@ -24,7 +22,7 @@ use crate::resources::{self, Machine};
 use crate::task::Tasks;
 use crate::telemetry::metrics::{Mode, ModeGauge, Registry};
 use crate::telemetry::trace::Exporter;
-use crate::{BoxError, admin, quota, server, stack};
+use crate::{BoxError, admin, server, stack};
 
 /// A gateway whose listeners are bound and whose upkeep runs; [`Gateway::serve`] lets callers in.
 #[derive(Debug)]
@@ -32,7 +30,6 @@ pub struct Gateway {
     data: server::Bound,
     admin: AdminThread,
     reloader: Reloader,
-    next: mpsc::Receiver<Next>,
     health: admin::Health,
     mode: ModeGauge,
     tasks: Tasks,
@@ -94,7 +91,7 @@ impl Gateway {
             .map_err(Error::of("the data listener"))?;
         let context = built.context.clone();
         announce(&built, machine);
-        let (reloader, next) = Reloader::new(built, registry.root());
+        let reloader = Reloader::new(built, registry.root());
         let connections = data.connections();
         registry.root().register_collector(Box::new(connections.clone()));
         let sources = Arc::new(Sources {
@@ -104,23 +101,23 @@ impl Gateway {
             current: reloader.current(),
             configuration: reloader.configuration(),
         });
+        let health = admin::Health::default();
         let status = Status {
             problems: Problems::start(Arc::clone(&sources), registry.root(), &tasks),
             history: History::start(Arc::clone(&sources), &tasks),
+            calls: CallMetrics::register(registry.root()),
             host: resources::host_name().into(),
+            health: health.clone(),
             sources,
         };
-        let calls = CallMetrics::register(registry.root());
         let stop = CancellationToken::new();
         let mode = registry.mode();
-        let health = admin::Health::default();
-        let view = view(config, registry, (status, calls), health.clone(), stop.clone());
+        let view = view(config, registry, status, stop.clone());
         let admin = AdminThread::start(settings::admin_listener(config, machine), admin::Admin::new(view))?;
         Ok(Self {
             data,
             admin,
             reloader,
-            next,
             health,
             mode,
             tasks,
@@ -166,7 +163,7 @@ impl Gateway {
         let made = self.reloader.current().load_full();
         let (linger, drain) = (made.config.server.linger, made.config.server.drain);
         let context = made.context.clone();
-        let path = Swap::new(stack::build(made.parts()), made.upkeep());
+        let path = self.reloader.path(|made| stack::build(made.parts()));
         // What it keeps up in the background must end with the last request to it.
         drop(made);
         let draining = async {
@@ -187,21 +184,8 @@ impl Gateway {
             context.close(now + linger + drain.saturating_sub(ANSWER));
             now + linger + drain
         };
-        let mut next = self.next;
-        let exchanging = async {
-            while let Some(Next { components, done }) = next.recv().await {
-                path.exchange(stack::build(components.parts()), components.upkeep());
-                // Whoever asked may have gone.
-                let _ = done.send(());
-            }
-            std::future::pending::<Infallible>().await
-        };
-        let serving = self.data.serve(path.clone(), &self.tasks, self.stop.clone());
-        let ending = async { tokio::join!(serving, draining) };
-        let (drained, end) = tokio::select! {
-            ended = ending => ended,
-            never = exchanging => match never {},
-        };
+        let serving = self.data.serve(path, &self.tasks, self.stop.clone());
+        let (drained, end) = tokio::join!(serving, draining);
         let failed = self.tasks.has_failed();
         // Calls for which nobody waits any more, too: the store has to hear how they ended before it
         // hears that this replica leaves.
@@ -244,44 +228,19 @@ fn announce(made: &Components, machine: Machine) {
     settings::warn_about_memory(&made.config, machine, &made.context.memory.shares);
 }
 
-fn view(
-    config: &Resolved,
-    registry: Registry,
-    (status, calls): (Status, CallMetrics),
-    health: admin::Health,
-    stop: CancellationToken,
-) -> admin::View {
+fn view(config: &Resolved, registry: Registry, status: Status, stop: CancellationToken) -> admin::View {
     let current = Arc::clone(&status.sources.current);
     let quit: Arc<dyn Fn() + Send + Sync> = Arc::new(move || stop.cancel());
-    let history = status.history.clone();
-    let checks = status.checks();
-    let (shown, scraped) = (status.clone(), status);
+    let (shown, checked, history) = (status.clone(), status.clone(), status.history.clone());
     admin::View {
-        status: {
-            let health = health.clone();
-            Arc::new(move || shown.show(&health))
-        },
+        status: Arc::new(move || shown.show()),
         history: Arc::new(move || history.show()),
-        metrics: {
-            let health = health.clone();
-            let gauge = registry.mode();
-            Arc::new(move |exposition| {
-                scraped.sources.quotas().for_each(quota::Quota::show);
-                if let Some(shared_cache) = &scraped.sources.current().shared_cache {
-                    shared_cache.part.show();
-                }
-                let metrics = &scraped.sources.context.metrics;
-                if let Some(queue) = scraped.sources.queue() {
-                    metrics.queue.show(&queue);
-                }
-                metrics.count.callers().rank();
-                calls.show(scraped.sources.calls(), scraped.per_call());
-                gauge.set(scraped.mode(&health).0);
-                registry.encode(exposition)
-            })
-        },
-        health,
-        checks: Arc::new(checks),
+        health: status.health.clone(),
+        checks: Arc::new(move || checked.checks()),
+        metrics: Arc::new(move |exposition| {
+            status.measure(&registry.mode());
+            registry.encode(exposition)
+        }),
         openapi: server::OPENAPI.into(),
         named: Arc::new(move |host, peer| current.load().guard.hosts().accept(host, peer)),
         quit: config.admin.quit.then_some(quit),

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
@@ -24,33 +23,20 @@ use crate::server::InboundRequest;
 /// until it has ended.
 #[derive(Debug)]
 pub(super) struct Swap<S> {
-    latest: Arc<Latest<S>>,
+    latest: Arc<ArcSwap<Generation<S>>>,
     /// Made by the first request: a clone that never answers one, as the listeners' are, must not
     /// keep the first configuration's cache for as long as the gateway runs.
     own: Option<Own<S>>,
 }
 
-/// A clone's own copy of the service: requests pay for a copy only after a change.
-#[derive(Debug)]
-struct Own<S> {
-    service: S,
-    number: u64,
-    /// Not held: what goes on in the background for it ends with the last request, not with the
-    /// last idle connection.
-    generation: Weak<Generation<S>>,
-}
-
-#[derive(Debug)]
-struct Latest<S> {
-    generation: ArcSwap<Generation<S>>,
-    /// The generation's number, for a look that costs nothing.
-    number: AtomicU64,
-}
+/// A clone's own copy of the service, because requests pay for a copy only after a change, and of
+/// which generation it is. That is not held: what goes on in the background for it ends with the
+/// last request, not with the last idle connection.
+type Own<S> = (Weak<Generation<S>>, S);
 
 /// A service and what has to go on in the background while it is used.
 #[derive(Debug)]
 struct Generation<S> {
-    number: u64,
     service: S,
     _upkeep: BackgroundTasks,
 }
@@ -58,46 +44,31 @@ struct Generation<S> {
 impl<S: Clone> Swap<S> {
     pub(super) fn new(service: S, upkeep: BackgroundTasks) -> Self {
         let first = Generation {
-            number: 0,
             service,
             _upkeep: upkeep,
         };
         Self {
             own: None,
-            latest: Arc::new(Latest {
-                generation: ArcSwap::from_pointee(first),
-                number: AtomicU64::new(0),
-            }),
+            latest: Arc::new(ArcSwap::from_pointee(first)),
         }
     }
 
-    /// The requests that come from now on are answered by `service`. For one at a time.
+    /// The requests that come from now on are answered by `service`.
     pub(super) fn exchange(&self, service: S, upkeep: BackgroundTasks) {
-        let number = self.latest.generation.load().number + 1;
-        self.latest.generation.store(Arc::new(Generation {
-            number,
+        self.latest.store(Arc::new(Generation {
             service,
             _upkeep: upkeep,
         }));
-        self.latest.number.store(number, Ordering::Release);
     }
 
     /// The latest generation, and this clone's own copy of its service.
     fn current(&mut self) -> (Arc<Generation<S>>, &mut S) {
-        let number = self.latest.number.load(Ordering::Acquire);
-        let held = (self.own.as_ref())
-            .filter(|own| own.number == number)
-            .and_then(|own| own.generation.upgrade());
-        let generation = held.unwrap_or_else(|| self.latest.generation.load_full());
+        let generation = self.latest.load_full();
         let own = match self.own.take() {
-            Some(own) if own.number == generation.number => own,
-            _ => Own {
-                service: generation.service.clone(),
-                number: generation.number,
-                generation: Arc::downgrade(&generation),
-            },
+            Some(own) if own.0.as_ptr() == Arc::as_ptr(&generation) => own,
+            _ => (Arc::downgrade(&generation), generation.service.clone()),
         };
-        (generation, &mut self.own.insert(own).service)
+        (generation, &mut self.own.insert(own).1)
     }
 }
 
@@ -169,10 +140,7 @@ mod tests {
 
         let second = Arc::new(());
         swap.exchange(Arc::clone(&second), BackgroundTasks::default());
-        let (generation, own) = connection.current();
-
-        assert_eq!(generation.number, 1);
-        assert!(Arc::ptr_eq(own, &second));
+        assert!(Arc::ptr_eq(connection.current().1, &second));
         assert!(before.upgrade().is_none(), "the first is kept by {listener:?}");
     }
 }

@@ -10,13 +10,13 @@ use tokio::time::Instant;
 
 use super::components::Components;
 use super::context::SharedContext;
-use super::history::{History, PerCall};
+use super::history::{CallMetrics, History, PerCall};
 use super::problems::{Problems, Standing};
 use super::reload::Configuration;
 use crate::response::Outcome;
 use crate::scan::{MergeFinding, Operation, Outcome as Served, SplitError};
 use crate::server::{Connections, ErrorRecord};
-use crate::telemetry::metrics::Mode;
+use crate::telemetry::metrics::{Mode, ModeGauge};
 use crate::{admin, queue, quota, region, single_flight, token};
 
 /// What is shown. Clones look at the same gateway.
@@ -25,14 +25,16 @@ pub(super) struct Status {
     pub(super) sources: Arc<Sources>,
     pub(super) problems: Problems,
     pub(super) history: History,
+    pub(super) calls: CallMetrics,
     pub(super) host: Arc<str>,
+    pub(super) health: admin::Health,
 }
 
 impl Status {
     /// What the gateway is doing now, and what is wrong.
-    pub(super) fn mode(&self, health: &admin::Health) -> (Mode, Vec<Standing>) {
+    fn mode(&self) -> (Mode, Vec<Standing>) {
         let problems = self.problems.look();
-        let mode = if health.state() == admin::State::Draining {
+        let mode = if self.health.state() == admin::State::Draining {
             Mode::Draining
         } else if self.sources.is_store_lost() {
             Mode::StoreLost
@@ -45,8 +47,8 @@ impl Status {
     }
 
     /// The whole state at this moment.
-    pub(super) fn show(&self, health: &admin::Health) -> Value {
-        let (mode, problems) = self.mode(health);
+    pub(super) fn show(&self) -> Value {
+        let (mode, problems) = self.mode();
         let current = self.sources.current();
         let connections = &self.sources.connections;
         json!({
@@ -69,6 +71,21 @@ impl Status {
             "connections": {"open": connections.open(), "most": connections.most()},
             "config": self.sources.configuration.show(),
         })
+    }
+
+    /// Brings up to date what no event changes in the metrics.
+    pub(super) fn measure(&self, mode: &ModeGauge) {
+        self.sources.quotas().for_each(quota::Quota::show);
+        if let Some(shared_cache) = &self.sources.current().shared_cache {
+            shared_cache.part.show();
+        }
+        let metrics = &self.sources.context.metrics;
+        if let Some(queue) = self.sources.queue() {
+            metrics.queue.show(&queue);
+        }
+        metrics.count.callers().rank();
+        self.calls.show(self.sources.calls(), self.per_call());
+        mode.set(self.mode().0);
     }
 
     /// That of scan history by definition, which is all there is if all operations count together.
@@ -136,7 +153,7 @@ impl Status {
     }
 
     /// How many requests were answered per call, in the last minutes.
-    pub(super) fn per_call(&self) -> Option<PerCall> {
+    fn per_call(&self) -> Option<PerCall> {
         let max_ids = self.sources.current().config.merge.max_ids.get();
         self.history.per_call(max_ids)
     }
@@ -165,23 +182,20 @@ fn problem(standing: &Standing) -> Value {
     })
 }
 
-fn windows(snapshot: &quota::Snapshot) -> Value {
-    let windows = snapshot.windows.iter().map(|window| {
-        json!({
-            "name": &*window.name,
-            "limit": window.limit,
-            "window_s": seconds(window.length),
-            "used": window.used,
-            "remaining": window.remaining,
-            "reset_s": seconds(window.reset),
-        })
-    });
-    windows.collect()
+fn window(window: &quota::Window) -> Value {
+    json!({
+        "name": &*window.name,
+        "limit": window.limit,
+        "window_s": seconds(window.length),
+        "used": window.used,
+        "remaining": window.remaining,
+        "reset_s": seconds(window.reset),
+    })
 }
 
 fn quota(snapshot: &quota::Snapshot) -> Value {
     json!({
-        "windows": windows(snapshot),
+        "windows": snapshot.windows.iter().map(window).collect::<Vec<_>>(),
         "pace": snapshot.pace.as_ref().map(pace),
         "paused_until_s": snapshot.paused.map(seconds),
         "in_flight": snapshot.in_flight,

@@ -100,9 +100,7 @@ impl Reader<'_> {
     /// about the line becomes a note.
     pub(super) fn line_file(&mut self, key: &'static Key) -> Read<Option<PathBuf>> {
         let Some(path) = self.file(key)? else { return Ok(None) };
-        let content = self
-            .content(&path)
-            .map_err(|problem| self.file_wrong(key, &path, problem))?;
+        let content = self.content_for(key, &path)?;
         if let Err(malformed) = plain_text::line(&content) {
             return Err(self.file_wrong(key, &path, malformed));
         }
@@ -124,18 +122,19 @@ impl Reader<'_> {
 
     /// The PEM text of a file. A byte order mark becomes a note.
     pub(super) fn pem(&mut self, key: &'static Key, path: &Path) -> Read<Zeroizing<Vec<u8>>> {
-        let content = self
-            .content(path)
-            .map_err(|problem| self.file_wrong(key, path, problem))?;
-        let text = match plain_text::pem(&content) {
-            Ok(text) => Zeroizing::new(text.into_owned()),
-            Err(malformed) => return Err(self.file_wrong(key, path, malformed)),
-        };
+        let content = self.content_for(key, path)?;
+        let text = plain_text::pem(&content).map(|text| Zeroizing::new(text.into_owned()));
+        let text = text.map_err(|malformed| self.file_wrong(key, path, malformed))?;
         if text.len() < content.len() {
             let mark = plain_text::Oddity::Mark;
             self.note(format!("{}: {}: {mark}", key.path(), path.display()));
         }
         Ok(text)
+    }
+
+    fn content_for(&mut self, key: &'static Key, path: &Path) -> Read<Zeroizing<Vec<u8>>> {
+        let content = self.content(path);
+        content.map_err(|problem| self.file_wrong(key, path, problem))
     }
 
     /// Records an error about a file that `key` names.

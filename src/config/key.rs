@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::section::SECTIONS;
-use super::value::{show_duration, show_size};
+use super::value::{either, show_duration, show_size};
 use crate::telemetry::named_enum;
 
 /// A TOML table of the configuration.
@@ -218,32 +218,9 @@ impl fmt::Display for Kind {
             Self::Regions => f.write_str("tables of name and url"),
             Self::Shares(least, most) => write!(f, "a table of names, each with {least} to {most}"),
             Self::Choice(words) => {
-                for (index, word) in words.iter().enumerate() {
-                    let before = match index {
-                        0 => "",
-                        last if last + 1 == words.len() => " or ",
-                        _ => ", ",
-                    };
-                    write!(f, "{before}\"{word}\"")?;
-                }
-                Ok(())
+                let quoted: Vec<_> = words.iter().map(|word| format!("\"{word}\"")).collect();
+                f.write_str(&either(&quoted))
             }
-        }
-    }
-}
-
-/// As it would be written in TOML.
-impl fmt::Display for DefaultValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Flag(value) => write!(f, "{value}"),
-            Self::Count(value) => write!(f, "{value}"),
-            Self::Text(value) => write!(f, "\"{value}\""),
-            Self::List(values) => {
-                let quoted: Vec<_> = values.iter().map(|value| format!("\"{value}\"")).collect();
-                write!(f, "[{}]", quoted.join(", "))
-            }
-            Self::EmptyTable => f.write_str("{}"),
         }
     }
 }

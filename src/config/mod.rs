@@ -45,9 +45,9 @@ pub use env::{Environment, variable};
 pub use files::{Digest, Disk, Files, Found};
 pub use key::{DefaultValue, Key, Kind, Reload, keys};
 pub use reference::{reference, schema};
-pub use section::{Credentials, Merging, Pin, Proxy, Resolved, Scope, TokenProxy, TrustedRoots};
+pub use section::{Credentials, Merging, Proxy, Resolved, Scope, TokenProxy, TrustedRoots};
 pub use settings::Settings;
-pub use value::{Limit, parse_duration, parse_size, show_duration, show_size};
+pub use value::{parse_duration, parse_size, show_duration, show_size};
 
 /// The file that is read when neither `--config` nor the environment names one, and it exists.
 const USUAL_PLACE: &str = "/etc/defender-gateway/gateway.toml";
@@ -128,16 +128,8 @@ impl Document {
         let in_file = || {
             // What can be read of a file with a mistake in it.
             let (table, _) = DeTable::parse_recoverable(self.text.as_deref()?);
-            Some(
-                table
-                    .get_ref()
-                    .get("telemetry")?
-                    .get_ref()
-                    .get("format")?
-                    .get_ref()
-                    .as_str()?
-                    == "json",
-            )
+            let telemetry = table.get_ref().get("telemetry")?.get_ref();
+            Some(telemetry.get("format")?.get_ref().as_str()? == "json")
         };
         match env.value(&variable) {
             Some(said) => said.expose() == "json",

@@ -1,7 +1,6 @@
 //! Reads keys as values. A value that cannot be read becomes an error at its position, and reading
 //! goes on: the sections get [`Recorded`] and report all errors in the rest.
 
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -25,7 +24,6 @@ pub(super) struct Reader<'a> {
     files: &'a dyn Files,
     mistakes: Vec<ConfigError>,
     notes: Vec<String>,
-    contents: BTreeMap<String, Digest>,
 }
 
 /// There is no value, and the error has been recorded.
@@ -51,7 +49,6 @@ impl<'a> Reader<'a> {
             files,
             mistakes,
             notes,
-            contents: BTreeMap::new(),
         }
     }
 
@@ -65,9 +62,14 @@ impl<'a> Reader<'a> {
 
     /// What was written, key by key.
     pub(super) fn settings(&self) -> Settings {
-        let secrets = keys().filter(|key| !key.in_file());
-        let secrets = secrets.filter_map(|key| Some((key, self.secret(key)?.origin)));
-        Settings::new(self.written.clone(), secrets.collect(), self.contents.clone())
+        let mut written = self.written.clone();
+        for key in keys().filter(|key| !key.in_file()) {
+            // Secrets are not kept, only their origins.
+            if let Some(secret) = self.secret(key) {
+                written.set(key, Node::new(Raw::Text(String::new()), secret.origin));
+            }
+        }
+        Settings::new(written)
     }
 
     /// The errors and notes.
@@ -117,7 +119,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Records that `key` has a value of the wrong type.
-    fn misfit(&mut self, key: &'static Key, Node { raw, origin }: Node) -> Recorded {
+    fn misfit(&mut self, key: &'static Key, Node { raw, origin, .. }: Node) -> Recorded {
         let problem = match (&raw, key.kind) {
             (Raw::Number(number), Kind::Duration(..)) => with_unit(number, parse_duration(number).err(), key),
             (Raw::Number(number), Kind::Size(..)) => with_unit(number, parse_size(number).err(), key),
@@ -200,6 +202,7 @@ impl<'a> Reader<'a> {
             Node {
                 raw: Raw::Text(text),
                 origin,
+                ..
             } => self.understood(key, key.path(), origin, &text, parse),
             node => Err(self.misfit(key, node)),
         }
@@ -222,7 +225,7 @@ impl<'a> Reader<'a> {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Read<Vec<Sourced<T>>> {
         let mut values = Vec::new();
-        for (index, Node { raw, origin }) in self.items(key)?.into_iter().enumerate() {
+        for (index, Node { raw, origin, .. }) in self.items(key)?.into_iter().enumerate() {
             let path = format!("{}[{index}]", key.path());
             values.push(match &raw {
                 Raw::Text(text) => self
@@ -317,7 +320,9 @@ impl<'a> Reader<'a> {
 
     /// Has the content of a file that is read once count as the value of `key`.
     pub(super) fn count_content(&mut self, key: &'static Key, content: &[u8]) {
-        self.contents.insert(key.path(), Digest::of(content));
+        let content = Some(Digest::of(content));
+        let node = self.written.node(key);
+        self.written.set(key, Node { content, ..node });
     }
 
     /// Whether `path` is a directory.

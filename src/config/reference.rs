@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use serde_json::{Map, Value, json};
 
 use super::env::variable;
-use super::key::{DefaultValue, Key, Kind};
+use super::key::{Key, Kind};
+use super::raw::Node;
 use super::section::SECTIONS;
 
 /// A Markdown table for each section: key, default, range, meaning, and what a change requires; and
@@ -100,7 +101,10 @@ fn property(key: &Key) -> Value {
             "description".into(),
             format!("{} Allowed: {}.", key.doc, key.kind).into(),
         );
-        members.insert("default".into(), fallback(key.fallback));
+        members.insert(
+            "default".into(),
+            json!(Node::from(key.fallback).raw.to_toml(&str::to_owned)),
+        );
         members.insert("x-environment".into(), key.variable().into());
         members.insert("x-reload".into(), key.reload().as_str().into());
     }
@@ -130,16 +134,6 @@ fn kind(kind: Kind) -> Value {
             "type": "object",
             "additionalProperties": {"type": "integer", "minimum": least, "maximum": most},
         }),
-    }
-}
-
-fn fallback(fallback: DefaultValue) -> Value {
-    match fallback {
-        DefaultValue::Flag(value) => value.into(),
-        DefaultValue::Count(value) => value.into(),
-        DefaultValue::Text(value) => value.into(),
-        DefaultValue::List(values) => values.to_vec().into(),
-        DefaultValue::EmptyTable => json!({}),
     }
 }
 

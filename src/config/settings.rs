@@ -1,7 +1,6 @@
 //! A configuration key by key: for comparing two, for holding what only a restart changes, and for
 //! people.
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -12,17 +11,14 @@ use super::config_error::Origin;
 use super::files::{Digest, Files, MAX_CONTENT_BYTES};
 use super::key::{Key, Reload, keys};
 use super::raw::{Node, Raw, RawConfig};
-use super::section::SECTIONS;
+use super::section::{SECTIONS, store};
+use crate::scan::hex;
 
 /// The value of every key and where it was written, of a configuration without errors. Clones share
 /// it.
 #[derive(Clone)]
 pub struct Settings {
     written: Arc<RawConfig>,
-    /// Secrets are not kept, only their origins.
-    secrets: Arc<BTreeMap<&'static str, Origin>>,
-    /// The contents of the files that are read once, by the paths of their keys.
-    contents: Arc<BTreeMap<String, Digest>>,
 }
 
 /// The value of one key.
@@ -35,16 +31,9 @@ pub struct Setting {
 }
 
 impl Settings {
-    pub(super) fn new(
-        written: RawConfig,
-        secrets: Vec<(&'static Key, Origin)>,
-        contents: BTreeMap<String, Digest>,
-    ) -> Self {
-        Self {
-            written: Arc::new(written),
-            secrets: Arc::new(secrets.into_iter().map(|(key, origin)| (key.name, origin)).collect()),
-            contents: Arc::new(contents),
-        }
+    pub(super) fn new(written: RawConfig) -> Self {
+        let written = Arc::new(written);
+        Self { written }
     }
 
     pub(super) fn node(&self, key: &'static Key) -> Node {
@@ -53,13 +42,9 @@ impl Settings {
 
     /// The value of `key`.
     pub fn get(&self, key: &'static Key) -> Setting {
-        if !key.in_file() {
-            let origin = self.secrets.get(key.name).cloned().unwrap_or(Origin::Default);
-            return Setting { value: None, origin };
-        }
         let node = self.node(key);
         Setting {
-            value: Some(value(key, &node.raw).to_string()),
+            value: key.in_file().then(|| value(key, &node.raw).to_string()),
             origin: node.origin,
         }
     }
@@ -73,14 +58,14 @@ impl Settings {
     /// The contents, as they are now, of the files that are read once; `None` when they are as they
     /// were read.
     pub fn other_contents(&self, files: &dyn Files) -> Option<Vec<Option<Digest>>> {
-        let read_once = keys().filter_map(|key| Some((key, self.contents.get(&key.path())?)));
+        let read_once = keys().map(|key| self.node(key)).filter(|node| node.content.is_some());
         let (now, read): (Vec<_>, Vec<_>) = read_once
-            .map(|(key, read)| {
-                let Raw::Text(path) = self.node(key).raw else {
-                    return (None, Some(*read));
+            .map(|node| {
+                let Raw::Text(path) = &node.raw else {
+                    return (None, node.content);
                 };
-                let now = files.read(Path::new(&path), MAX_CONTENT_BYTES).ok();
-                (now.map(|content| Digest::of(&content)), Some(*read))
+                let now = files.read(Path::new(path), MAX_CONTENT_BYTES).ok();
+                (now.map(|content| Digest::of(&content)), node.content)
             })
             .unzip();
         (now != read).then_some(now)
@@ -89,10 +74,7 @@ impl Settings {
     /// The keys whose values differ in `other`, wherever they are written. Where a file is read
     /// once, its content is part of the value.
     pub fn changed(&self, other: &Self) -> Vec<&'static Key> {
-        let differs = |key: &&'static Key| {
-            let content = |settings: &Self| settings.contents.get(&key.path()).copied();
-            !self.node(key).has_same_value(&other.node(key)) || content(self) != content(other)
-        };
+        let differs = |key: &&'static Key| !self.node(key).has_same_value(&other.node(key));
         keys().filter(|key| key.in_file()).filter(differs).collect()
     }
 
@@ -101,9 +83,7 @@ impl Settings {
         match key.reload() {
             Reload::Live => false,
             Reload::Restart => true,
-            Reload::LiveAlone => keys()
-                .filter(|key| key.path() == "store.url")
-                .any(|store| !self.node(store).is_empty()),
+            Reload::LiveAlone => !self.node(&store::key::url).is_empty(),
         }
     }
 
@@ -115,12 +95,7 @@ impl Settings {
             let line = format!("{} = {}\n", key.path(), self.get(key).value.unwrap_or_default());
             context.update(line.as_bytes());
         }
-        let digest = context.finish();
-        digest.as_ref().iter().take(8).fold(String::new(), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        hex(&context.finish().as_ref()[..8])
     }
 
     /// A configuration file with every value and where it comes from. `file` is the name shown

@@ -2,7 +2,8 @@
 //! it stands in a path.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::Operation;
 
@@ -157,7 +158,8 @@ impl EntityId {
     /// and letters alone: names of actions, such as `BatchDelete`, consist of letters, and every id
     /// of the upstream has a digit.
     pub fn read(segment: &str) -> Option<Self> {
-        let id = decoded(segment)?;
+        let id = percent_decoded(segment)?;
+        let id = std::str::from_utf8(&id).ok()?;
         let is_forbidden =
             |c: char| c.is_control() || matches!(c, '/' | '\\' | ';' | '%' | '?' | '#' | '(' | ')' | '\'' | '"');
         let has_digit = id.bytes().any(|byte| byte.is_ascii_digit());
@@ -166,7 +168,7 @@ impl EntityId {
             && id.trim() == id
             && !id.starts_with('$')
             && !id.contains(is_forbidden);
-        is_good.then(|| Self(canonical(&id)))
+        is_good.then(|| Self(canonical(id)))
     }
 
     /// The id itself.
@@ -181,55 +183,33 @@ impl EntityId {
 
     /// The id as a segment of a path: all but unreserved characters are encoded (RFC 3986 §2.3).
     pub fn encoded(&self) -> Cow<'_, str> {
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-        if self.0.bytes().all(is_plain) {
-            return Cow::Borrowed(&self.0);
-        }
-        let encode = |mut text: String, byte: u8| {
-            if is_plain(byte) {
-                text.push(char::from(byte));
-            } else {
-                // Writing to a string cannot fail.
-                let _ = write!(text, "%{byte:02X}");
-            }
-            text
-        };
-        Cow::Owned(self.0.bytes().fold(String::new(), encode))
+        utf8_percent_encode(&self.0, RESERVED).into()
     }
 }
 
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// GUIDs in lower case, as ids in bodies are; everything else as it is.
 fn canonical(id: &str) -> Box<str> {
-    let is_guid = id.len() == 36
-        && id.bytes().enumerate().all(|(at, byte)| match at {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        });
-    if is_guid {
+    if is_guid(id) {
         id.to_ascii_lowercase().into()
     } else {
         id.into()
     }
 }
 
-/// A segment without its escapes (RFC 3986 §2.1); `None` when one is cut off, or the result is no
-/// text.
-fn decoded(segment: &str) -> Option<Cow<'_, str>> {
-    if !segment.contains('%') {
-        return Some(Cow::Borrowed(segment));
-    }
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.as_bytes();
-    while let [first, after @ ..] = rest {
-        rest = after;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let [high, low, after @ ..] = rest else { return None };
-        bytes.push(digit(*high)? << 4 | digit(*low)?);
-        rest = after;
-    }
-    String::from_utf8(bytes).ok().map(Cow::Owned)
+/// 8-4-4-4-12 hexadecimal digits.
+pub fn is_guid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+/// A text without its escapes (RFC 3986 §2.1); `None` when one is cut off or broken.
+pub fn percent_decoded(text: &str) -> Option<Cow<'_, [u8]>> {
+    let is_code = |after: &str| after.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    let is_sound = text.split('%').skip(1).all(is_code);
+    is_sound.then(|| percent_decode_str(text).into())
 }

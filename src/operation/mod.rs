@@ -159,13 +159,9 @@ const DEFINITION: Declaration = Declaration {
     operation_id: "scanDefinition",
     summary: "One scan definition",
     path: "/DeviceAuthenticatedScanDefinitions/{id}",
-    input: Input::Path,
-    query: Query::Any,
     shape: Shape::Entity,
     kept: Kept::InList(Operation::Definitions),
-    lifetime: Lifetime::Ttl,
-    secrets: SECRETS,
-    example: DEFINITION_EXAMPLE,
+    ..DEFINITIONS
 };
 
 const AGENT_EXAMPLE: &str = r#"{
@@ -198,11 +194,7 @@ const AGENT: Declaration = Declaration {
     operation_id: "scanAgent",
     summary: "One scanner",
     path: "/DeviceAuthenticatedScanAgents/{id}",
-    input: Input::Path,
-    query: Query::Any,
     shape: Shape::Entity,
     kept: Kept::InList(Operation::Agents),
-    lifetime: Lifetime::Ttl,
-    secrets: &[],
-    example: AGENT_EXAMPLE,
+    ..AGENTS
 };

@@ -42,6 +42,11 @@ impl Limit {
         self.calls.get() as usize
     }
 
+    /// The same as the number that it is.
+    pub fn exact_calls(&self) -> NonZeroU32 {
+        self.calls
+    }
+
     /// The window's length.
     pub fn window(&self) -> Duration {
         self.window

@@ -15,15 +15,17 @@
 mod reload_status;
 mod watch;
 
-use std::sync::{Arc, OnceLock};
+use std::fmt;
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::Mutex;
 
 use super::Error;
 use super::components::Components;
-use crate::config::{Document, Key, Mistakes, Resolved, Settings};
+use super::hot_swap::Swap;
+use crate::config::{Disk, Document, Key, Mistakes, Resolved, Settings};
 use crate::telemetry::log;
 use crate::token;
 use reload_status::Refusal;
@@ -31,26 +33,26 @@ use reload_status::Refusal;
 pub(super) use reload_status::Configuration;
 pub use watch::ConfigSource;
 
-/// The parts of a new configuration, on their way to whoever serves.
-#[derive(Debug)]
-pub(super) struct Next {
-    pub(super) components: Arc<Components>,
-    /// Told when requests meet it.
-    pub(super) done: oneshot::Sender<()>,
-}
-
 /// Changes the configuration of a running gateway. Clones change the same one.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Reloader(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     /// Locked while a configuration is taken over: one at a time.
     turn: Mutex<()>,
-    path: mpsc::Sender<Next>,
     current: Arc<ArcSwap<Components>>,
+    /// Has requests meet other parts. Locked while `current` changes or is first served.
+    exchange: std::sync::Mutex<Exchange>,
     configuration: Configuration,
     log: OnceLock<log::Handle>,
+}
+
+type Exchange = Box<dyn Fn(&Components) + Send>;
+
+impl fmt::Debug for Reloader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reloader").finish_non_exhaustive()
+    }
 }
 
 /// What a new configuration has changed.
@@ -62,14 +64,6 @@ pub struct Applied {
     pub pending: Vec<&'static Key>,
     /// What is no mistake, but probably not meant.
     pub notes: Vec<String>,
-}
-
-/// What a document says, beside what runs.
-struct Difference {
-    /// What would run, with the pending keys as they are; `None` when everything waits.
-    resolved: Option<Resolved>,
-    /// What that would change.
-    applied: Applied,
 }
 
 /// Why the running configuration stays as it is.
@@ -84,24 +78,32 @@ pub enum ReloadError {
     /// The new credentials bring no token.
     #[error("the new credentials")]
     Credentials(#[from] token::Error),
-    /// The gateway has ended.
-    #[error("the gateway has ended")]
-    Ended,
 }
 
 impl Reloader {
-    /// A reloader of what runs as `components`, and where the request paths come out that it makes.
-    pub(super) fn new(made: Components, registry: &mut Registry) -> (Self, mpsc::Receiver<Next>) {
-        let (path, next) = mpsc::channel(1);
+    /// A reloader of what runs as `made`.
+    pub(super) fn new(made: Components, registry: &mut Registry) -> Self {
         let hash = made.config.settings.digest();
-        let shared = Shared {
-            current: Arc::new(ArcSwap::from_pointee(made)),
-            configuration: Configuration::new(hash, registry),
+        Self(Arc::new(Shared {
             turn: Mutex::default(),
-            path,
+            current: Arc::new(ArcSwap::from_pointee(made)),
+            exchange: std::sync::Mutex::new(Box::new(|_| ())),
+            configuration: Configuration::new(hash, registry),
             log: OnceLock::new(),
-        };
-        (Self(Arc::new(shared)), next)
+        }))
+    }
+
+    /// The way in that `build` makes of the parts that run, now and after every change.
+    pub(super) fn path<S>(&self, build: impl Fn(&Components) -> S + Send + 'static) -> Swap<S>
+    where
+        S: Clone + Send + Sync + 'static,
+    {
+        let mut exchange = self.0.exchange.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = self.0.current.load();
+        let path = Swap::new(build(&made), made.upkeep());
+        let exchanged = path.clone();
+        *exchange = Box::new(move |made| exchanged.exchange(build(made), made.upkeep()));
+        path
     }
 
     /// `telemetry.log` changes this filter from now on. Of several the first counts.
@@ -150,33 +152,25 @@ impl Reloader {
         let _turn = self.0.turn.lock().await;
         let made = self.0.current.load_full();
         let running = &made.config.settings;
-        let Difference { resolved, applied } = difference(running, source, document)?;
+        let (resolved, applied) = difference(running, source, document)?;
         let Some(resolved) = resolved.filter(|_| !applied.changed.is_empty()) else {
             self.0.configuration.runs(running.digest(), &applied.pending);
             return Ok(applied);
         };
         self.0.configuration.awaits_restart(&applied.pending);
         let next = made.next(&resolved).await?;
-        self.exchange(&made.config, Arc::new(next), &applied.pending).await?;
+        self.exchange(&made.config, next, &applied.pending);
         Ok(applied)
     }
 
-    /// From here on nothing can fail but the end of the gateway.
-    async fn exchange(
-        &self,
-        old: &Resolved,
-        components: Arc<Components>,
-        pending: &[&'static Key],
-    ) -> Result<(), ReloadError> {
-        let (done, exchanged) = oneshot::channel();
-        let room = self.0.path.reserve().await.map_err(|_| ReloadError::Ended)?;
-        // Without an await until the path is under way: all of it, or nothing.
+    /// From here on nothing can fail, and there is no await: all of it, or nothing.
+    fn exchange(&self, old: &Resolved, components: Components, pending: &[&'static Key]) {
+        let exchange = self.0.exchange.lock().unwrap_or_else(PoisonError::into_inner);
         components.take_over(old);
         self.set_filter(old, &components.config);
-        self.0.current.store(Arc::clone(&components));
+        exchange(&components);
         self.0.configuration.runs(components.config.settings.digest(), pending);
-        room.send(Next { components, done });
-        exchanged.await.map_err(|_| ReloadError::Ended)
+        self.0.current.store(Arc::new(components));
     }
 
     fn set_filter(&self, old: &Resolved, new: &Resolved) {
@@ -216,7 +210,6 @@ impl Reloader {
                 mistakes.to_string()
             }
             ReloadError::Part(error) => format!("{}: {}", error.part, log::chain(&*error.source)),
-            ReloadError::Ended => refused.to_string(),
         };
         tracing::error!(error, "the new configuration is not taken over; the running one stays");
         let is_fatal = !matches!(refused, ReloadError::Credentials(_));
@@ -224,8 +217,14 @@ impl Reloader {
     }
 }
 
-/// What `document` says now, with the files that it names. Blocks for as long as the disk does.
-fn difference(running: &Settings, source: &ConfigSource, document: &Document) -> Result<Difference, Mistakes> {
+/// What `document` says now, with the files that it names: what would run, with the pending keys as
+/// they are, or `None` when everything waits; and what that would change. Blocks for as long as the
+/// disk does.
+fn difference(
+    running: &Settings,
+    source: &ConfigSource,
+    document: &Document,
+) -> Result<(Option<Resolved>, Applied), Mistakes> {
     let written = source.resolve(document)?;
     let differing = running.changed(&written.resolved.settings);
     // An application and its secret belong together.
@@ -236,10 +235,8 @@ fn difference(running: &Settings, source: &ConfigSource, document: &Document) ->
         Some(written.resolved)
     } else {
         // What is written is right as a whole: where a part of it is not, all of it waits.
-        source
-            .resolve_holding(document, &pending, running)
-            .ok()
-            .map(|held| held.resolved)
+        let held = document.resolve_holding(&pending, running, &source.env, &Disk);
+        held.ok().map(|held| held.resolved)
     };
     let (pending, changed) = if resolved.is_some() {
         (pending, changed)
@@ -251,7 +248,7 @@ fn difference(running: &Settings, source: &ConfigSource, document: &Document) ->
         pending,
         notes: written.notes,
     };
-    Ok(Difference { resolved, applied })
+    Ok((resolved, applied))
 }
 
 /// Whether the key says who signs in, how or where.
@@ -289,7 +286,7 @@ mod tests {
         let source = ConfigSource::new(None, Environment::default());
         let running = source.resolve(before).unwrap().resolved.settings;
         meanwhile();
-        let Difference { applied, .. } = difference(&running, &source, after).unwrap();
+        let (_, applied) = difference(&running, &source, after).unwrap();
         [applied.changed, applied.pending].map(|keys| keys.iter().map(|key| key.path()).collect())
     }
 

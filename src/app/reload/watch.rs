@@ -13,8 +13,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{ReloadError, Reloader, difference};
-use crate::config::{Digest, Disk, Document, Environment, Key, Loaded, Mistakes, Settings};
+use super::{ReloadError, Reloader};
+use crate::config::{Digest, Disk, Document, Environment, Loaded, Mistakes};
 
 /// How often the file is looked at. It is small, and the kubelet takes up to a minute to deliver a
 /// change anyway.
@@ -33,6 +33,8 @@ struct Found {
     document: Result<Document, Mistakes>,
     /// Of the files that are read once; `None` while they are as they were read.
     contents: Option<Vec<Option<Digest>>>,
+    /// What was wrong with it, if it was refused at the look before.
+    refused: Option<Mistakes>,
 }
 
 impl Reloader {
@@ -42,17 +44,17 @@ impl Reloader {
         let mut seen = Found {
             document: Ok(document),
             contents: None,
+            refused: None,
         };
         let mut retry: Option<Instant> = None;
-        let mut refused: Option<Mistakes> = None;
         loop {
             let is_asked = tokio::select! {
                 () = sleep(LOOK) => false,
                 () = async { sleep_until(retry.unwrap_or_else(Instant::now)).await }, if retry.is_some() => true,
                 () = asked.notified() => true,
             };
-            let found = self.settled(&source).await;
-            if !is_asked && found == seen && self.stays_wrong(&source, &seen, refused.as_ref()).await {
+            let found = self.settled(&source, seen.refused.is_some()).await;
+            if !is_asked && found == seen {
                 continue;
             }
             seen = found;
@@ -63,18 +65,12 @@ impl Reloader {
                 Ok(document) => self.reload(&source, document).await.map(drop),
                 Err(mistakes) => Err(self.unreadable(mistakes.clone())),
             };
-            refused = match &result {
-                Err(ReloadError::Mistakes(mistakes)) => Some(mistakes.clone()),
-                _ => None,
-            };
-            if result.is_ok() {
-                seen.contents = None;
+            (seen.refused, retry) = (None, None);
+            match result {
+                Ok(()) => seen.contents = None,
+                Err(ReloadError::Mistakes(mistakes)) => seen.refused = Some(mistakes),
+                Err(error) => retry = retry_in(&error).map(|wait| Instant::now() + wait),
             }
-            retry = result
-                .err()
-                .as_ref()
-                .and_then(retry_in)
-                .map(|wait| Instant::now() + wait);
         }
     }
 }
@@ -84,17 +80,17 @@ fn retry_in(refused: &ReloadError) -> Option<Duration> {
     match refused {
         ReloadError::Credentials(error) => Some(error.retry_after().map_or(RETRY, |asked| asked.max(RETRY))),
         ReloadError::Part(_) => Some(RETRY),
-        ReloadError::Mistakes(_) | ReloadError::Ended => None,
+        ReloadError::Mistakes(_) => None,
     }
 }
 
 impl Reloader {
     /// What there is, when it has stopped changing.
-    async fn settled(&self, source: &ConfigSource) -> Found {
-        let mut before = self.look(source).await;
+    async fn settled(&self, source: &ConfigSource, was_refused: bool) -> Found {
+        let mut before = self.look(source, was_refused).await;
         loop {
             sleep(SETTLE).await;
-            let now = self.look(source).await;
+            let now = self.look(source, was_refused).await;
             if now == before {
                 return now;
             }
@@ -103,11 +99,19 @@ impl Reloader {
     }
 
     /// Off the threads that serve: a disk may hang.
-    async fn look(&self, source: &ConfigSource) -> Found {
+    async fn look(&self, source: &ConfigSource, was_refused: bool) -> Found {
         let (running, source) = (self.settings(), source.clone());
-        let look = move || Found {
-            document: source.find(),
-            contents: running.other_contents(&Disk),
+        let look = move || {
+            let document = source.find();
+            let mistakes = || match &document {
+                Ok(document) => source.resolve(document).err(),
+                Err(mistakes) => Some(mistakes.clone()),
+            };
+            Found {
+                contents: running.other_contents(&Disk),
+                refused: was_refused.then(mistakes).flatten(),
+                document,
+            }
         };
         match tokio::task::spawn_blocking(look.clone()).await {
             Ok(found) => found,
@@ -115,25 +119,13 @@ impl Reloader {
             Err(_) => look(),
         }
     }
-
-    /// Whether what was found is as wrong as when it was refused, or was not refused. Off the
-    /// threads that serve, too.
-    async fn stays_wrong(&self, source: &ConfigSource, found: &Found, refused: Option<&Mistakes>) -> bool {
-        let (Ok(document), Some(refused)) = (&found.document, refused) else {
-            return true;
-        };
-        let (running, source, document) = (self.settings(), source.clone(), document.clone());
-        let judge = move || difference(&running, &source, &document).err();
-        let judged = tokio::task::spawn_blocking(judge).await;
-        judged.map_or(true, |mistakes| mistakes.as_ref() == Some(refused))
-    }
 }
 
 /// The file that was named or once read, if one was, and the environment, which does not change.
 #[derive(Clone, Debug)]
 pub struct ConfigSource {
     file: Option<PathBuf>,
-    env: Arc<Environment>,
+    pub(super) env: Arc<Environment>,
 }
 
 impl ConfigSource {
@@ -167,19 +159,6 @@ impl ConfigSource {
     /// Every mistake, in reading order.
     pub fn resolve(&self, document: &Document) -> Result<Loaded, Mistakes> {
         document.resolve(&self.env, &Disk)
-    }
-
-    /// The same with `held` keys as they are in `running`.
-    ///
-    /// # Errors
-    /// Every mistake, in reading order.
-    pub(super) fn resolve_holding(
-        &self,
-        document: &Document,
-        held: &[&'static Key],
-        running: &Settings,
-    ) -> Result<Loaded, Mistakes> {
-        document.resolve_holding(held, running, &self.env, &Disk)
     }
 }
 

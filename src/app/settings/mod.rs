@@ -21,7 +21,7 @@ use crate::{cache, net, queue, quota, region, response, server, shared_cache, si
 
 pub use resources::cache_bytes;
 pub(super) use resources::{admin_listener, data_listener, shares, warn_about_memory};
-pub(super) use sign_in::{exchanges, identity, token};
+pub(super) use sign_in::{exchanges, token};
 
 pub(super) fn net(config: &Resolved, base: &net::Config) -> Result<net::Config, Error> {
     let proxy = config.defender.via_proxy.as_ref().map(proxy).transpose()?;
@@ -158,12 +158,7 @@ pub(super) fn attempt(config: &Resolved, net: &net::Config, regions: &region::Co
 }
 
 pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Config, Error> {
-    let limits = config
-        .quota
-        .limits
-        .iter()
-        .map(|limit| quota::Limit::try_new(limit.calls, limit.window));
-    let limits = limits.collect::<Result<_, _>>().map_err(Error::of("the quota"))?;
+    let limits = config.quota.limits.clone();
     let quota = quota::Config::try_new(limits, config.quota.burst, attempt).map_err(Error::of("the quota"))?;
     Ok(quota
         .unknown_past(config.quota.on_unknown_past)

@@ -6,9 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use tower::util::BoxCloneSyncService;
-use url::Url;
 
-use crate::config::{Credentials, Resolved, TokenProxy, TrustedRoots};
+use crate::config::{Credentials, TokenProxy, TrustedRoots};
 use crate::net::{Client, Exchange, Limits};
 use crate::{BoxError, token};
 
@@ -26,13 +25,6 @@ pub(in crate::app) fn token(config: &Credentials) -> token::Config {
         credential: config.credential.clone(),
         scope: token::Scope::new(&config.scope),
     }
-}
-
-/// Whose token the gateway has: what it is answered is meant for that application alone.
-pub(in crate::app) fn identity(config: &Resolved) -> (&Url, Option<&str>, Option<&str>) {
-    let credentials = &config.credentials;
-    let (tenant_id, client_id) = (&credentials.tenant_id, &credentials.client_id);
-    (&credentials.authority, tenant_id.as_deref(), client_id.as_deref())
 }
 
 /// Far above any bundle of certificates.
@@ -73,23 +65,11 @@ async fn roots(roots: &TrustedRoots) -> Result<Option<Vec<u8>>, BoxError> {
         TrustedRoots::Pem(text) => return Ok(Some(text.clone().into_bytes())),
         TrustedRoots::File(path) => path,
     };
-    let unusable = |cause| CaFile {
-        path: path.display().to_string(),
-        cause,
-    };
+    let unusable =
+        |cause: std::io::Error| format!("the token proxy's CA file {} cannot be read: {cause}", path.display());
     let metadata = tokio::fs::metadata(path).await.map_err(unusable)?;
     if !metadata.is_file() || metadata.len() > MAX_CA_BYTES {
-        let cause = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a file of at most 1 MiB");
-        return Err(unusable(cause).into());
+        return Err(unusable(std::io::Error::other("not a file of at most 1 MiB")).into());
     }
     Ok(Some(tokio::fs::read(path).await.map_err(unusable)?))
-}
-
-/// The file of the proxy's certificate authority cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("the token proxy's CA file {path} cannot be read")]
-struct CaFile {
-    path: String,
-    #[source]
-    cause: std::io::Error,
 }

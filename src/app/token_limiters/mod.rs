@@ -15,8 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint, Scarcity};
-use crate::caller::Caller;
+use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint};
 use crate::clock::Wall;
 use crate::middleware::{Middleware, Next};
 use crate::queue::{self, Reason, Refused};
@@ -58,11 +57,34 @@ struct CallerToken {
 
 /// Where calls with one token queue and are counted. Whoever is on it holds it.
 #[derive(Debug)]
-struct Limiter {
-    queue: queue::Queue<quota::Quota>,
-    quota: quota::Quota,
+pub(super) struct Limiter {
+    pub(super) queue: queue::Queue<quota::Quota>,
+    pub(super) quota: quota::Quota,
     /// Ends the queue's clock with the limiter.
-    _clock: Option<DropGuard>,
+    _clock: DropGuard,
+}
+
+impl Limiter {
+    /// `others` report to the same metrics.
+    fn new(
+        queue: queue::Config,
+        quota: quota::Quota,
+        metrics: queue::Metrics,
+        others: usize,
+        tasks: &Tasks,
+    ) -> Arc<Self> {
+        let queue = queue::Queue::new(queue, quota.clone(), metrics, others);
+        let ended = CancellationToken::new();
+        let clock = ended.clone().run_until_cancelled_owned(queue.clone().run_clock());
+        tasks.spawn_upkeep("queue clock", async move {
+            clock.await;
+        });
+        Arc::new(Self {
+            queue,
+            quota,
+            _clock: ended.drop_guard(),
+        })
+    }
 }
 
 impl TokenLimiters {
@@ -85,15 +107,9 @@ impl TokenLimiters {
             "one, or one for each operation"
         );
         let others = quotas.len() - 1;
-        let own = quotas.into_iter().map(|quota| {
-            let queue = queue::Queue::new(config.queue.clone(), quota.clone(), metrics.clone(), others);
-            tasks.spawn_upkeep("queue clock", queue.clone().run_clock());
-            Arc::new(Limiter {
-                queue,
-                quota,
-                _clock: None,
-            })
-        });
+        let own = quotas
+            .into_iter()
+            .map(|quota| Limiter::new(config.queue.clone(), quota, metrics.clone(), others, tasks));
         Self(Arc::new(Shared {
             own: own.collect(),
             caller_token: Mutex::new(CallerToken {
@@ -150,32 +166,17 @@ impl TokenLimiters {
 
     /// Whether calls that nobody waits for may be made at that cost.
     pub fn has_surplus(&self, payer: Payer) -> bool {
-        self.limiter(payer).is_some_and(|limiter| limiter.quota.has_surplus())
-    }
-
-    /// How scarce slots are on the limiter of `payer`.
-    pub fn scarcity(&self, payer: Payer) -> Scarcity {
-        self.limiter(payer)
-            .map(|limiter| limiter.quota.scarcity())
-            .unwrap_or_default()
-    }
-
-    /// How many slots come on the limiter of `payer` until that moment, as far as `most`.
-    pub fn slots_until(&self, payer: Payer, until: Instant, most: usize) -> usize {
-        self.limiter(payer)
-            .map_or(0, |limiter| limiter.quota.slots_until(until, most))
+        self.of(payer, |limiter| limiter.quota.has_surplus())
     }
 
     /// How long a caller who is new on the limiter of `payer` would wait for its slot.
     pub fn predicted_wait(&self, payer: Payer) -> Duration {
-        self.limiter(payer)
-            .map_or(Duration::ZERO, |limiter| limiter.queue.predicted_wait())
+        self.of(payer, |limiter| limiter.queue.predicted_wait())
     }
 
-    /// How long a request of this caller that comes now would wait for its slot there.
-    pub fn predicted_turn(&self, payer: Payer, caller: &Caller) -> Duration {
-        self.limiter(payer)
-            .map_or(Duration::ZERO, |limiter| limiter.queue.predicted_turn(caller))
+    /// What `look` says of the limiter of `payer`, or the default if there is none.
+    pub(super) fn of<T: Default>(&self, payer: Payer, look: impl FnOnce(&Limiter) -> T) -> T {
+        self.limiter(payer).as_deref().map(look).unwrap_or_default()
     }
 
     /// The gateway stops at `closes`: see [`queue::Queue::close`].
@@ -214,7 +215,10 @@ impl TokenLimiters {
             let retry_after = caller_token.next_end(now).saturating_duration_since(now);
             return Err(Refused::new(Reason::Tokens, retry_after));
         }
-        let limiter = Arc::new(self.0.new_limiter(&caller_token.config, token_id.0));
+        let config = &caller_token.config;
+        let quota = quota::Quota::of_caller(&config.quota, self.0.wall.clone(), token_id.0);
+        let (metrics, others) = (self.0.metrics.clone(), Self::MAX - 1);
+        let limiter = Limiter::new(config.queue.clone(), quota, metrics, others, &self.0.tasks);
         if let Some(closes) = caller_token.closes {
             limiter.queue.close(closes);
         }
@@ -254,24 +258,6 @@ impl Middleware<Attempt, Next<Admitted<quota::Permit>>> for TokenLimiters {
             source: refused.into(),
         })?;
         limiter.queue.call(attempt, next).await
-    }
-}
-
-impl Shared {
-    fn new_limiter(&self, config: &Config, holder: TokenId) -> Limiter {
-        let quota = quota::Quota::of_caller(&config.quota, self.wall.clone(), holder);
-        let others = TokenLimiters::MAX - 1;
-        let queue = queue::Queue::new(config.queue.clone(), quota.clone(), self.metrics.clone(), others);
-        let ended = CancellationToken::new();
-        let clock = ended.clone().run_until_cancelled_owned(queue.clone().run_clock());
-        self.tasks.spawn_upkeep("limiter clock", async move {
-            clock.await;
-        });
-        Limiter {
-            queue,
-            quota,
-            _clock: Some(ended.drop_guard()),
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::process::block_on_one;
 use super::{Check, Error, print};
 use crate::app;
-use crate::config::{self, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, show_duration, show_size};
+use crate::config::{self, Disk, Environment, Loaded, Merging, Mistakes, Resolved, show_duration, show_size};
 use crate::store::{self, Eviction};
 use crate::token::Credential;
 
@@ -90,10 +90,10 @@ fn regions(resolved: &Resolved) -> String {
     }
     let names = names.join(" ");
     match (&resolved.defender.region, hosts) {
-        (Pin::Auto, 1) => format!("{names}: one host"),
-        (Pin::Auto, _) => format!("the nearest of {hosts} hosts: {names}"),
-        (Pin::Only(_), 1) => format!("pinned to {names}: one host"),
-        (Pin::Only(_), _) => format!("pinned to {names}: the nearest of {hosts} hosts"),
+        (None, 1) => format!("{names}: one host"),
+        (None, _) => format!("the nearest of {hosts} hosts: {names}"),
+        (Some(_), 1) => format!("pinned to {names}: one host"),
+        (Some(_), _) => format!("pinned to {names}: the nearest of {hosts} hosts"),
     }
 }
 
@@ -153,10 +153,8 @@ fn quota(resolved: &Resolved) -> String {
 
 fn queue(resolved: &Resolved) -> String {
     let queue = &resolved.queue;
-    let limit = resolved
-        .callers
-        .limit
-        .map_or_else(String::new, |limit| format!(", fair use {limit} per caller"));
+    let limit = resolved.callers.limit.as_ref();
+    let limit = limit.map_or_else(String::new, |limit| format!(", fair use {limit} per caller"));
     format!(
         "{} requests, {} per caller, wait {} up to {}{limit}",
         queue.max_requests,

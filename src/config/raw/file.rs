@@ -3,7 +3,7 @@
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::{Entry, Node, Raw, RawConfig, deprecated_key};
+use super::{Entry, Node, Raw, RawConfig, deprecated};
 use crate::config::config_error::{ConfigError, Origin, nearest};
 use crate::config::key::{Key, keys};
 use crate::config::section::SECTIONS;
@@ -29,16 +29,16 @@ pub(super) fn read(text: &str, written: &mut RawConfig, mistakes: &mut Vec<Confi
             continue;
         };
         for (name, value) in table {
-            if let Some(note) = deprecated_key(section.name, name.get_ref()) {
+            let path = format!("{}.{}", section.name, name.get_ref());
+            if let Some(note) = deprecated(&path) {
                 notes.push(note);
                 continue;
             }
-            let origin = position(text, name.span().start);
             match known(section.name, section.keys, name.get_ref()) {
                 Ok(key) => written.set(key, node(text, value)),
                 Err(problem) => {
-                    let key = format!("{}.{}", section.name, name.get_ref());
-                    mistakes.push(ConfigError::new(origin, Some(key), problem));
+                    let origin = position(text, name.span().start);
+                    mistakes.push(ConfigError::new(origin, Some(path), problem));
                 }
             }
         }

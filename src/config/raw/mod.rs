@@ -8,14 +8,16 @@ mod file;
 mod variables;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::config_error::{ConfigError, Origin};
 use super::env::Environment;
-use super::key::{DefaultValue, Key, keys};
+use super::files::Digest;
+use super::key::{DefaultValue, Key};
 
-/// The value of every key with the highest precedence. It has no `Debug`, because it may contain a
-/// password.
-#[derive(Clone)]
+/// The values that were written, each with the highest precedence. It has no `Debug`, because it may
+/// contain a password.
+#[derive(Clone, Default)]
 pub(super) struct RawConfig {
     nodes: BTreeMap<(&'static str, &'static str), Node>,
 }
@@ -29,11 +31,7 @@ impl RawConfig {
         mistakes: &mut Vec<ConfigError>,
         notes: &mut Vec<String>,
     ) -> Self {
-        let mut written = Self {
-            nodes: keys()
-                .map(|key| ((key.section, key.name), Node::from(key.fallback)))
-                .collect(),
-        };
+        let mut written = Self::default();
         if let Some(text) = text {
             file::read(text, &mut written, mistakes, notes);
         }
@@ -46,7 +44,7 @@ impl RawConfig {
         self.nodes.insert((key.section, key.name), node);
     }
 
-    /// The value of `key`.
+    /// The value of `key`, which is its default where none was written.
     pub(super) fn node(&self, key: &'static Key) -> Node {
         self.nodes
             .get(&(key.section, key.name))
@@ -60,6 +58,8 @@ impl RawConfig {
 pub(super) struct Node {
     pub(super) raw: Raw,
     pub(super) origin: Origin,
+    /// What is in the file that it names, if that is read once: it is part of the value then.
+    pub(super) content: Option<Digest>,
 }
 
 /// The types of TOML.
@@ -118,12 +118,13 @@ impl Raw {
 impl Node {
     /// Whether both have the same value, at any position.
     pub(super) fn has_same_value(&self, other: &Self) -> bool {
-        let value = |node: &Self| node.raw.to_toml(&str::to_owned);
+        let value = |node: &Self| (node.raw.to_toml(&str::to_owned), node.content);
         value(self) == value(other)
     }
 
-    fn new(raw: Raw, origin: Origin) -> Self {
-        Self { raw, origin }
+    pub(super) fn new(raw: Raw, origin: Origin) -> Self {
+        let content = None;
+        Self { raw, origin, content }
     }
 
     /// Whether it is empty: an empty text, list or table.
@@ -143,42 +144,32 @@ impl From<DefaultValue> for Node {
             DefaultValue::Flag(value) => Raw::Flag(value),
             DefaultValue::Count(value) => Raw::Number(value.to_string()),
             DefaultValue::Text(value) => Raw::Text(value.into()),
-            DefaultValue::List(values) => Raw::List(
-                values
-                    .iter()
-                    .map(|value| Self::new(Raw::Text((*value).into()), Origin::Default))
-                    .collect(),
-            ),
+            DefaultValue::List(values) => {
+                Raw::List(values.iter().map(|value| DefaultValue::Text(value).into()).collect())
+            }
             DefaultValue::EmptyTable => Raw::Table(Vec::new()),
         };
         Self::new(raw, Origin::Default)
     }
 }
 
-/// Keys of the previous version, which are not an error for one version: an update should lead to a
-/// warning, not to a gateway that does not start. Section and name of each, and what there is
-/// instead.
-const DEPRECATED: [(&str, &str, &str); 1] = [(
-    "defender",
-    "hedge",
-    "a call to a host that answers nothing is made at another one without being told to",
-)];
-
-/// The warning about `section.name` in a file; `None` when it was no key.
-fn deprecated_key(section: &str, name: &str) -> Option<String> {
-    let what = format!("{section}.{name}");
-    deprecation(&what, |section, name| format!("{section}.{name}") == what)
+/// As it would be written in TOML.
+impl fmt::Display for DefaultValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Node::from(*self).raw.to_toml(&str::to_owned).fmt(f)
+    }
 }
 
-/// The warning about an environment variable; `None` when it belonged to no key.
-fn deprecated_variable(variable: &str) -> Option<String> {
-    deprecation(variable, |section, name| {
-        format!("{}{section}_{name}", Key::PREFIX).to_uppercase() == variable
-    })
-}
-
-fn deprecation(what: &str, is_meant: impl Fn(&str, &str) -> bool) -> Option<String> {
-    let (.., now) = DEPRECATED.iter().find(|(section, name, _)| is_meant(section, name))?;
+/// The warning about a key of the previous version, by its path or its variable, which is not an
+/// error for one version: an update should lead to a warning, not to a gateway that does not start.
+/// `None` when there was no such key.
+fn deprecated(what: &str) -> Option<String> {
+    let now = match what {
+        "defender.hedge" | "DEFENDER_GATEWAY_DEFENDER_HEDGE" => {
+            "a call to a host that answers nothing is made at another one without being told to"
+        }
+        _ => return None,
+    };
     Some(format!(
         "{what} is gone, means nothing any more and will be a mistake in the next version: {now}; remove it"
     ))

@@ -1,7 +1,7 @@
 //! The environment: the variables of the keys, and other programs' variables for keys without a
 //! value.
 
-use super::{Entry, Node, Raw, RawConfig, deprecated_variable};
+use super::{Entry, Node, Raw, RawConfig, deprecated};
 use crate::config::config_error::{ConfigError, Origin, nearest};
 use crate::config::env::{Environment, variable};
 use crate::config::key::{Key, Kind, keys};
@@ -21,7 +21,7 @@ pub(super) fn read(
         if name == variable::CONFIG || is_service_link(rest, value.unwrap_or_default()) {
             continue;
         }
-        if let Some(note) = deprecated_variable(name) {
+        if let Some(note) = deprecated(name) {
             notes.push(note);
             continue;
         }
@@ -82,15 +82,16 @@ fn region(item: &str, at: &impl Fn(Raw) -> Node) -> Raw {
     let Some((name, url)) = item.split_once('=') else {
         return Raw::Text(item.into());
     };
-    let entry = |name: &str, value: &str| {
-        let value = at(Raw::Text(value.trim().into()));
-        Entry {
-            name: name.into(),
-            origin: value.origin.clone(),
-            value,
-        }
-    };
-    Raw::Table(vec![entry("name", name), entry("url", url)])
+    let text = |value: &str| at(Raw::Text(value.trim().into()));
+    Raw::Table(vec![entry("name", text(name)), entry("url", text(url))])
+}
+
+fn entry(name: &str, value: Node) -> Entry {
+    Entry {
+        name: name.into(),
+        origin: value.origin.clone(),
+        value,
+    }
 }
 
 /// `NAME=NUMBER`; a name may contain an equals sign. Without one there is no number, which the
@@ -104,11 +105,7 @@ fn share(item: &str, at: &impl Fn(Raw) -> Node) -> Entry {
     } else {
         Raw::Text(number.into())
     });
-    Entry {
-        name: name.trim().into(),
-        origin: value.origin.clone(),
-        value,
-    }
+    entry(name.trim(), value)
 }
 
 /// The error about a variable with our prefix that names no key; `None` when the variable may
@@ -154,19 +151,13 @@ fn is_service_link(rest: &str, value: &str) -> bool {
     if rest.ends_with("_PORT") && value.contains("://") {
         return true;
     }
-    let tail = ["_PROTO", "_PORT", "_ADDR"]
-        .iter()
-        .find_map(|tail| rest.strip_suffix(tail))
-        .unwrap_or(&rest);
-    let Some(numbered) = ["_TCP", "_UDP", "_SCTP"]
-        .iter()
-        .find_map(|protocol| tail.strip_suffix(protocol))
-    else {
-        return false;
-    };
-    numbered
-        .rsplit_once("_PORT_")
-        .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+    rest.rsplit_once("_PORT_").is_some_and(|(_, tail)| {
+        let mut parts = tail.split('_');
+        parts.next().is_some_and(|port| port.parse::<u16>().is_ok())
+            && parts
+                .next()
+                .is_some_and(|protocol| ["TCP", "UDP", "SCTP"].contains(&protocol))
+    })
 }
 
 #[cfg(test)]

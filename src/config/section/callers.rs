@@ -7,7 +7,7 @@ use crate::config::config_error::Origin;
 use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::raw::{Entry, Node, Raw};
 use crate::config::reader::{Read, Reader};
-use crate::config::value::Limit;
+use crate::quota::Limit;
 
 section! {
     #[derive(Clone, Debug, PartialEq, Eq)]

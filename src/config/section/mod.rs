@@ -8,7 +8,7 @@ use super::reader::{Read, Reader};
 use super::settings::Settings;
 
 pub use credentials::{Credentials, TokenProxy, TrustedRoots};
-pub use defender::{Pin, Proxy};
+pub use defender::Proxy;
 pub use merge::Merging;
 pub use quota::Scope;
 
@@ -76,7 +76,7 @@ mod defender;
 mod queue;
 mod quota;
 mod server;
-mod store;
+pub(super) mod store;
 mod telemetry;
 
 /// Lists the sections, each with the type of its values, in the order of the reference.

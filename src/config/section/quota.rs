@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::config::config_error::Origin;
 use crate::config::key::Key;
 use crate::config::reader::{Read, Reader, Recorded};
-use crate::config::value::Limit;
-use crate::quota::{Pacing, UnknownPast};
+use crate::config::value::MAX_CALLS;
+use crate::quota::{Limit, Pacing, UnknownPast};
 use crate::telemetry::named_enum;
 
 section! {
@@ -23,7 +23,7 @@ section! {
 
     /// How many calls may leave back to back after a quiet time. More than the tightest limit has
     /// no effect.
-    burst: NonZeroU32 = Key::count(1, Limit::MAX_CALLS as u64, 100).live_alone() => burst;
+    burst: NonZeroU32 = Key::count(1, MAX_CALLS as u64, 100).live_alone() => burst;
 
     /// `spread`: under pressure the longest window is spread out evenly, so that an hour is not
     /// gone after 15 minutes. `none`: all that the windows allow leaves at once, for a nightly
@@ -72,15 +72,15 @@ fn limits(reader: &mut Reader<'_>, key: &'static Key) -> Read<Vec<Limit>> {
         let problem = format!("holds {} limits; allowed is {}", said.len(), key.kind);
         return Err(reader.wrong(key, problem));
     }
-    said.sort_by_key(|said| said.value.window);
+    said.sort_by_key(|said| said.value.window());
     let mut is_valid = true;
     for pair in said.windows(2) {
         let [one, two] = pair else { continue };
-        if one.value.window == two.value.window {
+        if one.value.window() == two.value.window() {
             let problem = format!("{} and {} have the same window; keep the smaller", one.value, two.value);
             reader.wrong_at(two.origin.clone(), key.path(), problem);
             is_valid = false;
-        } else if one.value.calls > two.value.calls {
+        } else if one.value.calls() > two.value.calls() {
             reader.note(format!(
                 "quota.limits: {} can never be used up, because {} allows fewer calls in a longer time",
                 one.value, two.value
@@ -96,7 +96,7 @@ fn limits(reader: &mut Reader<'_>, key: &'static Key) -> Read<Vec<Limit>> {
 fn burst(reader: &mut Reader<'_>, key: &'static Key) -> Read<NonZeroU32> {
     let burst: NonZeroU32 = reader.count(key)?;
     let limits = limits(reader, &key::limits)?;
-    let tightest = limits.iter().map(|limit| limit.calls).min().unwrap_or(burst);
+    let tightest = limits.iter().map(Limit::exact_calls).min().unwrap_or(burst);
     if burst > tightest && reader.origin(key) != Origin::Default {
         reader.note(format!(
             "quota.burst: {burst} is more than the limits allow at once; {tightest} is used"

@@ -4,4 +4,5 @@
 pub(super) mod address;
 mod quantity;
 
-pub use quantity::{Limit, parse_duration, parse_size, show_duration, show_size};
+pub(super) use quantity::{MAX_CALLS, either};
+pub use quantity::{parse_duration, parse_size, show_duration, show_size};

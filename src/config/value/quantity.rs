@@ -7,6 +7,8 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::quota::Limit;
+
 /// Units with their scales. The one preferred in output comes first.
 type Units = [(&'static str, u64)];
 
@@ -109,9 +111,8 @@ fn parse<const N: usize>(text: &str, scales: &Units, examples: [&str; N], units:
         return Err("has a fraction; use a smaller unit and a whole number".into());
     }
     if unit.is_empty() {
-        let mut written = examples.map(|unit| format!("{number}{unit}"));
-        let last = written.last_mut().map(std::mem::take).unwrap_or_default();
-        return Err(format!("has no unit; write {} or {last}", written[..N - 1].join(", ")));
+        let written = examples.map(|unit| format!("{number}{unit}"));
+        return Err(format!("has no unit; write {}", either(&written)));
     }
     let Some((_, scale)) = scales.iter().find(|(name, _)| *name == unit) else {
         return Err(format!("has the unknown unit {unit:?}; the units are {units}"));
@@ -120,38 +121,23 @@ fn parse<const N: usize>(text: &str, scales: &Units, examples: [&str; N], units:
     Ok(number.checked_mul(*scale))
 }
 
+/// `a, b or c`.
+pub(in crate::config) fn either(words: &[String]) -> String {
+    match words {
+        [others @ .., last] if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        _ => words.concat(),
+    }
+}
+
 fn show(value: u64, scales: &Units) -> String {
     let whole = scales.iter().find(|(_, scale)| value.is_multiple_of(*scale));
     let (unit, scale) = whole.copied().unwrap_or(("", 1));
     format!("{}{unit}", value / scale)
 }
 
-/// At most `calls` within any `window`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Limit {
-    /// 1 to [`Limit::MAX_CALLS`].
-    pub calls: NonZeroU32,
-    /// Whole seconds, 1 s to [`Limit::MAX_WINDOW`].
-    pub window: Duration,
-}
-
-impl Limit {
-    /// The ledger keeps one entry for each call of the longest window, and a million entries are
-    /// the memory it may take.
-    pub const MAX_CALLS: u32 = 1_000_000;
-    /// Longer windows would exceed what is kept across restarts.
-    pub const MAX_WINDOW: Duration = Duration::from_hours(24);
-
-    /// The window's name in answers, metrics and on the status page.
-    ///
-    /// ```
-    /// use defender_gateway::testing::config::Limit;
-    /// assert_eq!("1500/3600s".parse::<Limit>().map(Limit::name), Ok("1h".into()));
-    /// ```
-    pub fn name(self) -> String {
-        show_duration(self.window)
-    }
-}
+/// The ledger keeps one entry for each call of the longest window, and a million entries are the
+/// memory it may take.
+pub(in crate::config) const MAX_CALLS: u32 = 1_000_000;
 
 /// Reads `CALLS/WINDOW`. The error is a phrase that follows the value in a message.
 impl FromStr for Limit {
@@ -162,27 +148,21 @@ impl FromStr for Limit {
             .split_once('/')
             .ok_or("is no limit; write calls per window, such as 100/1m")?;
         let calls: u32 = match calls.parse() {
-            Ok(calls) if calls <= Self::MAX_CALLS => calls,
-            _ => {
-                return Err(format!(
-                    "does not start with a number of calls from 1 to {}",
-                    Self::MAX_CALLS
-                ));
-            }
+            Ok(calls) if calls <= MAX_CALLS => calls,
+            _ => return Err(format!("does not start with a number of calls from 1 to {MAX_CALLS}")),
         };
         let calls = NonZeroU32::new(calls).ok_or("would allow no call at all; the least is 1")?;
         let window = parse_duration(window).map_err(|problem| format!("has a window that {problem}"))?;
         // The windows' lengths go on the wire in whole seconds (`RateLimit-Policy`, parameter `w`).
-        if window.subsec_nanos() != 0 || window.is_zero() || window > Self::MAX_WINDOW {
-            return Err("has a window that is not whole seconds from 1s to 24h".into());
-        }
-        Ok(Self { calls, window })
+        let is_whole = window.subsec_nanos() == 0;
+        let limit = Self::try_new(calls, window).ok().filter(|_| is_whole);
+        limit.ok_or_else(|| "has a window that is not whole seconds from 1s to 24h".into())
     }
 }
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.calls, self.name())
+        write!(f, "{}/{}", self.calls(), self.name())
     }
 }
 
@@ -262,11 +242,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn shown_limits_are_parsed_again(calls in 1..=Limit::MAX_CALLS, window_s in 1..=86_400u64) {
-            let limit = Limit {
-                calls: NonZeroU32::new(calls).unwrap(),
-                window: Duration::from_secs(window_s),
-            };
+        fn shown_limits_are_parsed_again(calls in 1..=MAX_CALLS, window_s in 1..=86_400u64) {
+            let calls = NonZeroU32::new(calls).unwrap();
+            let limit = Limit::try_new(calls, Duration::from_secs(window_s)).unwrap();
             prop_assert_eq!(limit.to_string().parse(), Ok(limit));
         }
     }

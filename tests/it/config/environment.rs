@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use defender_gateway::testing::config::{DefaultValue, Key, Kind, Merging, Pin, keys};
+use defender_gateway::testing::config::{DefaultValue, Key, Kind, Merging, keys};
 use defender_gateway::testing::server::Address;
 
 use super::{assert_one, mistakes, parse, resolved};
@@ -62,11 +62,11 @@ fn lists_are_separated_by_commas() {
             ("DEFENDER_GATEWAY_SERVER_HOSTS", ""),
         ],
     );
-    let limits: Vec<_> = resolved.quota.limits.iter().map(|limit| limit.name()).collect();
+    let limits: Vec<_> = resolved.quota.limits.iter().map(|limit| &**limit.name()).collect();
     assert_eq!(limits, ["1s", "1m"], "sorted by window");
     assert_eq!(resolved.quota.burst.get(), 7);
     assert_eq!(resolved.server.listen[1], Address::Unix("/run/g.sock".into()));
-    assert_eq!(resolved.defender.region, Pin::Only("us".into()));
+    assert_eq!(resolved.defender.region.as_deref(), Some("us"));
     let hosts: Vec<_> = resolved
         .defender
         .candidates()

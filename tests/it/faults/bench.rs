@@ -121,7 +121,11 @@ impl Bench {
             admin: gateway.admin_address().to_string(),
             client: net::Client::new(&net::Config::default()).unwrap(),
             limits: limits
-                .map(|limit| format!("{}/{}s", limit.calls, limit.window.as_secs()).parse().unwrap())
+                .map(|limit| {
+                    format!("{}/{}s", limit.calls(), limit.window().as_secs())
+                        .parse()
+                        .unwrap()
+                })
                 .collect(),
             epoch: Instant::now(),
             asked: AtomicUsize::new(0),

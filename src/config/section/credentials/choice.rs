@@ -6,11 +6,12 @@ use super::material::{
     app_service_origin, certificate_files, check_secret, identity_host, is_borrowed, read_token_proxy, secret,
     secret_origin,
 };
-use super::{TokenProxy, key};
+use super::{Credentials, key};
 use crate::config::config_error::Origin;
 use crate::config::key::Key;
 use crate::config::reader::{Read, Reader, Recorded};
 use crate::config::section::store;
+use crate::operation::endpoint::is_guid;
 use crate::token::{App, Credential, Identity, Kind};
 
 /// The values of `credentials.kind`.
@@ -39,22 +40,17 @@ const SHARED_NAMES: &str = "store.url: the identity is the system-assigned one, 
 const SHARED_TENANT: &str = "credentials.tenant_id: the names in the store hold the tenant as it is written here, a domain; \
     replicas that have its GUID instead would share neither quota nor answers with this one: write the GUID in all of them";
 
-/// The credential, whose it is, and why it was chosen.
-pub(super) struct Chosen {
-    pub(super) credential: Credential,
-    pub(super) token_proxy: Option<TokenProxy>,
-    pub(super) ids: Ids,
-    pub(super) why: String,
-}
-
-/// Who the gateway is, and where that is known.
-pub(super) struct Ids {
+/// What does not depend on the kind: who the gateway is, and where that is known.
+struct Ids {
     authority: Read<Url>,
-    pub(super) tenant_id: Option<String>,
-    pub(super) client_id: Option<String>,
+    scope: Read<String>,
+    passthrough: Read<bool>,
+    tenant_id: Option<String>,
+    client_id: Option<String>,
 }
 
-pub(super) fn choose(reader: &mut Reader<'_>, authority: Read<Url>) -> Read<Chosen> {
+pub(super) fn choose(reader: &mut Reader<'_>, authority: Read<Url>, scope: Read<String>) -> Read<Credentials> {
+    let passthrough = reader.flag(&key::passthrough);
     let [secret, certificate, workload, managed] = Kind::ALL.map(Some);
     let kind = reader.choice(&key::kind, &[None, secret, certificate, workload, managed]);
     let tenant_id = reader.optional(&key::tenant_id, tenant_id);
@@ -68,6 +64,8 @@ pub(super) fn choose(reader: &mut Reader<'_>, authority: Read<Url>) -> Read<Chos
     let kind = kind?;
     let ids = Ids {
         authority,
+        scope,
+        passthrough,
         tenant_id: tenant_id?,
         client_id: client_id?,
     };
@@ -84,7 +82,7 @@ pub(super) fn choose(reader: &mut Reader<'_>, authority: Read<Url>) -> Read<Chos
     build(reader, proof, ids, why)
 }
 
-fn automatic(reader: &mut Reader<'_>, ids: Ids) -> Read<Chosen> {
+fn automatic(reader: &mut Reader<'_>, ids: Ids) -> Read<Credentials> {
     let found = |proof| Some((proof, material(reader, proof)?));
     let mut present: Vec<(Kind, Origin)> = Kind::ALL.into_iter().filter_map(found).collect();
     // A value for this program takes precedence over one that the platform gives to every program.
@@ -178,7 +176,7 @@ fn missing(reader: &Reader<'_>, proof: Kind, ids: &Ids) -> Vec<String> {
 }
 
 /// The credential of a kind that misses nothing.
-fn build(reader: &mut Reader<'_>, proof: Kind, ids: Ids, why: String) -> Read<Chosen> {
+fn build(reader: &mut Reader<'_>, proof: Kind, ids: Ids, why: String) -> Read<Credentials> {
     let is_domain = ids.tenant_id.as_ref().is_some_and(|tenant| tenant.contains('.'));
     if is_domain && reader.is_set(&store::key::url) {
         reader.note(SHARED_TENANT);
@@ -216,11 +214,15 @@ fn build(reader: &mut Reader<'_>, proof: Kind, ids: Ids, why: String) -> Read<Ch
             })
         }
     };
-    Ok(Chosen {
+    Ok(Credentials {
         credential,
         token_proxy,
-        ids,
+        tenant_id: ids.tenant_id,
+        client_id: ids.client_id,
         why,
+        authority: ids.authority?,
+        scope: ids.scope?,
+        passthrough: ids.passthrough?,
     })
 }
 
@@ -280,13 +282,6 @@ const GROUPS: [usize; 5] = [8, 4, 4, 4, 12];
 
 /// The placeholder for an id in examples.
 const PLACEHOLDER: &str = "00000000-0000-0000-0000-000000000000";
-
-/// 8-4-4-4-12 hexadecimal digits.
-pub(super) fn is_guid(text: &str) -> bool {
-    let groups: Vec<_> = text.split('-').collect();
-    groups.iter().map(|group| group.len()).eq(GROUPS)
-        && groups.iter().all(|group| group.bytes().all(|b| b.is_ascii_hexdigit()))
-}
 
 /// Rejects a text that looks like a GUID but is none, and the placeholder. Other names are
 /// accepted.

@@ -8,34 +8,34 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use url::Url;
 
-use super::choice::is_guid;
 use super::key;
 use crate::config::config_error::Origin;
 use crate::config::env::variable;
 use crate::config::key::Key;
-use crate::config::reader::{Read, Reader, Recorded};
+use crate::config::reader::{Read, Reader, Recorded, Sourced};
 use crate::config::value::address;
+use crate::operation::endpoint::is_guid;
 use crate::plain_text;
 use crate::secret::Secret;
 use crate::token::{CertificateFiles, IdentityHost, SecretSource};
 
-/// Where the secret was written, if it was. A file for this program takes precedence over a
+/// The variable with the secret, if that is used: a file for this program takes precedence over a
 /// variable that every program sees.
+fn secret_variable(reader: &Reader<'_>) -> Option<Sourced<Secret>> {
+    let said = reader.secret(&key::client_secret)?;
+    (!is_borrowed(&said.origin) || !reader.is_set(&key::client_secret_file)).then_some(said)
+}
+
+/// Where the secret was written, if it was.
 pub(super) fn secret_origin(reader: &Reader<'_>) -> Option<Origin> {
-    let file = reader
-        .is_set(&key::client_secret_file)
-        .then(|| reader.origin(&key::client_secret_file));
-    match (reader.secret(&key::client_secret), file) {
-        (Some(secret), Some(file)) if is_borrowed(&secret.origin) => Some(file),
-        (Some(secret), _) => Some(secret.origin),
-        (None, file) => file,
-    }
+    let variable = secret_variable(reader).map(|said| said.origin);
+    let file = &key::client_secret_file;
+    variable.or_else(|| reader.is_set(file).then(|| reader.origin(file)))
 }
 
 /// The secret at the place that [`secret_origin`] returned.
 pub(super) fn secret(reader: &mut Reader<'_>) -> Read<SecretSource> {
-    let said = reader.secret(&key::client_secret);
-    let said = said.filter(|said| !(is_borrowed(&said.origin) && reader.is_set(&key::client_secret_file)));
+    let said = secret_variable(reader);
     let Some(said) = said else {
         let path = reader.line_file(&key::client_secret_file)?.ok_or(Recorded)?;
         let looks_like_an_id = reader
@@ -216,19 +216,12 @@ pub(super) fn identity_host(reader: &mut Reader<'_>) -> Read<IdentityHost> {
 /// The identity's token is returned in clear text, so the address must not leave the machine:
 /// loopback, link-local, or `https`.
 fn local(reader: &mut Reader<'_>, name: &str, text: &str) -> Read<Url> {
-    let is_safe = |url: &Url| match url.scheme() {
-        "https" => true,
-        "http" => address::is_loopback(url) || address::is_link_local(url),
-        _ => false,
-    };
-    address::plain(text)
-        .and_then(|url| {
-            let is_safe = is_safe(&url);
-            is_safe
-                .then_some(url)
-                .ok_or_else(|| "is neither https nor on this machine".into())
-        })
-        .map_err(|problem| wrong(reader, name, format!("the address {problem}")))
+    let url = address::plain(text).and_then(|url| match url.scheme() {
+        "https" => Ok(url),
+        "http" if address::is_loopback(&url) || address::is_link_local(&url) => Ok(url),
+        _ => Err("is neither https nor on this machine".into()),
+    });
+    url.map_err(|problem| wrong(reader, name, format!("the address {problem}")))
 }
 
 /// Records an error about the variable `name`, which only some kinds of credential use.
@@ -264,12 +257,11 @@ pub(super) fn read_token_proxy(reader: &mut Reader<'_>) -> Read<Option<TokenProx
     let Some(url) = text(reader, variable::TOKEN_PROXY) else {
         return Ok(None);
     };
-    let url = match address::plain(&url) {
-        Ok(url) if url.scheme() == "https" => Ok(url),
-        Ok(_) => Err("the address does not start with https://".to_owned()),
-        Err(problem) => Err(format!("the address {problem}")),
-    };
-    let url = url.map_err(|problem| wrong(reader, variable::TOKEN_PROXY, problem));
+    let url = address::plain(&url).and_then(|url| match url.scheme() {
+        "https" => Ok(url),
+        _ => Err("does not start with https://".into()),
+    });
+    let url = url.map_err(|problem| wrong(reader, variable::TOKEN_PROXY, format!("the address {problem}")));
     let file = text(reader, variable::TOKEN_PROXY_CA_FILE);
     let data = text(reader, variable::TOKEN_PROXY_CA_DATA);
     let roots = roots(reader, file, data).map_err(|(name, problem)| wrong(reader, name, problem));

@@ -17,7 +17,6 @@ use crate::config::key::Key;
 use crate::config::reader::{Read, Reader};
 use crate::config::value::address;
 use crate::token::Credential;
-use choice::Chosen;
 
 pub use material::{TokenProxy, TrustedRoots};
 
@@ -117,24 +116,7 @@ impl Credentials {
         let cloud = defender::cloud(reader).ok();
         let authority = authority(reader, cloud);
         let scope = scope(reader, cloud);
-        let chosen = choice::choose(reader, authority.clone());
-        let passthrough = reader.flag(&key::passthrough);
-        let Chosen {
-            credential,
-            token_proxy,
-            ids,
-            why,
-        } = chosen?;
-        Ok(Self {
-            credential,
-            token_proxy,
-            tenant_id: ids.tenant_id,
-            client_id: ids.client_id,
-            why,
-            authority: authority?,
-            scope: scope?,
-            passthrough: passthrough?,
-        })
+        choice::choose(reader, authority, scope)
     }
 }
 

@@ -28,7 +28,7 @@ section! {
     /// `auto` uses the nearest host, measured; a name pins the gateway to the hosts of that
     /// geography: us, eu, uk, au, swa (Switzerland), ina (India), aea (United Arab Emirates),
     /// global (the base host).
-    region: Pin = Key::text("\"auto\" or the name of a region", "auto").live() => pin;
+    region: Option<String> = Key::text("\"auto\" or the name of a region", "auto").live() => pin;
 
     /// The longest wait for the answer to one upstream call. A call that timed out still counts
     /// against the quota.
@@ -74,31 +74,13 @@ pub(super) fn cloud(reader: &mut Reader<'_>) -> Read<Cloud> {
 impl Defender {
     /// The hosts that may be used: all, or those of the pinned geography. Never empty.
     pub fn candidates(&self) -> impl Iterator<Item = &Candidate> {
-        self.regions.iter().filter(|region| self.region.allows(&region.name))
+        let is_meant = |region: &&Candidate| self.region.as_ref().is_none_or(|pin| *pin == region.name);
+        self.regions.iter().filter(is_meant)
     }
 }
 
 /// Each host is probed, so there is a limit, which real setups do not reach.
 const MAX_REGIONS: usize = 32;
-
-/// Which hosts may be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pin {
-    /// All of them; the nearest is preferred.
-    Auto,
-    /// Only those of this name.
-    Only(String),
-}
-
-impl Pin {
-    /// Whether a host with this name may be used.
-    pub fn allows(&self, name: &str) -> bool {
-        match self {
-            Self::Auto => true,
-            Self::Only(only) => only == name,
-        }
-    }
-}
 
 /// The configured hosts, or else the cloud's. One invalid host makes the list invalid, but the
 /// others are still checked.
@@ -153,7 +135,7 @@ fn one(reader: &mut Reader<'_>, path: &str, item: Node, cloud: Option<Cloud>) ->
     }
     let (mut name, mut url) = (None, None);
     for entry in entries {
-        let Node { raw, origin } = entry.value;
+        let Node { raw, origin, .. } = entry.value;
         let (origin, result) = match (entry.name.as_str(), &raw) {
             ("name", Raw::Text(text)) => (origin, region_name(text).map(|text| name = Some(text))),
             ("url", Raw::Text(text)) => (origin, region_url(text, cloud).map(|parsed| url = Some(parsed))),
@@ -194,15 +176,15 @@ fn region_url(text: &str, cloud: Option<Cloud>) -> Result<Url, String> {
 }
 
 /// `auto`, or the name of a region that exists.
-fn pin(reader: &mut Reader<'_>, key: &'static Key) -> Read<Pin> {
+fn pin(reader: &mut Reader<'_>, key: &'static Key) -> Read<Option<String>> {
     let regions = reader.field(&key::regions, regions);
     reader.parsed(key, |text| {
         if text == "auto" {
-            return Ok(Pin::Auto);
+            return Ok(None);
         }
         // Without a table there is an error already, and nothing to compare with.
         let Ok(regions) = regions else {
-            return Ok(Pin::Only(text.into()));
+            return Ok(Some(text.into()));
         };
         let mut names: Vec<&str> = Vec::new();
         for region in &regions {
@@ -211,7 +193,7 @@ fn pin(reader: &mut Reader<'_>, key: &'static Key) -> Read<Pin> {
             }
         }
         if names.contains(&text) {
-            return Ok(Pin::Only(text.into()));
+            return Ok(Some(text.into()));
         }
         let hint =
             nearest(text, names.iter().copied()).map_or_else(String::new, |near| format!(" (did you mean {near}?)"));

@@ -2,13 +2,13 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use percent_encoding::percent_decode_str;
 use url::Url;
 
 use crate::config::config_error::Origin;
 use crate::config::env::variable;
 use crate::config::key::Key;
 use crate::config::reader::{Read, Reader};
+use crate::operation::endpoint::percent_decoded;
 use crate::secret::Secret;
 
 /// A proxy that tunnels `https` connections (`CONNECT`).
@@ -85,18 +85,11 @@ fn authorization(url: &Url) -> Result<Option<Secret>, String> {
     if url.username().is_empty() && url.password().is_none() {
         return Ok(None);
     }
-    let decode = |text: &str| percent_decoded(text).ok_or("holds a user or password with a broken %XX");
-    let mut pair = decode(url.username())?;
-    pair.push(b':');
-    pair.extend(decode(url.password().unwrap_or_default())?);
+    let broken = "holds a user or password with a broken %XX";
+    let user = percent_decoded(url.username()).ok_or(broken)?;
+    let password = percent_decoded(url.password().unwrap_or_default()).ok_or(broken)?;
+    let pair = [&user[..], b":", &password[..]].concat();
     Ok(Some(Secret::new(format!("Basic {}", BASE64_STANDARD.encode(pair)))))
-}
-
-/// `None`: a `%` without two digits behind it.
-fn percent_decoded(text: &str) -> Option<Vec<u8>> {
-    let is_code = |after: &str| after.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
-    let is_sound = text.split('%').skip(1).all(is_code);
-    is_sound.then(|| percent_decode_str(text).collect())
 }
 
 #[cfg(test)]
