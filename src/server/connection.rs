@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 use hyper::rt::Executor;
@@ -21,7 +22,6 @@ use tower::Service;
 use super::connection_limit::ConnectionLimiter;
 use super::connection_memory::StreamMemory;
 use super::connection_state::{Action, ConnectionState, Draining, InFlight, Limits};
-use super::poll_when_woken::PollWhenWoken;
 use super::serve::Accepted;
 use super::socket::Socket;
 use super::{Config, InboundRequest, Peer};
@@ -160,11 +160,13 @@ impl Shared {
                         continue;
                     }
                 };
-                let mut events = pin!(PollWhenWoken::new(events(&mut phase, &state, until)));
+                // Polls its only future when that was woken. Otherwise the timers and watches of a
+                // connection would cost something with every request on it.
+                let mut events = FuturesUnordered::from_iter([events(&mut phase, &state, until)]);
                 let happened = poll_fn(|context| {
                     // Polled first, so that the listener's phase already counts for the next
                     // response.
-                    if let Poll::Ready(event) = events.as_mut().poll(context) {
+                    if let Poll::Ready(Some(event)) = events.poll_next_unpin(context) {
                         return Poll::Ready(Err(event));
                     }
                     let ended = connection.as_mut().poll(context);
