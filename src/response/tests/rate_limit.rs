@@ -135,32 +135,3 @@ async fn an_answer_charged_to_another_quota_shows_no_windows() {
         }
     }
 }
-
-#[test]
-fn windows_that_moved_on_read_like_new_ones() {
-    let window = |name: &str, quota, window_s, remaining| Window {
-        name: name.into(),
-        quota,
-        window_s,
-        remaining,
-        reset_s: remaining + 1,
-        spread: None,
-    };
-    let lists = [
-        vec![],
-        vec![window("1m", 100, 60, 100)],
-        vec![window("1m", 100, 60, 99)],
-        vec![window("1m", 50, 60, 49)],
-        vec![window("1m", 50, 30, 49)],
-        vec![window("m", 50, 30, 49)],
-        vec![window("m", 50, 30, 49), window("1h", 1500, 3600, 7)],
-    ];
-    for old in &lists {
-        for new in &lists {
-            assert_eq!(
-                Windows::new(old.clone(), Some("agents")).now(new.clone()),
-                Windows::new(new.clone(), Some("agents"))
-            );
-        }
-    }
-}
