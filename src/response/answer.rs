@@ -296,7 +296,7 @@ fn own(config: &Config, problem: &Problem, id: &RequestId, at: Instant) -> Respo
     fields.insert(header::CONTENT_TYPE, PROBLEM_JSON);
     // RFC 9111 §4.2.2 would let a cache on the way store a 404, 405 or 414 for as long as it likes.
     fields.insert(header::CACHE_CONTROL, NO_STORE);
-    put(fields, PROXY_STATUS, field::proxy_status(problem.proxy_status_error));
+    put(fields, PROXY_STATUS, field::proxy_status(problem.proxy_status));
     if let Some(after) = problem.retry_after {
         fields.insert(header::RETRY_AFTER, field::seconds_up(after).into());
     }
