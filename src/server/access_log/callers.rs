@@ -3,8 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
@@ -39,27 +38,26 @@ pub struct Callers(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     family: Family<Labels, Counter>,
-    others: Counters,
     table: Mutex<Table>,
 }
 
 #[derive(Debug)]
 struct Table {
-    known: HashMap<Name, Arc<Caller>, RandomState>,
+    known: HashMap<Name, Caller, RandomState>,
+    others: Counters,
     ranked: Instant,
 }
 
-/// A caller whose activity is known. When it gains or loses its series, the object is replaced.
+/// A caller whose activity is known.
 #[derive(Debug)]
-pub(super) struct Caller {
-    name: Name,
+struct Caller {
     /// `None` if it is counted with the others.
     counters: Option<Counters>,
-    recent: AtomicU64,
-    is_replaced: AtomicBool,
+    recent: u64,
 }
 
-type Counters = [OnceLock<Counter>; Outcome::COUNT];
+/// Indexed by outcome; a series is there from its first request on.
+type Counters = [Option<Counter>; Outcome::COUNT];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
@@ -67,13 +65,22 @@ struct Labels {
     outcome: &'static str,
 }
 
+impl Labels {
+    fn of(caller: &str, outcome: Outcome) -> Self {
+        Self {
+            caller: caller.to_owned(),
+            outcome: outcome.as_str(),
+        }
+    }
+}
+
 impl Callers {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let callers = Self(Arc::new(Shared {
             family: Family::default(),
-            others: Counters::default(),
             table: Mutex::new(Table {
                 known: HashMap::default(),
+                others: Counters::default(),
                 ranked: Instant::now(),
             }),
         }));
@@ -85,54 +92,20 @@ impl Callers {
         callers
     }
 
-    /// The object of the caller with this name.
-    pub(super) fn get(&self, name: &Name) -> Arc<Caller> {
+    pub(super) fn count(&self, name: &Name, outcome: Outcome) {
         let mut table = self.table();
-        if let Some(caller) = table.known.get(name) {
-            return Arc::clone(caller);
-        }
-        if table.known.len() >= KNOWN {
-            // More callers are known than listed, so there is one.
-            let unlisted = table.known.values().filter(|caller| caller.counters.is_none());
-            if let Some(least) = unlisted.min_by_key(|caller| caller.activity()).cloned() {
-                table.known.remove(&least.name);
-                least.is_replaced.store(true, Ordering::Relaxed);
-            }
-        }
-        let listed = table.known.values().filter(|caller| caller.counters.is_some()).count();
-        let is_listed = listed < LISTED && may_be_listed(name);
-        let caller = Arc::new(Caller::new(name.clone(), is_listed.then(Counters::default)));
-        table.known.insert(name.clone(), Arc::clone(&caller));
-        caller
-    }
-
-    pub(super) fn count(&self, caller: &Caller, outcome: Outcome) {
-        caller.recent.fetch_add(1, Ordering::Relaxed);
-        let counter = self
-            .own_series(caller, outcome)
-            .unwrap_or_else(|| self.0.others[outcome.index()].get_or_init(|| self.series(OTHERS, outcome)));
-        counter.inc();
-    }
-
-    /// The series of a listed caller. The object may be an old one, when a request ends that was
-    /// longer under way than its caller was listed: that one's series are gone, and stay so.
-    fn own_series<'a>(&self, caller: &'a Caller, outcome: Outcome) -> Option<&'a Counter> {
-        let known = &caller.counters.as_ref()?[outcome.index()];
-        if caller.is_replaced() {
-            return None;
-        }
-        known.get().or_else(|| {
-            // Callers lose their series only while the table is locked.
-            let _table = self.table();
-            (!caller.is_replaced()).then(|| known.get_or_init(|| self.series(caller.name.as_str(), outcome)))
-        })
-    }
-
-    fn series(&self, caller: &str, outcome: Outcome) -> Counter {
-        self.0.family.get_or_create_owned(&Labels {
-            caller: caller.to_owned(),
-            outcome: outcome.as_str(),
-        })
+        let Table { known, others, .. } = &mut *table;
+        let caller = match known.get_mut(name) {
+            Some(caller) => caller,
+            None => newly_known(known, name),
+        };
+        caller.recent += 1;
+        let (counters, label) = match &mut caller.counters {
+            Some(counters) => (counters, name.as_str()),
+            None => (others, OTHERS),
+        };
+        let series = || self.0.family.get_or_create_owned(&Labels::of(label, outcome));
+        counters[outcome.index()].get_or_insert_with(series).inc();
     }
 
     /// Chooses the most active callers when it is time. Called whenever metrics are scraped.
@@ -143,36 +116,23 @@ impl Callers {
             return;
         }
         table.ranked = now;
-        let mut callers: Vec<_> = table.known.values().cloned().collect();
+        let mut callers: Vec<_> = table.known.iter_mut().collect();
         // A listed caller stays listed unless another one is twice as active, so that series do not
         // come and go.
-        callers.sort_unstable_by_key(|caller| {
+        callers.sort_unstable_by_key(|(name, caller)| {
             let weight = if caller.counters.is_some() { 2 } else { 1 };
-            Reverse((caller.activity() * weight, caller.name.clone()))
+            Reverse((caller.recent * weight, (*name).clone()))
         });
-        for (place, caller) in callers.into_iter().enumerate() {
-            let half = caller.activity() / 2;
-            caller.recent.store(half, Ordering::Relaxed);
-            let is_listed = place < LISTED && may_be_listed(&caller.name);
-            if is_listed == caller.counters.is_some() {
-                continue;
+        for (place, (name, caller)) in callers.into_iter().enumerate() {
+            caller.recent /= 2;
+            let is_listed = place < LISTED && may_be_listed(name);
+            if is_listed && caller.counters.is_none() {
+                caller.counters = Some(Counters::default());
+            } else if !is_listed && caller.counters.take().is_some() {
+                for outcome in Outcome::ALL {
+                    self.0.family.remove(&Labels::of(name.as_str(), outcome));
+                }
             }
-            let next = Caller::new(caller.name.clone(), is_listed.then(Counters::default));
-            next.recent.store(half, Ordering::Relaxed);
-            table.known.insert(caller.name.clone(), Arc::new(next));
-            caller.is_replaced.store(true, Ordering::Relaxed);
-            if !is_listed {
-                self.forget(&caller);
-            }
-        }
-    }
-
-    fn forget(&self, caller: &Caller) {
-        for outcome in Outcome::ALL {
-            self.0.family.remove(&Labels {
-                caller: caller.name.as_str().to_owned(),
-                outcome: outcome.as_str(),
-            });
         }
     }
 
@@ -182,28 +142,22 @@ impl Callers {
     }
 }
 
-impl Caller {
-    fn new(name: Name, counters: Option<Counters>) -> Self {
-        Self {
-            name,
-            counters,
-            recent: AtomicU64::new(0),
-            is_replaced: AtomicBool::new(false),
+/// Makes a caller known, in the place of the least active one if there are too many.
+fn newly_known<'a>(known: &'a mut HashMap<Name, Caller, RandomState>, name: &Name) -> &'a mut Caller {
+    if known.len() >= KNOWN {
+        // More callers are known than listed, so there is one.
+        let unlisted = known.iter().filter(|(_, caller)| caller.counters.is_none());
+        let least = unlisted.min_by_key(|(_, caller)| caller.recent);
+        if let Some(least) = least.map(|(name, _)| name.clone()) {
+            known.remove(&least);
         }
     }
-
-    fn activity(&self) -> u64 {
-        self.recent.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn name(&self) -> &Name {
-        &self.name
-    }
-
-    /// Whether the object has to be looked up again.
-    pub(super) fn is_replaced(&self) -> bool {
-        self.is_replaced.load(Ordering::Relaxed)
-    }
+    let listed = known.values().filter(|caller| caller.counters.is_some()).count();
+    let is_listed = listed < LISTED && may_be_listed(name);
+    known.entry(name.clone()).or_insert(Caller {
+        counters: is_listed.then(Counters::default),
+        recent: 0,
+    })
 }
 
 /// A caller that calls itself what the others are called is one of them.
@@ -222,9 +176,8 @@ mod tests {
     }
 
     fn ask(callers: &Callers, name: &str, times: usize) {
-        let caller = callers.get(&Name::new(name));
         for _ in 0..times {
-            callers.count(&caller, Outcome::Refused);
+            callers.count(&Name::new(name), Outcome::Refused);
         }
     }
 
@@ -259,8 +212,7 @@ mod tests {
     async fn the_series_of_a_caller_who_is_listed_no_more_do_not_come_back() {
         let mut registry = Registry::default();
         let callers = Callers::register(&mut registry);
-        let left = callers.get(&Name::new("left"));
-        callers.count(&left, Outcome::Refused);
+        ask(&callers, "left", 1);
         for round in 1..=4 {
             for n in 0..LISTED {
                 ask(&callers, &format!("busy-{n}"), 100 * round);
@@ -268,10 +220,10 @@ mod tests {
             tokio::time::advance(RANKED_EVERY).await;
             callers.rank();
         }
-        assert!(left.is_replaced() && !exposition(&registry).contains("left"));
+        assert!(!exposition(&registry).contains("left"));
         // Two of its requests were under way all the time.
         for outcome in [Outcome::Refused, Outcome::Failed] {
-            callers.count(&left, outcome);
+            callers.count(&Name::new("left"), outcome);
         }
         let text = exposition(&registry);
         assert!(!text.contains("left"), "{text}");
@@ -312,7 +264,11 @@ mod tests {
         tokio::time::advance(RANKED_EVERY).await;
         callers.rank();
         assert_eq!(exposition(&registry), before);
-        let listed = callers.get(&Name::new("team-00"));
-        assert!(!listed.is_replaced());
+        ask(&callers, "team-00", 1);
+        let text = exposition(&registry);
+        assert!(
+            text.contains("caller_requests_total{caller=\"team-00\",outcome=\"refused\"} 11"),
+            "{text}"
+        );
     }
 }
