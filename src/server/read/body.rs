@@ -60,11 +60,7 @@ pub(super) fn check_length(fields: &HeaderMap, body: &impl Body, config: &Config
 
 /// The whole body, which is rejected as soon as it exceeds the limit. `budget` pays for bodies that
 /// are incomplete; a body that is complete at once is held only while it is parsed.
-pub(super) async fn read<B>(
-    mut body: B,
-    config: &Config,
-    budget: &Arc<MemoryBudget>,
-) -> Result<Received, RequestError>
+pub(super) async fn read<B>(mut body: B, config: &Config, budget: &Arc<MemoryBudget>) -> Result<Received, RequestError>
 where
     B: Body<Data = Bytes> + Unpin,
 {
