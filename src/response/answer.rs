@@ -58,8 +58,6 @@ pub struct Answered<B = Body> {
     pub response: Response<B>,
     /// How the request ended; `None` when it was no request to an operation.
     pub ended: Option<Ended>,
-    /// The request's id.
-    pub id: RequestId,
     /// When the response was ready. The clock is read once for all later users: on the path of a
     /// hit each reading costs as much as a lookup.
     pub at: Instant,
@@ -108,7 +106,6 @@ pub(super) fn served(
             forward: served.status.forward,
             cause,
         }),
-        id: id.clone(),
         at,
     }
 }
@@ -146,7 +143,6 @@ pub(super) fn failed(
                 forward: status.forward,
                 cause: Some(log::chain(error.as_ref())),
             }),
-            id: id.clone(),
             at,
         };
     }
@@ -167,7 +163,6 @@ pub(super) fn failed(
                 _ => format!("{}: {}", problem.code, problem.detail),
             }),
         }),
-        id: id.clone(),
         at,
     }
 }
@@ -183,7 +178,6 @@ pub(super) fn options(operation: Option<Operation>, id: &RequestId, at: Instant)
     Answered {
         response,
         ended: None,
-        id: id.clone(),
         at,
     }
 }
