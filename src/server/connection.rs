@@ -56,11 +56,9 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) struct Shared {
     http: auto::Builder<Spawner>,
-    header: Duration,
-    idle: Duration,
+    config: Config,
     limiter: Arc<ConnectionLimiter>,
     streams: StreamMemory,
-    large_answers: Option<Arc<MemoryBudget>>,
 }
 
 /// The flow-control windows of HTTP/2: the bytes of unread bodies that a connection can make us
@@ -69,7 +67,7 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 
 impl Shared {
-    pub(super) fn new(config: &Config, limiter: Arc<ConnectionLimiter>, tasks: &Tasks) -> Self {
+    pub(super) fn new(config: Config, limiter: Arc<ConnectionLimiter>, tasks: &Tasks) -> Self {
         // Separate from heads: otherwise heads that do not end would use up the memory of HTTP/2
         // requests.
         let streams = StreamMemory::new(MemoryBudget::new(config.head_bytes / 2));
@@ -105,19 +103,18 @@ impl Shared {
             .keep_alive_timeout(Duration::from_secs(20));
         Self {
             http,
-            header: config.header_timeout,
-            idle: config.idle_timeout,
+            config,
             limiter,
             streams,
-            large_answers: config.large_answers.clone(),
         }
     }
 
     fn limits(&self) -> Limits {
+        let large_answers = self.config.large_answers.as_ref();
         Limits {
-            header: self.header,
-            idle: self.idle,
-            memory_is_wanted: self.large_answers.as_ref().is_some_and(|memory| memory.is_wanted()),
+            header: self.config.header_timeout,
+            idle: self.config.idle_timeout,
+            memory_is_wanted: large_answers.is_some_and(|memory| memory.is_wanted()),
         }
     }
 

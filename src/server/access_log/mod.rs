@@ -152,7 +152,7 @@ where
 
     fn call(&mut self, mut request: InboundRequest<B>) -> Self::Future {
         let origin = self.origin(request.meta());
-        request.set_caller(origin.caller.clone());
+        request.meta_mut().caller = origin.caller.clone();
         let meta = request.meta();
         let mut subject = Subject::new(origin, meta);
         if self.shared.config.access_log {
@@ -214,7 +214,6 @@ mod tests {
     use tower::{Layer as _, ServiceExt as _, service_fn};
 
     use super::*;
-    use crate::caller::RequestId;
     use crate::response::{Ended, Outcome};
     use crate::scan;
     use crate::server::Peer;
@@ -248,7 +247,6 @@ mod tests {
                     forward: None,
                     cause: None,
                 }),
-                id: RequestId::random(),
                 at: Instant::now(),
             })
         }));
@@ -303,7 +301,6 @@ mod tests {
             Ok(Answered {
                 response: Response::new(Empty::<bytes::Bytes>::new()),
                 ended: None,
-                id: RequestId::random(),
                 at: Instant::now(),
             })
         }));
