@@ -3,7 +3,8 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
@@ -38,26 +39,27 @@ pub struct Callers(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     family: Family<Labels, Counter>,
+    others: Counters,
     table: Mutex<Table>,
 }
 
 #[derive(Debug)]
 struct Table {
-    known: HashMap<Name, Caller, RandomState>,
-    others: Counters,
+    known: HashMap<Name, Arc<Caller>, RandomState>,
     ranked: Instant,
 }
 
-/// A caller whose activity is known.
+/// A caller whose activity is known. When it gains or loses its series, the object is replaced.
 #[derive(Debug)]
-struct Caller {
+pub(super) struct Caller {
+    name: Name,
     /// `None` if it is counted with the others.
     counters: Option<Counters>,
-    recent: u64,
+    recent: AtomicU64,
+    is_replaced: AtomicBool,
 }
 
-/// Indexed by outcome; a series is there from its first request on.
-type Counters = [Option<Counter>; Outcome::COUNT];
+type Counters = [OnceLock<Counter>; Outcome::COUNT];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
@@ -65,22 +67,13 @@ struct Labels {
     outcome: &'static str,
 }
 
-impl Labels {
-    fn of(caller: &str, outcome: Outcome) -> Self {
-        Self {
-            caller: caller.to_owned(),
-            outcome: outcome.as_str(),
-        }
-    }
-}
-
 impl Callers {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let callers = Self(Arc::new(Shared {
             family: Family::default(),
+            others: Counters::default(),
             table: Mutex::new(Table {
                 known: HashMap::default(),
-                others: Counters::default(),
                 ranked: Instant::now(),
             }),
         }));
@@ -92,20 +85,54 @@ impl Callers {
         callers
     }
 
-    pub(super) fn count(&self, name: &Name, outcome: Outcome) {
+    /// The object of the caller with this name.
+    pub(super) fn get(&self, name: &Name) -> Arc<Caller> {
         let mut table = self.table();
-        let Table { known, others, .. } = &mut *table;
-        let caller = match known.get_mut(name) {
-            Some(caller) => caller,
-            None => newly_known(known, name),
-        };
-        caller.recent += 1;
-        let (counters, label) = match &mut caller.counters {
-            Some(counters) => (counters, name.as_str()),
-            None => (others, OTHERS),
-        };
-        let series = || self.0.family.get_or_create_owned(&Labels::of(label, outcome));
-        counters[outcome.index()].get_or_insert_with(series).inc();
+        if let Some(caller) = table.known.get(name) {
+            return Arc::clone(caller);
+        }
+        if table.known.len() >= KNOWN {
+            // More callers are known than listed, so there is one.
+            let unlisted = table.known.values().filter(|caller| caller.counters.is_none());
+            if let Some(least) = unlisted.min_by_key(|caller| caller.activity()).cloned() {
+                table.known.remove(&least.name);
+                least.is_replaced.store(true, Ordering::Relaxed);
+            }
+        }
+        let listed = table.known.values().filter(|caller| caller.counters.is_some()).count();
+        let is_listed = listed < LISTED && may_be_listed(name);
+        let caller = Arc::new(Caller::new(name.clone(), is_listed.then(Counters::default)));
+        table.known.insert(name.clone(), Arc::clone(&caller));
+        caller
+    }
+
+    pub(super) fn count(&self, caller: &Caller, outcome: Outcome) {
+        caller.recent.fetch_add(1, Ordering::Relaxed);
+        let counter = self
+            .own_series(caller, outcome)
+            .unwrap_or_else(|| self.0.others[outcome.index()].get_or_init(|| self.series(OTHERS, outcome)));
+        counter.inc();
+    }
+
+    /// The series of a listed caller. The object may be an old one, when a request ends that was
+    /// longer under way than its caller was listed: that one's series are gone, and stay so.
+    fn own_series<'a>(&self, caller: &'a Caller, outcome: Outcome) -> Option<&'a Counter> {
+        let known = &caller.counters.as_ref()?[outcome.index()];
+        if caller.is_replaced() {
+            return None;
+        }
+        known.get().or_else(|| {
+            // Callers lose their series only while the table is locked.
+            let _table = self.table();
+            (!caller.is_replaced()).then(|| known.get_or_init(|| self.series(caller.name.as_str(), outcome)))
+        })
+    }
+
+    fn series(&self, caller: &str, outcome: Outcome) -> Counter {
+        self.0.family.get_or_create_owned(&Labels {
+            caller: caller.to_owned(),
+            outcome: outcome.as_str(),
+        })
     }
 
     /// Chooses the most active callers when it is time. Called whenever metrics are scraped.
@@ -116,23 +143,36 @@ impl Callers {
             return;
         }
         table.ranked = now;
-        let mut callers: Vec<_> = table.known.iter_mut().collect();
+        let mut callers: Vec<_> = table.known.values().cloned().collect();
         // A listed caller stays listed unless another one is twice as active, so that series do not
         // come and go.
-        callers.sort_unstable_by_key(|(name, caller)| {
+        callers.sort_unstable_by_key(|caller| {
             let weight = if caller.counters.is_some() { 2 } else { 1 };
-            Reverse((caller.recent * weight, (*name).clone()))
+            Reverse((caller.activity() * weight, caller.name.clone()))
         });
-        for (place, (name, caller)) in callers.into_iter().enumerate() {
-            caller.recent /= 2;
-            let is_listed = place < LISTED && may_be_listed(name);
-            if is_listed && caller.counters.is_none() {
-                caller.counters = Some(Counters::default());
-            } else if !is_listed && caller.counters.take().is_some() {
-                for outcome in Outcome::ALL {
-                    self.0.family.remove(&Labels::of(name.as_str(), outcome));
-                }
+        for (place, caller) in callers.into_iter().enumerate() {
+            let half = caller.activity() / 2;
+            caller.recent.store(half, Ordering::Relaxed);
+            let is_listed = place < LISTED && may_be_listed(&caller.name);
+            if is_listed == caller.counters.is_some() {
+                continue;
             }
+            let next = Caller::new(caller.name.clone(), is_listed.then(Counters::default));
+            next.recent.store(half, Ordering::Relaxed);
+            table.known.insert(caller.name.clone(), Arc::new(next));
+            caller.is_replaced.store(true, Ordering::Relaxed);
+            if !is_listed {
+                self.forget(&caller);
+            }
+        }
+    }
+
+    fn forget(&self, caller: &Caller) {
+        for outcome in Outcome::ALL {
+            self.0.family.remove(&Labels {
+                caller: caller.name.as_str().to_owned(),
+                outcome: outcome.as_str(),
+            });
         }
     }
 
@@ -142,22 +182,28 @@ impl Callers {
     }
 }
 
-/// Makes a caller known, in the place of the least active one if there are too many.
-fn newly_known<'a>(known: &'a mut HashMap<Name, Caller, RandomState>, name: &Name) -> &'a mut Caller {
-    if known.len() >= KNOWN {
-        // More callers are known than listed, so there is one.
-        let unlisted = known.iter().filter(|(_, caller)| caller.counters.is_none());
-        let least = unlisted.min_by_key(|(_, caller)| caller.recent);
-        if let Some(least) = least.map(|(name, _)| name.clone()) {
-            known.remove(&least);
+impl Caller {
+    fn new(name: Name, counters: Option<Counters>) -> Self {
+        Self {
+            name,
+            counters,
+            recent: AtomicU64::new(0),
+            is_replaced: AtomicBool::new(false),
         }
     }
-    let listed = known.values().filter(|caller| caller.counters.is_some()).count();
-    let is_listed = listed < LISTED && may_be_listed(name);
-    known.entry(name.clone()).or_insert(Caller {
-        counters: is_listed.then(Counters::default),
-        recent: 0,
-    })
+
+    fn activity(&self) -> u64 {
+        self.recent.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Whether the object has to be looked up again.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.is_replaced.load(Ordering::Relaxed)
+    }
 }
 
 /// A caller that calls itself what the others are called is one of them.
@@ -176,8 +222,9 @@ mod tests {
     }
 
     fn ask(callers: &Callers, name: &str, times: usize) {
+        let caller = callers.get(&Name::new(name));
         for _ in 0..times {
-            callers.count(&Name::new(name), Outcome::Refused);
+            callers.count(&caller, Outcome::Refused);
         }
     }
 
@@ -212,7 +259,8 @@ mod tests {
     async fn the_series_of_a_caller_who_is_listed_no_more_do_not_come_back() {
         let mut registry = Registry::default();
         let callers = Callers::register(&mut registry);
-        ask(&callers, "left", 1);
+        let left = callers.get(&Name::new("left"));
+        callers.count(&left, Outcome::Refused);
         for round in 1..=4 {
             for n in 0..LISTED {
                 ask(&callers, &format!("busy-{n}"), 100 * round);
@@ -220,10 +268,10 @@ mod tests {
             tokio::time::advance(RANKED_EVERY).await;
             callers.rank();
         }
-        assert!(!exposition(&registry).contains("left"));
+        assert!(left.is_replaced() && !exposition(&registry).contains("left"));
         // Two of its requests were under way all the time.
         for outcome in [Outcome::Refused, Outcome::Failed] {
-            callers.count(&Name::new("left"), outcome);
+            callers.count(&left, outcome);
         }
         let text = exposition(&registry);
         assert!(!text.contains("left"), "{text}");
@@ -264,11 +312,7 @@ mod tests {
         tokio::time::advance(RANKED_EVERY).await;
         callers.rank();
         assert_eq!(exposition(&registry), before);
-        ask(&callers, "team-00", 1);
-        let text = exposition(&registry);
-        assert!(
-            text.contains("caller_requests_total{caller=\"team-00\",outcome=\"refused\"} 11"),
-            "{text}"
-        );
+        let listed = callers.get(&Name::new("team-00"));
+        assert!(!listed.is_replaced());
     }
 }

@@ -12,7 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
-use super::callers::Callers;
+use super::callers::{Caller, Callers};
 use super::open_request::Subject;
 use crate::caller::Name;
 use crate::response::{Ended, Outcome};
@@ -47,7 +47,7 @@ type Good = [OnceLock<(Counter, Histogram)>; scan::Outcome::ALL.len()];
 pub(super) struct Asked<'a> {
     /// `None` when the path is no operation's.
     pub(super) operation: Option<Operation>,
-    pub(super) caller: &'a Name,
+    pub(super) caller: &'a Caller,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -238,7 +238,7 @@ impl RecentErrors {
             at: Instant::now(),
             status,
             outcome: ended.outcome,
-            caller: subject.origin.caller.clone(),
+            caller: subject.origin.caller.name().clone(),
             peer: subject.origin.peer.name(),
             operation: subject.operation(),
             target: format!("{} {}", subject.method, subject.path()).into(),
@@ -280,7 +280,8 @@ mod tests {
     }
 
     fn subject(path: &str) -> Subject {
-        let caller = Name::new("soar");
+        let metrics = Metrics::register(&mut Registry::default());
+        let caller = metrics.callers().get(&Name::new("soar"));
         let peer = Peer::unix();
         let arrival = InboundRequest::new(http::Request::post(path).body(()).unwrap(), peer.clone());
         Subject::new(Arc::new(Origin { caller, peer }), arrival.meta())

@@ -120,13 +120,15 @@ impl<S> AccessLogService<S> {
         let field = field.map_or(&[][..], |value| value.as_bytes());
         if let Some(latest) = &self.latest
             && *latest.field == *field
+            && !latest.origin.caller.is_replaced()
         {
             return Arc::clone(&latest.origin);
         }
         let given = std::str::from_utf8(field).ok().map(Name::new);
         let given = given.filter(|name| !name.as_str().is_empty());
+        let name = given.unwrap_or_else(|| meta.peer.name());
         let origin = Arc::new(Origin {
-            caller: given.unwrap_or_else(|| meta.peer.name()),
+            caller: self.shared.metrics.callers().get(&name),
             peer: meta.peer.clone(),
         });
         self.latest = Some(Latest {
@@ -152,7 +154,7 @@ where
 
     fn call(&mut self, mut request: InboundRequest<B>) -> Self::Future {
         let origin = self.origin(request.meta());
-        request.meta_mut().caller = origin.caller.clone();
+        request.meta_mut().caller = origin.caller.name().clone();
         let meta = request.meta();
         let mut subject = Subject::new(origin, meta);
         if self.shared.config.access_log {

@@ -9,9 +9,10 @@ use hyper::body::Body;
 use tokio::time::Instant;
 use tracing::Span;
 
+use super::callers::Caller;
 use super::metrics::Asked;
 use super::{CLIENT_CLOSED_REQUEST, Shared};
-use crate::caller::{Name, RequestId};
+use crate::caller::RequestId;
 use crate::response::{Answered, Ended, Outcome};
 use crate::scan;
 use crate::server::{Peer, RequestMeta};
@@ -83,7 +84,7 @@ impl OpenRequest {
             target: "defender_gateway::access",
             request_id = self.id.as_str(),
             trace_id = self.trace.id().map(tracing::field::display),
-            caller = subject.origin.caller.as_str(),
+            caller = subject.origin.caller.name().as_str(),
             peer = subject.origin.peer.name().as_str(),
             method = subject.method.as_str(),
             path = &*subject.path(),
@@ -136,7 +137,7 @@ pub(in crate::server) fn unanswered(peer: &Peer) -> (Outcome, u16) {
 fn log(ended: &Ended, status: u16, seconds: f64, subject: &Subject) {
     let outcome = ended.outcome.as_str();
     let error = ended.cause.as_deref();
-    let (caller, peer) = (subject.origin.caller.as_str(), subject.origin.peer.name());
+    let (caller, peer) = (subject.origin.caller.name().as_str(), subject.origin.peer.name());
     let (peer, method) = (peer.as_str(), subject.method.as_str());
     let (operation, path) = (subject.operation(), subject.path());
     let path = &*path;
@@ -170,7 +171,7 @@ const LONGEST: usize = 200;
 /// The caller and the peer, which are the same for nearly all requests of a connection.
 #[derive(Debug)]
 pub(super) struct Origin {
-    pub(super) caller: Name,
+    pub(super) caller: Arc<Caller>,
     pub(super) peer: Peer,
 }
 
