@@ -351,7 +351,8 @@ pub enum RetryHint {
 }
 
 /// Why an attempt has no good answer.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("the upstream call brought no answer")]
 pub struct Failure {
     /// For the ledger.
     pub delivery: Delivery,
@@ -361,16 +362,4 @@ pub struct Failure {
     pub answer: Option<UpstreamResponse>,
     /// The cause, for people and for `response`.
     pub source: BoxError,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the upstream call brought no answer")
-    }
-}
-
-impl std::error::Error for Failure {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(self.source.as_ref())
-    }
 }

@@ -34,11 +34,7 @@ pub(super) fn of(quota: Quota, operation: Option<&'static str>) -> RateLimit {
             return show(&told.windows);
         }
         let snapshot = quota.snapshot();
-        let windows = policies(&snapshot);
-        let windows = match last.take() {
-            Some(told) => told.windows.now(windows),
-            None => Windows::new(windows, operation),
-        };
+        let windows = Windows::new(policies(&snapshot), operation);
         show(&windows);
         *last = Some(Told {
             revision,

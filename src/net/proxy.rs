@@ -115,22 +115,19 @@ impl Rule {
                 port: None,
             });
         }
-        if let Some(what) = network(text) {
-            return Some(Self { what, port: None });
-        }
         let (name, port) = match text.rsplit_once(':') {
-            Some((name, port)) => (name, Some(port.parse().ok()?)),
-            None => (text, None),
+            // The colons of an address belong to it.
+            Some((name, port)) if network(text).is_none() => (name, Some(port.parse().ok()?)),
+            _ => (text, None),
         };
-        if let Some(what) = network(name) {
-            return Some(Self { what, port });
-        }
-        let name = name.trim_start_matches("*.").trim_matches('.').to_ascii_lowercase();
-        Host::parse(&name).ok()?;
-        Some(Self {
-            what: What::Domain(name),
-            port,
-        })
+        let what = if let Some(network) = network(name) {
+            What::Network(network)
+        } else {
+            let name = name.trim_start_matches("*.").trim_matches('.').to_ascii_lowercase();
+            Host::parse(&name).ok()?;
+            What::Domain(name)
+        };
+        Some(Self { what, port })
     }
 
     fn matches(&self, name: &str, ip: Option<IpAddr>, port: u16) -> bool {
@@ -146,13 +143,13 @@ impl Rule {
 }
 
 /// An address, with or without brackets, or a network in prefix notation.
-fn network(text: &str) -> Option<What> {
+fn network(text: &str) -> Option<Network> {
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     let bare = match bracketed {
         Some((address, rest)) if rest.is_empty() || rest.starts_with('/') => &format!("{address}{rest}"),
         _ => text,
     };
-    bare.parse().ok().map(What::Network)
+    bare.parse().ok()
 }
 
 /// The longest answer of a proxy: its head, with the interim ones before it.

@@ -58,8 +58,6 @@ pub struct Answered<B = Body> {
     pub response: Response<B>,
     /// How the request ended; `None` when it was no request to an operation.
     pub ended: Option<Ended>,
-    /// The request's id.
-    pub id: RequestId,
     /// When the response was ready. The clock is read once for all later users: on the path of a
     /// hit each reading costs as much as a lookup.
     pub at: Instant,
@@ -108,7 +106,6 @@ pub(super) fn served(
             forward: served.status.forward,
             cause,
         }),
-        id: id.clone(),
         at,
     }
 }
@@ -146,7 +143,6 @@ pub(super) fn failed(
                 forward: status.forward,
                 cause: Some(log::chain(error.as_ref())),
             }),
-            id: id.clone(),
             at,
         };
     }
@@ -167,7 +163,6 @@ pub(super) fn failed(
                 _ => format!("{}: {}", problem.code, problem.detail),
             }),
         }),
-        id: id.clone(),
         at,
     }
 }
@@ -183,7 +178,6 @@ pub(super) fn options(operation: Option<Operation>, id: &RequestId, at: Instant)
     Answered {
         response,
         ended: None,
-        id: id.clone(),
         at,
     }
 }
@@ -296,7 +290,7 @@ fn own(config: &Config, problem: &Problem, id: &RequestId, at: Instant) -> Respo
     fields.insert(header::CONTENT_TYPE, PROBLEM_JSON);
     // RFC 9111 §4.2.2 would let a cache on the way store a 404, 405 or 414 for as long as it likes.
     fields.insert(header::CACHE_CONTROL, NO_STORE);
-    put(fields, PROXY_STATUS, field::proxy_status(problem.proxy_status_error));
+    put(fields, PROXY_STATUS, field::proxy_status(problem.proxy_status));
     if let Some(after) = problem.retry_after {
         fields.insert(header::RETRY_AFTER, field::seconds_up(after).into());
     }

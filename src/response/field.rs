@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::{ProxyStatusError, Window};
+use super::Window;
 use crate::caller::RequestId;
 use crate::scan::Status;
 
@@ -62,8 +62,8 @@ pub(super) fn request_id(id: &RequestId) -> Option<HeaderValue> {
 }
 
 /// `Proxy-Status` (RFC 9209 §2.3) of a response that the gateway made itself.
-pub(super) fn proxy_status(proxy_status_error: ProxyStatusError) -> Option<HeaderValue> {
-    HeaderValue::try_from(format!("{NAME}; error={}", proxy_status_error.as_str())).ok()
+pub(super) fn proxy_status(error: &str) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("{NAME}; error={error}")).ok()
 }
 
 /// `Proxy-Status` (RFC 9209 §2.1.5) of an upstream error that passes through.
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn proxy_status_is_a_list_of_one() {
-        let value = proxy_status(ProxyStatusError::Exchange("connection_timeout"));
+        let value = proxy_status("connection_timeout");
         assert_eq!(value.as_ref().unwrap(), "defender-gateway; error=connection_timeout");
         assert_eq!(parsed(value).len(), 1);
         let value = received_status(http::StatusCode::BAD_GATEWAY);

@@ -44,7 +44,7 @@ use crate::scan::{Operation, ServedResponse, TokenOwner};
 pub use answer::{Answered, Body, Config};
 pub use etag::Tag;
 pub use outcome::{Ended, ErrorCode, Outcome};
-pub use problem::{Policies, Problem, ProxyStatusError};
+pub use problem::Problem;
 pub use rate_limit::{RateLimit, Window, Windows};
 pub use table::{Panicked, RequestError};
 

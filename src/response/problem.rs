@@ -30,12 +30,12 @@ pub struct Problem {
     pub retry_after: Option<Duration>,
     /// `wait_needed`: the wait, in seconds, with which the request would have been admitted.
     pub wait_needed: Option<u64>,
-    /// `Proxy-Status`.
-    pub proxy_status_error: ProxyStatusError,
+    /// `Proxy-Status`: why the gateway made the response itself, as RFC 9209 §2.3 names it.
+    pub proxy_status: &'static str,
     /// `error.target`; the request id if there is nothing better.
     pub target: Option<Cow<'static, str>>,
-    /// Which quota windows `violated-policies` names.
-    pub policies: Policies,
+    /// Whether the quota is the reason, so that `violated-policies` names windows of it.
+    pub blames_quota: bool,
     /// The gateway had no memory for the request.
     pub for_memory: bool,
     /// Further header fields, such as `Allow`; their names are in lower case.
@@ -62,25 +62,20 @@ impl Problem {
             detail: detail.into(),
             retry_after: None,
             wait_needed: None,
-            proxy_status_error: if status.is_client_error() {
-                ProxyStatusError::Request
-            } else {
-                ProxyStatusError::Internal
-            },
+            proxy_status: kind.proxy_status(),
             target: None,
-            policies: Policies::None,
+            blames_quota: false,
             for_memory: false,
             fields: &[],
         }
     }
 
     /// A 429 as the rate limit draft describes it.
-    pub fn quota_exceeded(detail: impl Into<Cow<'static, str>>, retry_after: Duration, policies: Policies) -> Self {
+    pub fn quota_exceeded(detail: impl Into<Cow<'static, str>>, retry_after: Duration) -> Self {
         Self {
             type_uri: Self::QUOTA_EXCEEDED,
             title: "Quota exceeded",
             retry_after: Some(retry_after),
-            policies,
             ..Self::new(ErrorCode::TooManyRequests, detail)
         }
     }
@@ -90,24 +85,7 @@ impl Problem {
         Self {
             type_uri: Self::REDUCED_CAPACITY,
             retry_after: Some(retry_after),
-            proxy_status_error: ProxyStatusError::Local,
             ..Self::new(kind, detail)
-        }
-    }
-
-    /// The same problem with another `Proxy-Status`.
-    pub fn with_proxy_status(self, proxy_status_error: ProxyStatusError) -> Self {
-        Self {
-            proxy_status_error,
-            ..self
-        }
-    }
-
-    /// The same problem with a `Retry-After`.
-    pub fn with_retry_after(self, after: Duration) -> Self {
-        Self {
-            retry_after: Some(after),
-            ..self
         }
     }
 
@@ -118,7 +96,7 @@ impl Problem {
 
     /// The body, `application/problem+json`. `windows` are the quota's windows as they are now.
     pub(super) fn body(&self, id: &RequestId, windows: &Windows) -> Bytes {
-        let violated = self.policies.violated(windows.list());
+        let violated = self.violated(windows.list());
         let mut detail = Cow::Borrowed(&*self.detail);
         if let [
             Window {
@@ -151,69 +129,19 @@ impl Problem {
         // the right status.
         serde_json::to_vec(&body).unwrap_or_default().into()
     }
-}
 
-/// Which quota windows a response blames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policies {
-    /// None: the upstream's quota is not the reason.
-    None,
-    /// Those with no call left. If each has one, the policy that spreads the longest window over
-    /// waiting requests, or else that window.
-    Spent,
-}
-
-impl Policies {
-    fn violated(self, windows: &[Window]) -> Vec<&Window> {
-        let spent = windows.iter().filter(|window| window.remaining == 0);
-        let scarcest = windows
-            .iter()
-            .max_by_key(|window| (window.spread.is_some(), window.window_s));
-        let mut violated: Vec<&Window> = match self {
-            Self::None => return Vec::new(),
-            Self::Spent => spent.collect(),
-        };
+    /// The windows with no call left, if the quota is the reason. If each has one, the policy that
+    /// spreads the longest window over waiting requests, or else that window.
+    fn violated<'a>(&self, windows: &'a [Window]) -> Vec<&'a Window> {
+        if !self.blames_quota {
+            return Vec::new();
+        }
+        let mut violated: Vec<_> = windows.iter().filter(|window| window.remaining == 0).collect();
         if violated.is_empty() {
-            violated.extend(scarcest);
+            let scarcest = |window: &&Window| (window.spread.is_some(), window.window_s);
+            violated.extend(windows.iter().max_by_key(scarcest));
         }
         violated
-    }
-}
-
-/// Why the gateway made the response itself: the error types of RFC 9209 §2.3 that apply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyStatusError {
-    /// The request is wrong, or there are too many.
-    Request,
-    /// The gateway's policy forbids the request.
-    Denied,
-    /// No upstream host could be reached.
-    Unavailable,
-    /// No answer within the time allowed.
-    ResponseTimeout,
-    /// The exchange with the upstream failed; the token names the reason.
-    Exchange(&'static str),
-    /// The gateway is misconfigured: its credentials are rejected.
-    Configuration,
-    /// The gateway made the response on purpose.
-    Local,
-    /// The gateway failed.
-    Internal,
-}
-
-impl ProxyStatusError {
-    /// The registered token.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Request => "http_request_error",
-            Self::Denied => "http_request_denied",
-            Self::Unavailable => "destination_unavailable",
-            Self::ResponseTimeout => "http_response_timeout",
-            Self::Exchange(token) => token,
-            Self::Configuration => "proxy_configuration_error",
-            Self::Local => "proxy_internal_response",
-            Self::Internal => "proxy_internal_error",
-        }
     }
 }
 

@@ -38,21 +38,6 @@ impl Windows {
         }
     }
 
-    /// The windows at a later moment. The policy seldom changes, and its field is not written again
-    /// when it has not.
-    pub fn now(self, list: Vec<Window>) -> Self {
-        let is_same =
-            |old: &Window, new: &Window| (&old.name, old.quota, old.window_s) == (&new.name, new.quota, new.window_s);
-        if self.list.len() != list.len() || !self.list.iter().zip(&list).all(|(old, new)| is_same(old, new)) {
-            return Self::new(list, self.operation);
-        }
-        Self {
-            left: field::rate_limit(&list),
-            list,
-            ..self
-        }
-    }
-
     /// The windows, shortest first.
     pub fn list(&self) -> &[Window] {
         &self.list

@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use super::{ErrorCode, Policies, Problem, ProxyStatusError};
+use super::{ErrorCode, Problem};
 use crate::memory::Exhausted;
 use crate::operation::Input;
 use crate::scan::{Operation, ParseError};
@@ -133,27 +133,28 @@ fn queue(refused: &queue::Refused) -> Problem {
         // The quota of the caller's own token may have calls left.
         queue::Reason::Tokens => Problem::reduced_capacity(ErrorCode::ServiceUnavailable, detail, wait),
         // The caller's own limit, independent of the upstream's quota.
-        queue::Reason::CallerLimiter => Problem::quota_exceeded(detail, wait, Policies::None),
+        queue::Reason::CallerLimiter => Problem::quota_exceeded(detail, wait),
         _ => Problem {
             wait_needed: refused.wait.map(queue::Wait::needed_s),
-            ..Problem::quota_exceeded(detail, wait, Policies::Spent)
+            blames_quota: true,
+            ..Problem::quota_exceeded(detail, wait)
         },
     }
 }
 
 fn not_cached(error: cache::NotCached) -> Problem {
-    Problem::new(ErrorCode::NotCached, error.to_string()).with_proxy_status(ProxyStatusError::Local)
+    Problem::new(ErrorCode::NotCached, error.to_string())
 }
 
 fn token(error: &token::Error) -> Problem {
-    let (kind, proxy_status_error) = match error {
-        token::Error::Refused { .. } => (ErrorCode::SignInRefused, ProxyStatusError::Configuration),
-        token::Error::Unavailable { .. } => (ErrorCode::SignInUnavailable, ProxyStatusError::Unavailable),
+    let kind = match error {
+        token::Error::Refused { .. } => ErrorCode::SignInRefused,
+        token::Error::Unavailable { .. } => ErrorCode::SignInUnavailable,
     };
-    let wait = error.retry_after().unwrap_or(MOMENT);
-    Problem::new(kind, error.to_string())
-        .with_proxy_status(proxy_status_error)
-        .with_retry_after(wait)
+    Problem {
+        retry_after: Some(error.retry_after().unwrap_or(MOMENT)),
+        ..Problem::new(kind, error.to_string())
+    }
 }
 
 fn upstream(error: &upstream::Error) -> Problem {
@@ -161,11 +162,13 @@ fn upstream(error: &upstream::Error) -> Problem {
         return exhausted(log::chain(error));
     }
     if error.is_timeout() {
-        return timeout(log::chain(error));
+        return Problem::new(ErrorCode::UpstreamTimeout, log::chain(error));
     }
-    let proxy_status_error = ProxyStatusError::Exchange(error.proxy_status());
-    // Callers of an internal gateway may know the reason.
-    Problem::new(ErrorCode::UpstreamUnreachable, log::chain(error)).with_proxy_status(proxy_status_error)
+    Problem {
+        proxy_status: error.proxy_status(),
+        // Callers of an internal gateway may know the reason.
+        ..Problem::new(ErrorCode::UpstreamUnreachable, log::chain(error))
+    }
 }
 
 /// There is no memory for the request while others use it.
@@ -181,12 +184,7 @@ fn slot_ended(error: &quota::SlotEnded) -> Problem {
 }
 
 fn no_answer(error: &region::Error) -> Problem {
-    let proxy_status_error = ProxyStatusError::Exchange("http_protocol_error");
-    Problem::new(ErrorCode::UpstreamUnreachable, log::chain(error)).with_proxy_status(proxy_status_error)
-}
-
-fn timeout(detail: String) -> Problem {
-    Problem::new(ErrorCode::UpstreamTimeout, detail).with_proxy_status(ProxyStatusError::ResponseTimeout)
+    Problem::new(ErrorCode::UpstreamUnreachable, log::chain(error))
 }
 
 fn invalid(invalid: &ParseError) -> Problem {
@@ -245,14 +243,14 @@ fn refusal(refusal: &RequestError) -> Problem {
     let make = |kind| Problem::new(kind, refusal.to_string());
     match refusal {
         RequestError::Host | RequestError::BodyBroken | RequestError::Authorization => make(ErrorCode::BadRequest),
-        RequestError::ForeignHost { .. } => make(ErrorCode::Misdirected).with_proxy_status(ProxyStatusError::Denied),
-        RequestError::CrossSite => make(ErrorCode::CrossSite).with_proxy_status(ProxyStatusError::Denied),
+        RequestError::ForeignHost { .. } => make(ErrorCode::Misdirected),
+        RequestError::CrossSite => make(ErrorCode::CrossSite),
         RequestError::Path => make(ErrorCode::NotFound),
         RequestError::Method(operation) => make(ErrorCode::MethodNotAllowed).with_fields(allow(*operation)),
         RequestError::ContentType => make(ErrorCode::UnsupportedMediaType).with_fields(ACCEPT_QUERY),
         // RFC 9110 §12.5.3: the codings that would have been accepted.
         RequestError::ContentEncoding => make(ErrorCode::UnsupportedMediaType).with_fields(ACCEPT_ENCODING),
-        RequestError::TransferEncoding => make(ErrorCode::NotImplemented).with_proxy_status(ProxyStatusError::Request),
+        RequestError::TransferEncoding => make(ErrorCode::NotImplemented),
         RequestError::BodySize { .. } => make(ErrorCode::RequestEntityTooLarge),
         RequestError::BodyTimeout { .. } => make(ErrorCode::RequestTimeout),
         RequestError::Busy => exhausted(refusal.to_string()),

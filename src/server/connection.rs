@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 use hyper::rt::Executor;
@@ -21,7 +22,6 @@ use tower::Service;
 use super::connection_limit::ConnectionLimiter;
 use super::connection_memory::StreamMemory;
 use super::connection_state::{Action, ConnectionState, Draining, InFlight, Limits};
-use super::poll_when_woken::PollWhenWoken;
 use super::serve::Accepted;
 use super::socket::Socket;
 use super::{Config, InboundRequest, Peer};
@@ -56,11 +56,9 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) struct Shared {
     http: auto::Builder<Spawner>,
-    header: Duration,
-    idle: Duration,
+    config: Config,
     limiter: Arc<ConnectionLimiter>,
     streams: StreamMemory,
-    large_answers: Option<Arc<MemoryBudget>>,
 }
 
 /// The flow-control windows of HTTP/2: the bytes of unread bodies that a connection can make us
@@ -69,7 +67,7 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 
 impl Shared {
-    pub(super) fn new(config: &Config, limiter: Arc<ConnectionLimiter>, tasks: &Tasks) -> Self {
+    pub(super) fn new(config: Config, limiter: Arc<ConnectionLimiter>, tasks: &Tasks) -> Self {
         // Separate from heads: otherwise heads that do not end would use up the memory of HTTP/2
         // requests.
         let streams = StreamMemory::new(MemoryBudget::new(config.head_bytes / 2));
@@ -105,19 +103,18 @@ impl Shared {
             .keep_alive_timeout(Duration::from_secs(20));
         Self {
             http,
-            header: config.header_timeout,
-            idle: config.idle_timeout,
+            config,
             limiter,
             streams,
-            large_answers: config.large_answers.clone(),
         }
     }
 
     fn limits(&self) -> Limits {
+        let large_answers = self.config.large_answers.as_ref();
         Limits {
-            header: self.header,
-            idle: self.idle,
-            memory_is_wanted: self.large_answers.as_ref().is_some_and(|memory| memory.is_wanted()),
+            header: self.config.header_timeout,
+            idle: self.config.idle_timeout,
+            memory_is_wanted: large_answers.is_some_and(|memory| memory.is_wanted()),
         }
     }
 
@@ -160,11 +157,13 @@ impl Shared {
                         continue;
                     }
                 };
-                let mut events = pin!(PollWhenWoken::new(events(&mut phase, &state, until)));
+                // Polls its only future when that was woken. Otherwise the timers and watches of a
+                // connection would cost something with every request on it.
+                let mut events = FuturesUnordered::from_iter([events(&mut phase, &state, until)]);
                 let happened = poll_fn(|context| {
                     // Polled first, so that the listener's phase already counts for the next
                     // response.
-                    if let Poll::Ready(event) = events.as_mut().poll(context) {
+                    if let Poll::Ready(Some(event)) = events.poll_next_unpin(context) {
                         return Poll::Ready(Err(event));
                     }
                     let ended = connection.as_mut().poll(context);

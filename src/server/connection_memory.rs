@@ -144,7 +144,7 @@ impl StreamMemory {
         if self.budget.left() >= STREAM {
             return;
         }
-        request.refuse(RequestError::Busy);
+        request.meta_mut().refused = Some(RequestError::Busy);
         if self.overdrawn.load(Ordering::Relaxed) * STREAM >= self.budget.bytes() / OVERDRAFT {
             state.cut();
         }

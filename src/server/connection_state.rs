@@ -4,7 +4,7 @@
 //! pooled connection. Neither it nor hyper-util bounds the first byte, an HTTP/2 connection without
 //! streams, or a response that is not read. This module does.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +43,12 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a connection with an unread response checks whether its memory is wanted.
 const RECHECK: Duration = Duration::from_secs(1);
 
+/// What can happen between two stamps: the peer read something or a request ended; a request ended;
+/// bytes arrived between requests.
+const PROGRESSED: u8 = 1;
+const ENDED: u8 = 2;
+const BEGUN: u8 = 4;
+
 /// Marks a moment that is not set.
 const NEVER: u64 = u64::MAX;
 
@@ -62,12 +68,8 @@ pub(super) struct ConnectionState {
     http10: AtomicBool,
     unread_body: AtomicBool,
     closing: AtomicBool,
-    /// The peer read something, or a request ended, since the last stamp.
-    progressed: AtomicBool,
-    /// A request ended since the last stamp.
-    ended: AtomicBool,
-    /// Bytes arrived between requests since the last stamp.
-    begun: AtomicBool,
+    /// What has happened since the last stamp.
+    events: AtomicU8,
     pending_responses: Arc<PendingResponses>,
     /// The bytes reserved for long heads.
     head_memory: AtomicUsize,
@@ -104,9 +106,7 @@ impl ConnectionState {
             http10: AtomicBool::new(false),
             unread_body: AtomicBool::new(false),
             closing: AtomicBool::new(false),
-            progressed: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-            begun: AtomicBool::new(false),
+            events: AtomicU8::new(0),
             pending_responses: Arc::default(),
             head_memory: AtomicUsize::new(0),
             cut: AtomicBool::new(false),
@@ -119,36 +119,30 @@ impl ConnectionState {
     /// Records that bytes arrived. Between requests they are the beginning of a head.
     pub(super) fn bytes_arrived(&self) {
         if self.in_flight.load(Ordering::Relaxed) == 0 {
-            self.begun.store(true, Ordering::Relaxed);
+            self.events.fetch_or(BEGUN, Ordering::Relaxed);
         }
     }
 
     /// Records that the peer read bytes of a response, or a request ended.
     pub(super) fn progressed(&self) {
-        self.progressed.store(true, Ordering::Relaxed);
+        self.events.fetch_or(PROGRESSED, Ordering::Relaxed);
     }
 
     /// Sets the time of what was recorded to now. Called once for all events of a poll, because
     /// reading the clock costs more than everything else here.
     pub(super) fn stamp(&self) {
-        let (progressed, begun) = (
-            self.progressed.load(Ordering::Relaxed),
-            self.begun.load(Ordering::Relaxed),
-        );
-        if !progressed && !begun {
+        let events = self.events.swap(0, Ordering::Relaxed);
+        if events == 0 {
             return;
         }
         let now = self.now_ms();
-        if progressed {
-            self.progressed.store(false, Ordering::Relaxed);
+        if events & PROGRESSED > 0 {
             self.last_ms.store(now, Ordering::Relaxed);
-            if self.ended.load(Ordering::Relaxed) {
-                self.ended.store(false, Ordering::Relaxed);
-                self.ended_ms.store(now, Ordering::Relaxed);
-            }
         }
-        if begun {
-            self.begun.store(false, Ordering::Relaxed);
+        if events & ENDED > 0 {
+            self.ended_ms.store(now, Ordering::Relaxed);
+        }
+        if events & BEGUN > 0 {
             let _ = self
                 .head_since_ms
                 .compare_exchange(NEVER, now, Ordering::Relaxed, Ordering::Relaxed);
@@ -239,20 +233,11 @@ impl ConnectionState {
 
     /// Records a complete head. The request is in flight until the guard is dropped.
     pub(super) fn request(self: &Arc<Self>, version: http::Version) -> InFlight {
-        let is_http2 = version == http::Version::HTTP_2;
-        if is_http2 {
-            self.requests.fetch_add(1, Ordering::Relaxed);
-            self.in_flight.fetch_add(1, Ordering::Relaxed);
-        } else {
-            // Requests of HTTP/1.1 come one after the other and only this task writes, so no atomic
-            // operation is needed.
-            let before = self.requests.load(Ordering::Relaxed);
-            self.requests.store(before + 1, Ordering::Relaxed);
-            self.in_flight.store(1, Ordering::Relaxed);
-        }
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.head_since_ms.store(NEVER, Ordering::Relaxed);
-        self.begun.store(false, Ordering::Relaxed);
-        self.http2.store(is_http2, Ordering::Relaxed);
+        self.events.fetch_and(!BEGUN, Ordering::Relaxed);
+        self.http2.store(version == http::Version::HTTP_2, Ordering::Relaxed);
         self.http10.store(version < http::Version::HTTP_11, Ordering::Relaxed);
         InFlight(Arc::clone(self))
     }
@@ -380,12 +365,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.ended.store(true, Ordering::Relaxed);
-        self.0.progressed();
-        if self.0.http2.load(Ordering::Relaxed) {
-            self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-        } else {
-            self.0.in_flight.store(0, Ordering::Relaxed);
-        }
+        self.0.events.fetch_or(PROGRESSED | ENDED, Ordering::Relaxed);
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -42,7 +42,8 @@ pub struct RequestMeta {
     pub plain: bool,
     /// The target of its path; `None` when the path is no operation's.
     pub target: Option<Target>,
-    /// The reason why the connection has refused it, if it has.
+    /// The reason why the connection has refused it, if it has: a layer below does, after it has been
+    /// counted.
     pub refused: Option<RequestError>,
 }
 
@@ -87,19 +88,9 @@ impl<B> InboundRequest<B> {
         &self.meta
     }
 
-    /// Makes the layers below refuse it, after it has been counted.
-    pub fn refuse(&mut self, refusal: RequestError) {
-        self.meta.refused = Some(refusal);
-    }
-
-    /// Sets the caller.
-    pub fn set_caller(&mut self, caller: Name) {
-        self.meta.caller = caller;
-    }
-
-    /// Sets its context in a trace.
-    pub fn set_trace(&mut self, trace: Trace) {
-        self.meta.trace = trace;
+    /// The same, for the layers that find out more about it.
+    pub fn meta_mut(&mut self) -> &mut RequestMeta {
+        &mut self.meta
     }
 
     /// Its metadata and its body.

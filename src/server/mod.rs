@@ -28,7 +28,6 @@ mod connection_memory;
 mod connection_state;
 mod inbound_request;
 mod pending_responses;
-mod poll_when_woken;
 mod serve;
 mod socket;
 

@@ -52,7 +52,8 @@ impl Bound {
         S::Future: Send,
     {
         let limiter = self.limiter;
-        let shared = Arc::new(Shared::new(&self.config, Arc::clone(&limiter), tasks));
+        let (linger, drain) = (self.config.linger, self.config.drain);
+        let shared = Arc::new(Shared::new(self.config, Arc::clone(&limiter), tasks));
         let cut = Arc::new(AtomicUsize::new(0));
         let (phase, watching) = watch::channel(Phase::Serving);
         let close = CancellationToken::new();
@@ -71,16 +72,13 @@ impl Bound {
         let down = async {
             stop.cancelled().await;
             phase.send_replace(Phase::Lingering);
-            tokio::time::sleep(self.config.linger).await;
+            tokio::time::sleep(linger).await;
             close.cancel();
         };
         tokio::join!(futures_util::future::join_all(loops), down);
 
         phase.send_replace(Phase::Draining(tokio::time::Instant::now()));
-        if tokio::time::timeout(self.config.drain, limiter.emptied())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(drain, limiter.emptied()).await.is_err() {
             phase.send_replace(Phase::Cut);
             let _ = tokio::time::timeout(AFTER_CUT, limiter.emptied()).await;
         }

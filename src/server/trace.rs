@@ -70,13 +70,13 @@ where
         };
         if !self.tracer.is_on() {
             if let Some(parent) = parent {
-                request.set_trace(Trace::Passing(Arc::new(parent)));
+                request.meta_mut().trace = Trace::Passing(Arc::new(parent));
             }
             return Either::Left(self.inner.call(request));
         }
         let span = self.tracer.start(parent, name(request.meta()), SpanKind::Server);
         let trace = Trace::of(&span, &self.tracer);
-        request.set_trace(trace.clone());
+        request.meta_mut().trace = trace.clone();
         if !span.is_recorded() {
             return Either::Left(self.inner.call(request));
         }

@@ -71,7 +71,6 @@ struct Inner {
     limits: net::Limits,
     memory: AnswerMemory,
     secrets: Secrets,
-    user_agent: HeaderValue,
     metrics: Metrics,
 }
 
@@ -87,7 +86,6 @@ impl Client {
             },
             memory,
             secrets: config.secrets,
-            user_agent: HeaderValue::from_static(concat!("defender-gateway/", env!("CARGO_PKG_VERSION"))),
             metrics,
         }))
     }
@@ -95,7 +93,7 @@ impl Client {
 
 impl Inner {
     async fn exchange(&self, signed: &Authorized, span: &Span) -> Result<Response<Bytes>, Reason> {
-        let mut request = http_request(signed, &self.user_agent).ok_or(Reason::Unbuildable)?;
+        let mut request = http_request(signed).ok_or(Reason::Unbuildable)?;
         if let Some(context) = span.context() {
             trace::write(context, request.headers_mut());
         }
@@ -115,10 +113,11 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The number of header fields set here, with room for those of a trace and the client.
 const FIELDS: usize = 10;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("defender-gateway/", env!("CARGO_PKG_VERSION")));
 
 /// The request for `signed`; `None` when the base address cannot be put into a request, or the
 /// token into a header field, which the sign-in does not allow.
-fn http_request(signed: &Authorized, user_agent: &HeaderValue) -> Option<Request<Bytes>> {
+fn http_request(signed: &Authorized) -> Option<Request<Bytes>> {
     let charged = &signed.routed.charged;
     let bearer = signed.bearer.bearer()?;
     let mut request = Request::new(charged.request.body());
@@ -134,7 +133,7 @@ fn http_request(signed: &Authorized, user_agent: &HeaderValue) -> Option<Request
     headers.insert(ACCEPT, JSON);
     // Bodies are passed on byte for byte, and not every caller can decompress them.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    headers.insert(USER_AGENT, user_agent.clone());
+    headers.insert(USER_AGENT, AGENT);
     if let Ok(id) = HeaderValue::from_str(charged.caller.request_id.as_str()) {
         headers.insert(REQUEST_ID, id);
     }

@@ -9,7 +9,7 @@ use super::layer::{ID, ResponsePreferences, answer, config, field, hit};
 use crate::BoxError;
 use crate::caller::RequestId;
 use crate::queue;
-use crate::response::{self, Layer, Policies, Problem, Reply, RequestError, Window, Windows};
+use crate::response::{self, Layer, Problem, Reply, RequestError, Window, Windows};
 
 #[test]
 fn a_quota_refusal_names_the_windows_that_are_spent() {
@@ -21,24 +21,27 @@ fn a_quota_refusal_names_the_windows_that_are_spent() {
         reset_s: 12,
         spread: None,
     };
-    let body = |policies, remaining: [u64; 2]| -> serde_json::Value {
-        let problem = Problem::quota_exceeded("later", Duration::from_millis(41_500), policies);
+    let body = |blames_quota, remaining: [u64; 2]| -> serde_json::Value {
+        let problem = Problem {
+            blames_quota,
+            ..Problem::quota_exceeded("later", Duration::from_millis(41_500))
+        };
         let windows = [window("1m", 60, remaining[0]), window("1h", 3600, remaining[1])];
         let windows = Windows::new(windows.to_vec(), None);
         serde_json::from_slice(&problem.body(&RequestId::from_caller(ID).unwrap(), &windows)).unwrap()
     };
-    let spent = body(Policies::Spent, [0, 20]);
+    let spent = body(true, [0, 20]);
     assert_eq!(
         spent["type"],
         "https://iana.org/assignments/http-problem-types#quota-exceeded"
     );
     assert_eq!(spent["error"]["code"], "TooManyRequests");
     assert_eq!(spent["violated-policies"], serde_json::json!(["1m"]));
-    let named = |policies, remaining| body(policies, remaining)["violated-policies"].clone();
-    assert_eq!(named(Policies::Spent, [0, 0]), serde_json::json!(["1m", "1h"]));
+    let named = |blames_quota, remaining| body(blames_quota, remaining)["violated-policies"].clone();
+    assert_eq!(named(true, [0, 0]), serde_json::json!(["1m", "1h"]));
     // The rest of the hour is spread over the waiting requests.
-    assert_eq!(named(Policies::Spent, [30, 5]), serde_json::json!(["1h"]));
-    assert_eq!(named(Policies::None, [0, 0]), serde_json::Value::Null);
+    assert_eq!(named(true, [30, 5]), serde_json::json!(["1h"]));
+    assert_eq!(named(false, [0, 0]), serde_json::Value::Null);
 }
 
 #[test]
@@ -52,7 +55,10 @@ fn a_refusal_while_the_windows_have_room_says_that_the_hour_is_being_spread() {
         spread: spread.map(str::to_owned),
     };
     let body_of = |minute, tokens, operation| -> serde_json::Value {
-        let problem = Problem::quota_exceeded("later", Duration::from_secs(2), Policies::Spent);
+        let problem = Problem {
+            blames_quota: true,
+            ..Problem::quota_exceeded("later", Duration::from_secs(2))
+        };
         let pace = window(
             "pace",
             240,
@@ -132,35 +138,6 @@ async fn an_answer_charged_to_another_quota_shows_no_windows() {
             for name in ["ratelimit", "ratelimit-policy"] {
                 assert_eq!(answer.headers().contains_key(name), limited, "{name}, fails: {fails}");
             }
-        }
-    }
-}
-
-#[test]
-fn windows_that_moved_on_read_like_new_ones() {
-    let window = |name: &str, quota, window_s, remaining| Window {
-        name: name.into(),
-        quota,
-        window_s,
-        remaining,
-        reset_s: remaining + 1,
-        spread: None,
-    };
-    let lists = [
-        vec![],
-        vec![window("1m", 100, 60, 100)],
-        vec![window("1m", 100, 60, 99)],
-        vec![window("1m", 50, 60, 49)],
-        vec![window("1m", 50, 30, 49)],
-        vec![window("m", 50, 30, 49)],
-        vec![window("m", 50, 30, 49), window("1h", 1500, 3600, 7)],
-    ];
-    for old in &lists {
-        for new in &lists {
-            assert_eq!(
-                Windows::new(old.clone(), Some("agents")).now(new.clone()),
-                Windows::new(new.clone(), Some("agents"))
-            );
         }
     }
 }

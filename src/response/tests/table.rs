@@ -236,11 +236,11 @@ fn rows() -> Vec<Row> {
 
 #[test]
 fn every_error_has_its_response() {
-    for (error, status, code, proxy_status_error, retry_after) in rows() {
+    for (error, status, code, proxy_status, retry_after) in rows() {
         let problem = problem(&error);
         assert_eq!(problem.status.as_u16(), status, "{error}");
         assert_eq!(problem.code, code, "{error}");
-        assert_eq!(problem.proxy_status_error.as_str(), proxy_status_error, "{error}");
+        assert_eq!(problem.proxy_status, proxy_status, "{error}");
         assert_eq!(problem.retry_after, retry_after.map(Duration::from_secs), "{error}");
     }
 }

@@ -154,7 +154,7 @@ where
 
     fn call(&mut self, mut request: InboundRequest<B>) -> Self::Future {
         let origin = self.origin(request.meta());
-        request.set_caller(origin.caller.name().clone());
+        request.meta_mut().caller = origin.caller.name().clone();
         let meta = request.meta();
         let mut subject = Subject::new(origin, meta);
         if self.shared.config.access_log {
@@ -216,7 +216,6 @@ mod tests {
     use tower::{Layer as _, ServiceExt as _, service_fn};
 
     use super::*;
-    use crate::caller::RequestId;
     use crate::response::{Ended, Outcome};
     use crate::scan;
     use crate::server::Peer;
@@ -250,7 +249,6 @@ mod tests {
                     forward: None,
                     cause: None,
                 }),
-                id: RequestId::random(),
                 at: Instant::now(),
             })
         }));
@@ -305,7 +303,6 @@ mod tests {
             Ok(Answered {
                 response: Response::new(Empty::<bytes::Bytes>::new()),
                 ended: None,
-                id: RequestId::random(),
                 at: Instant::now(),
             })
         }));

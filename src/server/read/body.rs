@@ -1,14 +1,13 @@
 //! Checks that a body is JSON, and reads it whole, within its limits.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, header};
+use http_body_util::BodyExt as _;
 use hyper::body::Body;
-use pin_project_lite::pin_project;
-use tokio::time::Sleep;
+use tokio::time::{Instant, timeout_at};
 
 use super::Config;
 use crate::memory::{ALLOCATED_PER_BYTE, MemoryBudget, Reservation};
@@ -21,44 +20,11 @@ pub(super) struct Received {
     _share: Option<Reservation>,
 }
 
-impl Received {
-    /// The body that arrived in one piece, or joined of several.
-    fn whole(at_once: Bytes, slow: Option<Box<SlowBody>>) -> Self {
-        let (bytes, reservation) = match slow.map(|slow| *slow) {
-            // All or most of it arrived after a wait.
-            Some(SlowBody {
-                joined, reservation, ..
-            }) if !joined.is_empty() => (joined.freeze(), Some(reservation)),
-            _ => (at_once, None),
-        };
-        Self {
-            bytes,
-            _share: reservation,
-        }
-    }
-}
-
-pin_project! {
-    /// A body that is being read. If the announced length is too large it is rejected unread,
-    /// otherwise as soon as it exceeds the limit.
-    #[derive(Debug)]
-    pub(super) struct BodyReader<B> {
-        #[pin]
-        body: B,
-        received: Bytes,
-        too_large: bool,
-        // Most bodies arrive at once, in one piece.
-        slow: Option<Box<SlowBody>>,
-    }
-}
-
-/// What a body needs that does not arrive at once.
-#[derive(Debug)]
+/// What a body needs that does not arrive at once, in one piece.
 struct SlowBody {
-    // The pieces of a body that arrived in more than one.
     joined: BytesMut,
     reservation: Reservation,
-    timer: Pin<Box<Sleep>>,
+    deadline: Instant,
 }
 
 impl SlowBody {
@@ -66,96 +32,80 @@ impl SlowBody {
         Self {
             joined: BytesMut::new(),
             reservation: Reservation::none(Arc::clone(budget)),
-            timer: Box::pin(tokio::time::sleep(config.body_timeout)),
+            deadline: Instant::now() + config.body_timeout,
         }
     }
 
-    /// Adds a piece; `false` when the budget is spent.
-    fn add(&mut self, piece: &mut Bytes) -> bool {
-        let piece = std::mem::take(piece);
-        let is_paid = self.reservation.grow(piece.len() * ALLOCATED_PER_BYTE);
-        if is_paid {
-            self.joined.extend_from_slice(&piece);
+    /// Adds a piece, unless the budget is spent.
+    fn add(&mut self, piece: &Bytes) -> Result<(), RequestError> {
+        if !self.reservation.grow(piece.len() * ALLOCATED_PER_BYTE) {
+            return Err(RequestError::Busy);
         }
-        is_paid
+        self.joined.extend_from_slice(piece);
+        Ok(())
     }
 }
 
-impl<B> BodyReader<B>
-where
-    B: Body<Data = Bytes>,
-{
-    pub(super) fn new(fields: &HeaderMap, body: B, config: &Config) -> Self {
-        let limit = config.max_body as u64;
-        let announced = fields
-            .get(header::CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-        Self {
-            too_large: announced.is_some_and(|length| length > limit) || body.size_hint().lower() > limit,
-            body,
-            received: Bytes::new(),
-            slow: None,
-        }
+/// Rejects a body whose announced length is too large, before it is read.
+pub(super) fn check_length(fields: &HeaderMap, body: &impl Body, config: &Config) -> Result<(), RequestError> {
+    let limit = config.max_body as u64;
+    let announced = fields
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > limit) || body.size_hint().lower() > limit {
+        return Err(RequestError::BodySize { limit: config.max_body });
     }
+    Ok(())
+}
 
-    /// The whole body. `budget` pays for bodies that are incomplete; a body that is complete at
-    /// once is held only while it is parsed.
-    pub(super) fn poll(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        config: &Config,
-        budget: &Arc<MemoryBudget>,
-    ) -> Poll<Result<Received, RequestError>> {
-        let mut this = self.project();
-        let too_large = RequestError::BodySize { limit: config.max_body };
-        if *this.too_large {
-            return Poll::Ready(Err(too_large));
+/// The whole body, which is rejected as soon as it exceeds the limit. `budget` pays for bodies that
+/// are incomplete; a body that is complete at once is held only while it is parsed.
+pub(super) async fn read<B>(mut body: B, config: &Config, budget: &Arc<MemoryBudget>) -> Result<Received, RequestError>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let begin = || SlowBody::new(config, budget);
+    let (mut at_once, mut slow) = (Bytes::new(), None);
+    // Checked before each piece: when the length was announced, the end need not be waited for.
+    while !body.is_end_stream() {
+        let frame = if let Some(frame) = body.frame().now_or_never() {
+            frame
+        } else {
+            let slow: &mut SlowBody = slow.get_or_insert_with(begin);
+            slow.add(&std::mem::take(&mut at_once))?;
+            let frame = timeout_at(slow.deadline, body.frame()).await;
+            frame.map_err(|_| RequestError::BodyTimeout {
+                limit: config.body_timeout,
+            })?
+        };
+        let Some(frame) = frame else { break };
+        // Trailers contain nothing that is needed.
+        let Ok(data) = frame.map_err(|_| RequestError::BodyBroken)?.into_data() else {
+            continue;
+        };
+        let before = at_once.len() + slow.as_ref().map_or(0, |slow| slow.joined.len());
+        if before + data.len() > config.max_body {
+            return Err(RequestError::BodySize { limit: config.max_body });
         }
-        let begin = || Box::new(SlowBody::new(config, budget));
-        loop {
-            // Checked before each piece: when the length was announced, the end need not be waited
-            // for.
-            let frame = if this.body.is_end_stream() {
-                None
-            } else {
-                match this.body.as_mut().poll_frame(context) {
-                    Poll::Ready(frame) => frame,
-                    Poll::Pending => {
-                        let slow = this.slow.get_or_insert_with(begin);
-                        if !slow.add(this.received) {
-                            return Poll::Ready(Err(RequestError::Busy));
-                        }
-                        ready!(slow.timer.as_mut().poll(context));
-                        let limit = config.body_timeout;
-                        return Poll::Ready(Err(RequestError::BodyTimeout { limit }));
-                    }
-                }
-            };
-            let Some(frame) = frame else { break };
-            // Trailers contain nothing that is needed.
-            let Ok(data) = frame.map_err(|_| RequestError::BodyBroken)?.into_data() else {
-                continue;
-            };
-            if data.is_empty() {
-                continue;
-            }
-            let joined = this.slow.as_ref().map_or(0, |slow| slow.joined.len());
-            if this.received.len() + joined + data.len() > config.max_body {
-                return Poll::Ready(Err(too_large));
-            }
-            // Nearly every body is one piece, and is not copied.
-            if joined == 0 && this.received.is_empty() {
-                *this.received = data;
-                continue;
-            }
-            let slow = this.slow.get_or_insert_with(begin);
-            if !slow.add(this.received) || !slow.add(&mut { data }) {
-                return Poll::Ready(Err(RequestError::Busy));
-            }
+        // Nearly every body is one piece, and is not copied.
+        if before == 0 {
+            at_once = data;
+            continue;
         }
-        let at_once = std::mem::take(this.received);
-        Poll::Ready(Ok(Received::whole(at_once, this.slow.take())))
+        let slow = slow.get_or_insert_with(begin);
+        slow.add(&std::mem::take(&mut at_once))?;
+        slow.add(&data)?;
     }
+    Ok(match slow {
+        Some(slow) if !slow.joined.is_empty() => Received {
+            bytes: slow.joined.freeze(),
+            _share: Some(slow.reservation),
+        },
+        _ => Received {
+            bytes: at_once,
+            _share: None,
+        },
+    })
 }
 
 /// Accepts JSON in UTF-8 that is declared as such.
@@ -229,14 +179,14 @@ mod tests {
     use http_body_util::{Full, StreamBody};
     use hyper::body::Frame;
 
-    async fn read<B: Body<Data = Bytes>>(
+    async fn read<B: Body<Data = Bytes> + Unpin>(
         fields: &HeaderMap,
         body: B,
         config: &Config,
         budget: &Arc<MemoryBudget>,
     ) -> Result<Received, RequestError> {
-        let mut body = std::pin::pin!(BodyReader::new(fields, body, config));
-        std::future::poll_fn(|context| body.as_mut().poll(context, config, budget)).await
+        check_length(fields, &body, config)?;
+        super::read(body, config, budget).await
     }
 
     fn config() -> Config {

@@ -158,8 +158,8 @@ mod tests {
 
     #[test]
     fn streams_of_a_connection_are_answered_at_the_same_time() {
-        let meeting = Meeting::default();
-        let inner = service_fn(|_: Call| {
+        let meeting = Arc::new(Meeting::default());
+        let inner = service_fn(move |_: Call| {
             let here = meeting.attend();
             std::future::ready(Err::<ServedResponse, BoxError>(here.to_string().into()))
         });

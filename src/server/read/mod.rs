@@ -11,16 +11,14 @@ mod connection_context;
 mod last_request;
 mod preferences;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, header};
 use hyper::body::Body;
-use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::{InboundRequest, RequestMeta};
@@ -28,9 +26,9 @@ use crate::BoxError;
 use crate::caller::Caller;
 use crate::memory::{ALLOCATED_PER_BYTE, MemoryBudget};
 use crate::operation::Input;
-use crate::response::{self, Reply, RequestError, Tag};
+use crate::response::{Reply, RequestError, ResponsePreferences, Tag};
 use crate::scan::{Call, ServedResponse};
-use body::{BodyReader, check_codings, check_type};
+use body::{check_codings, check_length, check_type};
 use connection_context::{ConnectionContext, RequestHead};
 use preferences::RequestPreferences;
 
@@ -126,12 +124,13 @@ impl<S: Clone> Clone for Read<S> {
 
 impl<S, B> Service<InboundRequest<B>> for Read<S>
 where
-    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone,
-    B: Body<Data = Bytes>,
+    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone + Send + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
     type Response = Reply;
     type Error = BoxError;
-    type Future = Reading<S, B>;
+    type Future = BoxFuture<'static, Result<Reply, BoxError>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         // The services below are always ready: a request that has to wait waits in the queue, where
@@ -140,82 +139,34 @@ where
     }
 
     fn call(&mut self, request: InboundRequest<B>) -> Self::Future {
-        let (meta, body) = request.into_parts();
-        let shared = &self.0.shared;
-        let stage = match shared.read_head(&meta) {
-            Ok(head) => Stage::Body {
-                body: BodyReader::new(meta.head.headers(), body, &shared.config),
-                head: Some(head),
-            },
-            Err(refusal) => Stage::Refused { refusal: Some(refusal) },
-        };
-        Reading {
-            context: Arc::clone(&self.0),
-            stage,
-        }
+        let context = Arc::clone(&self.0);
+        Box::pin(async move {
+            let (answer, preferences) = read(&context, request).await?;
+            Ok(Reply::Served(Box::new(answer.await?), preferences))
+        })
     }
 }
 
-pin_project! {
-    /// A request that is being read and then answered.
-    #[derive(Debug)]
-    pub struct Reading<S, B>
-    where
-        S: Service<Call>,
-    {
-        context: Arc<ConnectionContext<S>>,
-        #[pin]
-        stage: Stage<S::Future, B>,
-    }
-}
-
-pin_project! {
-    #[project = StageProjection]
-    #[derive(Debug)]
-    enum Stage<F, B> {
-        Refused { refusal: Option<RequestError> },
-        Body { #[pin] body: BodyReader<B>, head: Option<RequestHead> },
-        Answer { #[pin] answer: F, preferences: response::ResponsePreferences },
-    }
-}
-
-impl<S, B> Future for Reading<S, B>
+/// Reads a request and passes it on. Nothing of what was read is kept while it waits for its answer.
+async fn read<S, B>(
+    context: &ConnectionContext<S>,
+    request: InboundRequest<B>,
+) -> Result<(S::Future, ResponsePreferences), BoxError>
 where
     S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone,
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + Unpin,
 {
-    type Output = Result<Reply, BoxError>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let Shared { config, budget, .. } = &*this.context.shared;
-        loop {
-            let answer = match this.stage.as_mut().project() {
-                StageProjection::Refused { refusal } => {
-                    let refusal = refusal.take().unwrap_or(RequestError::BodyBroken);
-                    return Poll::Ready(Err(refusal.into()));
-                }
-                StageProjection::Answer { answer, preferences } => {
-                    let served = ready!(answer.poll(context))?;
-                    return Poll::Ready(Ok(Reply::Served(Box::new(served), std::mem::take(preferences))));
-                }
-                StageProjection::Body { body, head } => {
-                    let received = ready!(body.poll(context, config, budget))?;
-                    // Taken once, when the body is complete.
-                    let mut head = head.take().ok_or(RequestError::BodyBroken)?;
-                    let preferences = response::ResponsePreferences {
-                        wait: head.caller.wait,
-                        tag: std::mem::take(&mut head.tag),
-                    };
-                    Stage::Answer {
-                        preferences,
-                        answer: this.context.call(head, &received.bytes)?,
-                    }
-                }
-            };
-            this.stage.set(answer);
-        }
-    }
+    let Shared { config, budget, .. } = &*context.shared;
+    let (meta, body) = request.into_parts();
+    let mut head = context.shared.read_head(&meta)?;
+    check_length(meta.head.headers(), &body, config)?;
+    drop(meta);
+    let received = body::read(body, config, budget).await?;
+    let preferences = ResponsePreferences {
+        wait: head.caller.wait,
+        tag: std::mem::take(&mut head.tag),
+    };
+    Ok((context.call(head, &received.bytes)?, preferences))
 }
 
 impl Shared {

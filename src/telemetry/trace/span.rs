@@ -73,11 +73,7 @@ impl Tracer {
             .map_or(RANDOM, SpanContext::trace_flags)
             .with_sampled(sampled);
         let context = SpanContext::new(trace_id, new_span_id(), flags, false, result.trace_state);
-        if sampled {
-            Span::recorded(Arc::clone(on), context, parent, (name, kind), Instant::now())
-        } else {
-            Span::passing(Some(context))
-        }
+        on.span(context, parent, (name, kind), Instant::now())
     }
 
     /// A child of `parent`, recorded if that is. It began at `started`.
@@ -92,21 +88,51 @@ impl Tracer {
             false,
             parent.trace_state().clone(),
         );
-        if parent.is_sampled() {
-            Span::recorded(
-                Arc::clone(on),
-                context,
-                Some(parent.clone()),
-                (name.into(), kind),
-                started,
-            )
-        } else {
-            Span::passing(Some(context))
-        }
+        on.span(context, Some(parent.clone()), (name.into(), kind), started)
     }
 }
 
 impl On {
+    /// A span with this context, recorded if that is sampled.
+    fn span(
+        self: &Arc<Self>,
+        context: SpanContext,
+        parent: Option<SpanContext>,
+        (name, span_kind): (Cow<'static, str>, SpanKind),
+        started: Instant,
+    ) -> Span {
+        if !context.is_sampled() {
+            return Span::passing(Some(context));
+        }
+        let (parent_span_id, parent_span_is_remote) = parent.map_or((SpanId::INVALID, false), |parent| {
+            (parent.span_id(), parent.is_remote())
+        });
+        let data = SpanData {
+            span_context: context.clone(),
+            parent_span_id,
+            parent_span_is_remote,
+            span_kind,
+            name,
+            // Both times are set at its end.
+            start_time: SystemTime::UNIX_EPOCH,
+            end_time: SystemTime::UNIX_EPOCH,
+            attributes: Vec::new(),
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: SpanLinks::default(),
+            status: Status::Unset,
+            instrumentation_scope: self.scope.clone(),
+        };
+        Span {
+            context: Some(context),
+            record: Some(Box::new(Record {
+                on: Arc::clone(self),
+                started,
+                data,
+            })),
+        }
+    }
+
     /// Queues a span for the exporter, or drops and counts it when the queue is full. It never
     /// waits.
     pub(super) fn send(&self, span: SpanData) {
@@ -148,41 +174,14 @@ pub struct Span {
 #[derive(Debug)]
 struct Record {
     on: Arc<On>,
-    parent: Option<SpanContext>,
-    name: Cow<'static, str>,
-    kind: SpanKind,
     started: Instant,
-    attributes: Vec<KeyValue>,
-    links: SpanLinks,
-    status: Status,
+    data: SpanData,
 }
 
 impl Span {
     /// A span that is not recorded: what follows is a child of `context`, if there is one.
     pub(super) fn passing(context: Option<SpanContext>) -> Self {
         Self { context, record: None }
-    }
-
-    pub(super) fn recorded(
-        on: Arc<On>,
-        context: SpanContext,
-        parent: Option<SpanContext>,
-        (name, kind): (Cow<'static, str>, SpanKind),
-        started: Instant,
-    ) -> Self {
-        Self {
-            context: Some(context),
-            record: Some(Box::new(Record {
-                on,
-                parent,
-                name,
-                kind,
-                started,
-                attributes: Vec::new(),
-                links: SpanLinks::default(),
-                status: Status::Unset,
-            })),
-        }
     }
 
     /// The context to be used as the parent.
@@ -198,17 +197,18 @@ impl Span {
     /// Sets an attribute, named after the semantic conventions if they have it.
     pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
         if let Some(record) = &mut self.record {
-            record.attributes.push(KeyValue::new(name, value));
+            record.data.attributes.push(KeyValue::new(name, value));
         }
     }
 
     /// Adds a link to a related span.
     pub fn link(&mut self, to: &SpanContext) {
         let Some(record) = &mut self.record else { return };
-        if record.links.links.len() < MAX_LINKS {
-            record.links.links.push(Link::with_context(to.clone()));
+        let links = &mut record.data.links;
+        if links.links.len() < MAX_LINKS {
+            links.links.push(Link::with_context(to.clone()));
         } else {
-            record.links.dropped_count += 1;
+            links.dropped_count += 1;
         }
     }
 
@@ -217,42 +217,19 @@ impl Span {
         let kind = kind.into();
         self.set("error.type", kind.clone());
         if let Some(record) = &mut self.record {
-            record.status = Status::Error { description: kind };
+            record.data.status = Status::Error { description: kind };
         }
     }
 }
 
 impl Drop for Span {
     fn drop(&mut self) {
-        if let (Some(context), Some(record)) = (self.context.take(), self.record.take()) {
-            record.end(context);
-        }
-    }
-}
-
-impl Record {
-    fn end(self, context: SpanContext) {
+        let Some(record) = self.record.take() else { return };
+        let Record { on, started, mut data } = *record;
         // The wall clock may have been set meanwhile; the duration is right all the same.
-        let since_epoch = Duration::try_from(self.on.wall.now().as_duration()).unwrap_or_default();
-        let ended = SystemTime::UNIX_EPOCH + since_epoch;
-        let (span_id, remote) = self.parent.map_or((SpanId::INVALID, false), |parent| {
-            (parent.span_id(), parent.is_remote())
-        });
-        let data = SpanData {
-            span_context: context,
-            parent_span_id: span_id,
-            parent_span_is_remote: remote,
-            span_kind: self.kind,
-            name: self.name,
-            start_time: ended.checked_sub(self.started.elapsed()).unwrap_or(ended),
-            end_time: ended,
-            attributes: self.attributes,
-            dropped_attributes_count: 0,
-            events: SpanEvents::default(),
-            links: self.links,
-            status: self.status,
-            instrumentation_scope: self.on.scope.clone(),
-        };
-        self.on.send(data);
+        let since_epoch = Duration::try_from(on.wall.now().as_duration()).unwrap_or_default();
+        data.end_time = SystemTime::UNIX_EPOCH + since_epoch;
+        data.start_time = data.end_time.checked_sub(started.elapsed()).unwrap_or(data.end_time);
+        on.send(data);
     }
 }

@@ -44,7 +44,8 @@ async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) ->
         ..read::Config::default()
     };
     let arrived = Instant::now();
-    let answer = service_fn(|call: Call| {
+    let read = read::Layer::new(config.clone());
+    let answer = service_fn(move |call: Call| {
         judge(&call, arrived, &fields, &config);
         std::future::ready(Ok::<_, BoxError>(ServedResponse {
             may_link: true,
@@ -63,7 +64,7 @@ async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) ->
         .layer(super::upstream::respond())
         .layer(guard::Layer::new(guard::Hosts::default()))
         .layer(route::Layer)
-        .layer(read::Layer::new(config.clone()))
+        .layer(read)
         .service(answer);
     let arrival = InboundRequest::new(request, peer);
     stack.oneshot(arrival).await.expect("there is always an answer")
