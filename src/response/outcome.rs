@@ -193,3 +193,62 @@ impl ErrorCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_has_its_place() {
+        for (place, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome.index(), place, "{}", outcome.as_str());
+        }
+    }
+
+    #[test]
+    fn an_answer_that_the_caller_cannot_use_is_not_forwarded() {
+        let of = |status: u16, owner| {
+            let status = StatusCode::from_u16(status).unwrap();
+            Outcome::of_answer(scan::Outcome::Forwarded, status, owner).as_str()
+        };
+        for (status, gateway, caller) in [
+            (200, "forwarded", "forwarded"),
+            (302, "failed", "failed"),
+            (400, "invalid", "invalid"),
+            (401, "failed", "invalid"),
+            (403, "failed", "invalid"),
+            (404, "invalid", "invalid"),
+            (408, "failed", "failed"),
+            (429, "refused", "refused"),
+            (500, "failed", "failed"),
+            (503, "failed", "failed"),
+        ] {
+            assert_eq!(of(status, TokenOwner::Gateway), gateway, "{status}");
+            assert_eq!(of(status, TokenOwner::Caller), caller, "{status}");
+        }
+    }
+
+    #[test]
+    fn all_are_listed_once_and_in_order() {
+        assert!(ErrorCode::ALL.is_sorted_by(|a, b| a < b));
+        assert_eq!(ErrorCode::ALL.len(), ErrorCode::NotCached as usize + 1);
+        assert!(ErrorCode::ALL.is_sorted_by_key(|kind| kind.status()));
+    }
+
+    #[test]
+    fn statuses_of_the_gateway_agree_with_their_outcomes() {
+        for kind in ErrorCode::ALL {
+            let (outcome, status) = (kind.outcome(), kind.status());
+            if outcome == Outcome::Failed {
+                assert!(status.is_server_error(), "{kind:?}");
+            }
+            // A 501 answers a transfer coding that the caller chose.
+            if outcome == Outcome::Invalid {
+                assert!(
+                    status.is_client_error() || kind == ErrorCode::NotImplemented,
+                    "{kind:?}"
+                );
+            }
+        }
+    }
+}

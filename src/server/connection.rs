@@ -157,8 +157,9 @@ impl Shared {
                         continue;
                     }
                 };
-                // Polls its only future when that was woken. Otherwise the timers and watches of a
-                // connection would cost something with every request on it.
+                // Polls its only future when that was woken (and wakes itself once more then, which
+                // is nothing beside the event). Otherwise the timers and watches of a connection
+                // would cost something with every request on it.
                 let mut events = FuturesUnordered::from_iter([events(&mut phase, &state, until)]);
                 let happened = poll_fn(|context| {
                     // Polled first, so that the listener's phase already counts for the next

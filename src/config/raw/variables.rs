@@ -157,6 +157,10 @@ fn is_service_link(rest: &str, value: &str) -> bool {
             && parts
                 .next()
                 .is_some_and(|protocol| ["TCP", "UDP", "SCTP"].contains(&protocol))
+            && parts
+                .next()
+                .is_none_or(|part| ["PROTO", "PORT", "ADDR"].contains(&part))
+            && parts.next().is_none()
     })
 }
 
@@ -186,6 +190,8 @@ mod tests {
             ("PORT", "8080"),
             ("SERVER_LISTEN", "127.0.0.1:8080"),
             ("PORT_X_TCP", "1"),
+            ("PORT_80_TCP_ANYTHING", "1"),
+            ("PORT_80_TCP_PORT_80", "1"),
             ("STORE_PASSPORT", "tcp"),
         ] {
             assert!(!is_service_link(rest, value), "{rest}");
