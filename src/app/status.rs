@@ -354,8 +354,11 @@ impl Sources {
         self.context.token_limiters.calls()
     }
 
-    /// Whether the store does not answer, so that no call leaves.
+    /// Whether the store does not answer, so that no call leaves, and it is known why: at first it
+    /// has not had the time to answer.
     pub(super) fn is_store_lost(&self) -> bool {
-        self.quotas().any(|quota| quota.unavailable_for().is_some())
+        let lost = self.quotas().filter(|quota| quota.unavailable_for().is_some());
+        lost.map(quota::Quota::snapshot)
+            .any(|lost| lost.store_failure.is_some())
     }
 }

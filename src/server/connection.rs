@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tower::Service;
 
-use super::connection_limit::ConnectionLimiter;
+use super::connection_limit::{ConnectionLimiter, ConnectionSlot};
 use super::connection_memory::StreamMemory;
 use super::connection_state::{Action, ConnectionState, Draining, InFlight, Limits};
 use super::serve::Accepted;
@@ -118,14 +118,19 @@ impl Shared {
         }
     }
 
-    /// Serves `accepted` until it ends. Its slot is released after everything else is gone. Cancel
-    /// safe: dropping the future cuts the connection off.
-    pub(super) async fn drive<S>(&self, accepted: Accepted, service: S, mut phase: watch::Receiver<Phase>) -> End
+    /// Serves `accepted` until it ends, and gives its slot back after everything else is gone.
+    /// Cancel safe: dropping the future cuts the connection off.
+    pub(super) async fn drive<S>(
+        &self,
+        accepted: Accepted,
+        service: S,
+        mut phase: watch::Receiver<Phase>,
+    ) -> (End, ConnectionSlot)
     where
         S: Service<InboundRequest<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
-        // The slot is dropped last: a connection counts until its socket is closed.
+        // The slot is kept to the end: a connection counts until its socket is closed.
         let Accepted { stream, peer, slot } = accepted;
         let state = Arc::clone(slot.state());
         let socket = Socket::new(stream, peer.address(), Arc::clone(&state), Arc::clone(&self.limiter));
@@ -184,7 +189,7 @@ impl Shared {
             }
             ended
         };
-        finish(ended, &state).await
+        (finish(ended, &state).await, slot)
     }
 }
 

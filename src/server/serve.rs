@@ -62,7 +62,9 @@ impl Bound {
                 let (shared, service, phase) = (Arc::clone(&shared), service.clone(), watching.clone());
                 let cut = Arc::clone(&cut);
                 tasks.spawn("connection", async move {
-                    if shared.drive(accepted, service, phase).await == End::Cut {
+                    let (end, _slot) = shared.drive(accepted, service, phase).await;
+                    // Before the slot is free: after the last one the count is read.
+                    if end == End::Cut {
                         cut.fetch_add(1, Ordering::Relaxed);
                     }
                 });

@@ -384,6 +384,19 @@ async fn a_gateway_that_is_well_says_that_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_well_is_not_called_lost_before_it_can_answer() {
+    let well = with_store(&[], async |_: &mut Redis| {}).await;
+    well.spawned.caller().ask(&[id(1)]).await;
+    let status = well.status().await;
+    assert_eq!(
+        (&status["mode"], &status["problems"]),
+        (&"normal".into(), &Value::Array(Vec::new()))
+    );
+    let log = well.spawned.finish().await;
+    assert!(!log.contains("\"problem\":"), "{log}");
+}
+
+#[tokio::test]
 async fn while_the_store_is_lost_no_quota_is_shown_as_free() {
     let broken = with_store(&[], async |store: &mut Redis| store.kill().await).await;
     broken.has("store-lost").await;

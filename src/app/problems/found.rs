@@ -28,8 +28,11 @@ impl State {
         self.quota.windows.iter().any(|window| window.remaining == 0)
     }
 
+    /// Whether calls have to wait for the pace. While a shared store puts together what replicas
+    /// remember, there is nothing yet that could be spread.
     fn is_paced(&self) -> bool {
-        self.quota.pace.as_ref().is_some_and(|pace| pace.whole_tokens() == 0)
+        let is_used = self.quota.windows.iter().any(|window| window.remaining < window.limit);
+        is_used && self.quota.pace.as_ref().is_some_and(|pace| pace.whole_tokens() == 0)
     }
 }
 

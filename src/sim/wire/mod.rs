@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -138,8 +138,7 @@ impl Host {
 
     /// Resets every connection.
     pub(super) fn cut_connections(&self) {
-        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *connections).cancel();
+        std::mem::take(&mut *self.connections()).cancel();
     }
 
     /// Stops listening for good and lets connections end after their current requests.
@@ -172,9 +171,11 @@ impl Host {
             };
             match listener.accept().await {
                 Ok((stream, _)) => {
+                    // Made here, so that what is cut from now on includes this connection.
+                    let connection = Connection::new(self.connections().child_token());
                     let host = Arc::clone(&self);
                     self.tasks.spawn("connection", async move {
-                        host.serve(stream).await;
+                        host.serve(stream, &connection).await;
                         drop(place);
                     });
                 }
@@ -188,19 +189,17 @@ impl Host {
         }
     }
 
-    async fn serve(&self, stream: TcpStream) {
-        let connections = self
-            .connections
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .child_token();
-        let connection = Connection::new(connections);
+    fn connections(&self) -> MutexGuard<'_, CancellationToken> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn serve(&self, stream: TcpStream, connection: &Arc<Connection>) {
         // Nagle's algorithm would add its own delays to ours.
         let _ = stream.set_nodelay(true);
-        let socket = Socket::new(stream, Arc::clone(&connection));
+        let socket = Socket::new(stream, Arc::clone(connection));
         tokio::select! {
             () = connection.until_cut() => {}
-            () = self.talk(socket, &connection) => {}
+            () = self.talk(socket, connection) => {}
         }
     }
 
