@@ -84,7 +84,8 @@ keys! {
         .live();
 
     /// Whether a caller's own bearer token goes upstream in place of the gateway's, with cache,
-    /// calls and quota of its own. Otherwise what callers send in `Authorization` is dropped.
+    /// calls and quota of its own, at each replica. Otherwise what callers send in `Authorization`
+    /// is dropped.
     passthrough = Key::flag(false).live();
 }
 
