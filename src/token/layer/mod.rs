@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use http::StatusCode;
+use http::header::WWW_AUTHENTICATE;
 use tokio::time::Instant;
 
 use crate::attempt::{Authorized, Delivery, Failure, RetryHint, Routed};
@@ -46,10 +47,13 @@ impl Middleware<Routed, Next<Authorized>> for TokenSource {
         let bearer = token.secret().clone();
         let endpoint = routed.charged.request.endpoint();
         let answer = next.call(Authorized { routed, bearer }).await?;
+        if answer.status.is_success() {
+            self.accepted(&token);
+        }
         // A 401 of something on the way, such as a proxy, says nothing about the token.
         if answer.status == StatusCode::UNAUTHORIZED
             && ResponseKind::of(endpoint, &answer).is_answer()
-            && self.rejected(&token) == RejectionOutcome::TryAgain
+            && self.rejected(&token, is_invalid_token(&answer)) == RejectionOutcome::TryAgain
         {
             return Err(Failure {
                 delivery: Delivery::Answered,
@@ -60,6 +64,12 @@ impl Middleware<Routed, Next<Authorized>> for TokenSource {
         }
         Ok(answer)
     }
+}
+
+/// Whether a 401 says that the token itself is at fault (RFC 6750 §3.1), and not a licence.
+fn is_invalid_token(answer: &UpstreamResponse) -> bool {
+    let mut challenges = answer.headers.get_all(WWW_AUTHENTICATE);
+    challenges.any(|challenge| challenge.to_str().is_ok_and(|text| text.contains("invalid_token")))
 }
 
 /// There was no token by `until`, and the call was not sent. It goes on waiting, without its slot,

@@ -114,14 +114,19 @@ impl TokenSource {
         }
     }
 
-    /// Reports that Defender answered a call with `bearer` with 401. One renewal is forced for all
-    /// reports about the same token.
-    pub fn rejected(&self, bearer: &Bearer) -> RejectionOutcome {
-        let outcome = self.shared.state().reject(bearer, Instant::now());
+    /// Reports that Defender answered a call with `bearer` with 401, and whether it said that the
+    /// token is invalid. One renewal is forced for all reports about the same token.
+    pub fn rejected(&self, bearer: &Bearer, is_invalid: bool) -> RejectionOutcome {
+        let outcome = self.shared.state().reject(bearer, is_invalid, Instant::now());
         if outcome == RejectionOutcome::TryAgain {
             self.shared.wanted.notify_one();
         }
         outcome
+    }
+
+    /// Reports that Defender accepted `bearer`.
+    pub fn accepted(&self, bearer: &Bearer) {
+        self.shared.state().accept(bearer);
     }
 
     /// The state for `/status`.
@@ -134,8 +139,8 @@ impl TokenSource {
             advice: failure.error.advice(),
             retry_in: failure.until.saturating_duration_since(now),
         });
-        let newest = state.newest.as_ref();
-        let left = newest.map(|bearer| bearer.expires().saturating_duration_since(now));
+        let at_hand = state.at_hand();
+        let left = at_hand.map(|bearer| bearer.expires().saturating_duration_since(now));
         Snapshot {
             kind: self.kind,
             expires_in: left.filter(|left| !left.is_zero()),

@@ -108,14 +108,14 @@ impl Refresher {
             Error::Refused { .. } => Outcome::Refused,
             Error::Unavailable { .. } => Outcome::Unavailable,
         });
-        self.log(&error, wait, now);
         let roles = self.shared.state().roles;
         let failure = Failure {
             until: self.due,
             earliest_retry: now + schedule::retry_delay_if_waited_for(&error, wait),
-            error,
+            error: error.clone(),
         };
         self.settle(Err(failure), roles, now);
+        self.log(&error, wait, now);
     }
 
     /// Logs one line for a failed request. One that fails as the one before did, with as much of a
@@ -134,8 +134,8 @@ impl Refresher {
             );
             return;
         }
-        let newest = self.shared.state().newest.clone();
-        let usable = newest.filter(|bearer| bearer.is_usable(now));
+        let at_hand = self.shared.state().at_hand().cloned();
+        let usable = at_hand.filter(|bearer| bearer.is_usable(now));
         let valid_s = usable.map(|bearer| bearer.expires().saturating_duration_since(now).as_secs());
         let this = Some((code.clone(), valid_s.is_some()));
         let is_new = self.logged != this;
