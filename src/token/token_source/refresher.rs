@@ -16,6 +16,9 @@ use crate::token::{Bearer, Error, Metrics, Reason, Roles, Warning};
 /// change anyway.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// So many different failures in a row are remembered as logged: an outage has a few.
+const MOST_LOGGED: usize = 16;
+
 /// Asks for tokens, one request at a time.
 pub(super) struct Refresher {
     sign_in: SignIn,
@@ -26,9 +29,9 @@ pub(super) struct Refresher {
     backoff: Backoff,
     /// How many tokens in a row lacked the permission.
     without_role: usize,
-    /// The failure that was logged last, and whether there was a valid token; `None` after a
-    /// success.
-    logged: Option<(String, bool)>,
+    /// The failures that were logged since the latest success, and whether there was a valid token;
+    /// at most [`MOST_LOGGED`].
+    logged: Vec<(String, bool)>,
     /// When the next request leaves at the latest.
     due: Instant,
 }
@@ -42,7 +45,7 @@ impl Refresher {
             metrics,
             backoff: Backoff::new(),
             without_role: 0,
-            logged: None,
+            logged: Vec::new(),
             due: Instant::now(),
         }
     }
@@ -94,7 +97,7 @@ impl Refresher {
             tracing::info!(valid_s, renewal_in_s, "signed in");
         }
         self.backoff = Backoff::new();
-        self.logged = None;
+        self.logged.clear();
         self.metrics.count(Outcome::Ok);
         self.metrics.expires(bearer.expires());
         self.settle(Ok(bearer), roles, now);
@@ -118,8 +121,9 @@ impl Refresher {
         self.log(&error, wait, now);
     }
 
-    /// Logs one line for a failed request. One that fails as the one before did, with as much of a
-    /// token at hand, is for debugging only: while requests wait there is one every few seconds.
+    /// Logs one line for a failed request. One that fails as an earlier one since the latest success,
+    /// with as much of a token at hand, is for debugging only: while requests wait there is one
+    /// every few seconds.
     fn log(&mut self, error: &Error, wait: Duration, now: Instant) {
         let code = error.code();
         let reason = error.message();
@@ -137,9 +141,12 @@ impl Refresher {
         let at_hand = self.shared.state().at_hand().cloned();
         let usable = at_hand.filter(|bearer| bearer.is_usable(now));
         let valid_s = usable.map(|bearer| bearer.expires().saturating_duration_since(now).as_secs());
-        let this = Some((code.clone(), valid_s.is_some()));
-        let is_new = self.logged != this;
-        self.logged = this;
+        let this = (code.clone(), valid_s.is_some());
+        let is_new = !self.logged.contains(&this);
+        if is_new {
+            self.logged.truncate(MOST_LOGGED - 1);
+            self.logged.push(this);
+        }
         match (is_new, valid_s) {
             (true, None) => tracing::error!(
                 code,
