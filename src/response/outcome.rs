@@ -129,6 +129,8 @@ named_enum! {
         SignInRefused = "SignInRefused",
         /// The exchange with the upstream failed.
         UpstreamUnreachable = "UpstreamUnreachable",
+        /// The upstream's answer is longer than the gateway reads.
+        AnswerTooLarge = "AnswerTooLarge",
         /// The sign-in service cannot be reached.
         SignInUnavailable = "SignInUnavailable",
         /// The gateway is shutting down.
@@ -170,7 +172,7 @@ impl ErrorCode {
             Self::RequestHeaderFieldsTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Invalid),
             Self::InternalServerError => (StatusCode::INTERNAL_SERVER_ERROR, Failed),
             Self::NotImplemented => (StatusCode::NOT_IMPLEMENTED, Invalid),
-            Self::SignInRefused | Self::UpstreamUnreachable => (StatusCode::BAD_GATEWAY, Failed),
+            Self::SignInRefused | Self::UpstreamUnreachable | Self::AnswerTooLarge => (StatusCode::BAD_GATEWAY, Failed),
             Self::SignInUnavailable | Self::QuotaUnavailable => (StatusCode::SERVICE_UNAVAILABLE, Failed),
             Self::ShuttingDown | Self::ServiceUnavailable => (StatusCode::SERVICE_UNAVAILABLE, Refused),
             Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, Failed),

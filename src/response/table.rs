@@ -165,7 +165,14 @@ fn upstream(error: &upstream::Error) -> Problem {
     }
     let proxy_status_error = ProxyStatusError::Exchange(error.proxy_status());
     // Callers of an internal gateway may know the reason.
-    Problem::new(ErrorCode::UpstreamUnreachable, log::chain(error)).with_proxy_status(proxy_status_error)
+    let detail = log::chain(error);
+    let problem = if error.is_too_large() {
+        let detail = format!("{detail}; ask for fewer ids at a time, or for fewer rows with $top");
+        Problem::new(ErrorCode::AnswerTooLarge, detail)
+    } else {
+        Problem::new(ErrorCode::UpstreamUnreachable, detail)
+    };
+    problem.with_proxy_status(proxy_status_error)
 }
 
 /// There is no memory for the request while others use it.
