@@ -57,13 +57,14 @@ impl Credential {
         }
     }
 
-    /// The app registration; a managed identity has none.
-    pub(super) fn app(&self) -> Option<&App> {
+    /// What is asked for a token.
+    pub(super) fn endpoint(&self) -> Endpoint {
         match self {
-            Self::ClientSecret { app, .. } | Self::Certificate { app, .. } | Self::WorkloadIdentity { app, .. } => {
-                Some(app)
-            }
-            Self::ManagedIdentity(_) => None,
+            Self::ManagedIdentity(identity) => match identity.host {
+                IdentityHost::Imds { .. } => Endpoint::Imds,
+                IdentityHost::AppService { .. } => Endpoint::AppService,
+            },
+            _ => Endpoint::Entra,
         }
     }
 }
@@ -176,13 +177,6 @@ pub enum IdentityHost {
 impl IdentityHost {
     /// The address of the instance metadata service, the same on every machine.
     pub const IMDS: &'static str = "http://169.254.169.254";
-
-    pub(super) fn endpoint(&self) -> Endpoint {
-        match self {
-            Self::Imds { .. } => Endpoint::Imds,
-            Self::AppService { .. } => Endpoint::AppService,
-        }
-    }
 }
 
 /// What a token is for: one resource and `/.default`.
