@@ -12,7 +12,7 @@ use crate::attempt::{Authorized, Delivery, Failure, RetryHint, Routed};
 use crate::middleware::{Middleware, Next};
 use crate::scan::{ResponseKind, UpstreamResponse};
 use crate::telemetry::trace;
-use crate::token::{Bearer, Error, RejectionOutcome, TokenSource};
+use crate::token::{Bearer, Error, TokenSource};
 
 #[cfg(test)]
 mod tests;
@@ -53,7 +53,7 @@ impl Middleware<Routed, Next<Authorized>> for TokenSource {
         // A 401 of something on the way, such as a proxy, says nothing about the token.
         if answer.status == StatusCode::UNAUTHORIZED
             && ResponseKind::of(endpoint, &answer).is_answer()
-            && self.rejected(&token, is_invalid_token(&answer)) == RejectionOutcome::TryAgain
+            && self.rejected(&token, is_invalid_token(&answer))
         {
             return Err(Failure {
                 delivery: Delivery::Answered,
@@ -100,10 +100,7 @@ async fn token(token_source: &TokenSource, times: (Instant, Instant), call: &tra
     let mut span = call.child("wait for sign-in", trace::SpanKind::Internal);
     let token = token.await;
     if let Err(error) = &token {
-        span.fail(match error {
-            Error::Refused { .. } => "refused",
-            Error::Unavailable { .. } => "unavailable",
-        });
+        span.fail(error.outcome().as_str());
     }
     token
 }

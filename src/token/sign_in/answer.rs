@@ -1,7 +1,6 @@
 //! Turns a response into a token or an error: what is wrong with it, and how long it asks to wait
 //! (`Retry-After`, RFC 9110 §10.2.3).
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -185,23 +184,19 @@ impl Unusable {
     /// The problem together with the response's status and type:
     /// `HTTP 200, text/html: its body is empty`.
     pub(super) fn explained(self, status: StatusCode, headers: &HeaderMap) -> String {
-        format!("HTTP {}, {}: {self}", status.as_u16(), ContentType(headers))
+        format!("HTTP {}, {}: {self}", status.as_u16(), content_type(headers))
     }
 }
 
 /// The media type of a response, in a bounded form that can be logged.
-struct ContentType<'h>(&'h HeaderMap);
-
-impl fmt::Display for ContentType<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = self.0.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let media = value.and_then(|value| value.split(';').next()).map(str::trim);
-        let is_token = |c: char| c.is_ascii_alphanumeric() || "/.+-".contains(c);
-        match media {
-            Some(media) if (1..=64).contains(&media.len()) && media.chars().all(is_token) => f.write_str(media),
-            Some(_) => f.write_str("an odd content type"),
-            None => f.write_str("no content type"),
-        }
+fn content_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media = value.and_then(|value| value.split(';').next()).map(str::trim);
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "/.+-".contains(c);
+    match media {
+        Some(media) if (1..=64).contains(&media.len()) && media.chars().all(is_token) => media,
+        Some(_) => "an odd content type",
+        None => "no content type",
     }
 }
 

@@ -211,8 +211,8 @@ const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-be
 /// The request as the oauth2 crate writes it. The response is not the crate's to read: its errors
 /// hide the status and the header fields, and may quote the body.
 fn app_request(app: &App, scope: &Scope, proof: &ClientAuth) -> Option<Request<Bytes>> {
-    let client = BasicClient::new(ClientId::new(app.client_id().to_owned()))
-        .set_token_uri(TokenUrl::from_url(app.sent_to().clone()))
+    let client = BasicClient::new(ClientId::new(app.client_id.clone()))
+        .set_token_uri(TokenUrl::from_url(app.sent_to.clone()))
         .set_auth_type(AuthType::RequestBody);
     let client = match proof {
         ClientAuth::Secret(secret) => client.set_client_secret(ClientSecret::new(secret.expose().to_owned())),

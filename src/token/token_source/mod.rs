@@ -21,7 +21,7 @@ use crate::token::token_source::refresher::Refresher;
 use crate::token::token_source::state::Shared;
 use crate::token::{Bearer, Config, Error, Kind, Metrics, Reason};
 
-pub use state::{LastError, RejectionOutcome, Snapshot, Warning};
+pub use state::{LastError, Snapshot, Warning};
 
 /// A failure that ends within this time is waited for instead of returned, so that a lost
 /// connection costs no caller an error.
@@ -116,12 +116,15 @@ impl TokenSource {
 
     /// Reports that Defender answered a call with `bearer` with 401, and whether it said that the
     /// token is invalid. One renewal is forced for all reports about the same token.
-    pub fn rejected(&self, bearer: &Bearer, is_invalid: bool) -> RejectionOutcome {
-        let outcome = self.shared.state().reject(bearer, is_invalid, Instant::now());
-        if outcome == RejectionOutcome::TryAgain {
+    ///
+    /// Returns whether the call is worth another attempt: there is a newer token, or one is being
+    /// requested.
+    pub fn rejected(&self, bearer: &Bearer, is_invalid: bool) -> bool {
+        let again = self.shared.state().reject(bearer, is_invalid, Instant::now());
+        if again {
             self.shared.wanted.notify_one();
         }
-        outcome
+        again
     }
 
     /// Reports that Defender accepted `bearer`.

@@ -107,10 +107,7 @@ impl Refresher {
         let now = Instant::now();
         let wait = self.backoff.after(&error);
         self.due = now + wait;
-        self.metrics.count(match error {
-            Error::Refused { .. } => Outcome::Refused,
-            Error::Unavailable { .. } => Outcome::Unavailable,
-        });
+        self.metrics.count(error.outcome());
         let roles = self.shared.state().roles;
         let failure = Failure {
             until: self.due,

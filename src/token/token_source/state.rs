@@ -26,15 +26,6 @@ const SAME_TOKEN_COOLDOWN: Duration = Duration::from_mins(10);
 /// once in [`REJECTION_COOLDOWN`] only, as each call with it is paid for.
 const ENOUGH: u32 = 2;
 
-/// Whether a call that Defender answered with 401 is worth another attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RejectionOutcome {
-    /// There is a newer token, or one is being requested: ask the token source again.
-    TryAgain,
-    /// A new token would be rejected as well, or is not available.
-    Final,
-}
-
 /// What is shared.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
@@ -123,25 +114,26 @@ impl State {
     }
 
     /// Records that Defender rejected the token, and whether it called it invalid. Only the first
-    /// of all reports about the same token forces a renewal.
-    pub(super) fn reject(&mut self, bearer: &Bearer, is_invalid: bool, now: Instant) -> RejectionOutcome {
+    /// of all reports about the same token forces a renewal. Returns whether another attempt is
+    /// worth its call.
+    pub(super) fn reject(&mut self, bearer: &Bearer, is_invalid: bool, now: Instant) -> bool {
         if !self.is_newest(bearer) || self.is_withheld(now) {
-            return RejectionOutcome::TryAgain;
+            return true;
         }
         if is_invalid {
             self.rejections = self.rejections.saturating_add(1);
         }
         if self.at_hand().is_none() {
             self.withheld_until = Some(now + REJECTION_COOLDOWN);
-            return RejectionOutcome::TryAgain;
+            return true;
         }
         let is_cooling_down = self.cooldown_until.is_some_and(|until| now < until);
         // Waiting for a request that is under way costs nothing.
         if self.failing(now).is_some() || (is_cooling_down && !self.asking) {
-            return RejectionOutcome::Final;
+            return false;
         }
         self.is_withheld = true;
-        RejectionOutcome::TryAgain
+        true
     }
 
     /// Records that Defender accepted the token.
