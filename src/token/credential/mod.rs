@@ -99,18 +99,8 @@ impl CredentialProvider {
         Some(fingerprint(&self.read().await)) != self.fingerprint
     }
 
-    /// Whether there are files to watch.
-    pub(super) fn is_on_disk(&self) -> bool {
-        !self.paths().is_empty()
-    }
-
-    /// Whether new contents are tried even while there is no failure. Federated tokens change all
-    /// the time, merely because they age.
-    pub(super) fn is_rotated_by_hand(&self) -> bool {
-        !matches!(self.credential, Credential::WorkloadIdentity { .. })
-    }
-
-    fn paths(&self) -> Vec<&Path> {
+    /// The credential's files, the one with the secret or key last.
+    pub(super) fn paths(&self) -> Vec<&Path> {
         match &self.credential {
             Credential::ClientSecret { secret, .. } => match secret {
                 SecretSource::Value(_) => Vec::new(),

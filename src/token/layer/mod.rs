@@ -59,7 +59,7 @@ impl Middleware<Routed, Next<Authorized>> for TokenSource {
                 delivery: Delivery::Answered,
                 again: RetryHint::Once,
                 answer: Some(answer),
-                source: Rejected.into(),
+                source: "the upstream rejected the token".into(),
             });
         }
         Ok(answer)
@@ -104,8 +104,3 @@ async fn token(token_source: &TokenSource, times: (Instant, Instant), call: &tra
     }
     token
 }
-
-/// Defender answered 401, and there is a newer token or one is being requested.
-#[derive(Debug, thiserror::Error)]
-#[error("the upstream rejected the token")]
-pub struct Rejected;

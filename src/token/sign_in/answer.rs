@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::header::{self, DATE};
 use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::net::retry_after;
 use crate::secret::Secret;
@@ -24,8 +25,10 @@ const MAX_MESSAGE: usize = 500;
 pub(super) struct Received<'a> {
     pub(super) endpoint: Endpoint,
     pub(super) answer: &'a Response<Bytes>,
-    /// The gateway's clock.
+    /// The gateway's clock when the request left.
     pub(super) now: Timestamp,
+    /// The same for its stopwatch, and how long the machine had been suspended.
+    pub(super) asked: (Instant, Duration),
     /// The secret that must not be repeated, whatever the response contains.
     pub(super) proof: &'a Secret,
 }
@@ -57,7 +60,7 @@ impl Received<'_> {
         let response = response.map_err(|problem| self.error(&ErrorMembers::default(), Some(problem)))?;
         // Times in the response are relative to the server's clock, if it sends its time.
         let server_now = server_time(self.answer.headers()).unwrap_or(self.now);
-        let issued = response.issued(server_now);
+        let issued = response.issued(server_now, self.asked);
         issued.map_err(|problem| self.error(&response.error, Some(problem)))
     }
 

@@ -82,18 +82,19 @@ impl SignIn {
     }
 
     /// Whether the credential files have contents worth trying: any change if `failing`, else only
-    /// changes made by people.
+    /// changes made by people. Federated tokens change all the time, merely because they age.
     pub(super) async fn has_changed(&self, failing: bool) -> bool {
+        if !failing && matches!(self.provider.credential, Credential::WorkloadIdentity { .. }) {
+            return false;
+        }
         // A file system that hangs counts as unchanged.
-        (failing || self.provider.is_rotated_by_hand())
-            && timeout(READING_LIMIT, self.provider.has_changed())
-                .await
-                .unwrap_or(false)
+        let changed = timeout(READING_LIMIT, self.provider.has_changed()).await;
+        changed.unwrap_or(false)
     }
 
     /// Whether there are files to watch.
     pub(super) fn has_files(&self) -> bool {
-        self.provider.is_on_disk()
+        !self.provider.paths().is_empty()
     }
 
     /// When the credential in use was first read, and for how many seconds its certificate is still
@@ -139,10 +140,10 @@ impl SignIn {
             endpoint,
             answer: &answer,
             now,
+            asked,
             proof: &proof,
         };
-        let issued = received.issued().map(|issued| issued.since(asked));
-        (issued, server_time(answer.headers()))
+        (received.issued(), server_time(answer.headers()))
     }
 
     /// The request, and the secret in it, which no response may repeat.

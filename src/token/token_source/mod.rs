@@ -101,17 +101,14 @@ impl TokenSource {
     ///
     /// As for [`TokenSource::bearer`].
     pub async fn bearer_within(&self, until: Instant, patience: Instant) -> Result<Bearer, Error> {
-        if let Some(bearer) = self.current() {
-            return Ok(bearer);
-        }
-        match timeout_at(until, self.renewed(patience)).await {
-            Ok(result) => result,
+        let renewed = timeout_at(until, self.renewed(patience)).await;
+        renewed.unwrap_or_else(|_| {
             // The earlier failure says more than that the time is over.
-            Err(_) => Err(match &self.shared.state().failure {
+            Err(match &self.shared.state().failure {
                 Some(failure) => failure.as_of(Instant::now()),
                 None => Error::unavailable(Reason::NotInTime),
-            }),
-        }
+            })
+        })
     }
 
     /// Reports that Defender answered a call with `bearer` with 401, and whether it said that the

@@ -222,13 +222,14 @@ impl Refresher {
     }
 
     async fn has_new_credential(&self) -> bool {
-        let failure = self.shared.state().failure.clone();
-        match failure.map(|failure| failure.error) {
-            // Sign-in is asked again soon enough, and reads the credential again; the delay that it
-            // asked for is obeyed.
-            Some(Error::Unavailable { .. }) => false,
-            Some(Error::Refused { .. }) => self.sign_in.has_changed(true).await,
-            None => self.sign_in.has_changed(false).await,
-        }
+        let failed = self
+            .shared
+            .state()
+            .failure
+            .as_ref()
+            .map(|failure| failure.error.outcome());
+        // After an outage sign-in is asked again soon enough, and reads the credential again; the
+        // delay that it asked for is obeyed.
+        failed != Some(Outcome::Unavailable) && self.sign_in.has_changed(failed.is_some()).await
     }
 }
