@@ -223,8 +223,10 @@ async fn a_token_that_is_rejected_again_and_again_costs_few_calls_while_sign_in_
             Reply::outage()
         }
     });
-    let mut defender = Defender::accepting(&["new"]);
-    defender.challenges = true;
+    let defender = Defender {
+        challenges: true,
+        ..Defender::accepting(&["new"])
+    };
     let calls = || defender.calls.load(Ordering::Relaxed);
     for minute in 1..10 {
         let end = Instant::now() + Duration::from_mins(1);
@@ -254,8 +256,10 @@ async fn a_token_that_is_rejected_again_and_again_costs_few_calls_while_sign_in_
 #[tokio::test(start_paused = true)]
 async fn a_token_that_defender_accepts_again_is_used_on_while_sign_in_is_down() {
     let set = setting(|n| if n == 1 { Reply::token("t1") } else { Reply::outage() });
-    let mut defender = Defender::default();
-    defender.challenges = true;
+    let defender = Defender {
+        challenges: true,
+        ..Defender::default()
+    };
     let ask = async || {
         tokio::time::sleep(Duration::from_millis(100)).await;
         call(&set.token_source, &defender, Duration::from_secs(2)).await

@@ -56,7 +56,7 @@ impl Refresher {
             self.update(|state| state.asking = true);
             match self.request().await {
                 Ok(bearer) => self.succeeded(bearer),
-                Err(error) => self.failed(error),
+                Err(error) => self.failed(&error),
             }
             self.wait_for_work().await;
         }
@@ -103,19 +103,19 @@ impl Refresher {
         self.settle(Ok(bearer), roles, now);
     }
 
-    fn failed(&mut self, error: Error) {
+    fn failed(&mut self, error: &Error) {
         let now = Instant::now();
-        let wait = self.backoff.after(&error);
+        let wait = self.backoff.after(error);
         self.due = now + wait;
         self.metrics.count(error.outcome());
         let roles = self.shared.state().roles;
         let failure = Failure {
             until: self.due,
-            earliest_retry: now + schedule::retry_delay_if_waited_for(&error, wait),
+            earliest_retry: now + schedule::retry_delay_if_waited_for(error, wait),
             error: error.clone(),
         };
         self.settle(Err(failure), roles, now);
-        self.log(&error, wait, now);
+        self.log(error, wait, now);
     }
 
     /// Logs one line for a failed request. One that fails as an earlier one since the latest success,
