@@ -343,7 +343,8 @@ pub enum RetryHint {
     /// One more attempt may help: after a lost connection, a renewed token, or a
     /// response that is none of Defender's. A 5xx is an answer, and the retry layer repeats it.
     Once,
-    /// At another host, which may have the answer that this one cannot give.
+    /// At another host, which may have the answer that this one did not give in time. The region
+    /// layer passes it on only while there is another one.
     OtherHost,
     /// As soon as the quota allows it, until the deadline: the upstream answered 429, or there was
     /// no token yet.

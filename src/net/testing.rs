@@ -46,6 +46,11 @@ pub(crate) fn no_memory(authority: &str) -> Error {
     Error::new(&authority.into(), Kind::NoMemory(Exhausted { of: "tests" }))
 }
 
+/// The failure of an exchange with `authority` whose answer was too long.
+pub(crate) fn too_large(authority: &str) -> Error {
+    Error::new(&authority.into(), Kind::BodyTooLarge { limit_bytes: 1000 })
+}
+
 /// Listens on a port of its own and runs `each` for every connection.
 pub(crate) async fn listen<F, Fut>(each: F) -> SocketAddr
 where

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use crate::region::host::Host;
-use crate::region::outlier::{CallOutcome, RecentMax};
+use crate::region::outlier::{CallOutcome, PENDING, RecentMax};
 use crate::region::{Config, Metrics};
 use crate::scan::Request;
 
@@ -181,7 +181,11 @@ impl HostSelector {
                 CallOutcome::Alive => state.on_sign_of_life(choice.index, now),
                 CallOutcome::Unavailable => state.on_bad_answer(choice, false, now),
                 CallOutcome::InvalidResponse => state.on_bad_answer(choice, true, now),
-                CallOutcome::NoAnswer => health.bad_answer(now),
+                CallOutcome::NotTaken => health.bad_answer(now),
+                CallOutcome::NoAnswer => {
+                    health.bad_answer(now);
+                    health.avoid_until(now + PENDING);
+                }
                 CallOutcome::NotConnected => health.connection_failed(choice.at, now),
             }
         });

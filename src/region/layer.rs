@@ -91,7 +91,7 @@ fn report(
             selector.report(choice, outcome);
             return Then::Return(match kind {
                 ResponseKind::Fault(fault) if !fault.may_pass() => {
-                    Err(invalid_response(selector, choice, &answer, fault))
+                    Err(elsewhere(selector, choice, invalid_response(choice, &answer, fault)))
                 }
                 _ => Ok(answer),
             });
@@ -103,33 +103,34 @@ fn report(
         selector.report(choice, CallOutcome::Alive);
         return Then::Return(Err(failure));
     }
-    match classify(&failure, &choice.base) {
-        Some(outcome) => {
-            selector.report(choice, outcome);
-            if failure.delivery == Delivery::NotSent {
-                Then::OtherHost(failure)
-            } else {
-                Then::Return(Err(failure))
-            }
-        }
+    let Some(outcome) = classify(&failure, &choice.base) else {
         // The host is not at fault, for example because a token is missing; another host would not
         // help.
-        None => Then::Return(Err(failure)),
+        return Then::Return(Err(failure));
+    };
+    selector.report(choice, outcome);
+    match (failure.delivery, outcome) {
+        (Delivery::NotSent, _) => Then::OtherHost(failure),
+        // Another connection to the same host may be better.
+        (_, CallOutcome::Unavailable) => Then::Return(Err(failure)),
+        _ => Then::Return(Err(elsewhere(selector, choice, failure))),
     }
 }
 
-/// The failure of a call whose response is no answer. Another host, if there is one, may have one.
-fn invalid_response(
-    selector: &HostSelector,
-    choice: &SelectedHost,
-    answer: &UpstreamResponse,
-    fault: ResponseFault,
-) -> Failure {
-    let again = if selector.lock().has_other_good(choice.index, Instant::now()) {
-        RetryHint::Once
-    } else {
-        RetryHint::Never
-    };
+/// The failure of a call to a host that would fail again: it is worth another attempt only if that
+/// would be made at another host.
+fn elsewhere(selector: &HostSelector, choice: &SelectedHost, failure: Failure) -> Failure {
+    if selector.lock().has_other_good(choice.index, Instant::now()) {
+        return failure;
+    }
+    Failure {
+        again: RetryHint::Never,
+        ..failure
+    }
+}
+
+/// The failure of a call whose response is no answer.
+fn invalid_response(choice: &SelectedHost, answer: &UpstreamResponse, fault: ResponseFault) -> Failure {
     let error = Error {
         host: choice.base.host_str().unwrap_or_default().to_owned(),
         status: answer.status,
@@ -137,7 +138,7 @@ fn invalid_response(
     };
     Failure {
         delivery: Delivery::Answered,
-        again,
+        again: RetryHint::Once,
         answer: None,
         source: Box::new(error),
     }
@@ -170,11 +171,8 @@ fn classify(failure: &Failure, base: &Url) -> Option<CallOutcome> {
             // none that is so long, and another host's would be as long.
             net::Kind::NoMemory(_) | net::Kind::BodyTooLarge { .. } => None,
             net::Kind::Lost(_) | net::Kind::BodyLost(_) => Some(CallOutcome::Unavailable),
-            net::Kind::NotSent(_)
-            | net::Kind::NotProcessed(_)
-            | net::Kind::Unsendable
-            | net::Kind::HeadTimeout
-            | net::Kind::BodyTimeout => Some(CallOutcome::NoAnswer),
+            net::Kind::HeadTimeout | net::Kind::BodyTimeout => Some(CallOutcome::NoAnswer),
+            net::Kind::NotSent(_) | net::Kind::NotProcessed(_) | net::Kind::Unsendable => Some(CallOutcome::NotTaken),
         };
     }
     // The response was no answer: a redirect, a status without a meaning, or an encoding that was

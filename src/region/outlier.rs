@@ -41,7 +41,7 @@ const LEAVING: Duration = Duration::from_secs(1);
 
 /// How long a detection without a result avoids its host, lets another host's answer eject it, and
 /// keeps other calls from being abandoned.
-const PENDING: Duration = Duration::from_mins(1);
+pub(super) const PENDING: Duration = Duration::from_mins(1);
 
 /// How often it is checked whether another host has become healthy, and whether this process ran.
 const RECHECK: Duration = Duration::from_secs(1);
@@ -195,8 +195,9 @@ pub(super) enum CallOutcome {
     Unavailable,
     /// Its response was no answer of Defender's.
     InvalidResponse,
-    /// It did not take the request, or did not answer in time: it is ejected when that happens too
-    /// often.
+    /// It did not take the request: it is ejected when that happens too often.
+    NotTaken,
+    /// It did not answer in time: the same, and other hosts are preferred for a while.
     NoAnswer,
     /// No connection: it is ejected at once.
     NotConnected,

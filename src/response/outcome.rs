@@ -129,6 +129,8 @@ named_enum! {
         SignInRefused = "SignInRefused",
         /// The exchange with the upstream failed.
         UpstreamUnreachable = "UpstreamUnreachable",
+        /// The upstream's answer is longer than the gateway reads.
+        AnswerTooLarge = "AnswerTooLarge",
         /// The sign-in service cannot be reached.
         SignInUnavailable = "SignInUnavailable",
         /// The gateway is shutting down.
@@ -185,6 +187,7 @@ impl ErrorCode {
             Self::NotImplemented => (StatusCode::NOT_IMPLEMENTED, Invalid, REQUEST),
             Self::SignInRefused => (StatusCode::BAD_GATEWAY, Failed, "proxy_configuration_error"),
             Self::UpstreamUnreachable => (StatusCode::BAD_GATEWAY, Failed, "http_protocol_error"),
+            Self::AnswerTooLarge => (StatusCode::BAD_GATEWAY, Failed, "http_response_body_size"),
             Self::SignInUnavailable => (StatusCode::SERVICE_UNAVAILABLE, Failed, "destination_unavailable"),
             Self::QuotaUnavailable => (StatusCode::SERVICE_UNAVAILABLE, Failed, LOCAL),
             Self::ShuttingDown | Self::ServiceUnavailable => (StatusCode::SERVICE_UNAVAILABLE, Refused, LOCAL),

@@ -164,10 +164,17 @@ fn upstream(error: &upstream::Error) -> Problem {
     if error.is_timeout() {
         return Problem::new(ErrorCode::UpstreamTimeout, log::chain(error));
     }
+    // Callers of an internal gateway may know the reason.
+    let detail = log::chain(error);
+    let problem = if error.is_too_large() {
+        let detail = format!("{detail}; ask for fewer ids at a time, or for fewer rows with $top");
+        Problem::new(ErrorCode::AnswerTooLarge, detail)
+    } else {
+        Problem::new(ErrorCode::UpstreamUnreachable, detail)
+    };
     Problem {
         proxy_status: error.proxy_status(),
-        // Callers of an internal gateway may know the reason.
-        ..Problem::new(ErrorCode::UpstreamUnreachable, log::chain(error))
+        ..problem
     }
 }
 

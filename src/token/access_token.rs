@@ -92,27 +92,18 @@ impl Roles {
             #[serde(default)]
             roles: Vec<String>,
         }
-        let mut segments = token.expose().split('.');
-        let (Some(_), Some(payload), Some(_), None) =
-            (segments.next(), segments.next(), segments.next(), segments.next())
-        else {
+        let segments: Vec<_> = token.expose().split('.').collect();
+        let [_, payload, _] = segments[..] else {
             return Self::Unknown;
         };
-        let claims = URL_SAFE_NO_PAD
-            .decode(payload)
-            .ok()
-            .and_then(|json| serde_json::from_slice::<Claims>(&json).ok());
-        match claims {
-            None => Self::Unknown,
-            Some(claims)
-                if claims
-                    .roles
-                    .iter()
-                    .any(|role| [REQUIRED_ROLE, WIDER_ROLE].contains(&&**role)) =>
-            {
-                Self::Sufficient
-            }
-            Some(_) => Self::Missing,
+        let json = URL_SAFE_NO_PAD.decode(payload).unwrap_or_default();
+        let Ok(Claims { roles }) = serde_json::from_slice(&json) else {
+            return Self::Unknown;
+        };
+        if roles.iter().any(|role| [REQUIRED_ROLE, WIDER_ROLE].contains(&&**role)) {
+            Self::Sufficient
+        } else {
+            Self::Missing
         }
     }
 }

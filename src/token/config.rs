@@ -57,13 +57,14 @@ impl Credential {
         }
     }
 
-    /// The app registration; a managed identity has none.
-    pub(super) fn app(&self) -> Option<&App> {
+    /// What is asked for a token.
+    pub(super) fn endpoint(&self) -> Endpoint {
         match self {
-            Self::ClientSecret { app, .. } | Self::Certificate { app, .. } | Self::WorkloadIdentity { app, .. } => {
-                Some(app)
-            }
-            Self::ManagedIdentity(_) => None,
+            Self::ManagedIdentity(identity) => match identity.host {
+                IdentityHost::Imds { .. } => Endpoint::Imds,
+                IdentityHost::AppService { .. } => Endpoint::AppService,
+            },
+            _ => Endpoint::Entra,
         }
     }
 }
@@ -106,9 +107,11 @@ pub struct CertificateFiles {
 /// An app registration and the endpoint where it signs in.
 #[derive(Clone, Debug)]
 pub struct App {
-    client_id: String,
-    endpoint: Url,
-    sent_to: Url,
+    pub(super) client_id: String,
+    /// The token endpoint, which is also the audience of the gateway's assertions.
+    pub(super) endpoint: Url,
+    /// The address that requests are sent to: the token endpoint, unless there is a token proxy.
+    pub(super) sent_to: Url,
 }
 
 impl App {
@@ -129,21 +132,6 @@ impl App {
     pub fn through_token_proxy(mut self, proxy: &Url) -> Self {
         self.sent_to = joined(proxy, self.endpoint.path().trim_start_matches('/'));
         self
-    }
-
-    /// The app's id.
-    pub fn client_id(&self) -> &str {
-        &self.client_id
-    }
-
-    /// The token endpoint, which is also the audience of the gateway's assertions.
-    pub fn endpoint(&self) -> &Url {
-        &self.endpoint
-    }
-
-    /// The address that requests are sent to: the token endpoint, unless there is a token proxy.
-    pub fn sent_to(&self) -> &Url {
-        &self.sent_to
     }
 }
 
@@ -176,13 +164,6 @@ pub enum IdentityHost {
 impl IdentityHost {
     /// The address of the instance metadata service, the same on every machine.
     pub const IMDS: &'static str = "http://169.254.169.254";
-
-    pub(super) fn endpoint(&self) -> Endpoint {
-        match self {
-            Self::Imds { .. } => Endpoint::Imds,
-            Self::AppService { .. } => Endpoint::AppService,
-        }
-    }
 }
 
 /// What a token is for: one resource and `/.default`.
@@ -231,12 +212,12 @@ mod tests {
             "https://login.example/",
             "https://login.example//",
         ] {
-            let endpoint = app(authority).endpoint().to_string();
+            let endpoint = app(authority).endpoint.to_string();
             assert_eq!(endpoint, "https://login.example/contoso.com/oauth2/v2.0/token");
         }
         let under_a_path = app("http://127.0.0.1:99/entra/");
         assert_eq!(
-            under_a_path.endpoint().as_str(),
+            under_a_path.endpoint.as_str(),
             "http://127.0.0.1:99/entra/contoso.com/oauth2/v2.0/token"
         );
     }
@@ -247,9 +228,9 @@ mod tests {
         let proxied = app
             .clone()
             .through_token_proxy(&Url::parse("https://10.0.0.1:443/base").unwrap());
-        assert_eq!(proxied.endpoint(), app.endpoint());
+        assert_eq!(proxied.endpoint, app.endpoint);
         assert_eq!(
-            proxied.sent_to().as_str(),
+            proxied.sent_to.as_str(),
             "https://10.0.0.1/base/contoso.com/oauth2/v2.0/token"
         );
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::aadsts;
+use super::metrics::Outcome;
 use crate::telemetry::{log, named_enum};
 
 /// Why there is no token. It is cloned for every request that waited for it.
@@ -69,6 +70,14 @@ impl Error {
             } => log::chain(source.as_ref()),
             Self::Unavailable { reason, .. } => reason.to_string(),
             Self::Refused { .. } => String::new(),
+        }
+    }
+
+    /// How the token request ended, for metrics and traces.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Refused { .. } => Outcome::Refused,
+            Self::Unavailable { .. } => Outcome::Unavailable,
         }
     }
 

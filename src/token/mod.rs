@@ -29,4 +29,4 @@ pub use config::{App, CertificateFiles, Config, Credential, Identity, IdentityHo
 pub use error::{Code, Error, Problem, Reason};
 pub use layer::MAX_PERMIT_HOLD;
 pub use metrics::Metrics;
-pub use token_source::{RejectionOutcome, Snapshot, TokenSource, Warning};
+pub use token_source::{Snapshot, TokenSource, Warning};

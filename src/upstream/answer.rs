@@ -72,6 +72,11 @@ impl Error {
         }
     }
 
+    /// Whether the answer is longer than this gateway reads: so would be another one.
+    pub fn is_too_large(&self) -> bool {
+        matches!(&self.reason, Reason::Exchange(error) if matches!(error.kind(), net::Kind::BodyTooLarge { .. }))
+    }
+
     /// Whether it failed because its time was over: 504 instead of 502.
     pub fn is_timeout(&self) -> bool {
         matches!(&self.reason, Reason::Exchange(error) if error.is_timeout() && !error.is_unprocessed())

@@ -37,7 +37,8 @@ section! {
     trusted_proxies: Vec<Network> = Key::list("up to 64 IP addresses or networks, such as \"10.0.0.0/8\"", &[]).live()
         => |reader, key| up_to_64(reader, key, "networks", network);
 
-    /// The largest request body; more is answered 413.
+    /// The largest request body; more is answered 413. The 10,000 ids that a request may name at
+    /// most take some 400 KB.
     // The minimum holds any sensible list of ids; the maximum bounds what one caller can make the
     // gateway keep in memory.
     max_body: u64 = Key::size(1 << 10, 64 << 20, "1MiB").live() => Reader::size;

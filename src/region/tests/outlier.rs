@@ -130,12 +130,15 @@ async fn that_all_are_slow_is_found_out_by_one_call() {
 
 #[tokio::test(start_paused = true)]
 async fn without_another_host_a_silent_one_is_waited_for() {
-    let fixture = warm([("eu", Behaviour::Up(10))], 30).await;
-    fixture.network.set("eu", Behaviour::Silent);
-    let (result, took) = fixture.ask(WAIT).await;
-    assert!(result.is_err());
-    assert!(took >= HEAD && took < HEAD + secs(1), "{took:?}");
-    assert_eq!(fixture.network.called().len(), 1, "no further call");
+    // Also where a further call could begin in time.
+    for wait in [WAIT, 3 * HEAD] {
+        let fixture = warm([("eu", Behaviour::Up(10))], 30).await;
+        fixture.network.set("eu", Behaviour::Silent);
+        let (result, took) = fixture.ask(wait).await;
+        assert!(result.is_err());
+        assert!(took >= HEAD && took < HEAD + secs(1), "{took:?}");
+        assert_eq!(fixture.network.called().len(), 1, "no further call");
+    }
     // A host that cannot be connected to does not count as another host.
     let fixture = warm([("eu", Behaviour::Up(10)), ("us", Behaviour::Refused)], 30).await;
     fixture.network.set("eu", Behaviour::Silent);
@@ -166,6 +169,22 @@ async fn where_all_are_silent_the_last_attempt_has_all_the_time() {
         assert!(took <= secs(10) + HEAD, "{took:?}");
     }
     assert_eq!(calls, 10 + 2, "one at each of the two that it could go on from");
+}
+
+/// Answers usually take so long that the client gives up before a host is found to be silent.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_timed_out_is_made_at_another_host_and_not_at_the_same_one() {
+    let slow = Behaviour::Slow(30_000);
+    let fixture = warm([("eu", slow), ("us", slow)], 30).await;
+    fixture.network.set("eu", Behaviour::Silent);
+    let (result, _) = fixture.ask(3 * HEAD).await;
+    assert_eq!(result.unwrap().status, StatusCode::OK);
+    assert_eq!(fixture.network.called(), ["eu", "us"]);
+    fixture.network.set("us", Behaviour::Silent);
+    pass(secs(61)).await;
+    let (result, _) = fixture.ask(3 * HEAD).await;
+    assert!(result.is_err());
+    assert_eq!(fixture.network.counted(["eu", "us"]), [1, 1], "each is asked once");
 }
 
 #[tokio::test(start_paused = true)]
@@ -278,9 +297,11 @@ async fn when_all_hosts_answer_with_pages_one_further_call_is_made() {
         assert!(fixture.healthy(host), "{host}");
     }
     // Alone, there is no other host.
-    let fixture = warm([("eu", Behaviour::Page(404))], 0).await;
-    assert!(fixture.ask(WAIT).await.0.is_err());
-    assert_eq!(fixture.network.called().len(), 1);
+    for bad in [Behaviour::Page(404), Behaviour::Redirecting] {
+        let fixture = warm([("eu", bad)], 0).await;
+        assert!(fixture.ask(WAIT).await.0.is_err());
+        assert_eq!(fixture.network.called().len(), 1, "{bad:?}");
+    }
 }
 
 /// The further attempt that would decide needs somebody who still waits for it.

@@ -293,6 +293,9 @@ fn meaning(code: ErrorCode) -> &'static str {
         ErrorCode::NotImplemented => "The body has another transfer coding than `chunked`.",
         ErrorCode::SignInRefused => "The gateway's credentials are refused.",
         ErrorCode::UpstreamUnreachable => "No region could be reached, or its answer was unusable.",
+        ErrorCode::AnswerTooLarge => {
+            "Defender's answer is longer than the gateway has memory for: ask for fewer ids, or fewer rows with $top."
+        }
         ErrorCode::SignInUnavailable => "There is no token, and sign-in cannot be reached.",
         ErrorCode::ShuttingDown => "The gateway is about to end.",
         ErrorCode::QuotaUnavailable => {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::BoxError;
 use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::caller::RequestId;
-use crate::net::testing::no_answer;
+use crate::net::testing::{no_answer, too_large};
 use crate::response::table::problem;
 use crate::response::tests::openapi::{body as described_body, shared};
 use crate::response::{ErrorCode, Panicked, RequestError, Window, Windows};
@@ -183,6 +183,13 @@ fn rows() -> Vec<Row> {
             502,
             "UpstreamUnreachable",
             "proxy_internal_error",
+            None,
+        ),
+        (
+            upstream::Error::new("eu.example", upstream::Reason::Exchange(too_large("eu.example"))).into(),
+            502,
+            "AnswerTooLarge",
+            "http_response_body_size",
             None,
         ),
         (

@@ -1,10 +1,12 @@
 //! A certificate with its private key.
 
+use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
+use ring::rand::SystemRandom;
 use ring::signature::{KeyPair as _, RSA_PSS_SHA256, RsaKeyPair};
 use rustls_pki_types::pem::{PemObject as _, SectionKind};
 use secrecy::zeroize::Zeroizing;
@@ -57,21 +59,6 @@ impl Certificate {
         Self::matching(key, &certificates).ok_or_else(|| Error::unusable(Problem::KeyMismatch, names(files)))
     }
 
-    /// Signs with RSASSA-PSS over SHA-256 (`PS256`, RFC 7518 §3.5). `None` if the operating system
-    /// yields no randomness.
-    pub(super) fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
-        let mut signature = vec![0; self.key.public().modulus_len()];
-        self.key
-            .sign(
-                &RSA_PSS_SHA256,
-                &ring::rand::SystemRandom::new(),
-                message,
-                &mut signature,
-            )
-            .ok()?;
-        Some(signature)
-    }
-
     /// The certificate of the key, among those of a chain.
     fn matching(key: RsaKeyPair, certificates: &[Vec<u8>]) -> Option<Self> {
         let own = certificates.iter().find_map(|der| {
@@ -101,11 +88,13 @@ impl CertificateFiles {
     ///
     /// The error that sign-in would have.
     pub fn expiry(&self) -> Result<Timestamp, Error> {
-        let mut files = vec![Content::of(&self.certificate)];
-        if let Some(key) = &self.private_key {
-            files.push(Content::of(key));
-        }
+        let files: Vec<_> = self.paths().map(Content::of).collect();
         Ok(Certificate::from_pem(&files)?.expires)
+    }
+
+    /// The last one has the key.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(&*self.certificate).chain(self.private_key.as_deref())
     }
 }
 
@@ -136,8 +125,8 @@ fn without_key(files: &[Content]) -> Problem {
 /// Entra recommends 5 to 10 minutes. The longer it is, the more a wrong clock is tolerated.
 const LIFE: Duration = Duration::from_mins(10);
 
-/// Signs an assertion that is valid from `now` on. `None` if the operating system yields no
-/// randomness.
+/// An assertion that is valid from `now` on, signed with RSASSA-PSS over SHA-256 (`PS256`, RFC 7518
+/// §3.5). `None` if the operating system yields no randomness.
 pub(super) fn signed_assertion(certificate: &Certificate, app: &App, now: Timestamp) -> Option<Secret> {
     let header = serde_json::json!({
         "alg": "PS256",
@@ -146,9 +135,9 @@ pub(super) fn signed_assertion(certificate: &Certificate, app: &App, now: Timest
     });
     let seconds = now.as_second();
     let claims = serde_json::json!({
-        "aud": app.endpoint().as_str(),
-        "iss": app.client_id(),
-        "sub": app.client_id(),
+        "aud": app.endpoint.as_str(),
+        "iss": app.client_id,
+        "sub": app.client_id,
         // Unique, so that an assertion cannot be replayed.
         "jti": URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>()),
         "iat": seconds,
@@ -156,7 +145,12 @@ pub(super) fn signed_assertion(certificate: &Certificate, app: &App, now: Timest
         "exp": seconds.saturating_add_unsigned(LIFE.as_secs()),
     });
     let mut token = format!("{}.{}", encoded(&header), encoded(&claims));
-    let signature = certificate.sign(token.as_bytes())?;
+    let mut signature = vec![0; certificate.key.public().modulus_len()];
+    let random = SystemRandom::new();
+    let signed = certificate
+        .key
+        .sign(&RSA_PSS_SHA256, &random, token.as_bytes(), &mut signature);
+    signed.ok()?;
     token.push('.');
     URL_SAFE_NO_PAD.encode_string(signature, &mut token);
     Some(Secret::new(token))

@@ -26,12 +26,11 @@ impl Content {
     /// Reads `path` as it is now, and blocks for as long as the disk does. Links are followed,
     /// because Kubernetes replaces them.
     pub(super) fn of(path: &Path) -> Self {
-        let mut open_to_all = false;
-        let bytes = read(path, &mut open_to_all);
+        let metadata = fs::metadata(path);
         Self {
             path: path.to_owned(),
-            bytes,
-            open_to_all,
+            open_to_all: metadata.as_ref().is_ok_and(is_open_to_all) && !is_volume(path),
+            bytes: metadata.and_then(|metadata| read(path, &metadata)),
         }
     }
 
@@ -80,13 +79,11 @@ impl Content {
     }
 }
 
-fn read(path: &Path, open_to_all: &mut bool) -> io::Result<Zeroizing<Vec<u8>>> {
-    let metadata = fs::metadata(path)?;
+fn read(path: &Path, metadata: &Metadata) -> io::Result<Zeroizing<Vec<u8>>> {
     // Opening a named pipe would wait for its other end.
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    *open_to_all = is_open_to_all(&metadata) && !is_volume(path);
     let file = File::open(path)?;
     // Allocated at once, because a vector that grows leaves copies behind.
     let room = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or(0) + 1;
@@ -101,7 +98,7 @@ fn read(path: &Path, open_to_all: &mut bool) -> io::Result<Zeroizing<Vec<u8>>> {
 #[cfg(unix)]
 fn is_open_to_all(metadata: &Metadata) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
-    metadata.permissions().mode() & 0o004 != 0
+    metadata.is_file() && metadata.permissions().mode() & 0o004 != 0
 }
 
 #[cfg(not(unix))]
@@ -132,17 +129,17 @@ mod tests {
         let path = folder.path().join("client-secret");
         fs::write(&path, "value").unwrap();
         fs::set_permissions(&path, PermissionsExt::from_mode(0o444)).unwrap();
-        let mut open = false;
-        drop(read(&path, &mut open).unwrap());
-        assert!(open, "every user of the machine can read it");
+        assert!(Content::of(&path).open_to_all, "every user of the machine can read it");
 
         let data = folder.path().join("..2026_11_26");
         fs::create_dir(&data).unwrap();
         fs::rename(&path, data.join("client-secret")).unwrap();
         symlink("..2026_11_26", folder.path().join("..data")).unwrap();
         symlink("..data/client-secret", &path).unwrap();
-        drop(read(&path, &mut open).unwrap());
-        assert!(!open, "only the containers that mount it can read it");
+        assert!(
+            !Content::of(&path).open_to_all,
+            "only the containers that mount it can read it"
+        );
     }
 
     #[cfg(unix)]
@@ -157,9 +154,10 @@ mod tests {
         fs::set_permissions(data.join("tls/secret"), PermissionsExt::from_mode(0o444)).unwrap();
         symlink("..2026_11_26", folder.path().join("..data")).unwrap();
         symlink("..data/tls", folder.path().join("tls")).unwrap();
-        let mut open = false;
-        drop(read(&folder.path().join("tls/secret"), &mut open).unwrap());
-        assert!(!open, "only the containers that mount it can read it");
+        assert!(
+            !Content::of(&folder.path().join("tls/secret")).open_to_all,
+            "only the containers that mount it can read it"
+        );
     }
 
     fn line_of(content: &[u8]) -> Result<String, Error> {

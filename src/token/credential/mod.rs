@@ -17,10 +17,6 @@ use crate::token::credential::certificate::{Certificate, signed_assertion};
 use crate::token::credential::file::Content;
 use crate::token::{Credential, Error, Problem, Reason, SecretSource};
 
-/// Tells whether the contents of the credential files have changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Fingerprint([u8; 32]);
-
 /// The credential as it is sent, besides the app's id.
 #[derive(Debug)]
 pub(super) enum ClientAuth {
@@ -42,7 +38,8 @@ impl ClientAuth {
 #[derive(Debug)]
 pub(super) struct CredentialProvider {
     pub(super) credential: Credential,
-    fingerprint: Option<Fingerprint>,
+    /// A digest of the files' contents when they were last used.
+    fingerprint: Option<Vec<u8>>,
     /// When the present content was first read.
     pub(super) loaded: Option<Timestamp>,
     /// The file with the secret or key, if every user of the machine can read it.
@@ -70,8 +67,8 @@ impl CredentialProvider {
     /// `now`; a managed identity has none.
     pub(super) async fn proof(&mut self, now: Timestamp) -> Result<ClientAuth, Error> {
         let files = self.read().await;
-        let fingerprint = fingerprint(&files);
-        if self.loaded.is_none() || fingerprint != self.fingerprint {
+        let fingerprint = Some(fingerprint(&files));
+        if fingerprint != self.fingerprint {
             self.loaded = Some(now);
         }
         self.fingerprint = fingerprint;
@@ -99,29 +96,17 @@ impl CredentialProvider {
 
     /// Whether the files have changed since the last [`CredentialProvider::proof`].
     pub(super) async fn has_changed(&self) -> bool {
-        fingerprint(&self.read().await) != self.fingerprint
+        Some(fingerprint(&self.read().await)) != self.fingerprint
     }
 
-    /// Whether there are files to watch.
-    pub(super) fn is_on_disk(&self) -> bool {
-        !self.paths().is_empty()
-    }
-
-    /// Whether new contents are tried even while there is no failure. Federated tokens change all
-    /// the time, merely because they age.
-    pub(super) fn is_rotated_by_hand(&self) -> bool {
-        !matches!(self.credential, Credential::WorkloadIdentity { .. })
-    }
-
-    fn paths(&self) -> Vec<&Path> {
+    /// The credential's files, the one with the secret or key last.
+    pub(super) fn paths(&self) -> Vec<&Path> {
         match &self.credential {
             Credential::ClientSecret { secret, .. } => match secret {
                 SecretSource::Value(_) => Vec::new(),
                 SecretSource::File(path) => vec![path],
             },
-            Credential::Certificate { files, .. } => std::iter::once(&*files.certificate)
-                .chain(files.private_key.as_deref())
-                .collect(),
+            Credential::Certificate { files, .. } => files.paths().collect(),
             Credential::WorkloadIdentity { token_file, .. } => vec![token_file],
             Credential::ManagedIdentity(_) => Vec::new(),
         }
@@ -154,15 +139,10 @@ fn open(files: &[Content]) -> Option<PathBuf> {
     Some(last.path().to_owned())
 }
 
-fn fingerprint(files: &[Content]) -> Option<Fingerprint> {
-    if files.is_empty() {
-        return None;
-    }
+fn fingerprint(files: &[Content]) -> Vec<u8> {
     let mut context = ring::digest::Context::new(&ring::digest::SHA256);
     for file in files {
         file.digest_into(&mut context);
     }
-    let mut digest = [0; 32];
-    digest.copy_from_slice(context.finish().as_ref());
-    Some(Fingerprint(digest))
+    context.finish().as_ref().to_vec()
 }

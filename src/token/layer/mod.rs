@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use http::StatusCode;
+use http::header::WWW_AUTHENTICATE;
 use tokio::time::Instant;
 
 use crate::attempt::{Authorized, Delivery, Failure, RetryHint, Routed};
 use crate::middleware::{Middleware, Next};
 use crate::scan::{ResponseKind, UpstreamResponse};
 use crate::telemetry::trace;
-use crate::token::{Bearer, Error, RejectionOutcome, TokenSource};
+use crate::token::{Bearer, Error, TokenSource};
 
 #[cfg(test)]
 mod tests;
@@ -46,20 +47,29 @@ impl Middleware<Routed, Next<Authorized>> for TokenSource {
         let bearer = token.secret().clone();
         let endpoint = routed.charged.request.endpoint();
         let answer = next.call(Authorized { routed, bearer }).await?;
+        if answer.status.is_success() {
+            self.accepted(&token);
+        }
         // A 401 of something on the way, such as a proxy, says nothing about the token.
         if answer.status == StatusCode::UNAUTHORIZED
             && ResponseKind::of(endpoint, &answer).is_answer()
-            && self.rejected(&token) == RejectionOutcome::TryAgain
+            && self.rejected(&token, is_invalid_token(&answer))
         {
             return Err(Failure {
                 delivery: Delivery::Answered,
                 again: RetryHint::Once,
                 answer: Some(answer),
-                source: Rejected.into(),
+                source: "the upstream rejected the token".into(),
             });
         }
         Ok(answer)
     }
+}
+
+/// Whether a 401 says that the token itself is at fault (RFC 6750 §3.1), and not a licence.
+fn is_invalid_token(answer: &UpstreamResponse) -> bool {
+    let mut challenges = answer.headers.get_all(WWW_AUTHENTICATE);
+    challenges.any(|challenge| challenge.to_str().is_ok_and(|text| text.contains("invalid_token")))
 }
 
 /// There was no token by `until`, and the call was not sent. It goes on waiting, without its slot,
@@ -90,15 +100,7 @@ async fn token(token_source: &TokenSource, times: (Instant, Instant), call: &tra
     let mut span = call.child("wait for sign-in", trace::SpanKind::Internal);
     let token = token.await;
     if let Err(error) = &token {
-        span.fail(match error {
-            Error::Refused { .. } => "refused",
-            Error::Unavailable { .. } => "unavailable",
-        });
+        span.fail(error.outcome().as_str());
     }
     token
 }
-
-/// Defender answered 401, and there is a newer token or one is being requested.
-#[derive(Debug, thiserror::Error)]
-#[error("the upstream rejected the token")]
-pub struct Rejected;

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::header::WWW_AUTHENTICATE;
+use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
 use url::Url;
 
@@ -52,6 +53,8 @@ fn routed_with(request: scan::Request, deadline: Duration) -> Routed {
 #[derive(Clone, Default)]
 struct Defender {
     valid: Arc<Mutex<Vec<&'static str>>>,
+    /// Whether it says that it is the token that it does not accept.
+    challenges: bool,
     calls: Arc<AtomicUsize>,
 }
 
@@ -71,9 +74,11 @@ impl Defender {
         } else {
             StatusCode::UNAUTHORIZED
         };
+        let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+        let headers = (self.challenges && !is_valid).then_some((WWW_AUTHENTICATE, &challenge));
         Ok(UpstreamResponse {
             status,
-            headers: Headers::default(),
+            headers: headers.into_iter().collect(),
             body: Bytes::from_static(NO_LICENCE.as_bytes()),
         })
     }
@@ -207,6 +212,71 @@ async fn a_forced_refresh_that_fails_is_returned_before_a_second_call() {
     let answer = call(&set.token_source, &defender, SOON).await.unwrap();
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
     assert_eq!((set.sign_in.count(), defender.calls.load(Ordering::Relaxed)), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_rejected_again_and_again_costs_few_calls_while_sign_in_is_down() {
+    let set = setting(|n| {
+        if n == 1 {
+            Reply::token("revoked")
+        } else {
+            Reply::outage()
+        }
+    });
+    let defender = Defender {
+        challenges: true,
+        ..Defender::accepting(&["new"])
+    };
+    let calls = || defender.calls.load(Ordering::Relaxed);
+    for minute in 1..10 {
+        let end = Instant::now() + Duration::from_mins(1);
+        while Instant::now() < end {
+            // The first ones are told what Defender said, the others that there is no token.
+            if let Err(failure) = call(&set.token_source, &defender, Duration::from_secs(2)).await {
+                let error = failure.source.downcast_ref::<Error>().unwrap();
+                assert!(error.retry_after().unwrap() <= Duration::from_secs(5), "{error:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(
+            (2..=2 + minute).contains(&calls()),
+            "{} calls in {minute} minutes",
+            calls()
+        );
+        assert_eq!(set.token_source.snapshot().expires_in, None);
+    }
+    let earlier = calls();
+    set.sign_in.now(|_, _| Reply::token("new"));
+    let answer = call(&set.token_source, &defender, Duration::from_secs(10))
+        .await
+        .unwrap();
+    assert_eq!((answer.status, calls()), (StatusCode::OK, earlier + 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_defender_accepts_again_is_used_on_while_sign_in_is_down() {
+    let set = setting(|n| if n == 1 { Reply::token("t1") } else { Reply::outage() });
+    let defender = Defender {
+        challenges: true,
+        ..Defender::default()
+    };
+    let ask = async || {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        call(&set.token_source, &defender, Duration::from_secs(2)).await
+    };
+    while ask().await.is_ok() {}
+    while ask().await.is_err() {
+        *defender.valid.lock().unwrap() = vec!["t1"];
+    }
+    for _ in 0..100 {
+        assert_eq!(ask().await.unwrap().status, StatusCode::OK);
+    }
+    assert!(set.token_source.snapshot().expires_in.is_some());
+    // One rejection says as little as before.
+    defender.valid.lock().unwrap().clear();
+    let token = set.token_source.current().unwrap();
+    set.token_source.rejected(&token, true);
+    assert!(set.token_source.snapshot().expires_in.is_some());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,6 @@
 //! Turns a response into a token or an error: what is wrong with it, and how long it asks to wait
 //! (`Retry-After`, RFC 9110 §10.2.3).
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use bytes::Bytes;
 use http::header::{self, DATE};
 use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::net::retry_after;
 use crate::secret::Secret;
@@ -25,8 +25,10 @@ const MAX_MESSAGE: usize = 500;
 pub(super) struct Received<'a> {
     pub(super) endpoint: Endpoint,
     pub(super) answer: &'a Response<Bytes>,
-    /// The gateway's clock.
+    /// The gateway's clock when the request left.
     pub(super) now: Timestamp,
+    /// The same for its stopwatch, and how long the machine had been suspended.
+    pub(super) asked: (Instant, Duration),
     /// The secret that must not be repeated, whatever the response contains.
     pub(super) proof: &'a Secret,
 }
@@ -58,7 +60,7 @@ impl Received<'_> {
         let response = response.map_err(|problem| self.error(&ErrorMembers::default(), Some(problem)))?;
         // Times in the response are relative to the server's clock, if it sends its time.
         let server_now = server_time(self.answer.headers()).unwrap_or(self.now);
-        let issued = response.issued(server_now);
+        let issued = response.issued(server_now, self.asked);
         issued.map_err(|problem| self.error(&response.error, Some(problem)))
     }
 
@@ -185,23 +187,19 @@ impl Unusable {
     /// The problem together with the response's status and type:
     /// `HTTP 200, text/html: its body is empty`.
     pub(super) fn explained(self, status: StatusCode, headers: &HeaderMap) -> String {
-        format!("HTTP {}, {}: {self}", status.as_u16(), ContentType(headers))
+        format!("HTTP {}, {}: {self}", status.as_u16(), content_type(headers))
     }
 }
 
 /// The media type of a response, in a bounded form that can be logged.
-struct ContentType<'h>(&'h HeaderMap);
-
-impl fmt::Display for ContentType<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = self.0.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let media = value.and_then(|value| value.split(';').next()).map(str::trim);
-        let is_token = |c: char| c.is_ascii_alphanumeric() || "/.+-".contains(c);
-        match media {
-            Some(media) if (1..=64).contains(&media.len()) && media.chars().all(is_token) => f.write_str(media),
-            Some(_) => f.write_str("an odd content type"),
-            None => f.write_str("no content type"),
-        }
+fn content_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media = value.and_then(|value| value.split(';').next()).map(str::trim);
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "/.+-".contains(c);
+    match media {
+        Some(media) if (1..=64).contains(&media.len()) && media.chars().all(is_token) => media,
+        Some(_) => "an odd content type",
+        None => "no content type",
     }
 }
 

@@ -7,24 +7,21 @@ mod response;
 mod tests;
 
 use std::cell::RefCell;
-use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
+use http::{HeaderValue, Request};
 use jiff::{SignedDuration, Timestamp};
 use oauth2::basic::BasicClient;
 use oauth2::{AuthType, ClientId, ClientSecret, HttpRequest, HttpResponse, TokenUrl};
 use secrecy::zeroize::Zeroizing;
 use tokio::time::{Instant, timeout};
 use tower::ServiceExt as _;
-use url::Url;
 
 use crate::clock::{self, Wall};
 use crate::net::Exchange;
 use crate::secret::Secret;
 use crate::token::credential::{ClientAuth, CredentialProvider};
-use crate::token::error::Endpoint;
 use crate::token::sign_in::answer::{Received, server_time, unreachable_because};
 use crate::token::{App, Config, Credential, Error, Identity, IdentityHost, Problem, Reason, Scope, Warning, aadsts};
 
@@ -75,37 +72,29 @@ impl SignIn {
     ///
     /// Dropping the future abandons the request.
     pub(super) async fn ask(&mut self) -> Result<Issued, Error> {
-        if let Credential::ManagedIdentity(identity) = &self.provider.credential {
-            let asked = (Instant::now(), clock::suspended());
-            let answer = ask_host(identity, &self.scope, self.exchange.clone(), self.wall.now());
-            return Ok(within_limit(identity.host.endpoint(), answer).await??.since(asked));
+        let (result, server_time) = self.ask_once().await;
+        match &result {
+            Ok(_) => self.follow_clock_skew(server_time),
+            Err(error) if self.learn_clock_skew(error, server_time) => return self.ask_once().await.0,
+            Err(_) => {}
         }
-        match self.ask_entra().await? {
-            Ok((issued, server_time)) => {
-                self.follow_clock_skew(server_time);
-                Ok(issued)
-            }
-            Err(failed) if self.learn_clock_skew(&failed) => {
-                let again = self.ask_entra().await?;
-                again.map(|(issued, _)| issued).map_err(|failed| failed.error)
-            }
-            Err(failed) => Err(failed.error),
-        }
+        result
     }
 
     /// Whether the credential files have contents worth trying: any change if `failing`, else only
-    /// changes made by people.
+    /// changes made by people. Federated tokens change all the time, merely because they age.
     pub(super) async fn has_changed(&self, failing: bool) -> bool {
+        if !failing && matches!(self.provider.credential, Credential::WorkloadIdentity { .. }) {
+            return false;
+        }
         // A file system that hangs counts as unchanged.
-        (failing || self.provider.is_rotated_by_hand())
-            && timeout(READING_LIMIT, self.provider.has_changed())
-                .await
-                .unwrap_or(false)
+        let changed = timeout(READING_LIMIT, self.provider.has_changed()).await;
+        changed.unwrap_or(false)
     }
 
     /// Whether there are files to watch.
     pub(super) fn has_files(&self) -> bool {
-        self.provider.is_on_disk()
+        !self.provider.paths().is_empty()
     }
 
     /// When the credential in use was first read, and for how many seconds its certificate is still
@@ -134,31 +123,63 @@ impl SignIn {
         warnings
     }
 
-    /// The inner result is sign-in's, with its clock; the outer one fails when no request could be
-    /// made.
-    async fn ask_entra(&mut self) -> Result<Result<(Issued, Option<Timestamp>), Failed>, Error> {
-        let now = self.wall.now().checked_add(self.skew).unwrap_or(Timestamp::MAX);
-        let Ok(proof) = timeout(READING_LIMIT, self.provider.proof(now)).await else {
-            return Err(Error::unusable(Problem::FileUnreadable, "reading takes too long"));
+    /// Makes one token request; with sign-in's clock, if there is a response that shows it.
+    async fn ask_once(&mut self) -> (Result<Issued, Error>, Option<Timestamp>) {
+        let (request, proof) = match self.request().await {
+            Ok(request) => request,
+            Err(error) => return (Err(error), None),
         };
-        let proof = proof?;
-        let Some(app) = self.provider.credential.app() else {
-            return Err(Error::unavailable(Reason::Stopped));
+        let endpoint = self.provider.credential.endpoint();
+        let (now, asked) = (self.wall.now(), (Instant::now(), clock::suspended()));
+        let answer = match timeout(EXCHANGE_LIMIT, self.exchange.clone().oneshot(request)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => return (Err(unreachable_because(endpoint, error)), None),
+            Err(_) => return (Err(Error::unavailable(Reason::TimedOut(endpoint))), None),
         };
-        let asked = (Instant::now(), clock::suspended());
-        let answer = ask_entra(app, &self.scope, &proof, self.exchange.clone(), self.wall.now());
-        let answer = within_limit(Endpoint::Entra, answer).await?;
-        Ok(answer.map(|(issued, server_time)| (issued.since(asked), server_time)))
+        let received = Received {
+            endpoint,
+            answer: &answer,
+            now,
+            asked,
+            proof: &proof,
+        };
+        (received.issued(), server_time(answer.headers()))
+    }
+
+    /// The request, and the secret in it, which no response may repeat.
+    async fn request(&mut self) -> Result<(Request<Bytes>, Secret), Error> {
+        let (request, proof) = match &self.provider.credential {
+            Credential::ManagedIdentity(identity) => {
+                let proof = match &identity.host {
+                    IdentityHost::AppService { header, .. } => header.clone(),
+                    IdentityHost::Imds { .. } => Secret::new(String::new()),
+                };
+                (identity_request(identity, &self.scope), proof)
+            }
+            Credential::ClientSecret { app, .. }
+            | Credential::Certificate { app, .. }
+            | Credential::WorkloadIdentity { app, .. } => {
+                let app = app.clone();
+                let now = self.wall.now().checked_add(self.skew).unwrap_or(Timestamp::MAX);
+                let Ok(proof) = timeout(READING_LIMIT, self.provider.proof(now)).await else {
+                    return Err(Error::unusable(Problem::FileUnreadable, "reading takes too long"));
+                };
+                let proof = proof?;
+                (app_request(&app, &self.scope, &proof), proof.secret().clone())
+            }
+        };
+        let unreachable = Reason::Unreachable(self.provider.credential.endpoint());
+        Ok((request.ok_or(Error::unavailable(unreachable))?, proof))
     }
 
     /// Whether the clocks differ so much that an assertion signed with sign-in's clock may be
     /// accepted.
-    fn learn_clock_skew(&mut self, failed: &Failed) -> bool {
+    fn learn_clock_skew(&mut self, error: &Error, server_time: Option<Timestamp>) -> bool {
         let signed_here = matches!(self.provider.credential, Credential::Certificate { .. });
-        let Error::Refused { code, .. } = &failed.error else {
+        let Error::Refused { code, .. } = error else {
             return false;
         };
-        let Some(theirs) = failed.server_time.filter(|_| signed_here && aadsts::may_be_clock(code)) else {
+        let Some(theirs) = server_time.filter(|_| signed_here && aadsts::may_be_clock(code)) else {
             return false;
         };
         let skew = theirs.duration_since(self.wall.now());
@@ -186,59 +207,13 @@ fn worth_trying(skew: SignedDuration) -> SignedDuration {
     }
 }
 
-async fn within_limit<T>(endpoint: Endpoint, exchange: impl Future<Output = T>) -> Result<T, Error> {
-    timeout(EXCHANGE_LIMIT, exchange)
-        .await
-        .map_err(|_| Error::unavailable(Reason::TimedOut(endpoint)))
-}
-
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-
-/// The failure of a token request, with the server's clock, if the response says what it shows.
-#[derive(Debug)]
-struct Failed {
-    error: Error,
-    server_time: Option<Timestamp>,
-}
-
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        Self {
-            error,
-            server_time: None,
-        }
-    }
-}
-
-/// Asks Entra for a token.
-async fn ask_entra(
-    app: &App,
-    scope: &Scope,
-    proof: &ClientAuth,
-    exchange: Exchange,
-    now: Timestamp,
-) -> Result<(Issued, Option<Timestamp>), Failed> {
-    let request = request(app, scope, proof).ok_or(Error::unavailable(Reason::Unreachable(Endpoint::Entra)))?;
-    let answer = exchange.oneshot(request).await;
-    let answer = answer.map_err(|error| unreachable_because(Endpoint::Entra, error))?;
-    let received = Received {
-        endpoint: Endpoint::Entra,
-        answer: &answer,
-        now,
-        proof: proof.secret(),
-    };
-    let server_time = server_time(answer.headers());
-    match received.issued() {
-        Ok(issued) => Ok((issued, server_time)),
-        Err(error) => Err(Failed { error, server_time }),
-    }
-}
 
 /// The request as the oauth2 crate writes it. The response is not the crate's to read: its errors
 /// hide the status and the header fields, and may quote the body.
-fn request(app: &App, scope: &Scope, proof: &ClientAuth) -> Option<Request<Bytes>> {
-    let client = BasicClient::new(ClientId::new(app.client_id().to_owned()))
-        .set_token_uri(TokenUrl::from_url(app.sent_to().clone()))
+fn app_request(app: &App, scope: &Scope, proof: &ClientAuth) -> Option<Request<Bytes>> {
+    let client = BasicClient::new(ClientId::new(app.client_id.clone()))
+        .set_token_uri(TokenUrl::from_url(app.sent_to.clone()))
         .set_auth_type(AuthType::RequestBody);
     let client = match proof {
         ClientAuth::Secret(secret) => client.set_client_secret(ClientSecret::new(secret.expose().to_owned())),
@@ -268,53 +243,21 @@ fn request(app: &App, scope: &Scope, proof: &ClientAuth) -> Option<Request<Bytes
 #[error("the request is sent by the gateway's own exchange")]
 struct NotSent;
 
-/// Asks the host of `identity` for a token.
-async fn ask_host(identity: &Identity, scope: &Scope, exchange: Exchange, now: Timestamp) -> Result<Issued, Error> {
-    let endpoint = identity.host.endpoint();
-    let request = match &identity.host {
-        IdentityHost::Imds { address } => imds(address, identity, scope),
-        IdentityHost::AppService { endpoint, header } => app_service(endpoint, header, identity, scope),
+/// The request to the host of `identity`.
+fn identity_request(identity: &Identity, scope: &Scope) -> Option<Request<Bytes>> {
+    let (mut url, api_version, name, value) = match &identity.host {
+        // The header proves that no browser or redirect was tricked into making the request.
+        IdentityHost::Imds { address } => {
+            let mut url = address.clone();
+            url.set_path("/metadata/identity/oauth2/token");
+            (url, "2018-02-01", "Metadata", HeaderValue::from_static("true"))
+        }
+        IdentityHost::AppService { endpoint, header } => {
+            let mut value = HeaderValue::from_str(header.expose()).ok()?;
+            value.set_sensitive(true);
+            (endpoint.clone(), "2019-08-01", "X-IDENTITY-HEADER", value)
+        }
     };
-    let Some(request) = request else {
-        return Err(Error::unavailable(Reason::Unreachable(endpoint)));
-    };
-    let answer = exchange.oneshot(request).await;
-    let answer = answer.map_err(|error| unreachable_because(endpoint, error))?;
-    let none = Secret::new(String::new());
-    let received = Received {
-        endpoint,
-        answer: &answer,
-        now,
-        proof: match &identity.host {
-            IdentityHost::AppService { header, .. } => header,
-            IdentityHost::Imds { .. } => &none,
-        },
-    };
-    received.issued()
-}
-
-fn imds(address: &Url, identity: &Identity, scope: &Scope) -> Option<Request<Bytes>> {
-    let mut url = address.clone();
-    url.set_path("/metadata/identity/oauth2/token");
-    let url = with_query(url, "2018-02-01", identity, scope);
-    // The header proves that no browser or redirect was tricked into making the request.
-    Request::get(url.as_str())
-        .header("Metadata", "true")
-        .body(Bytes::new())
-        .ok()
-}
-
-fn app_service(endpoint: &Url, header: &Secret, identity: &Identity, scope: &Scope) -> Option<Request<Bytes>> {
-    let url = with_query(endpoint.clone(), "2019-08-01", identity, scope);
-    let mut header = http::HeaderValue::from_str(header.expose()).ok()?;
-    header.set_sensitive(true);
-    Request::get(url.as_str())
-        .header("X-IDENTITY-HEADER", header)
-        .body(Bytes::new())
-        .ok()
-}
-
-fn with_query(mut url: Url, api_version: &str, identity: &Identity, scope: &Scope) -> Url {
     let mut query = url.query_pairs_mut();
     query
         .append_pair("api-version", api_version)
@@ -323,5 +266,5 @@ fn with_query(mut url: Url, api_version: &str, identity: &Identity, scope: &Scop
         query.append_pair("client_id", client_id);
     }
     drop(query);
-    url
+    Request::get(url.as_str()).header(name, value).body(Bytes::new()).ok()
 }

@@ -10,9 +10,13 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use crate::clock;
 use crate::secret::Secret;
 use crate::token::sign_in::answer::Unusable;
+
+/// The assumed life if the response has none.
+const DEFAULT_LIFE: Duration = Duration::from_mins(5);
+/// Longer lives are cut; Entra's longest is 28 hours.
+const MAX_LIFE: Duration = Duration::from_hours(7 * 24);
 
 /// The members of a response that are used. Everything else is skipped unread.
 #[derive(Debug)]
@@ -58,12 +62,23 @@ impl TokenResponse {
         })
     }
 
-    /// The token, if there is one that can be sent and has time left at `now`.
-    pub(super) fn issued(&self, now: Timestamp) -> Result<Issued, Unusable> {
+    /// The token, if there is one that can be sent and has time left at `now`; with the moment at
+    /// which its request left, and how long the machine had been suspended then.
+    pub(super) fn issued(&self, now: Timestamp, (asked, suspended): (Instant, Duration)) -> Result<Issued, Unusable> {
         let secret = self.access_token.clone()?;
         let left = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO);
         let life = self.expires_in.or_else(|| self.expires_on.map(left));
-        Issued::try_new(secret, life, self.refresh_in)
+        let life = life.unwrap_or(DEFAULT_LIFE).min(MAX_LIFE);
+        if life.is_zero() {
+            return Err(Unusable::TokenExpired);
+        }
+        Ok(Issued {
+            secret,
+            life,
+            refresh_in: self.refresh_in.filter(|at| !at.is_zero() && *at < life),
+            asked,
+            suspended,
+        })
     }
 }
 
@@ -200,41 +215,6 @@ pub(in crate::token) struct Issued {
     pub(in crate::token) suspended: Duration,
 }
 
-impl Issued {
-    /// The assumed life if the response has none.
-    const DEFAULT_LIFE: Duration = Duration::from_mins(5);
-    /// Longer lives are cut; Entra's longest is 28 hours.
-    const MAX_LIFE: Duration = Duration::from_hours(7 * 24);
-
-    /// A token that can be sent, for its life according to sign-in.
-    ///
-    /// # Errors
-    ///
-    /// When the token has no life left.
-    fn try_new(secret: Secret, life: Option<Duration>, refresh_in: Option<Duration>) -> Result<Self, Unusable> {
-        let life = life.unwrap_or(Self::DEFAULT_LIFE).min(Self::MAX_LIFE);
-        if life.is_zero() {
-            return Err(Unusable::TokenExpired);
-        }
-        Ok(Self {
-            secret,
-            life,
-            refresh_in: refresh_in.filter(|at| !at.is_zero() && *at < life),
-            asked: Instant::now(),
-            suspended: clock::suspended(),
-        })
-    }
-
-    /// Sets when the request left.
-    pub(super) fn since(self, (asked, suspended): (Instant, Duration)) -> Self {
-        Self {
-            asked,
-            suspended,
-            ..self
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,7 +286,7 @@ mod tests {
             "resource": "\ud800", "\u0061ccess_token": " t ", "expires_in": "60"} <!-- proxied -->"#;
         let issued = TokenResponse::parse(text)
             .unwrap()
-            .issued(Timestamp::UNIX_EPOCH)
+            .issued(Timestamp::UNIX_EPOCH, (Instant::now(), Duration::ZERO))
             .unwrap();
         assert_eq!(issued.secret.expose(), "t");
         assert_eq!(issued.life, Duration::from_mins(1));

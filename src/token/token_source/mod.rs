@@ -21,7 +21,7 @@ use crate::token::token_source::refresher::Refresher;
 use crate::token::token_source::state::Shared;
 use crate::token::{Bearer, Config, Error, Kind, Metrics, Reason};
 
-pub use state::{LastError, RejectionOutcome, Snapshot, Warning};
+pub use state::{LastError, Snapshot, Warning};
 
 /// A failure that ends within this time is waited for instead of returned, so that a lost
 /// connection costs no caller an error.
@@ -101,27 +101,32 @@ impl TokenSource {
     ///
     /// As for [`TokenSource::bearer`].
     pub async fn bearer_within(&self, until: Instant, patience: Instant) -> Result<Bearer, Error> {
-        if let Some(bearer) = self.current() {
-            return Ok(bearer);
-        }
-        match timeout_at(until, self.renewed(patience)).await {
-            Ok(result) => result,
+        let renewed = timeout_at(until, self.renewed(patience)).await;
+        renewed.unwrap_or_else(|_| {
             // The earlier failure says more than that the time is over.
-            Err(_) => Err(match &self.shared.state().failure {
+            Err(match &self.shared.state().failure {
                 Some(failure) => failure.as_of(Instant::now()),
                 None => Error::unavailable(Reason::NotInTime),
-            }),
-        }
+            })
+        })
     }
 
-    /// Reports that Defender answered a call with `bearer` with 401. One renewal is forced for all
-    /// reports about the same token.
-    pub fn rejected(&self, bearer: &Bearer) -> RejectionOutcome {
-        let outcome = self.shared.state().reject(bearer, Instant::now());
-        if outcome == RejectionOutcome::TryAgain {
+    /// Reports that Defender answered a call with `bearer` with 401, and whether it said that the
+    /// token is invalid. One renewal is forced for all reports about the same token.
+    ///
+    /// Returns whether the call is worth another attempt: there is a newer token, or one is being
+    /// requested.
+    pub fn rejected(&self, bearer: &Bearer, is_invalid: bool) -> bool {
+        let again = self.shared.state().reject(bearer, is_invalid, Instant::now());
+        if again {
             self.shared.wanted.notify_one();
         }
-        outcome
+        again
+    }
+
+    /// Reports that Defender accepted `bearer`.
+    pub fn accepted(&self, bearer: &Bearer) {
+        self.shared.state().accept(bearer);
     }
 
     /// The state for `/status`.
@@ -134,8 +139,8 @@ impl TokenSource {
             advice: failure.error.advice(),
             retry_in: failure.until.saturating_duration_since(now),
         });
-        let newest = state.newest.as_ref();
-        let left = newest.map(|bearer| bearer.expires().saturating_duration_since(now));
+        let at_hand = state.at_hand();
+        let left = at_hand.map(|bearer| bearer.expires().saturating_duration_since(now));
         Snapshot {
             kind: self.kind,
             expires_in: left.filter(|left| !left.is_zero()),

@@ -16,6 +16,9 @@ use crate::token::{Bearer, Error, Metrics, Reason, Roles, Warning};
 /// change anyway.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// So many different failures in a row are remembered as logged: an outage has a few.
+const MOST_LOGGED: usize = 16;
+
 /// Asks for tokens, one request at a time.
 pub(super) struct Refresher {
     sign_in: SignIn,
@@ -26,9 +29,9 @@ pub(super) struct Refresher {
     backoff: Backoff,
     /// How many tokens in a row lacked the permission.
     without_role: usize,
-    /// The failure that was logged last, and whether there was a valid token; `None` after a
-    /// success.
-    logged: Option<(String, bool)>,
+    /// The failures that were logged since the latest success, and whether there was a valid token;
+    /// at most [`MOST_LOGGED`].
+    logged: Vec<(String, bool)>,
     /// When the next request leaves at the latest.
     due: Instant,
 }
@@ -42,7 +45,7 @@ impl Refresher {
             metrics,
             backoff: Backoff::new(),
             without_role: 0,
-            logged: None,
+            logged: Vec::new(),
             due: Instant::now(),
         }
     }
@@ -53,7 +56,7 @@ impl Refresher {
             self.update(|state| state.asking = true);
             match self.request().await {
                 Ok(bearer) => self.succeeded(bearer),
-                Err(error) => self.failed(error),
+                Err(error) => self.failed(&error),
             }
             self.wait_for_work().await;
         }
@@ -94,32 +97,30 @@ impl Refresher {
             tracing::info!(valid_s, renewal_in_s, "signed in");
         }
         self.backoff = Backoff::new();
-        self.logged = None;
+        self.logged.clear();
         self.metrics.count(Outcome::Ok);
         self.metrics.expires(bearer.expires());
         self.settle(Ok(bearer), roles, now);
     }
 
-    fn failed(&mut self, error: Error) {
+    fn failed(&mut self, error: &Error) {
         let now = Instant::now();
-        let wait = self.backoff.after(&error);
+        let wait = self.backoff.after(error);
         self.due = now + wait;
-        self.metrics.count(match error {
-            Error::Refused { .. } => Outcome::Refused,
-            Error::Unavailable { .. } => Outcome::Unavailable,
-        });
-        self.log(&error, wait, now);
+        self.metrics.count(error.outcome());
         let roles = self.shared.state().roles;
         let failure = Failure {
             until: self.due,
-            earliest_retry: now + schedule::retry_delay_if_waited_for(&error, wait),
-            error,
+            earliest_retry: now + schedule::retry_delay_if_waited_for(error, wait),
+            error: error.clone(),
         };
         self.settle(Err(failure), roles, now);
+        self.log(error, wait, now);
     }
 
-    /// Logs one line for a failed request. One that fails as the one before did, with as much of a
-    /// token at hand, is for debugging only: while requests wait there is one every few seconds.
+    /// Logs one line for a failed request. One that fails as an earlier one since the latest success,
+    /// with as much of a token at hand, is for debugging only: while requests wait there is one
+    /// every few seconds.
     fn log(&mut self, error: &Error, wait: Duration, now: Instant) {
         let code = error.code();
         let reason = error.message();
@@ -134,12 +135,15 @@ impl Refresher {
             );
             return;
         }
-        let newest = self.shared.state().newest.clone();
-        let usable = newest.filter(|bearer| bearer.is_usable(now));
+        let at_hand = self.shared.state().at_hand().cloned();
+        let usable = at_hand.filter(|bearer| bearer.is_usable(now));
         let valid_s = usable.map(|bearer| bearer.expires().saturating_duration_since(now).as_secs());
-        let this = Some((code.clone(), valid_s.is_some()));
-        let is_new = self.logged != this;
-        self.logged = this;
+        let this = (code.clone(), valid_s.is_some());
+        let is_new = !self.logged.contains(&this);
+        if is_new {
+            self.logged.truncate(MOST_LOGGED - 1);
+            self.logged.push(this);
+        }
         match (is_new, valid_s) {
             (true, None) => tracing::error!(
                 code,
@@ -218,13 +222,14 @@ impl Refresher {
     }
 
     async fn has_new_credential(&self) -> bool {
-        let failure = self.shared.state().failure.clone();
-        match failure.map(|failure| failure.error) {
-            // Sign-in is asked again soon enough, and reads the credential again; the delay that it
-            // asked for is obeyed.
-            Some(Error::Unavailable { .. }) => false,
-            Some(Error::Refused { .. }) => self.sign_in.has_changed(true).await,
-            None => self.sign_in.has_changed(false).await,
-        }
+        let failed = self
+            .shared
+            .state()
+            .failure
+            .as_ref()
+            .map(|failure| failure.error.outcome());
+        // After an outage sign-in is asked again soon enough, and reads the credential again; the
+        // delay that it asked for is obeyed.
+        failed != Some(Outcome::Unavailable) && self.sign_in.has_changed(failed.is_some()).await
     }
 }

@@ -22,14 +22,9 @@ const REJECTION_COOLDOWN: Duration = Duration::from_mins(1);
 /// do: each try costs a call with a token that is known to be rejected.
 const SAME_TOKEN_COOLDOWN: Duration = Duration::from_mins(10);
 
-/// Whether a call that Defender answered with 401 is worth another attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RejectionOutcome {
-    /// There is a newer token, or one is being requested: ask the token source again.
-    TryAgain,
-    /// A new token would be rejected as well, or is not available.
-    Final,
-}
+/// So many rejections in a row of a token as invalid are no chance: while sign-in fails it is tried
+/// once in [`REJECTION_COOLDOWN`] only, as each call with it is paid for.
+const ENOUGH: u32 = 2;
 
 /// What is shared.
 #[derive(Debug, Default)]
@@ -53,6 +48,10 @@ pub(super) struct State {
     pub(super) newest: Option<Bearer>,
     /// It is not used while a rejection by Defender leads to a renewal.
     is_withheld: bool,
+    /// How often Defender has said that it is invalid, since it was last accepted.
+    rejections: u32,
+    /// Until when it is not used because of [`ENOUGH`] of them, unless sign-in brings a token.
+    withheld_until: Option<Instant>,
     /// Until when a 401 forces no renewal.
     cooldown_until: Option<Instant>,
     /// A request is under way.
@@ -92,8 +91,19 @@ impl Failure {
 impl State {
     /// The token to send at `now`, if there is one.
     pub(super) fn usable(&self, now: Instant) -> Option<Bearer> {
-        let newest = self.newest.as_ref().filter(|_| !self.is_withheld);
+        let newest = self.newest.as_ref().filter(|_| !self.is_withheld(now));
         newest.filter(|bearer| bearer.is_usable(now)).cloned()
+    }
+
+    fn is_withheld(&self, now: Instant) -> bool {
+        self.is_withheld || self.withheld_until.is_some_and(|until| now < until)
+    }
+
+    /// The newest token, expired or not, unless Defender takes it for invalid and sign-in brings no
+    /// other.
+    pub(super) fn at_hand(&self) -> Option<&Bearer> {
+        let is_invalid = self.failure.is_some() && self.rejections >= ENOUGH;
+        self.newest.as_ref().filter(|_| !is_invalid)
     }
 
     /// The latest failure, if no request is under way and the next one is not due at `now`.
@@ -103,20 +113,34 @@ impl State {
             .filter(|failure| !self.asking && now < failure.until)
     }
 
-    /// Records that Defender rejected the token. Only the first of all reports about the same token
-    /// forces a renewal.
-    pub(super) fn reject(&mut self, bearer: &Bearer, now: Instant) -> RejectionOutcome {
-        let newest = self.newest.as_ref().map_or(0, Bearer::generation);
-        if newest > bearer.generation() || self.is_withheld {
-            return RejectionOutcome::TryAgain;
+    /// Records that Defender rejected the token, and whether it called it invalid. Only the first
+    /// of all reports about the same token forces a renewal. Returns whether another attempt is
+    /// worth its call.
+    pub(super) fn reject(&mut self, bearer: &Bearer, is_invalid: bool, now: Instant) -> bool {
+        if !self.is_newest(bearer) || self.is_withheld(now) {
+            return true;
+        }
+        if is_invalid {
+            self.rejections = self.rejections.saturating_add(1);
+        }
+        if self.at_hand().is_none() {
+            self.withheld_until = Some(now + REJECTION_COOLDOWN);
+            return true;
         }
         let is_cooling_down = self.cooldown_until.is_some_and(|until| now < until);
         // Waiting for a request that is under way costs nothing.
         if self.failing(now).is_some() || (is_cooling_down && !self.asking) {
-            return RejectionOutcome::Final;
+            return false;
         }
         self.is_withheld = true;
-        RejectionOutcome::TryAgain
+        true
+    }
+
+    /// Records that Defender accepted the token.
+    pub(super) fn accept(&mut self, bearer: &Bearer) {
+        if self.is_newest(bearer) {
+            (self.rejections, self.withheld_until) = (0, None);
+        }
     }
 
     /// Whether `bearer` is the token that is known already.
@@ -133,8 +157,8 @@ impl State {
         }
     }
 
-    /// Records the end of a request. Without a new token, a withheld one is used again: it has not
-    /// expired, and one 401 is weak evidence.
+    /// Records the end of a request. Without a new token, one that was withheld for it is used
+    /// again: it has not expired, and one 401 is weak evidence.
     pub(super) fn settle(&mut self, result: Result<Bearer, Failure>, now: Instant) {
         self.asking = false;
         if std::mem::take(&mut self.is_withheld) {
@@ -147,7 +171,10 @@ impl State {
             self.cooldown_until = Some(now + cooldown);
         }
         match result {
-            Ok(bearer) => (self.newest, self.failure) = (Some(bearer), None),
+            Ok(bearer) => {
+                (self.rejections, self.withheld_until) = (0, None);
+                (self.newest, self.failure) = (Some(bearer), None);
+            }
             Err(failure) => self.failure = Some(failure),
         }
     }
@@ -163,7 +190,8 @@ impl State {
 pub struct Snapshot {
     /// The kind of credential.
     pub kind: Kind,
-    /// How long the newest token is still valid; `None` without a token, or when it has expired.
+    /// How long the newest token is still valid; `None` without a token, when it has expired, or
+    /// when Defender takes it for invalid and sign-in brings no other.
     pub expires_in: Option<Duration>,
     /// Whether a token request is under way.
     pub refreshing: bool,

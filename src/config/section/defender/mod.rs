@@ -30,8 +30,8 @@ section! {
     /// global (the base host).
     region: Option<String> = Key::text("\"auto\" or the name of a region", "auto").live() => pin;
 
-    /// The longest wait for the answer to one upstream call. A call that timed out still counts
-    /// against the quota.
+    /// The longest wait for the answer to one upstream call, of which three quarters are for it to
+    /// begin. A call that timed out still counts against the quota.
     timeout: Duration = Key::duration(Duration::from_secs(1), Duration::from_mins(10), "60s").live_alone()
         => Reader::duration;
 

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{numbered, secs, soon, start, token};
 use crate::task::Tasks;
 use crate::token::testing::{self, Reply, Service, form};
-use crate::token::{Config, Credential, RejectionOutcome, SecretSource};
+use crate::token::{Config, Credential, SecretSource};
 
 /// Accepts one secret and rejects others.
 fn accepting(secret: &'static str) -> impl FnMut(usize, &http::Request<bytes::Bytes>) -> Reply + Send {
@@ -126,7 +126,7 @@ async fn a_federated_token_that_rotates_is_no_reason_to_ask() {
         _ => Reply::refusal(70_021),
     });
     let bearer = token_source.bearer(soon()).await.unwrap();
-    assert_eq!(token_source.rejected(&bearer), RejectionOutcome::TryAgain);
+    assert!(token_source.rejected(&bearer, false));
     sleep(secs(5)).await;
     assert_eq!(token_source.snapshot().last_error.unwrap().code, "AADSTS70021");
     std::fs::write(file.path(), "k8s-3").unwrap();
