@@ -152,13 +152,13 @@ impl Cache {
     /// The entry of a key, unless it is too old for any request.
     pub(super) fn find(&self, key: &Key, now: Instant) -> Option<Arc<Entry>> {
         let entry = self.entry(key)?;
-        let staleness = entry.age(now).staleness();
+        let age = entry.age(now);
         let limit = if entry.is_negative() {
             Duration::ZERO
         } else {
             self.config.longest_staleness()
         };
-        (entry.age(now).remaining().is_some() || !limit.is_zero() && staleness <= limit).then_some(entry)
+        (age.remaining().is_some() || !limit.is_zero() && age.staleness() <= limit).then_some(entry)
     }
 
     /// The rows of one id.
