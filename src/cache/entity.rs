@@ -39,7 +39,7 @@ impl Cache {
         let body = self.entity_of(request, &entry)?;
         let answer = UpstreamResponse {
             body,
-            ..entry.answer().clone()
+            ..entry.answer.clone()
         };
         Some((answer, entry))
     }
@@ -48,7 +48,7 @@ impl Cache {
     /// the `list`.
     pub(super) fn entity_in(&self, request: &Request, list: &Request, answer: &UpstreamResponse) -> Option<Bytes> {
         let entry = self.find(list.key(), Instant::now());
-        match entry.filter(|entry| entry.answer().body == answer.body) {
+        match entry.filter(|entry| entry.answer.body == answer.body) {
             // The others who waited for the list read it there, too.
             Some(entry) => self.entity_of(request, &entry),
             None => self.form(request.endpoint())?.entity_in(request, &answer.body),
@@ -58,20 +58,23 @@ impl Cache {
     /// The same, taken from the entry of a list.
     fn entity_of(&self, request: &Request, list: &Entry) -> Option<Bytes> {
         let form = self.form(request.endpoint())?;
-        let body = &list.answer().body;
-        if let Some(known) = list.entities() {
+        let body = &list.answer.body;
+        if let Some(known) = list.entities.get() {
             return form.answer(request, body, known);
         }
         let index = EntityIndex::of(body);
         let found = form.answer(request, body, &index);
         // Without memory to keep it, the next one looks again.
-        match size_of_val(&*index.entities) {
-            ..SMALL => list.keep_entities(index),
-            bytes => {
-                if let Some(memory) = self.reserve(bytes) {
-                    list.keep_entities(index.with_memory(memory));
-                }
-            }
+        let kept = match size_of_val(&*index.entities) {
+            ..SMALL => Some(index),
+            bytes => self.reserve(bytes).map(|memory| EntityIndex {
+                _memory: Some(memory),
+                ..index
+            }),
+        };
+        if let Some(index) = kept {
+            // Somebody else may have been faster, and has found the same.
+            let _ = list.entities.set(Box::new(index));
         }
         found
     }
@@ -270,13 +273,6 @@ impl EntityIndex {
             entities,
             _memory: None,
         })
-    }
-
-    fn with_memory(self, memory: Reservation) -> Self {
-        Self {
-            _memory: Some(memory),
-            ..self
-        }
     }
 
     /// The entity with this id; `None` when the list does not contain it exactly once.

@@ -36,18 +36,18 @@ pub(super) fn slot_bytes(key: &Key) -> usize {
 /// A stored answer and the state of its refreshes.
 #[derive(Debug)]
 pub(super) struct Entry {
-    answer: UpstreamResponse,
+    pub(super) answer: UpstreamResponse,
     /// When the call left.
-    asked: Instant,
+    pub(super) asked: Instant,
     /// When the answer was given.
     stored: Instant,
     ttl: Duration,
-    weight: u32,
-    /// Computed once instead of for every hit.
-    may_link: bool,
+    pub(super) weight: u32,
+    /// Whether the body may contain a link to a next page. Computed once instead of for every hit.
+    pub(super) may_link: bool,
     /// For a list: where its entities are, once one of them has been asked for.
-    entities: OnceLock<Box<EntityIndex>>,
-    refresh_state: RefreshState,
+    pub(super) entities: OnceLock<Box<EntityIndex>>,
+    pub(super) refresh_state: RefreshState,
 }
 
 impl Entry {
@@ -79,39 +79,6 @@ impl Entry {
             answer: self.answer.with_memory(reservation),
             ..self
         }
-    }
-
-    pub(super) fn answer(&self) -> &UpstreamResponse {
-        &self.answer
-    }
-
-    /// Whether the body may contain a link to a next page.
-    pub(super) fn may_link(&self) -> bool {
-        self.may_link
-    }
-
-    /// Where the entities of a list are; `None` while nobody has looked, or there was no memory to
-    /// keep what was found.
-    pub(super) fn entities(&self) -> Option<&EntityIndex> {
-        self.entities.get().map(Box::as_ref)
-    }
-
-    /// Keeps where the entities of the list are.
-    pub(super) fn keep_entities(&self, found: EntityIndex) {
-        // Somebody else may have been faster, and has found the same.
-        let _ = self.entities.set(Box::new(found));
-    }
-
-    pub(super) fn asked(&self) -> Instant {
-        self.asked
-    }
-
-    pub(super) fn weight(&self) -> u32 {
-        self.weight
-    }
-
-    pub(super) fn refresh_state(&self) -> &RefreshState {
-        &self.refresh_state
     }
 
     /// Whether the answer is an error about the request, which is never served stale.

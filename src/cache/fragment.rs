@@ -59,35 +59,7 @@ pub(super) struct Origin {
     after: Bytes,
     /// The text between rows. `None` when it is a comma without space, or is unknown because the
     /// answer has at most one row without space around it.
-    spacing: Option<Box<Spacing>>,
-}
-
-/// The white space around and between the rows of an answer.
-#[derive(Debug, PartialEq, Eq)]
-struct Spacing {
-    before: Box<[u8]>,
-    /// `None` when there is only one row.
-    between: Option<Box<[u8]>>,
-    after: Box<[u8]>,
-}
-
-impl Spacing {
-    /// `None` when there are only commas.
-    fn of(layout: Layout<'_>) -> Option<Box<Self>> {
-        let is_compact =
-            layout.before.is_empty() && layout.after.is_empty() && layout.between.is_none_or(|between| between == b",");
-        (!is_compact).then(|| {
-            Box::new(Self {
-                before: layout.before.into(),
-                between: layout.between.map(Into::into),
-                after: layout.after.into(),
-            })
-        })
-    }
-
-    fn len(&self) -> usize {
-        self.before.len() + self.between.as_ref().map_or(0, |between| between.len()) + self.after.len()
-    }
+    layout: Option<Box<Layout>>,
 }
 
 /// A row's place in its fragment and in its answer. It is kept small, because there is one for
@@ -129,7 +101,7 @@ impl Fragment {
             headers: answer.without_passing_fields().headers,
             before: Bytes::copy_from_slice(before),
             after: Bytes::copy_from_slice(after),
-            spacing: rows.layout().and_then(Spacing::of),
+            layout: rows.layout().filter(|layout| !layout.is_compact()).map(Box::new),
         });
         let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let mut parts: Vec<(Vec<u8>, Vec<Row>)> = request.ids().map(|_| <_>::default()).collect();
@@ -208,9 +180,11 @@ impl Fragment {
     /// The memory that it takes under its key. The origin is counted with each of its fragments,
     /// because each may be the last one left.
     pub(super) fn weight(&self, key: &Key) -> u32 {
-        let spacing = self.source.spacing.as_ref();
-        let spacing = spacing.map_or(0, |spacing| size_of::<Spacing>() + spacing.len() + 4 * ALLOCATION_BYTES);
-        let around = self.source.before.len() + self.source.after.len() + spacing;
+        let layout = self.source.layout.as_ref().map_or(0, |layout| {
+            let between = layout.between.as_ref().map_or(0, |between| between.len());
+            size_of::<Layout>() + layout.before.len() + between + layout.after.len() + 4 * ALLOCATION_BYTES
+        });
+        let around = self.source.before.len() + self.source.after.len() + layout;
         let source = size_of::<Origin>() + self.source.headers.bytes() + around;
         let own = size_of::<Self>() + self.text.len() + size_of_val(&*self.rows);
         // Fragment, text and rows; origin, its header fields and their texts, and the text before
@@ -261,12 +235,12 @@ impl Assembled {
         sort(&mut rows, || upstream_profile.ordering(endpoint))?;
         let sources = || fragments.iter().map(|fragment| &fragment.source);
         // The layout of the newest answer in which it can be seen.
-        let spaced = sources().filter(|source| source.spacing.is_some());
-        let spacing = spaced.max_by_key(|source| source.asked);
-        let spacing = spacing.and_then(|source| source.spacing.as_deref());
+        let spaced = sources().filter(|source| source.layout.is_some());
+        let layout = spaced.max_by_key(|source| source.asked);
+        let layout = layout.and_then(|source| source.layout.as_deref());
         // Where none of them shows what separates two rows, an earlier answer has shown it:
         // otherwise the order of rows would not be known.
-        let shown = spacing.and_then(|spacing| spacing.between.clone());
+        let shown = layout.and_then(|layout| layout.between.clone());
         let between = shown
             .or_else(|| upstream_profile.between(endpoint))
             .unwrap_or_else(|| b",".as_slice().into());
@@ -279,7 +253,7 @@ impl Assembled {
             answer: UpstreamResponse {
                 status: StatusCode::OK,
                 headers: newest.headers.clone(),
-                body: body(newest, spacing, &between, &rows),
+                body: body(newest, layout, &between, &rows),
             },
             asked: sources().map(|source| source.asked).min().unwrap_or(newest.asked),
             stored,
@@ -296,10 +270,10 @@ fn alike(one: &Origin, other: &Origin) -> bool {
         && one.headers.get(header::CONTENT_TYPE) == other.headers.get(header::CONTENT_TYPE)
 }
 
-fn body(envelope: &Origin, spacing: Option<&Spacing>, between: &[u8], rows: &[(usize, RowRef<'_>)]) -> Bytes {
+fn body(envelope: &Origin, layout: Option<&Layout>, between: &[u8], rows: &[(usize, RowRef<'_>)]) -> Bytes {
     // Without rows there is no space between the brackets either.
-    let spacing = spacing.filter(|_| !rows.is_empty());
-    let (before, after): (&[u8], &[u8]) = spacing.map_or((b"", b""), |spacing| (&spacing.before, &spacing.after));
+    let layout = layout.filter(|_| !rows.is_empty());
+    let (before, after): (&[u8], &[u8]) = layout.map_or((b"", b""), |layout| (&layout.before, &layout.after));
     let text: usize = rows.iter().map(|(_, row)| row.text.len() + between.len()).sum();
     let around = envelope.before.len() + before.len() + after.len() + envelope.after.len();
     let mut body = Vec::with_capacity(around + text);

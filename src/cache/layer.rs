@@ -129,7 +129,7 @@ impl Service<Call> for CacheService {
         cache.record_popularity(&call.request, now);
         let found = cache.find(call.request.key(), now);
         let evaluation = found.as_ref().map(|entry| {
-            let health = if entry.refresh_state().is_failing() {
+            let health = if entry.refresh_state.is_failing() {
                 RefreshHealth::Failing
             } else {
                 RefreshHealth::Good
@@ -379,8 +379,8 @@ fn assembled(assembly: Assembled, now: Instant) -> ServedResponse {
 
 fn serve(entry: &Entry, now: Instant, outcome: Outcome, detail: Option<&'static str>) -> ServedResponse {
     ServedResponse {
-        may_link: entry.may_link(),
-        ..stored(entry.answer().clone(), entry.age(now), outcome, detail)
+        may_link: entry.may_link,
+        ..stored(entry.answer.clone(), entry.age(now), outcome, detail)
     }
 }
 

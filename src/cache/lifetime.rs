@@ -26,17 +26,10 @@ pub(super) struct Lifetimes {
 }
 
 impl Lifetimes {
-    pub(super) fn at_most(self, longest: Duration) -> Self {
+    pub(super) fn map(self, change: impl Fn(Duration) -> Duration) -> Self {
         Self {
-            whole: self.whole.min(longest),
-            ids: self.ids.into_iter().map(|ttl| ttl.min(longest)).collect(),
-        }
-    }
-
-    fn times(self, factor: f64) -> Self {
-        Self {
-            whole: self.whole.mul_f64(factor),
-            ids: self.ids.into_iter().map(|ttl| ttl.mul_f64(factor)).collect(),
+            whole: change(self.whole),
+            ids: self.ids.into_iter().map(change).collect(),
         }
     }
 }
@@ -63,7 +56,8 @@ impl Cache {
         } else {
             1.0 - rand::random::<f64>() / 10.0
         };
-        Some(self.lifetimes(request, rows).at_most(longest).times(factor))
+        let lifetimes = self.lifetimes(request, rows);
+        Some(lifetimes.map(|ttl| ttl.min(longest).mul_f64(factor)))
     }
 
     /// How long an answer with these rows is fresh, as a whole and for each id.

@@ -41,14 +41,14 @@ impl Stored {
     /// When the call left that brought it.
     fn asked(&self) -> Instant {
         match self {
-            Self::Answer(entry) => entry.asked(),
+            Self::Answer(entry) => entry.asked,
             Self::Fragment(fragment) => fragment.origin().asked,
         }
     }
 
     fn weight(&self, key: &Key) -> u32 {
         match self {
-            Self::Answer(entry) => entry.weight(),
+            Self::Answer(entry) => entry.weight,
             Self::Fragment(fragment) => fragment.weight(key),
         }
     }
@@ -152,13 +152,13 @@ impl Cache {
     /// The entry of a key, unless it is too old for any request.
     pub(super) fn find(&self, key: &Key, now: Instant) -> Option<Arc<Entry>> {
         let entry = self.entry(key)?;
-        let staleness = entry.age(now).staleness();
+        let age = entry.age(now);
         let limit = if entry.is_negative() {
             Duration::ZERO
         } else {
             self.config.longest_staleness()
         };
-        (entry.age(now).remaining().is_some() || !limit.is_zero() && staleness <= limit).then_some(entry)
+        (age.remaining().is_some() || !limit.is_zero() && age.staleness() <= limit).then_some(entry)
     }
 
     /// The rows of one id.
@@ -179,7 +179,7 @@ impl Cache {
         ttl: Duration,
     ) {
         let key = request.key();
-        if self.is_off() || self.entry(key).is_some_and(|entry| entry.asked() >= asked) {
+        if self.is_off() || self.entry(key).is_some_and(|entry| entry.asked >= asked) {
             return;
         }
         if answer.may_hold_secrets(request.endpoint()) {
@@ -188,7 +188,7 @@ impl Cache {
         self.learn_form(request, answer);
         let rows = self.rows(request, answer);
         // The replica that wrote it may have other settings.
-        let lifetimes = self.lifetimes(request, rows.as_ref()).at_most(ttl);
+        let lifetimes = self.lifetimes(request, rows.as_ref()).map(|own| own.min(ttl));
         let ttl = lifetimes.whole;
         if let (Some(upstream_profile), Some(rows)) = (&self.upstream_profile, &rows) {
             // This process has not learned from it yet. Otherwise a replica that mostly follows
@@ -240,8 +240,8 @@ impl Cache {
     /// `None` when the entry is too large, callers are still reading too much of former entries, or
     /// there is a later answer.
     fn insert(&self, key: &Key, entry: Entry) -> Option<Arc<Entry>> {
-        let asked = entry.asked();
-        let fits = u64::from(entry.weight()) <= self.config.max_size;
+        let asked = entry.asked;
+        let fits = u64::from(entry.weight) <= self.config.max_size;
         let entry = Some(entry).filter(|_| fits).and_then(|entry| self.held(entry));
         let entry = entry.map(Arc::new);
         let is_stored = self.replace(key.clone(), asked, entry.clone().map(Stored::Answer));
@@ -263,7 +263,7 @@ impl Cache {
     /// does; `None` when there is none left. Small bodies are not counted: they are too many, and
     /// too small to matter.
     fn held(&self, entry: Entry) -> Option<Entry> {
-        match entry.answer().body.len() {
+        match entry.answer.body.len() {
             ..SMALL => Some(entry),
             bytes => self.reserve(bytes).map(|memory| entry.with_memory(memory)),
         }
@@ -339,7 +339,7 @@ impl CacheSink for Cache {
         let key = request.key();
         // Two calls for one key may overlap, for example because of `no-cache`. The later call has
         // the better answer.
-        if self.entry(key).is_some_and(|entry| entry.asked() > asked) {
+        if self.entry(key).is_some_and(|entry| entry.asked > asked) {
             return None;
         }
         self.learn_form(request, answer);

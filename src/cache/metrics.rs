@@ -49,20 +49,21 @@ impl Metrics {
 
     pub(super) fn snapshot(&self, entries: &Entries) -> Snapshot {
         entries.run_pending_tasks();
-        let counted = |lookups: &[Lookup]| lookups.iter().map(|lookup| self.requests.of(*lookup).get()).sum();
+        let counted = |lookup| self.requests.of(lookup).get();
+        let misses = [
+            Lookup::Miss,
+            Lookup::Expired,
+            Lookup::Request,
+            Lookup::Partial,
+            Lookup::Bypass,
+            Lookup::NotCached,
+        ];
         Snapshot {
             entries: entries.entry_count(),
             bytes: entries.weighted_size(),
-            hits: counted(&[Lookup::Hit]),
-            stale: counted(&[Lookup::Stale]),
-            misses: counted(&[
-                Lookup::Miss,
-                Lookup::Expired,
-                Lookup::Request,
-                Lookup::Partial,
-                Lookup::Bypass,
-                Lookup::NotCached,
-            ]),
+            hits: counted(Lookup::Hit),
+            stale: counted(Lookup::Stale),
+            misses: misses.into_iter().map(counted).sum(),
         }
     }
 

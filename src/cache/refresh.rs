@@ -56,7 +56,7 @@ impl Refresher {
         (entry, reason): (&Arc<Entry>, StaleReason),
         now: Instant,
     ) {
-        if entry.refresh_state().is_due(now) {
+        if entry.refresh_state.due(now).is_some() {
             self.queue.push(call, entry.fresh_until(), now);
         }
         let payer = call.request.payer();
@@ -141,12 +141,8 @@ impl RefreshState {
         self.failures.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether a refresh may start: none is under way, and the pause after the last one is over.
-    fn is_due(&self, now: Instant) -> bool {
-        self.due(now).is_some()
-    }
-
-    /// What `not_before_ms` is, if a refresh may start.
+    /// What `not_before_ms` is, if a refresh may start: none is under way, and the pause after the
+    /// last one is over.
     fn due(&self, now: Instant) -> Option<u64> {
         let at = self.not_before_ms.load(Ordering::Relaxed);
         (at != Self::UNDER_WAY && at <= self.millis(now)).then_some(at)
@@ -217,7 +213,7 @@ pub(super) struct RefreshGuard {
 
 impl RefreshGuard {
     pub(super) fn begin(entry: &Arc<Entry>, now: Instant) -> Option<Self> {
-        entry.refresh_state().begin(now).then(|| Self {
+        entry.refresh_state.begin(now).then(|| Self {
             entry: Arc::clone(entry),
             finished: false,
         })
@@ -226,12 +222,12 @@ impl RefreshGuard {
     pub(super) fn finish(mut self, outcome: RefreshOutcome, now: Instant) {
         match outcome {
             RefreshOutcome::Failed => {
-                self.entry.refresh_state().fail(now, rand::random());
+                self.entry.refresh_state.fail(now, rand::random());
                 self.finished = true;
             }
             // It has mostly replaced the entry. If it was not stored, or only by its rows, the next
             // refresh may start at once.
-            RefreshOutcome::Answered => self.entry.refresh_state().succeed(),
+            RefreshOutcome::Answered => self.entry.refresh_state.succeed(),
             RefreshOutcome::NotTried => {}
         }
     }
@@ -242,7 +238,7 @@ impl RefreshGuard {
     /// queue itself; but if the refresh began again with each hit, the queue would refuse each.
     fn pause(mut self, now: Instant) {
         let pause = FIRST_PAUSE.mul_f64(1.0 + rand::random::<f64>());
-        self.entry.refresh_state().cancel(now + pause);
+        self.entry.refresh_state.cancel(now + pause);
         self.finished = true;
     }
 }
@@ -250,7 +246,7 @@ impl RefreshGuard {
 impl Drop for RefreshGuard {
     fn drop(&mut self) {
         if !self.finished {
-            self.entry.refresh_state().cancel(Instant::now());
+            self.entry.refresh_state.cancel(Instant::now());
         }
     }
 }

@@ -29,7 +29,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::uri::{self, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use pin_project_lite::pin_project;
@@ -79,6 +78,10 @@ pub trait RequestInfo {
 
     /// Its header fields.
     fn headers(&self) -> &HeaderMap;
+
+    /// Its `Host`, in memory of its own: a slice of the read buffer would keep the whole buffer alive
+    /// as long as the request waits.
+    fn host(&self) -> Option<HeaderValue>;
 
     /// The address that it came from; `None` over a Unix socket.
     fn peer(&self) -> Option<IpAddr>;
@@ -255,14 +258,11 @@ where
 struct Origin {
     scheme: Scheme,
     target: Option<uri::Authority>,
-    /// A copy, because a slice of the read buffer would keep the whole buffer alive as long as the
-    /// request waits.
-    host: Option<Bytes>,
+    host: Option<HeaderValue>,
 }
 
 impl Origin {
     fn of(request: &impl RequestInfo, trusted: &[Network]) -> Self {
-        let host = request.headers().get(header::HOST);
         let is_trusted = !trusted.is_empty()
             && request
                 .peer()
@@ -282,14 +282,14 @@ impl Origin {
             target: said("host", X_FORWARDED_HOST)
                 .and_then(authority)
                 .or_else(|| request.uri().authority().cloned()),
-            host: host.map(|host| Bytes::copy_from_slice(host.as_bytes())),
+            host: request.host(),
         }
     }
 }
 
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let host = self.host.as_ref().and_then(|host| str::from_utf8(host).ok());
+        let host = self.host.as_ref().and_then(|host| str::from_utf8(host.as_bytes()).ok());
         let authority = self
             .target
             .as_ref()

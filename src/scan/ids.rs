@@ -15,8 +15,8 @@ pub(super) struct IdSet {
     text: Vec<u8>,
     /// The member of the body that they come from.
     member: &'static str,
-    ids_at: usize,
-    count: usize,
+    pub(super) ids_at: usize,
+    pub(super) count: usize,
     /// Where the last id begins, after its length, and its first bytes.
     last_at: usize,
     last_head: u64,
@@ -43,30 +43,13 @@ impl IdSet {
         }
     }
 
-    /// The set of `ids`, each checked.
-    pub(super) fn from_ids<'a>(head: &KeyPrefix, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, ParseError> {
+    /// The set of `ids`, each checked, as they come.
+    pub(super) fn of<'a>(head: &KeyPrefix, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, ParseError> {
         let mut set = Self::with_room(head, 0);
         for id in ids {
             set.push(id)?;
         }
-        set.canonical()
-    }
-
-    /// The id in a path, if there is one.
-    pub(super) fn from_path(head: &KeyPrefix, id: Option<&str>) -> Result<Self, ParseError> {
-        let mut set = Self::with_room(head, 0);
-        if let Some(id) = id {
-            set.push(id)?;
-        }
         Ok(set)
-    }
-
-    pub(super) fn ids_at(&self) -> usize {
-        self.ids_at
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.count
     }
 
     /// The text of the key.
@@ -291,7 +274,10 @@ mod tests {
     }
 
     fn canonical_ids(ids: &[String]) -> Vec<String> {
-        let set = IdSet::from_ids(&head(), ids.iter().map(String::as_str)).unwrap();
+        let set = IdSet::of(&head(), ids.iter().map(String::as_str))
+            .unwrap()
+            .canonical()
+            .unwrap();
         let (mut at, count) = (set.ids_at, set.count);
         let mut found = Vec::new();
         while at < set.text.len() {

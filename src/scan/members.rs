@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 
 use serde::Deserialize;
-use serde::de::{Deserializer as _, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserializer as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// A member's name, and the text of its value without the space around it.
@@ -14,50 +14,48 @@ pub(super) type Member<'a> = (Cow<'a, str>, &'a str);
 /// Shows each member of an object to `each`, doubled ones included, until it returns `None`. `None`
 /// when it did, or the text is no object.
 pub(super) fn each_member<'a>(text: &'a str, each: impl FnMut(Member<'a>) -> Option<()>) -> Option<()> {
-    struct Object<F>(F);
-
-    impl<'de, F: FnMut(Member<'de>) -> Option<()>> Visitor<'de> for Object<F> {
-        type Value = ();
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
-            while let Some((Text(name), value)) = map.next_entry::<Text<'de>, &RawValue>()? {
-                (self.0)((name, value.get())).ok_or_else(|| A::Error::custom("stopped"))?;
-            }
-            Ok(())
-        }
-    }
-
     let mut json = serde_json::Deserializer::from_str(text);
-    json.deserialize_map(Object(each)).ok()?;
+    json.deserialize_map(Each(each)).ok()?;
     json.end().ok()
 }
 
 /// The same for the texts of an array's elements.
-pub(super) fn each_element<'a>(text: &'a str, each: impl FnMut(&'a str) -> Option<()>) -> Option<()> {
-    struct List<F>(F);
+pub(super) fn each_element<'a>(text: &'a str, mut each: impl FnMut(&'a str) -> Option<()>) -> Option<()> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    json.deserialize_seq(Each(|(_, element): Member<'a>| each(element)))
+        .ok()?;
+    json.end().ok()
+}
 
-    impl<'de, F: FnMut(&'de str) -> Option<()>> Visitor<'de> for List<F> {
-        type Value = ();
+/// Shows members, or elements as members without a name.
+struct Each<F>(F);
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an array")
-        }
+impl<'de, F: FnMut(Member<'de>) -> Option<()>> Each<F> {
+    fn show<E: de::Error>(&mut self, name: Cow<'de, str>, value: &'de RawValue) -> Result<(), E> {
+        (self.0)((name, value.get())).ok_or_else(|| E::custom("stopped"))
+    }
+}
 
-        fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
-            while let Some(element) = list.next_element::<&RawValue>()? {
-                (self.0)(element.get()).ok_or_else(|| A::Error::custom("stopped"))?;
-            }
-            Ok(())
-        }
+impl<'de, F: FnMut(Member<'de>) -> Option<()>> Visitor<'de> for Each<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object or an array")
     }
 
-    let mut json = serde_json::Deserializer::from_str(text);
-    json.deserialize_seq(List(each)).ok()?;
-    json.end().ok()
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some((Text(name), value)) = map.next_entry()? {
+            self.show(name, value)?;
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        while let Some(element) = list.next_element()? {
+            self.show(Cow::Borrowed(""), element)?;
+        }
+        Ok(())
+    }
 }
 
 /// The content of a JSON string; `None` when the text is no string.

@@ -75,7 +75,7 @@ impl Request {
         match endpoint.operation.declaration().input {
             Input::Ids { member, .. } => Err(ParseError::Empty(member)),
             Input::Path => {
-                let ids = IdSet::from_path(&head, target.id.as_ref().map(EntityId::as_str))?;
+                let ids = IdSet::of(&head, target.id.as_ref().map(EntityId::as_str))?;
                 Self::new(head, ids)
             }
         }
@@ -87,12 +87,7 @@ impl Request {
     ///
     /// As for the ids of a body.
     pub fn plain<'a>(endpoint: Endpoint, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, ParseError> {
-        let head = KeyPrefix {
-            endpoint,
-            options: Options::default(),
-        };
-        let ids = IdSet::from_ids(&head, ids)?;
-        Self::new(head, ids)
+        Self::of_ids(endpoint, Options::default(), ids)
     }
 
     /// A request with the largest `$top`, for the gateway's own calls: its answer is not cut off
@@ -102,18 +97,23 @@ impl Request {
     ///
     /// As for the ids of a body.
     pub fn all<'a>(endpoint: Endpoint, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, ParseError> {
-        let head = KeyPrefix {
-            endpoint,
-            options: Options::ALL,
-        };
-        let ids = IdSet::from_ids(&head, ids)?;
+        Self::of_ids(endpoint, Options::ALL, ids)
+    }
+
+    fn of_ids<'a>(
+        endpoint: Endpoint,
+        options: Options,
+        ids: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, ParseError> {
+        let head = KeyPrefix { endpoint, options };
+        let ids = IdSet::of(&head, ids)?.canonical()?;
         Self::new(head, ids)
     }
 
     fn new(head: KeyPrefix, ids: IdSet) -> Result<Self, ParseError> {
         Ok(Self {
-            ids_at: ids.ids_at(),
-            count: ids.len(),
+            ids_at: ids.ids_at,
+            count: ids.count,
             key: Key::new(ids.into_text()?),
             endpoint: head.endpoint,
             options: head.options,

@@ -181,16 +181,8 @@ fn check(response: &UpstreamResponse, expected: Expected) -> Result<(), Response
 
 /// Whether a media type is JSON, or a type based on it (RFC 6839 §3.1), with any parameters.
 fn is_json(media: &str) -> bool {
-    let essence = media.split(';').next().unwrap_or_default().trim();
-    let Some((kind, name)) = essence.split_once('/') else {
-        return false;
-    };
-    let ends_with = |suffix: &str| {
-        name.len()
-            .checked_sub(suffix.len())
-            .and_then(|start| name.get(start..))
-            .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
-    };
-    (kind.eq_ignore_ascii_case("application") || kind.eq_ignore_ascii_case("text"))
-        && (name.eq_ignore_ascii_case("json") || ends_with("+json"))
+    let essence = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence.split_once('/').is_some_and(|(kind, name)| {
+        matches!(kind, "application" | "text") && (name == "json" || name.ends_with("+json"))
+    })
 }

@@ -76,15 +76,23 @@ named_enum! {
 }
 
 /// The white space and commas between the brackets of `value`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
     /// The space before the first row.
-    pub before: &'a [u8],
+    pub before: Box<[u8]>,
     /// The text between the first row and the second, a comma and perhaps space; `None` when there
     /// is only one row.
-    pub between: Option<&'a [u8]>,
+    pub between: Option<Box<[u8]>>,
     /// The space after the last row.
-    pub after: &'a [u8],
+    pub after: Box<[u8]>,
+}
+
+impl Layout {
+    /// Whether there are only commas.
+    pub fn is_compact(&self) -> bool {
+        let between = self.between.as_deref();
+        self.before.is_empty() && self.after.is_empty() && between.is_none_or(|between| between == b",")
+    }
 }
 
 impl Rows {
@@ -185,16 +193,13 @@ impl Rows {
     }
 
     /// The layout of the rows; `None` when there are none.
-    pub fn layout(&self) -> Option<Layout<'_>> {
+    pub fn layout(&self) -> Option<Layout> {
         let (first, last) = (self.list.first()?, self.list.last()?);
-        let between = self
-            .list
-            .get(1)
-            .map(|second| &self.body[first.text.end..second.text.start]);
+        let second = self.list.get(1);
         Some(Layout {
-            before: &self.body[self.inside.start..first.text.start],
-            between,
-            after: &self.body[last.text.end..self.inside.end],
+            before: self.body[self.inside.start..first.text.start].into(),
+            between: second.map(|second| self.body[first.text.end..second.text.start].into()),
+            after: self.body[last.text.end..self.inside.end].into(),
         })
     }
 }

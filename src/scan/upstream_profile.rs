@@ -14,12 +14,10 @@ use crate::scan::{Endpoint, MergeEvidence, MergeRecord, Options, Request, Rows, 
 #[derive(Debug)]
 pub struct UpstreamProfile {
     endpoints: [Mutex<Learned>; Endpoint::COUNT],
-    /// The text between two rows in the latest answer that had two.
-    between: [Mutex<Option<Box<[u8]>>>; Endpoint::COUNT],
     merge_evidence: MergeEvidence,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Learned {
     /// An answer to a request without `$top` can have at least this many rows.
     longest: usize,
@@ -34,6 +32,8 @@ struct Learned {
     /// For each ordering, how many pairs of neighbouring rows have confirmed it; `None` once it was
     /// refuted.
     evidence: [Option<u32>; Ordering::ALL.len()],
+    /// The text between two rows in the latest answer that had two.
+    between: Option<Box<[u8]>>,
 }
 
 /// An order of rows that upstreams are known to use.
@@ -71,17 +71,17 @@ impl UpstreamProfile {
     /// A profile that has learned nothing. `known_rows` is how many rows an answer is known to have
     /// without being cut off; 0 if nothing is known.
     pub fn new(known_rows: usize) -> Self {
-        let learned = Learned {
+        let learned = || Learned {
             longest: known_rows,
             longest_of_all: known_rows,
             widest: 0,
             ids: 0,
             rows: 0,
             evidence: [Some(0); Ordering::ALL.len()],
+            between: None,
         };
         Self {
-            endpoints: std::array::from_fn(|_| Mutex::new(learned)),
-            between: <_>::default(),
+            endpoints: std::array::from_fn(|_| Mutex::new(learned())),
             merge_evidence: MergeEvidence::new(),
         }
     }
@@ -110,8 +110,7 @@ impl UpstreamProfile {
 
     /// Learns from an upstream answer to a request that wants all rows of its ids.
     pub fn learn(&self, request: &Request, rows: &Rows) {
-        let endpoint = request.endpoint();
-        let mut learned = self.learned(endpoint);
+        let mut learned = self.learned(request.endpoint());
         if !request.asks_for_all() {
             learned.longest = learned.longest.max(rows.len());
         }
@@ -119,25 +118,14 @@ impl UpstreamProfile {
         learned.longest_of_all = learned.longest_of_all.max(rows.len());
         learned.widest = learned.widest.max(rows.asked());
         learned.count(rows);
-        drop(learned);
         if let Some(between) = rows.layout().and_then(|layout| layout.between) {
-            let mut known = self.known_between(endpoint);
-            if known.as_deref() != Some(between) {
-                *known = Some(between.into());
-            }
+            learned.between = Some(between);
         }
     }
 
     /// The text between two rows; `None` when no answer has had two yet.
     pub fn between(&self, endpoint: Endpoint) -> Option<Box<[u8]>> {
-        self.known_between(endpoint).clone()
-    }
-
-    fn known_between(&self, endpoint: Endpoint) -> MutexGuard<'_, Option<Box<[u8]>>> {
-        // A change is one assignment.
-        self.between[endpoint.index()]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.learned(endpoint).between.clone()
     }
 
     /// The number of rows that an answer to a request with the largest `$top` is known to have at
@@ -148,14 +136,14 @@ impl UpstreamProfile {
 
     /// The mean number of recent rows for this many ids; `None` when no answer has come yet.
     pub fn rows_for(&self, endpoint: Endpoint, ids: usize) -> Option<usize> {
-        let Learned { ids: asked, rows, .. } = *self.learned(endpoint);
-        (rows > 0).then(|| ids.saturating_mul(rows).div_ceil(asked))
+        let learned = self.learned(endpoint);
+        (learned.rows > 0).then(|| ids.saturating_mul(learned.rows).div_ceil(learned.ids))
     }
 
     /// The mean number of ids for which this many recent rows came; `None` when no row has come
     /// yet.
     pub fn ids_for(&self, endpoint: Endpoint, rows: usize) -> Option<usize> {
-        let learned = *self.learned(endpoint);
+        let learned = self.learned(endpoint);
         rows.saturating_mul(learned.ids).checked_div(learned.rows)
     }
 

@@ -129,6 +129,11 @@ impl<B> RequestInfo for InboundRequest<B> {
         self.meta.head.headers()
     }
 
+    fn host(&self) -> Option<HeaderValue> {
+        let host = self.meta.head.headers().get(header::HOST)?;
+        self.meta.peer.own_host(host)
+    }
+
     fn peer(&self) -> Option<IpAddr> {
         self.meta.peer.address()
     }
@@ -230,10 +235,19 @@ impl Peer {
 
     /// Remembers the first `Host` that `by` has accepted.
     pub(super) fn accept(&self, host: &HeaderValue, by: &Arc<Hosts>) {
-        // A copy, because a slice would keep the whole read buffer alive.
-        if let Ok(host) = HeaderValue::from_bytes(host.as_bytes()) {
+        if let Some(host) = self.own_host(host) {
             let by = Arc::clone(by);
             let _ = self.0.host.set(Accepted { host, by });
+        }
+    }
+
+    /// The same `Host` in memory of its own, which nearly all requests of the connection share: a
+    /// slice would keep the whole read buffer alive.
+    fn own_host(&self, host: &HeaderValue) -> Option<HeaderValue> {
+        let accepted = self.0.host.get().map(|accepted| &accepted.host);
+        match accepted.filter(|accepted| *accepted == host) {
+            Some(own) => Some(own.clone()),
+            None => HeaderValue::from_bytes(host.as_bytes()).ok(),
         }
     }
 }

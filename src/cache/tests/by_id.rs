@@ -331,8 +331,10 @@ async fn two_spellings_of_one_id_store_no_fragments_and_use_none() {
             .fixture
             .cache
             .keep(&request(&["a", &other]), &guid_rows(rest), Instant::now());
-        let served = cache.ask(&[&other], only_if_cached()).await.unwrap().unwrap();
-        assert_eq!(served.answer.body, guid_rows("").body, "{other}");
+        let served = cache.ask(&[&other], only_if_cached()).await.unwrap();
+        // It is not guessed what GUID a spelling in numbers is.
+        let expected = (!other.contains("0x")).then(|| guid_rows("").body);
+        assert_eq!(served.ok().map(|served| served.answer.body), expected, "{other}");
     }
 }
 

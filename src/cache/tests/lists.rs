@@ -171,7 +171,7 @@ async fn a_list_is_read_once_for_all_who_want_one_of_its_entities() {
     assert_eq!(entity.await.unwrap().unwrap().answer.body, AGENT);
     let entry = fixture.cache.find(for_list.request.key(), Instant::now()).unwrap();
     // Whoever asked has left what was found to the others.
-    assert!(entry.entities().is_some());
+    assert!(entry.entities.get().is_some());
     let entity = fixture.get(ENTITY, 3, CacheDirectives::default()).await;
     assert_eq!(entity.unwrap().unwrap().answer.body, AGENT);
     fixture.nothing_is_asked().await;

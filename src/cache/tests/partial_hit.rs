@@ -212,7 +212,7 @@ async fn an_answer_takes_the_place_of_no_later_one() {
     let joined = joined.unwrap().whole().unwrap();
     pass(1).await;
     cache.keep(&["a", "b"]);
-    let asked = |cache: &ById| cache.fixture.cache.find(both.key(), Instant::now()).unwrap().asked();
+    let asked = |cache: &ById| cache.fixture.cache.find(both.key(), Instant::now()).unwrap().asked;
     let latest = asked(&cache);
     cache.fixture.cache.insert_assembled(&both, &joined);
     assert_eq!(asked(&cache), latest, "joined from rows of former answers");

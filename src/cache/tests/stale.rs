@@ -402,8 +402,8 @@ async fn a_caller_that_hangs_up_while_refreshing_releases_the_refresh() {
         .cache
         .find(call("a", no_cache()).request.key(), Instant::now())
         .unwrap();
-    assert!(!entry.refresh_state().is_failing());
-    assert!(entry.refresh_state().begin(Instant::now()));
+    assert!(!entry.refresh_state.is_failing());
+    assert!(entry.refresh_state.begin(Instant::now()));
 }
 
 /// An attempt that brought no answer.

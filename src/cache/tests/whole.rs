@@ -139,7 +139,7 @@ async fn an_older_request_does_not_replace_a_newer_answer() {
     );
     assert_eq!(fixture.cache.keep(&request, &answer(200, OLD), early), None);
     let entry = fixture.cache.find(request.key(), Instant::now()).unwrap();
-    assert_eq!(entry.answer().body, NEW);
+    assert_eq!(entry.answer.body, NEW);
 }
 
 #[tokio::test(start_paused = true)]
@@ -335,7 +335,7 @@ async fn bodies_that_callers_still_read_count_although_they_are_no_longer_stored
         let entry = fixture.cache.find(request(id).key(), Instant::now()).unwrap();
         // It leaves the cache, while its reader still holds it.
         keep(id, &answer(404, "{}"));
-        entry.answer().body.clone()
+        entry.answer.body.clone()
     });
     assert!(keep("e", &large(40_000)), "120,000 of 125,000");
     assert!(!keep("f", &large(20_000)), "there is no memory for it");
@@ -382,7 +382,7 @@ async fn answers_of_other_replicas_are_not_charged_to_the_budget_that_they_were_
             .cache
             .insert_remote(&request, &read, (now, now), Duration::from_secs(30));
         let entry = fixture.cache.find(request.key(), now).unwrap();
-        assert_eq!(entry.answer().body, read.body);
+        assert_eq!(entry.answer.body, read.body);
         drop(read);
         assert_eq!(budget.left(), 1 << 20, "its reader is gone");
     }
@@ -398,7 +398,7 @@ async fn an_answer_of_another_replica_is_fresh_as_long_as_told_and_replaces_no_l
     cache.insert_remote(&request, &answer(200, NEW), (now, now), 5 * second);
     cache.insert_remote(&request, &answer(200, OLD), (before, now), 20 * second);
     let entry = cache.find(request.key(), now).unwrap();
-    assert_eq!(entry.answer().body, NEW);
+    assert_eq!(entry.answer.body, NEW);
     assert_eq!(entry.fresh_until(), now + 5 * second);
 }
 
@@ -420,6 +420,6 @@ fn of_two_answers_that_come_at_once_the_later_one_stays() {
             keep(NEW, 1);
         });
         let entry = cache.find(request.key(), Instant::now()).unwrap();
-        assert_eq!(entry.answer().body, NEW, "round {round}");
+        assert_eq!(entry.answer.body, NEW, "round {round}");
     }
 }

@@ -86,6 +86,10 @@ impl RequestInfo for ResponsePreferences {
         self.0.headers()
     }
 
+    fn host(&self) -> Option<HeaderValue> {
+        self.headers().get(http::header::HOST).cloned()
+    }
+
     fn peer(&self) -> Option<IpAddr> {
         Some(IpAddr::from([10, 0, 0, 7]))
     }

@@ -136,15 +136,20 @@ pub(in crate::server) fn unanswered(peer: &Peer) -> (Outcome, u16) {
 /// information, the rest is for debugging.
 fn log(ended: &Ended, status: u16, seconds: f64, subject: &Subject) {
     let outcome = ended.outcome.as_str();
-    let error = ended.cause.as_deref();
-    let (caller, peer) = (subject.origin.caller.name().as_str(), subject.origin.peer.name());
-    let (peer, method) = (peer.as_str(), subject.method.as_str());
-    let (operation, path) = (subject.operation(), subject.path());
-    let path = &*path;
+    let caller = subject.origin.caller.name().as_str();
     macro_rules! line {
         ($level:ident, $message:literal) => {
             tracing::$level!(
-                outcome, status, seconds, error, caller, peer, method, operation, path, $message
+                outcome,
+                status,
+                seconds,
+                error = ended.cause.as_deref(),
+                caller,
+                peer = subject.origin.peer.name().as_str(),
+                method = subject.method.as_str(),
+                operation = subject.operation(),
+                path = &*subject.path(),
+                $message
             )
         };
     }

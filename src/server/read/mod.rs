@@ -159,7 +159,7 @@ where
     let Shared { config, budget, .. } = &*context.shared;
     let (meta, body) = request.into_parts();
     let mut head = context.shared.read_head(&meta)?;
-    check_length(meta.head.headers(), &body, config)?;
+    check_length(&body, config)?;
     drop(meta);
     let received = body::read(body, config, budget).await?;
     let preferences = ResponsePreferences {
