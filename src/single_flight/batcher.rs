@@ -94,17 +94,15 @@ pub(super) struct Batch {
     pub(super) prefetched: Option<Request>,
 }
 
-impl Batch {
-    /// Lets the members wait for themselves: the call does not leave soon.
-    pub(super) fn release(self) {
-        for member in self.members {
-            // A member whose task ended with the runtime needs no outcome.
-            let _ = member.sender.send(MemberOutcome::Released);
-        }
+/// Lets flights that shared a call wait for themselves.
+pub(super) fn release(members: Vec<BatchMember>) {
+    for member in members {
+        // A member whose task ended with the runtime needs no outcome.
+        let _ = member.sender.send(MemberOutcome::Released);
     }
 }
 
-/// A flight whose ids another flight's call asks for.
+/// A flight that another flight's call is also made for.
 #[derive(Debug)]
 pub(super) struct BatchMember {
     pub(super) flight: Arc<Flight>,

@@ -14,7 +14,7 @@ use crate::scan::{ResponseKind, Rows, UpstreamResponse};
 use crate::single_flight::Shared;
 use crate::single_flight::batch_role::{MemberOutcome, MemberResponse};
 use crate::single_flight::batch_split::is_throttled;
-use crate::single_flight::batcher::Batch;
+use crate::single_flight::batcher::{Batch, release};
 use crate::single_flight::flight::{Flight, Stage};
 use crate::single_flight::flight_table::FlightTable;
 use crate::single_flight::waiter::{BatchKind, FlightResponse, Leader};
@@ -56,6 +56,7 @@ impl FlightDriver {
                 StepResult::Batched(outcome) => self.handle_outcome(outcome, &leader).await,
                 StepResult::Completed(result) => self.completed(result, &leader).await,
             };
+            self.flight.release_equals();
             before = Some(leader);
         }
         // All waiters have their results; what follows is for later requests.
@@ -94,12 +95,12 @@ impl FlightDriver {
             // merging, and members may have more time.
             Some(batch) if is_refused(&result) => {
                 self.flight.withdraw_refusal();
-                batch.release();
+                release(batch.members);
                 self.flight.released();
                 self.flight.leader()
             }
             Some(batch) if is_throttled(&batch.request, &result) => {
-                batch.release();
+                release(batch.members);
                 self.handle_result(result, is_out_of_time, leader)
             }
             Some(batch) => self.split(batch, result, leader).await,
@@ -218,21 +219,23 @@ impl FlightDriver {
         });
     }
 
-    /// Answers the flights for the same request that still wait, unless theirs may be a better
-    /// answer. Their callers pay nothing for it: no slot went to them, and who asks for what others
-    /// ask for gains no slot either.
+    /// Answers the flights for the same request: those that its call took along, and those that
+    /// still wait, unless theirs may be a better answer. The callers of the latter pay nothing for
+    /// it: no slot went to them, and who asks for what others ask for gains no slot either.
     fn answer_equal(&self, answer: &UpstreamResponse, asked: Instant) {
         let others = self.flight_table.others(&self.flight);
         if others.is_empty() || !ResponseKind::of(self.flight.request().endpoint(), answer).is_answer() {
             return;
         }
+        let taken_along = self.flight.take_equals().into_iter().map(|equal| equal.sender);
         let has_stored_rows = self.flight.has_stored_rows();
-        for other in others {
-            if let Some(sender) = other.take_equal_sender(asked, has_stored_rows) {
-                let answer = answer.clone();
-                // A flight whose task ended with the runtime needs no outcome.
-                let _ = sender.send(MemberOutcome::Equal(MemberResponse { answer, asked }));
-            }
+        let waiting = others
+            .iter()
+            .filter_map(|other| other.take_equal_sender(asked, has_stored_rows));
+        for sender in taken_along.chain(waiting) {
+            let answer = answer.clone();
+            // A flight whose task ended with the runtime needs no outcome.
+            let _ = sender.send(MemberOutcome::Equal(MemberResponse { answer, asked }));
         }
     }
 }

@@ -7,18 +7,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::scan::{CacheSink, Call, Key, Merging, UpstreamProfile};
-use crate::single_flight::batcher::Batcher;
-use crate::single_flight::flight::{Flight, Stage};
+use crate::attempt::{LateBoundRequest, QueuePosition, Refusal};
+use crate::caller::Name;
+use crate::scan::{CacheSink, Call, Key, Merging, Payer, Request, UpstreamProfile};
+use crate::single_flight::batcher::{BatchMember, Batcher};
+use crate::single_flight::flight::{Departure, Flight, Stage};
 use crate::single_flight::waiter::{ResultReceiver, WaiterRole};
 use crate::single_flight::{BatchConfig, Metrics, PredictedWait};
+use crate::telemetry::trace;
 
 /// Keys are long and are looked up three times a call, so a fast hash is used.
 type Flights = HashMap<Key, Vec<Arc<Flight>>, foldhash::quality::RandomState>;
 
 /// The flights for each key, in the order in which they began. Only the last may be joined; the
 /// others are there because somebody could not join them, or was better off alone, and the first
-/// answer serves all that still wait. There are never more flights than waiting requests, each of
+/// that leaves takes all along that still wait. There are never more flights than waiting requests, each of
 /// which holds a connection of the server.
 #[derive(Debug)]
 pub(super) struct FlightTable {
@@ -78,6 +81,37 @@ impl FlightTable {
         }
     }
 
+    /// The request to send for a flight whose slot has just been granted; `None` when it needs no
+    /// call of its own any more. The flights for the same request give their places in the queue
+    /// back, and wait for its answer.
+    fn depart(&self, flight: &Arc<Flight>) -> Option<Arc<Request>> {
+        // Held until the others are taken along, so that none of them leaves in the same moment, and
+        // nobody joins them.
+        let flights = self.flights();
+        let request = if let Some(batcher) = flight.batcher() {
+            batcher.start(flight)?
+        } else if flight.start(Instant::now()) == Departure::Cancelled {
+            return None;
+        } else {
+            Arc::clone(flight.request())
+        };
+        // Rows that other calls brought may be too old for the others.
+        if let Stage::Departed(departed) = flight.stage()
+            && !flight.has_stored_rows()
+        {
+            let equal = flights.get(flight.request().key()).into_iter().flatten();
+            let taken_along = equal.filter(|other| other.has_time(departed)).filter_map(|other| {
+                Some(BatchMember {
+                    flight: Arc::clone(other),
+                    stored: None,
+                    sender: other.take_equal_sender(departed, false)?,
+                })
+            });
+            flight.take_along(taken_along.collect());
+        }
+        Some(request)
+    }
+
     /// The other flights for the same request.
     pub(super) fn others(&self, flight: &Arc<Flight>) -> Vec<Arc<Flight>> {
         let flights = self.flights();
@@ -118,6 +152,42 @@ impl FlightTable {
     fn flights(&self) -> MutexGuard<'_, Flights> {
         // No code that holds the lock panics halfway through a change.
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A flight that asks for a slot.
+#[derive(Debug)]
+pub(super) struct QueuedFlight {
+    pub(super) flight_table: Arc<FlightTable>,
+    pub(super) flight: Arc<Flight>,
+}
+
+impl LateBoundRequest for QueuedFlight {
+    fn bind(&self) -> Option<Arc<Request>> {
+        self.flight_table.depart(&self.flight)
+    }
+
+    fn queues(self: Arc<Self>, place: QueuePosition, start: Instant) {
+        self.flight.wait_again(Instant::now(), Some(start));
+        if let Some(batcher) = self.flight.batcher() {
+            batcher.queues(&self.flight, place, start);
+        }
+    }
+
+    fn refused(&self, refusal: Box<dyn Refusal>) {
+        self.flight.refused(refusal);
+    }
+
+    fn payer(&self) -> Payer {
+        self.flight.request().payer()
+    }
+
+    fn cost_sharers(&self) -> Option<Vec<Name>> {
+        self.flight.cost_sharers()
+    }
+
+    fn trace(&self) -> trace::Call {
+        self.flight.trace_call()
     }
 }
 

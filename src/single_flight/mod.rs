@@ -17,9 +17,13 @@
 //! gives it a slot, or refuses it and says exactly which wait would have been enough, as it would
 //! have done alone; nobody is refused here, nor in another name. An answer that is final only
 //! because the leader was out of time, such as a 429, goes to those who are out of time too, and
-//! the others go on with what it has taught the quota. What this costs is places in the queue and
-//! no calls: whichever of the equal flights gets its slot first answers all of them, and each that
-//! begins because its turn comes before has its turn clearly before, so there are few.
+//! the others go on with what it has taught the quota.
+//!
+//! What this costs is places in the queue and no calls: when one of the equal flights leaves, it
+//! takes the others along, which give their places back and wait for its answer. If it brings none,
+//! or not before it has to wait for a slot again, they take their places again, as if they had gone
+//! on waiting, and ask for themselves. Who is out of time by then waits for no further call. Each
+//! flight that begins because its turn comes before has its turn clearly before, so there are few.
 //!
 //! Invariant: a waiter with `no-cache` is answered by a call that left after the waiter asked, and
 //! no waiter gets an error that concerns another waiter only, as long as it does not concern all of

@@ -97,6 +97,12 @@ impl Flight {
         }
     }
 
+    /// Whether its leader may still wait for a slot. One that may not, because a call that was to
+    /// answer it took its time and brought nothing, waits for no further one.
+    pub(super) fn has_time(&self, now: Instant) -> bool {
+        self.state().waiters.leads_until() + UNPUNCTUAL >= now
+    }
+
     /// The call does not ask for a slot before then, unless another has just taken it along.
     pub(super) fn stays_back(&self, until: Instant) {
         let now = Instant::now();
@@ -111,13 +117,12 @@ impl Flight {
     /// The call waits for a slot, perhaps again after an attempt without an answer. It is predicted
     /// to leave at `start`, if it has a place in the queue.
     pub(super) fn wait_again(&self, now: Instant, start: Option<Instant>) {
-        self.release_batch(now, start);
+        self.release_companions(now, start);
         let mut state = self.state();
         state.start = start;
         state.lacks_place = start.is_none();
         state.stays_back = None;
-        let is_alone = matches!(state.batch_role, BatchRole::Solo | BatchRole::NeverBatch);
-        if !is_alone || state.stage == Stage::Over {
+        if !matches!(state.batch_role, BatchRole::Solo) || state.stage == Stage::Over {
             return;
         }
         let had_left = matches!(state.stage, Stage::Departed(_));
