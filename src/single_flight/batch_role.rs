@@ -132,27 +132,13 @@ impl Flight {
         Some(sender)
     }
 
-    /// The same for the answer to an equal request, whose call left, or leaves, at `departed`: it
-    /// needs not be split. One that `has_stored_rows` is of the age of the oldest of them, and answers only
-    /// waiters who asked before that, and for any age.
-    pub(super) fn take_equal_sender(
-        &self,
-        departed: Instant,
-        has_stored_rows: bool,
-    ) -> Option<oneshot::Sender<MemberOutcome>> {
+    /// The same for the call of an equal flight, whose answer needs not be split.
+    pub(super) fn take_equal_sender(&self, departed: Instant) -> Option<oneshot::Sender<MemberOutcome>> {
         let mut state = self.state();
-        if has_stored_rows && state.waiters.all_entered().is_none_or(|entered| entered > departed) {
-            return None;
-        }
         if !matches!(state.batch_role, BatchRole::Solo) {
             return None;
         }
-        let sender = self.become_member(&mut state, departed)?;
-        if has_stored_rows {
-            // What it gets holds such rows too: nobody joins it, and it hands them on as such.
-            state.part = Part::Some;
-        }
-        Some(sender)
+        self.become_member(&mut state, departed)
     }
 
     fn become_member(&self, state: &mut State, departed: Instant) -> Option<oneshot::Sender<MemberOutcome>> {
@@ -262,7 +248,7 @@ impl Flight {
             }
             state.companions()
         };
-        let may_wait = |companion: &Arc<Self>| companion.state().waiters.leads_until() > now;
+        let may_wait = |companion: &Arc<Self>| companion.state().waiters.leader_caller.deadline > now;
         if start.is_some_and(|start| start <= now) && companions.iter().all(may_wait) {
             return;
         }

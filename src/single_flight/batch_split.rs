@@ -53,7 +53,7 @@ impl Batcher {
                 }
             }
             Err(split_error) => {
-                self.metrics.record_split_error(*split_error);
+                self.metrics.split_errors.of(*split_error).inc();
                 match split_error {
                     // An answer that is longer than any before does not speak against batching, and
                     // earlier answers were not cut off by a page limit either.
@@ -218,7 +218,8 @@ impl FlightDriver {
         answered += joining.into_iter().map(|member| answer.join(member)).sum::<usize>();
         answered += answer.tell(batcher, members, (!finds_out).then_some(longest));
         if !is_alone {
-            batcher.metrics.record_batch(answered);
+            batcher.metrics.merged_calls.inc();
+            batcher.metrics.merged_requests.inc_by(answered as u64);
         }
         match joined {
             Some(Some(response)) => {

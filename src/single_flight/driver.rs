@@ -152,7 +152,9 @@ impl FlightDriver {
         if has_left && request.endpoint().operation.declaration().is_by_id() {
             let prefetched = batch.and_then(|batch| batch.prefetched.as_ref());
             let prefetched = prefetched.map_or(0, |request| request.ids().len());
-            self.flight_table.metrics.record_ids(request.ids().len() - prefetched);
+            let metrics = &self.flight_table.metrics;
+            metrics.calls_by_id.inc();
+            metrics.asked_ids.inc_by((request.ids().len() - prefetched) as u64);
         }
     }
 
@@ -207,7 +209,7 @@ impl FlightDriver {
             .filter(|_| self.flight.is_storable())
             .and_then(|asked| self.flight.cache_sink().keep(self.flight.request(), &answer, asked));
         if let Some(asked) = asked {
-            self.answer_equal(&answer, asked);
+            self.answer_equals(&answer, asked);
         }
         let endpoint = self.flight.request().endpoint();
         let is_answer = answer.status.is_success() || ResponseKind::of(endpoint, &answer).is_answer();
@@ -219,23 +221,19 @@ impl FlightDriver {
         });
     }
 
-    /// Answers the flights for the same request: those that its call took along, and those that
-    /// still wait, unless theirs may be a better answer. The callers of the latter pay nothing for
-    /// it: no slot went to them, and who asks for what others ask for gains no slot either.
-    fn answer_equal(&self, answer: &UpstreamResponse, asked: Instant) {
-        let others = self.flight_table.others(&self.flight);
-        if others.is_empty() || !ResponseKind::of(self.flight.request().endpoint(), answer).is_answer() {
-            return;
+    /// Answers the flights for the same request that the call took along. A response that is no
+    /// answer serves only who asked for it.
+    fn answer_equals(&self, answer: &UpstreamResponse, asked: Instant) {
+        let equals = self.flight.take_equals();
+        if !equals.is_empty() && !ResponseKind::of(self.flight.request().endpoint(), answer).is_answer() {
+            return release(equals);
         }
-        let taken_along = self.flight.take_equals().into_iter().map(|equal| equal.sender);
-        let has_stored_rows = self.flight.has_stored_rows();
-        let waiting = others
-            .iter()
-            .filter_map(|other| other.take_equal_sender(asked, has_stored_rows));
-        for sender in taken_along.chain(waiting) {
+        for equal in equals {
             let answer = answer.clone();
             // A flight whose task ended with the runtime needs no outcome.
-            let _ = sender.send(MemberOutcome::Equal(MemberResponse { answer, asked }));
+            let _ = equal
+                .sender
+                .send(MemberOutcome::Equal(MemberResponse { answer, asked }));
         }
     }
 }

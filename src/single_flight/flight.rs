@@ -201,12 +201,8 @@ impl Flight {
         self.state().stage
     }
 
-    pub(super) fn is_leader(&self, id: u64) -> bool {
-        self.state().waiters.leader_id() == id
-    }
-
     pub(super) fn is_storable(&self) -> bool {
-        self.state().waiters.are_storable()
+        self.state().waiters.storable
     }
 
     /// The leader. `None` when all waiters have gone.
@@ -246,7 +242,7 @@ impl Flight {
     /// made again; `None` when all waiters have their result, or none is left.
     pub(super) fn fail(&self, result: &FlightResult, failed: &Leader, now: Instant) -> Option<Leader> {
         let mut state = self.state();
-        let leader = state.waiters.leader_id();
+        let leader = state.waiters.leader;
         let departed = matches!(state.stage, Stage::Departed(_));
         let is_out_of_time = result.is_ok();
         let allowance = if departed && !is_out_of_time {

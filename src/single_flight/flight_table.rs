@@ -12,12 +12,16 @@ use crate::caller::Name;
 use crate::scan::{CacheSink, Call, Key, Merging, Payer, Request, UpstreamProfile};
 use crate::single_flight::batcher::{BatchMember, Batcher};
 use crate::single_flight::flight::{Departure, Flight, Stage};
-use crate::single_flight::waiter::{ResultReceiver, WaiterRole};
+use crate::single_flight::waiter::ResultReceiver;
 use crate::single_flight::{BatchConfig, Metrics, PredictedWait};
 use crate::telemetry::trace;
 
 /// Keys are long and are looked up three times a call, so a fast hash is used.
 type Flights = HashMap<Key, Vec<Arc<Flight>>, foldhash::quality::RandomState>;
+
+/// So many flights a request joins at most, after which it has one of its own: each of them was
+/// predicted to leave in time.
+const MOST_JOINED: usize = 3;
 
 /// The flights for each key, in the order in which they began. Only the last may be joined; the
 /// others are there because somebody could not join them, or was better off alone, and the first
@@ -52,33 +56,35 @@ impl FlightTable {
         }
     }
 
-    /// Adds a waiter to the flight for `request`. If there is none that may be joined, it is the
-    /// first waiter of a new flight, whose answer goes to `cache_sink`, and which the caller of
-    /// this function has to start.
-    pub(super) fn join(self: &Arc<Self>, call: &Call, company: &Company, cache_sink: &Arc<dyn CacheSink>) -> Joined {
-        let Call { request, caller } = call;
+    /// Adds a waiter to the flight for `request`, unless the waiter has `left` it, or too many. If
+    /// there is none that may be joined, it is the first waiter of a new flight, whose answer goes
+    /// to `cache_sink`, and which the caller of this function has to start (`true`).
+    pub(super) fn join(
+        self: &Arc<Self>,
+        Call { request, caller }: &Call,
+        left: &[Arc<Flight>],
+        cache_sink: &Arc<dyn CacheSink>,
+    ) -> (WaiterGuard, ResultReceiver, bool) {
         let now = Instant::now();
+        let guard = |flight: Arc<Flight>, id| WaiterGuard {
+            flight_table: Arc::clone(self),
+            flight,
+            id,
+        };
         let mut flights = self.flights();
         let equal = flights.entry(request.key().clone()).or_default();
         if let Some(flight) = equal.last()
-            && company.accepts(flight)
+            && left.len() < MOST_JOINED
+            && !left.last().is_some_and(|left| Arc::ptr_eq(left, flight))
             && let Some((id, receiver)) = flight.join(caller, now)
         {
-            return Joined {
-                guard: self.guard(Arc::clone(flight), id),
-                receiver,
-                start: None,
-            };
+            return (guard(Arc::clone(flight), id), receiver, false);
         }
         let batcher = self.batcher.clone().filter(|batcher| batcher.accepts(request));
         let (flight, id, receiver) = Flight::new(Arc::clone(request), batcher, Arc::clone(cache_sink), caller, now);
         let flight = Arc::new(flight);
         equal.push(Arc::clone(&flight));
-        Joined {
-            guard: self.guard(Arc::clone(&flight), id),
-            receiver,
-            start: Some(flight),
-        }
+        (guard(flight, id), receiver, true)
     }
 
     /// The request to send for a flight whose slot has just been granted; `None` when it needs no
@@ -104,7 +110,7 @@ impl FlightTable {
                 Some(BatchMember {
                     flight: Arc::clone(other),
                     stored: None,
-                    sender: other.take_equal_sender(departed, false)?,
+                    sender: other.take_equal_sender(departed)?,
                 })
             });
             flight.take_along(taken_along.collect());
@@ -139,14 +145,6 @@ impl FlightTable {
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.flights().len()
-    }
-
-    fn guard(self: &Arc<Self>, flight: Arc<Flight>, id: u64) -> WaiterGuard {
-        WaiterGuard {
-            flight_table: Arc::clone(self),
-            flight,
-            id,
-        }
     }
 
     fn flights(&self) -> MutexGuard<'_, Flights> {
@@ -191,35 +189,6 @@ impl LateBoundRequest for QueuedFlight {
     }
 }
 
-/// Which flights a request may join.
-#[derive(Debug)]
-pub(super) enum Company {
-    /// Any that is as good for it as one of its own.
-    Any,
-    /// Not this one, which has left it behind.
-    Others(Arc<Flight>),
-    /// None.
-    Alone,
-}
-
-impl Company {
-    fn accepts(&self, flight: &Arc<Flight>) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Others(left) => !Arc::ptr_eq(flight, left),
-            Self::Alone => false,
-        }
-    }
-}
-
-/// What joining a flight returns.
-pub(super) struct Joined {
-    pub(super) guard: WaiterGuard,
-    pub(super) receiver: ResultReceiver,
-    /// Set when the flight is new and has to be started.
-    pub(super) start: Option<Arc<Flight>>,
-}
-
 /// Keeps a waiter in its flight. Dropping it removes the waiter.
 pub(super) struct WaiterGuard {
     flight_table: Arc<FlightTable>,
@@ -228,12 +197,9 @@ pub(super) struct WaiterGuard {
 }
 
 impl WaiterGuard {
-    pub(super) fn role(&self) -> WaiterRole {
-        if self.flight.is_leader(self.id) {
-            WaiterRole::Leader
-        } else {
-            WaiterRole::Joined
-        }
+    /// Whether the call is, or was, made under the waiter's name.
+    pub(super) fn leads(&self) -> bool {
+        self.flight.state().waiters.leader == self.id
     }
 }
 

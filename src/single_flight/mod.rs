@@ -73,9 +73,9 @@ pub use error::Shared;
 use driver::{Below, FlightDriver};
 use error::{FlightDropped, LeftBehind};
 use flight::Flight;
-use flight_table::{Company, FlightTable, Joined, WaiterGuard};
+use flight_table::{FlightTable, WaiterGuard};
 use patience::Stay;
-use waiter::{BatchKind, FlightResponse, ResultReceiver, WaiterRole};
+use waiter::{BatchKind, FlightResponse, ResultReceiver};
 
 /// Forecasts of the queue and the quota, for calls charged to a payer.
 #[derive(Clone)]
@@ -95,10 +95,6 @@ pub struct PredictedWait {
 
 /// A forecast of the queue for one caller.
 pub type PredictedTurn = Arc<dyn Fn(Payer, &Caller) -> Duration + Send + Sync>;
-
-/// So many flights a request joins at most, after which it has one of its own: each of them was
-/// predicted to leave in time.
-const MOST_JOINED: usize = 3;
 
 impl fmt::Debug for PredictedWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -222,11 +218,10 @@ impl fmt::Debug for SingleFlight {
 /// not left yet, the call is given up.
 impl Middleware<Call, Below, ServedResponse, BoxError> for SingleFlight {
     async fn call(&self, call: Call, next: &Below) -> Result<ServedResponse, BoxError> {
-        let mut company = Company::Any;
-        let mut joined = 0;
+        let mut left = Vec::new();
         loop {
-            let Joined { guard, receiver, start } = self.flight_table.join(&call, &company, &self.cache_sink);
-            let task = start.map(|flight| self.start(flight, next.clone()));
+            let (guard, receiver, is_new) = self.flight_table.join(&call, &left, &self.cache_sink);
+            let task = is_new.then(|| self.start(Arc::clone(&guard.flight), next.clone()));
             let result = if task.is_none() && self.predicted_wait.has_earlier_turn(&guard.flight, &call.caller) {
                 Err(LeftBehind.into())
             } else {
@@ -234,17 +229,11 @@ impl Middleware<Call, Below, ServedResponse, BoxError> for SingleFlight {
             };
             match result {
                 // Another may have become the leader before the one that began the call is told.
-                Ok(response) if task.is_some() => return Ok(served(&response, WaiterRole::Leader)),
-                Ok(response) => return Ok(served(&response, guard.role())),
+                Ok(response) => return Ok(served(&response, is_new || guard.leads())),
                 Err(error) if error.is::<FlightDropped>() => return Err(lost(task, error).await),
-                Err(error) if task.is_some() || !LeftBehind::is(&error) => return Err(error),
-                Err(_) => joined += 1,
+                Err(error) if is_new || !LeftBehind::is(&error) => return Err(error),
+                Err(_) => left.push(Arc::clone(&guard.flight)),
             }
-            company = if joined < MOST_JOINED {
-                Company::Others(Arc::clone(&guard.flight))
-            } else {
-                Company::Alone
-            };
         }
     }
 }
@@ -343,20 +332,6 @@ impl Metrics {
     pub fn asked_ids(&self) -> (u64, u64) {
         (self.calls_by_id.get(), self.asked_ids.get())
     }
-
-    fn record_ids(&self, ids: usize) {
-        self.calls_by_id.inc();
-        self.asked_ids.inc_by(ids as u64);
-    }
-
-    fn record_batch(&self, requests: usize) {
-        self.merged_calls.inc();
-        self.merged_requests.inc_by(requests as u64);
-    }
-
-    fn record_split_error(&self, reason: SplitError) {
-        self.split_errors.of(reason).inc();
-    }
 }
 
 /// The error of a waiter whose flight ended without a result. A panic of the flight goes on in the
@@ -371,7 +346,7 @@ async fn lost(task: Option<JoinHandle<()>>, error: BoxError) -> BoxError {
     error
 }
 
-fn served(response: &FlightResponse, role: WaiterRole) -> ServedResponse {
+fn served(response: &FlightResponse, leads: bool) -> ServedResponse {
     let FlightResponse {
         answer,
         kept,
@@ -382,15 +357,17 @@ fn served(response: &FlightResponse, role: WaiterRole) -> ServedResponse {
     ServedResponse {
         may_link: true,
         answer: answer.clone(),
-        outcome: match role {
-            _ if is_batch => Outcome::Merged,
-            WaiterRole::Leader if !is_others => Outcome::Forwarded,
-            WaiterRole::Leader | WaiterRole::Joined => Outcome::Collapsed,
+        outcome: if is_batch {
+            Outcome::Merged
+        } else if leads && !is_others {
+            Outcome::Forwarded
+        } else {
+            Outcome::Collapsed
         },
         status: Status {
             stored: kept.is_some(),
             ttl: kept.map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
-            collapsed: role == WaiterRole::Joined || is_others,
+            collapsed: !leads || is_others,
             detail: is_batch.then_some("merged"),
             ..Status::default()
         },

@@ -6,13 +6,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::batch_join::Response;
-use super::fixture::{Fixture, RecordingSink, Reply, answer, caller, no_cache, pass, rows};
+use super::fixture::{Fixture, Reply, answer, caller, no_cache, pass, rows};
 use crate::BoxError;
 use crate::attempt::{Asked, Attempt, Delivery, Failure, RetryHint};
 use crate::caller::{Caller, Urgency};
 use crate::scan::{Merging, Outcome, UpstreamProfile};
 use crate::single_flight::BatchConfig;
-use crate::single_flight::flight::Flight;
 use crate::single_flight::tests::fixture::{MERGE, request};
 use crate::telemetry::trace;
 
@@ -178,36 +177,6 @@ async fn an_urgent_request_that_waited_for_a_patient_one_in_vain_asks_for_a_slot
     refused.send(Err(no_room())).map_err(drop).unwrap();
     assert!(urgent.await.unwrap().is_err(), "nobody is left to wait for");
     fixture.nothing_is_left().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn rows_that_came_before_a_request_or_may_be_too_old_for_it_are_not_in_an_equal_ones_answer() {
-    let flight = |max_age| {
-        let mut caller = at(0, 5);
-        caller.cache_directives.max_age = max_age;
-        let sink = Arc::<RecordingSink>::default();
-        Flight::new(Arc::new(request(&["a"])), None, sink, &Arc::new(caller), Instant::now())
-    };
-    let before = Instant::now();
-    pass(1).await;
-    let now = Instant::now();
-    for (max_age, asked, has_stored_rows, is_answered) in [
-        (None, before, false, true),
-        (None, before, true, false),
-        (None, now, true, true),
-        (Some(Duration::from_secs(5)), now, true, false),
-        (Some(Duration::from_secs(5)), now, false, true),
-    ] {
-        let (flight, ..) = flight(max_age);
-        let sender = flight.take_equal_sender(asked, has_stored_rows);
-        assert_eq!(sender.is_some(), is_answered, "{max_age:?} {has_stored_rows}");
-        // It hands them on only to those whom they suit, and nobody joins it any more.
-        assert_eq!(flight.has_stored_rows(), is_answered && has_stored_rows);
-        assert_eq!(
-            flight.join(&Arc::new(at(0, 5)), now).is_none(),
-            is_answered && has_stored_rows
-        );
-    }
 }
 
 #[tokio::test(start_paused = true)]
