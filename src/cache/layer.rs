@@ -19,7 +19,7 @@ use crate::cache::entry::Entry;
 use crate::cache::fragment::Assembled;
 use crate::cache::freshness::{Age, Evaluation, RefreshHealth, StaleReason, evaluate};
 use crate::cache::metrics::{CountedOnDrop, Lookup};
-use crate::cache::partial_hit::{LONGEST_STALE, PartialHit};
+use crate::cache::partial_hit::PartialHit;
 use crate::cache::refresh::{RefreshGuard, RefreshOutcome, Refresher};
 use crate::cache::{Cache, Config};
 use crate::middleware::Next;
@@ -186,14 +186,7 @@ impl CacheService {
             return Either::Left(ready(Err(NotCached.into())));
         }
         let partial = partial_hit
-            .and_then(|hit| {
-                hit.usable_at(
-                    cache,
-                    cache.config(),
-                    &call.caller.cache_directives,
-                    call.caller.deadline,
-                )
-            })
+            .and_then(|hit| hit.usable_at(cache, &call.caller.cache_directives, call.caller.deadline))
             .and_then(|partial_hit| partial_hit.missing().map(|missing| (partial_hit, missing)));
         // Even if it waits to the end, and a little longer.
         let latest = call.caller.deadline.max(Instant::now()) + UNPUNCTUAL;
@@ -298,13 +291,9 @@ async fn ask_for_missing(
         return Ok(rest);
     }
     let now = Instant::now();
-    let config = Config {
-        stale_while_revalidate: cache.config().stale_while_revalidate.max(LONGEST_STALE),
-        ..*cache.config()
-    };
     let usable = partial_hit
         .clone()
-        .usable_at(&cache, &config, &call.caller.cache_directives, now);
+        .usable_now(&cache, &call.caller.cache_directives, now);
     let Some(usable) = usable.filter(|usable| usable.missing_count() == missing.ids().len()) else {
         tracing::debug!("stored rows became too old while the others were fetched");
         let request = Arc::clone(&call.request);
