@@ -121,10 +121,10 @@ impl Lease {
     /// Ends the lease without an answer.
     pub(super) fn end(&self, event: LeaseEvent) {
         if self.close() {
-            self.inner.write_queue.send(WriteJob::EndLease {
+            self.inner.write_queue.send(WriteJob {
                 name: self.name.clone(),
-                token: Arc::clone(&self.token),
-                event,
+                token: Some(Arc::clone(&self.token)),
+                result: Err(event),
             });
         }
     }
