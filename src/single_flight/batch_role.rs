@@ -108,7 +108,7 @@ impl Flight {
     pub(super) fn request_to_send(&self) -> Arc<Request> {
         match &self.state().batch_role {
             BatchRole::Carrier(batch) => Arc::clone(&batch.request),
-            BatchRole::Solo | BatchRole::Member(_) => Arc::clone(self.request()),
+            BatchRole::Solo | BatchRole::Member(_) => Arc::clone(&self.request),
         }
     }
 
@@ -173,7 +173,7 @@ impl Flight {
     /// What other calls have brought for it since its last waiter asked, and when that was.
     pub(super) fn stored_rows(&self) -> Option<(Instant, Box<dyn StoredRows>)> {
         let since = self.state().rows_since()?;
-        Some((since, self.cache_sink().rows_since(self.request(), since)?))
+        Some((since, self.cache_sink.rows_since(&self.request, since)?))
     }
 
     /// The same for a flight whose call leaves now: nobody joins it any more, unless it turns out
@@ -185,7 +185,7 @@ impl Flight {
             state.part = Part::Some;
             since
         };
-        let stored = self.cache_sink().rows_since(self.request(), since);
+        let stored = self.cache_sink.rows_since(&self.request, since);
         let stored = stored.filter(|stored| stored.missing().is_some());
         if stored.is_none() {
             // It takes no rows of other calls after all.

@@ -61,7 +61,7 @@ impl FlightDriver {
         }
         // All waiters have their results; what follows is for later requests.
         if let Some(batcher) = &self.flight_table.batcher
-            && let Some(comparison) = batcher.begin_comparison(self.flight.request())
+            && let Some(comparison) = batcher.begin_comparison(&self.flight.request)
         {
             batcher.compare(comparison, inner).await;
         }
@@ -136,8 +136,8 @@ impl FlightDriver {
                 // rows with others must know what it says about their order.
                 self.learn(&answer, asked);
                 self.complete(answer, asked, BatchKind::None);
-                if let Some(batcher) = self.flight.batcher() {
-                    batcher.complete_pending(self.flight.request());
+                if let Some(batcher) = &self.flight.batcher {
+                    batcher.complete_pending(&self.flight.request);
                 }
                 None
             }
@@ -147,7 +147,7 @@ impl FlightDriver {
 
     /// Counts the ids that a call asked for because somebody waits for them.
     fn record_ids(&self, batch: Option<&Batch>) {
-        let request = batch.map_or(self.flight.request(), |batch| &batch.request);
+        let request = batch.map_or(&self.flight.request, |batch| &batch.request);
         let has_left = matches!(self.flight.stage(), Stage::Departed(_));
         if has_left && request.endpoint().operation.declaration().is_by_id() {
             let prefetched = batch.and_then(|batch| batch.prefetched.as_ref());
@@ -160,7 +160,7 @@ impl FlightDriver {
 
     /// Tells the batcher how a request fared that was asked alone.
     fn record_status(&self, answer: &UpstreamResponse) {
-        let request = self.flight.request();
+        let request = &self.flight.request;
         // That of a request that shares no calls, too: it may be one that was rejected before.
         let batcher = self.flight_table.batcher.as_ref().filter(|_| request.is_whole());
         let Some(batcher) = batcher else { return };
@@ -188,7 +188,7 @@ impl FlightDriver {
 
     /// Learns from the answer to a request that was asked alone.
     fn learn(&self, answer: &UpstreamResponse, asked: Option<Instant>) {
-        let request = self.flight.request();
+        let request = &self.flight.request;
         if answer.status == StatusCode::OK
             && answer.may_be_json()
             && request.is_whole()
@@ -198,7 +198,7 @@ impl FlightDriver {
             if let Some((batcher, asked)) = self.flight_table.batcher.as_ref().zip(asked) {
                 batcher.observe(request, &rows, &answer.body, asked);
             }
-            if let Some(batcher) = self.flight.batcher() {
+            if let Some(batcher) = &self.flight.batcher {
                 batcher.profile_changed.notify_waiters();
             }
         }
@@ -207,11 +207,11 @@ impl FlightDriver {
     pub(super) fn complete(&self, answer: UpstreamResponse, asked: Option<Instant>, batch_kind: BatchKind) {
         let kept = asked
             .filter(|_| self.flight.is_storable())
-            .and_then(|asked| self.flight.cache_sink().keep(self.flight.request(), &answer, asked));
+            .and_then(|asked| self.flight.cache_sink.keep(&self.flight.request, &answer, asked));
         if let Some(asked) = asked {
             self.answer_equals(&answer, asked);
         }
-        let endpoint = self.flight.request().endpoint();
+        let endpoint = self.flight.request.endpoint();
         let is_answer = answer.status.is_success() || ResponseKind::of(endpoint, &answer).is_answer();
         self.flight_table.remove(&self.flight, asked.is_some() && is_answer);
         self.flight.complete(FlightResponse {
@@ -225,7 +225,7 @@ impl FlightDriver {
     /// answer serves only who asked for it.
     fn answer_equals(&self, answer: &UpstreamResponse, asked: Instant) {
         let equals = self.flight.take_equals();
-        if !equals.is_empty() && !ResponseKind::of(self.flight.request().endpoint(), answer).is_answer() {
+        if !equals.is_empty() && !ResponseKind::of(self.flight.request.endpoint(), answer).is_answer() {
             return release(equals);
         }
         for equal in equals {

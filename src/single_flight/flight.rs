@@ -19,11 +19,11 @@ use crate::telemetry::trace;
 /// One upstream call and its waiters. One waiter is the leader: the queue handles the call under
 /// the leader's name, deadline and place.
 pub(super) struct Flight {
-    request: Arc<Request>,
+    pub(super) request: Arc<Request>,
     /// The batcher through which it may share calls; `None` when its request must be asked alone.
-    batcher: Option<Arc<Batcher>>,
+    pub(super) batcher: Option<Arc<Batcher>>,
     /// Where its answer goes, and the rows of other calls come from.
-    cache_sink: Arc<dyn CacheSink>,
+    pub(super) cache_sink: Arc<dyn CacheSink>,
     state: Mutex<State>,
     pub(super) cancelled: Notify,
 }
@@ -182,19 +182,6 @@ impl Flight {
             }
             self.cancelled.notified().await;
         }
-    }
-
-    /// The batcher, if the request may share calls.
-    pub(super) fn batcher(&self) -> Option<&Arc<Batcher>> {
-        self.batcher.as_ref()
-    }
-
-    pub(super) fn cache_sink(&self) -> &dyn CacheSink {
-        &*self.cache_sink
-    }
-
-    pub(super) fn request(&self) -> &Arc<Request> {
-        &self.request
     }
 
     pub(super) fn stage(&self) -> Stage {

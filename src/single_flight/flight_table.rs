@@ -94,18 +94,18 @@ impl FlightTable {
         // Held until the others are taken along, so that none of them leaves in the same moment, and
         // nobody joins them.
         let flights = self.flights();
-        let request = if let Some(batcher) = flight.batcher() {
+        let request = if let Some(batcher) = &flight.batcher {
             batcher.start(flight)?
         } else if flight.start(Instant::now()) == Departure::Cancelled {
             return None;
         } else {
-            Arc::clone(flight.request())
+            Arc::clone(&flight.request)
         };
         // Rows that other calls brought may be too old for the others.
         if let Stage::Departed(departed) = flight.stage()
             && !flight.has_stored_rows()
         {
-            let equal = flights.get(flight.request().key()).into_iter().flatten();
+            let equal = flights.get(flight.request.key()).into_iter().flatten();
             let taken_along = equal.filter(|other| other.has_time(departed)).filter_map(|other| {
                 Some(BatchMember {
                     flight: Arc::clone(other),
@@ -121,14 +121,14 @@ impl FlightTable {
     /// The other flights for the same request.
     pub(super) fn others(&self, flight: &Arc<Flight>) -> Vec<Arc<Flight>> {
         let flights = self.flights();
-        let equal = flights.get(flight.request().key()).into_iter().flatten();
+        let equal = flights.get(flight.request.key()).into_iter().flatten();
         equal.filter(|other| !Arc::ptr_eq(other, flight)).cloned().collect()
     }
 
     /// Removes a flight, which has ended. If it was the last for its key, the one before it may be
     /// joined again; after an answer (`is_answered`) only one that still waits.
     pub(super) fn remove(&self, flight: &Arc<Flight>, is_answered: bool) {
-        if let Entry::Occupied(mut entry) = self.flights().entry(flight.request().key().clone()) {
+        if let Entry::Occupied(mut entry) = self.flights().entry(flight.request.key().clone()) {
             let equal = entry.get_mut();
             let was_last = equal.last().is_some_and(|last| Arc::ptr_eq(last, flight));
             equal.retain(|other| !Arc::ptr_eq(other, flight));
@@ -167,7 +167,7 @@ impl LateBoundRequest for QueuedFlight {
 
     fn queues(self: Arc<Self>, place: QueuePosition, start: Instant) {
         self.flight.wait_again(Instant::now(), Some(start));
-        if let Some(batcher) = self.flight.batcher() {
+        if let Some(batcher) = &self.flight.batcher {
             batcher.queues(&self.flight, place, start);
         }
     }
@@ -177,7 +177,7 @@ impl LateBoundRequest for QueuedFlight {
     }
 
     fn payer(&self) -> Payer {
-        self.flight.request().payer()
+        self.flight.request.payer()
     }
 
     fn cost_sharers(&self) -> Option<Vec<Name>> {

@@ -180,26 +180,28 @@ impl SingleFlight {
         upstream_profile: Arc<UpstreamProfile>,
         is_same_way: bool,
     ) -> Self {
-        let (before, table) = (self.clone(), &self.flight_table);
+        let table = &self.flight_table;
         let is_same_profile = Arc::ptr_eq(&upstream_profile, &table.upstream_profile);
-        if is_same_way && is_same_profile && config.merge.is_equivalent(&before.config.merge) {
-            return Self {
-                config,
-                cache_sink,
-                ..before
-            };
-        }
-        // A new batcher starts without a pause.
-        table.metrics.resume();
-        let (tasks, predicted_wait) = (before.tasks, before.predicted_wait);
-        Self::new(
+        let is_same = is_same_way && is_same_profile && config.merge.is_equivalent(&self.config.merge);
+        let flight_table = if is_same {
+            Arc::clone(table)
+        } else {
+            // A new batcher starts without a pause.
+            table.metrics.resume();
+            let (predicted_wait, metrics) = (self.predicted_wait.clone(), self.metrics());
+            Arc::new(FlightTable::new(
+                config.merge,
+                upstream_profile,
+                predicted_wait,
+                metrics,
+            ))
+        };
+        Self {
             config,
-            tasks,
             cache_sink,
-            upstream_profile,
-            predicted_wait,
-            self.metrics(),
-        )
+            flight_table,
+            ..self.clone()
+        }
     }
 }
 

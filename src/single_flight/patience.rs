@@ -29,7 +29,7 @@ impl PredictedWait {
         let now = Instant::now();
         let start = flight.start_in_other_name(caller).filter(|start| *start > now);
         let Some(start) = start else { return false };
-        let payer = flight.request().payer();
+        let payer = flight.request.payer();
         let clearly = (self.scarcity)(payer).interval * CLEARLY;
         let has_room = !clearly.is_zero() && now + clearly < start;
         has_room && now + (self.turn)(payer, caller) + clearly < start

@@ -20,7 +20,7 @@ impl FlightDriver {
     /// Queues for a slot and makes the call, unless the flight is cancelled or becomes a member
     /// before that.
     pub(super) async fn attempt(&self, leader: &Leader, inner: Below) -> StepResult {
-        let batcher = self.flight.batcher().filter(|_| self.flight.can_batch());
+        let batcher = self.flight.batcher.as_ref().filter(|_| self.flight.can_batch());
         let attempt = Attempt {
             request: Arc::new(QueuedFlight {
                 flight_table: Arc::clone(&self.flight_table),
