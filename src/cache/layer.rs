@@ -293,7 +293,7 @@ async fn ask_for_missing(
     let now = Instant::now();
     let usable = partial_hit
         .clone()
-        .usable_now(&cache, &call.caller.cache_directives, now);
+        .usable_at(&cache, &call.caller.cache_directives, now);
     let Some(usable) = usable.filter(|usable| usable.missing_count() == missing.ids().len()) else {
         tracing::debug!("stored rows became too old while the others were fetched");
         let request = Arc::clone(&call.request);

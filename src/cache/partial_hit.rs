@@ -18,9 +18,9 @@ use crate::scan::{
     Endpoint, Key, Merging, Request, Rows, ServedResponse, SplitError, StoredRows, UpstreamProfile, UpstreamResponse,
 };
 
-/// Rows that were to be in time, but whose missing ones took longer, may be stale for so long when
-/// they are joined, even where no stale answers are served: to fetch them as well would cost
-/// another call, while calls are what everybody waits for. A caller's own limits hold all the same.
+/// Rows that wait for missing ones may be stale for so long when they are joined, even where no
+/// stale answers are served: to fetch them as well would cost room in a call, or another call,
+/// while calls are what everybody waits for. A caller's own limits hold all the same.
 const LONGEST_STALE: Duration = Duration::from_mins(1);
 
 /// The fragments of a request, one place for each of its ids. At least one is there.
@@ -58,27 +58,18 @@ impl PartialHit {
     /// These fragments, or later ones of the same ids, without those that could not answer the
     /// caller any more at `then`: the request may wait for long for the missing ones. `None` when
     /// none is left.
-    pub(super) fn usable_at(self, cache: &Cache, directives: &CacheDirectives, then: Instant) -> Option<Self> {
-        self.usable(cache, cache.config(), directives, then)
-    }
-
-    /// The same once the missing ones have come.
-    pub(super) fn usable_now(self, cache: &Cache, directives: &CacheDirectives, now: Instant) -> Option<Self> {
+    pub(super) fn usable_at(mut self, cache: &Cache, directives: &CacheDirectives, then: Instant) -> Option<Self> {
         let config = Config {
             stale_while_revalidate: cache.config().stale_while_revalidate.max(LONGEST_STALE),
             ..*cache.config()
         };
-        self.usable(cache, &config, directives, now)
-    }
-
-    fn usable(mut self, cache: &Cache, config: &Config, directives: &CacheDirectives, then: Instant) -> Option<Self> {
         for (id, place) in self.request.ids().zip(&mut self.fragments) {
             let Some(fragment) = place.take() else { continue };
             let latest = cache
                 .fragment(self.request.endpoint(), id)
                 .filter(|latest| latest.origin().asked > fragment.origin().asked)
                 .unwrap_or(fragment);
-            let evaluation = evaluate(config, directives, latest.age(then), RefreshHealth::Good);
+            let evaluation = evaluate(&config, directives, latest.age(then), RefreshHealth::Good);
             *place = matches!(evaluation, Evaluation::Fresh | Evaluation::Stale(_)).then_some(latest);
         }
         self.fragments.iter().any(Option::is_some).then_some(self)

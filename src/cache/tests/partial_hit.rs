@@ -38,36 +38,6 @@ async fn rows_that_would_be_too_old_at_the_deadline_are_fetched_with_the_missing
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_stale_answers_only_rows_that_are_fresh_to_the_end_wait_for_others() {
-    for (wait, asked_for) in [(25, &["b"][..]), (31, &["a", "b"][..])] {
-        let mut cache = ById::with_known_order_and(Config {
-            stale_while_revalidate: Duration::ZERO,
-            stale_if_error: Duration::ZERO,
-            ..Config::default()
-        });
-        cache.keep(&["a"]);
-        let call = call("x", CacheDirectives::default());
-        let caller = Caller {
-            deadline: Instant::now() + Duration::from_secs(wait),
-            ..Caller::clone(&call.caller)
-        };
-        let asked = cache.fixture.front.call(Call {
-            request: Arc::new(request(&["a", "b"])),
-            caller: Arc::new(caller),
-        });
-        let asked = cache.fixture.tasks.spawn("test", asked);
-        // The answer takes longer than anybody thought: that costs no further call.
-        let (call, respond) = cache.fixture.next().await;
-        assert_eq!(call.request.ids().collect::<Vec<_>>(), asked_for);
-        pass(40).await;
-        cache.fixture.respond(&call, respond, upstream(&call.request));
-        let served = asked.await.unwrap().unwrap();
-        assert_eq!(served.answer.body, upstream(&request(&["a", "b"])).body);
-        assert_eq!(served.age, (wait == 25).then(|| Duration::from_secs(40)));
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn rows_that_became_too_old_during_the_call_are_fetched_again_unless_another_call_has() {
     for refreshed in [false, true] {
         let mut cache = ById::with_known_order();
