@@ -123,10 +123,9 @@ impl SharedContext {
         cache: &Arc<cache::Cache>,
     ) -> Option<Supervised<shared_cache::SharedCache>> {
         let (store, metrics) = (self.store.clone()?, self.metrics.shared_cache.clone()?);
-        let shared_cache = settings::shared_cache(config, store)?;
-        let shared_cache = shared_cache
-            .with_memory(self.memory.answers.clone())
-            .with_closing(self.closing.subscribe());
+        let mut shared_cache = settings::shared_cache(config, store)?;
+        shared_cache.memory = Some(self.memory.answers.clone());
+        shared_cache.closing = Some(self.closing.subscribe());
         let memory = Arc::clone(cache);
         let adopt: shared_cache::InsertLocal = Arc::new(move |request, found| {
             memory.insert_remote(request, &found.answer, (found.asked, found.stored), found.ttl);

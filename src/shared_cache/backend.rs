@@ -302,7 +302,10 @@ mod tests {
         assert!((&mut waiting).now_or_never().is_none());
         let second = Duration::from_secs(1);
         let store = store::Config::new(store::Address::parse("redis://h").unwrap(), second);
-        let config = Config::new(store, "p", ("tenant", "app"), second, second).with_memory(memory.clone());
+        let config = Config {
+            memory: Some(memory.clone()),
+            ..Config::new(store, "p", ("tenant", "app"), second, second)
+        };
         let backend = Backend::new(config, &Tasks::new(), Metrics::default());
         let open = |bytes: usize| {
             let now = StoreTime(1_700_000_000_000);

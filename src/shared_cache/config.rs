@@ -24,14 +24,17 @@ pub struct Config {
     /// How long an answer counts as fresh here, at most, whatever its writer said. Zero switches
     /// sharing off.
     pub ttl: Duration,
-    /// The same for the history of sessions, which does not change once they are finished.
-    pub(super) finished_ttl: Duration,
+    /// The same for the history of sessions, which does not change once they are finished, if that is
+    /// longer.
+    pub finished_ttl: Duration,
     /// How long a lease lasts without renewal, and so how long a dead leader delays its followers.
     pub lease: Duration,
-    /// The memory for answers from the store; `None` when they are not counted.
-    pub(super) memory: Option<AnswerMemory>,
-    /// When this replica stops; `None` in it while that is not known.
-    pub(super) closing: Option<watch::Receiver<Option<Instant>>>,
+    /// The memory for answers from the store, of which one without memory is not read; `None` when
+    /// they are not counted.
+    pub memory: Option<AnswerMemory>,
+    /// When this replica stops, after which nobody waits for another one; `None` in it while that is
+    /// not known.
+    pub closing: Option<watch::Receiver<Option<Instant>>>,
 }
 
 impl Config {
@@ -62,23 +65,6 @@ impl Config {
         }
     }
 
-    /// Answers from the store reserve their memory in `memory`. An answer for which there is no
-    /// memory is not read.
-    pub fn with_memory(self, memory: AnswerMemory) -> Self {
-        Self {
-            memory: Some(memory),
-            ..self
-        }
-    }
-
-    /// Nobody waits for another replica past the moment that `closing` says, once it says one.
-    pub fn with_closing(self, closing: watch::Receiver<Option<Instant>>) -> Self {
-        Self {
-            closing: Some(closing),
-            ..self
-        }
-    }
-
     /// Resolves at the closing moment, if there will be one.
     pub(super) async fn closed(&self) {
         if let Some(mut closing) = self.closing.clone()
@@ -87,11 +73,6 @@ impl Config {
             return sleep_until(closes).await;
         }
         std::future::pending::<()>().await;
-    }
-
-    /// Limits the freshness of finished sessions, if the limit is longer than the usual one.
-    pub fn with_finished_ttl(self, finished_ttl: Duration) -> Self {
-        Self { finished_ttl, ..self }
     }
 
     /// How long an answer of `endpoint` counts as fresh, at most.

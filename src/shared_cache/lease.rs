@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared, WeakShared};
+use futures_util::future::{BoxFuture, Shared, WeakShared, ready};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -121,10 +121,10 @@ impl Lease {
     /// Ends the lease without an answer.
     pub(super) fn end(&self, event: LeaseEvent) {
         if self.close() {
-            self.inner.write_queue.send(WriteJob::EndLease {
+            self.inner.write_queue.send(WriteJob {
                 name: self.name.clone(),
-                token: Arc::clone(&self.token),
-                event,
+                token: Some(Arc::clone(&self.token)),
+                result: Err(event),
             });
         }
     }
@@ -180,72 +180,55 @@ pub(super) struct Registry(Mutex<Entries>);
 struct Entries {
     lookups: HashMap<Name, Lookup>,
     leases: HashMap<Name, Weak<Lease>>,
-    next: u64,
 }
 
 #[derive(Debug)]
 struct Lookup {
-    number: u64,
     shared: WeakShared<BoxFuture<'static, LookupOutcome>>,
-    /// The most urgent request that takes part.
-    urgency: Urgency,
-    /// The events of another replica's lease.
-    events: watch::Sender<LeaseEvent>,
+    /// The events of another replica's lease, with the urgency of the most urgent request that takes
+    /// part.
+    events: watch::Sender<(LeaseEvent, Urgency)>,
 }
 
-/// How a request takes part in a lookup.
-#[derive(Debug)]
-pub(super) enum LookupRole {
-    /// This replica has the lease: the call is, or will be, under way below.
-    Led(Arc<Lease>),
-    /// A lookup is under way.
-    Pending(Shared<BoxFuture<'static, LookupOutcome>>),
+impl Lookup {
+    fn tell(&self, event: LeaseEvent) {
+        self.events.send_modify(|(latest, _)| *latest = event);
+    }
 }
 
 impl Registry {
-    /// The lease on a request or the lookup for it; if there is neither, a new lookup that `start`
-    /// makes. A lookup looks again when a more urgent request joins it, because it may wait for a
+    /// The lookup for a request, which is over where this replica has the lease; if there is neither,
+    /// a new lookup that `start` makes. A lookup looks again when a more urgent request joins it, because it may wait for a
     /// lease that this one need not wait for.
     pub(super) fn join_lookup(
         self: &Arc<Self>,
         name: &Name,
         urgency: Urgency,
         start: impl FnOnce(RegistryEntry) -> BoxFuture<'static, LookupOutcome>,
-    ) -> LookupRole {
+    ) -> Shared<BoxFuture<'static, LookupOutcome>> {
         let mut entries = self.entries();
         if let Some(lease) = entries.leases.get(name).and_then(Weak::upgrade) {
-            return LookupRole::Led(lease);
+            return ready(LookupOutcome::Led(lease)).boxed().shared();
         }
-        if let Some(lookup) = entries.lookups.get_mut(name)
+        if let Some(lookup) = entries.lookups.get(name)
             && let Some(shared) = lookup.shared.upgrade()
         {
-            if urgency < lookup.urgency {
-                lookup.urgency = urgency;
-                lookup.events.send_replace(LeaseEvent::Look);
+            if urgency < lookup.events.borrow().1 {
+                lookup.events.send_replace((LeaseEvent::Look, urgency));
             }
-            return LookupRole::Pending(shared);
+            return shared;
         }
-        let number = entries.next;
-        entries.next += 1;
-        let (events, receiver) = watch::channel(LeaseEvent::Look);
+        let (events, receiver) = watch::channel((LeaseEvent::Look, urgency));
         let lookup = start(RegistryEntry {
             registry: Arc::clone(self),
             name: name.clone(),
-            number,
-            urgency,
             events: receiver,
         })
         .shared();
-        if let Some(weak) = lookup.downgrade() {
-            let new = Lookup {
-                number,
-                shared: weak,
-                urgency,
-                events,
-            };
-            entries.lookups.insert(name.clone(), new);
+        if let Some(shared) = lookup.downgrade() {
+            entries.lookups.insert(name.clone(), Lookup { shared, events });
         }
-        LookupRole::Pending(lookup)
+        lookup
     }
 
     /// From now on, equal requests join the lease.
@@ -283,14 +266,14 @@ impl Registry {
             lease.answered.notify_waiters();
         }
         if let Some(lookup) = self.entries().lookups.get(&name) {
-            lookup.events.send_replace(event);
+            lookup.tell(event);
         }
     }
 
     /// Messages may have been lost, so all lookups have to look up again.
     pub(super) fn notify_all(&self) {
         for lookup in self.entries().lookups.values() {
-            lookup.events.send_replace(LeaseEvent::Look);
+            lookup.tell(LeaseEvent::Look);
         }
     }
 
@@ -305,19 +288,13 @@ impl Registry {
 pub(super) struct RegistryEntry {
     registry: Arc<Registry>,
     name: Name,
-    number: u64,
-    /// That of the request which began the lookup.
-    urgency: Urgency,
-    events: watch::Receiver<LeaseEvent>,
+    events: watch::Receiver<(LeaseEvent, Urgency)>,
 }
 
 impl RegistryEntry {
     /// The urgency of the most urgent request that takes part in the lookup.
     pub(super) fn urgency(&self) -> Urgency {
-        let entries = self.registry.entries();
-        let known = entries.lookups.get(&self.name);
-        let known = known.filter(|known| known.number == self.number);
-        known.map_or(self.urgency, |known| known.urgency)
+        self.events.borrow().1
     }
 
     /// The next event; of several, the latest.
@@ -330,7 +307,7 @@ impl RegistryEntry {
             // Another lookup has replaced this one, because no request waits for it any more.
             std::future::pending::<()>().await;
         }
-        *self.events.borrow_and_update()
+        self.events.borrow_and_update().0
     }
 }
 
@@ -340,7 +317,7 @@ impl Drop for RegistryEntry {
         if entries
             .lookups
             .get(&self.name)
-            .is_some_and(|known| known.number == self.number)
+            .is_some_and(|known| known.events.subscribe().same_channel(&self.events))
         {
             entries.lookups.remove(&self.name);
         }
@@ -356,7 +333,7 @@ mod tests {
         let (registry, name) = (Arc::new(Registry::default()), Name::new("aa"));
         let mut waiter = None;
         let [urgent, patient] = [0, 7].map(|level| Urgency::new(level).unwrap());
-        let role = registry.join_lookup(&name, patient, |entry| {
+        let lookup = registry.join_lookup(&name, patient, |entry| {
             waiter = Some(entry);
             Box::pin(std::future::pending())
         });
@@ -373,11 +350,11 @@ mod tests {
         registry.notify_all();
         assert_eq!(waiter.event().await, LeaseEvent::Look);
         for urgency in [urgent, patient, urgent] {
-            registry.join_lookup(&name, urgency, |_| unreachable!("there is one"));
+            drop(registry.join_lookup(&name, urgency, |_| unreachable!("there is one")));
         }
         assert_eq!((waiter.event().await, waiter.urgency()), (LeaseEvent::Look, urgent));
         assert!(!waiter.events.has_changed().unwrap(), "once");
-        drop((role, waiter));
+        drop((lookup, waiter));
         assert!(registry.entries().lookups.is_empty());
     }
 }

@@ -70,7 +70,7 @@ pub use metrics::{Metrics, Snapshot};
 pub use write_queue::Publisher;
 
 use backend::{Backend, Found, LookupMode, LookupReply};
-use lease::{Lease, LeaseEvent, LookupRole, Registry, RegistryEntry};
+use lease::{Lease, LeaseEvent, Registry, RegistryEntry};
 use metrics::LookupResult;
 use write_queue::{WriteQueue, run_writer};
 
@@ -135,7 +135,7 @@ impl SharedCache {
                 _ => LookupOutcome::Alone,
             };
         }
-        let role = inner.registry.join_lookup(&name, call.caller.urgency, |entry| {
+        let lookup = inner.registry.join_lookup(&name, call.caller.urgency, |entry| {
             Box::pin(lookup(
                 Arc::clone(inner),
                 Arc::clone(&call.request),
@@ -143,10 +143,6 @@ impl SharedCache {
                 entry,
             ))
         });
-        let lookup = match role {
-            LookupRole::Led(lease) => return LookupOutcome::Led(lease),
-            LookupRole::Pending(lookup) => lookup,
-        };
         // A caller that does not wait for a slot still waits for the store's reply, and so does one
         // that comes when the gateway closes. Who is left then asks alone, and the queue says why
         // there is no slot.

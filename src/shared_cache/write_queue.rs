@@ -67,15 +67,15 @@ impl SharedCache {
         };
         let name = inner.config.name(request.key());
         let token = inner.registry.lease(&name).and_then(|lease| lease.complete());
-        inner.write_queue.send(WriteJob::Answer {
+        inner.write_queue.send(WriteJob {
             name,
             token,
-            value: StoredResponse {
+            result: Ok(StoredResponse {
                 answer: answer.without_passing_fields(),
                 asked,
                 stored,
                 ttl: left + age,
-            },
+            }),
         });
     }
 }
@@ -85,19 +85,12 @@ const MOST: usize = 256;
 
 /// One write to the store.
 #[derive(Debug)]
-pub(super) enum WriteJob {
-    /// An answer, with the token of the lease that it ends.
-    Answer {
-        name: Name,
-        token: Option<Arc<str>>,
-        value: StoredResponse,
-    },
-    /// The end of a lease.
-    EndLease {
-        name: Name,
-        token: Arc<str>,
-        event: LeaseEvent,
-    },
+pub(super) struct WriteJob {
+    pub(super) name: Name,
+    /// That of the lease that it ends, if there is one.
+    pub(super) token: Option<Arc<str>>,
+    /// An answer, or how the lease ended without one.
+    pub(super) result: Result<StoredResponse, LeaseEvent>,
 }
 
 /// The sending end of the queue.
@@ -115,7 +108,7 @@ impl WriteQueue {
 
     /// Queues a job. When the queue is full the job is dropped, and its lease expires.
     pub(super) fn send(&self, job: WriteJob) {
-        let is_answer = matches!(job, WriteJob::Answer { .. });
+        let is_answer = job.result.is_ok();
         if self.sender.try_send(job).is_err() && is_answer {
             self.metrics.record_write(Write::Dropped);
         }
@@ -129,7 +122,7 @@ pub(super) async fn run_writer(inner: Arc<Inner>, mut jobs: mpsc::Receiver<Write
         tokio::select! {
             biased;
             job = jobs.recv() => match job {
-                Some(job) => inner.write_job(job).await,
+                Some(job) => inner.write(job).await,
                 None => return,
             },
             () = inner.tasks.stopping() => return,
@@ -138,29 +131,25 @@ pub(super) async fn run_writer(inner: Arc<Inner>, mut jobs: mpsc::Receiver<Write
 }
 
 impl Inner {
-    async fn write_job(&self, job: WriteJob) {
-        match job {
-            WriteJob::EndLease { name, token, event } => {
-                self.backend.complete(&name, &token, event, None).await;
+    async fn write(&self, WriteJob { name, token, result }: WriteJob) {
+        let token = token.as_deref().unwrap_or_default();
+        let value = match result {
+            Ok(value) => value,
+            Err(event) => {
+                self.backend.complete(&name, token, event, None).await;
+                return;
             }
-            WriteJob::Answer { name, token, value } => self.write(&name, token.as_deref(), &value).await,
-        }
-    }
-
-    async fn write(&self, name: &Name, token: Option<&str>, value: &StoredResponse) {
-        let Some(bytes) = value.write(name) else {
+        };
+        let Some(bytes) = value.write(&name) else {
             self.metrics.record_write(Write::TooLarge);
-            if let Some(token) = token {
-                self.backend.complete(name, token, LeaseEvent::Alone, None).await;
+            if !token.is_empty() {
+                self.backend.complete(&name, token, LeaseEvent::Alone, None).await;
             }
             return;
         };
         let was_up = self.backend.is_up();
         let answer = Some((&*bytes, value.end()));
-        let written = self
-            .backend
-            .complete(name, token.unwrap_or_default(), LeaseEvent::Completed, answer)
-            .await;
+        let written = self.backend.complete(&name, token, LeaseEvent::Completed, answer).await;
         self.metrics.record_write(match (written, was_up) {
             (true, _) => Write::Written,
             (false, true) => Write::Failed,
@@ -185,10 +174,10 @@ mod tests {
     fn jobs_beyond_the_queues_capacity_are_dropped_without_waiting() {
         let (write_queue, mut jobs) = WriteQueue::new(Metrics::default());
         for n in 0..1000 {
-            write_queue.send(WriteJob::EndLease {
+            write_queue.send(WriteJob {
                 name: Name::new(&n.to_string()),
-                token: "t".into(),
-                event: LeaseEvent::Alone,
+                token: Some("t".into()),
+                result: Err(LeaseEvent::Alone),
             });
         }
         let kept = std::iter::from_fn(|| jobs.try_recv().ok()).count();

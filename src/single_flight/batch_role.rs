@@ -1,5 +1,5 @@
-//! The part a flight plays in a batch: its own request only, the carrier's call for several
-//! flights, or a member of another flight's call.
+//! The part a flight plays in a call: its own request only, the carrier's call for several flights,
+//! or a member of another flight's call, for a batch or for the same request.
 
 use std::sync::Arc;
 
@@ -8,22 +8,19 @@ use tokio::time::Instant;
 
 use crate::scan::{Request, StoredRows, UpstreamResponse};
 use crate::single_flight::batch_share::BatchShare;
-use crate::single_flight::batcher::Batch;
+use crate::single_flight::batcher::{Batch, BatchMember, release};
 use crate::single_flight::flight::{Departure, Flight, Part, Stage, State};
 use crate::telemetry::trace;
 
-/// The part a flight plays in a batch.
+/// The part a flight plays in a call.
 #[derive(Debug)]
 pub(super) enum BatchRole {
-    /// It asks for its own request only, or has not left yet.
+    /// It asks for its own request, or has not left yet.
     Solo,
     /// Its call also asks for the members of this batch.
     Carrier(Batch),
     /// Another flight's call asks for it; its part of the answer arrives here.
     Member(Option<oneshot::Receiver<MemberOutcome>>),
-    /// It asks for its own request only, after a batch whose answer could not be split. It never
-    /// joins a batch again.
-    NeverBatch,
 }
 
 /// What a member gets when the call is over.
@@ -35,8 +32,9 @@ pub(super) enum MemberOutcome {
     Response(MemberResponse),
     /// The answer to an equal request, which another flight asked for alone.
     Equal(MemberResponse),
-    /// The call waits for a slot again. The member waits for one itself, as long as its own callers
-    /// may, and whichever of them gets one first may take the others along.
+    /// The call waits for a slot again, or one for the same request brought no answer. The member
+    /// waits for a slot itself, as long as its own callers may, and whichever of them gets one first
+    /// may take the others along.
     Released,
     /// The call did not answer the member, but another batch may. The member was found to have this
     /// many rows, or 0 if none were counted.
@@ -51,17 +49,23 @@ pub(super) struct MemberResponse {
     pub(super) asked: Instant,
 }
 
-impl BatchRole {
-    /// The flights whose requests this flight's call also asks for.
-    pub(super) fn members(&self) -> Vec<Arc<Flight>> {
-        match self {
-            Self::Carrier(batch) => batch.members.iter().map(|member| Arc::clone(&member.flight)).collect(),
-            Self::Solo | Self::Member(_) | Self::NeverBatch => Vec::new(),
-        }
-    }
-}
-
 impl State {
+    /// The flights that this flight's call is also made for: the members of its batch, and those for
+    /// the same request.
+    pub(super) fn companions(&self) -> Vec<Arc<Flight>> {
+        let members = match &self.batch_role {
+            BatchRole::Carrier(batch) => &*batch.members,
+            BatchRole::Solo | BatchRole::Member(_) => &[],
+        };
+        let all = members.iter().chain(&self.equals);
+        all.map(|member| Arc::clone(&member.flight)).collect()
+    }
+
+    /// Whether it may still join a batch or carry one.
+    fn can_batch(&self) -> bool {
+        matches!(self.batch_role, BatchRole::Solo) && !self.never_batches
+    }
+
     /// It waits again at its old place, in no batch.
     fn wait_solo(&mut self) {
         self.batch_role = BatchRole::Solo;
@@ -77,32 +81,34 @@ impl State {
 impl Flight {
     /// Records that the slot has been granted.
     pub(super) fn start(&self, now: Instant) -> Departure {
-        let members = {
+        let (departure, companions) = {
             let mut state = self.state();
             if state.stage == Stage::Over || matches!(state.batch_role, BatchRole::Member(_)) {
                 return Departure::Cancelled;
             }
             // Waiting → Departed, and Departed → Departed for a further attempt.
             state.stage = Stage::Departed(now);
-            if matches!(state.batch_role, BatchRole::Solo) {
-                return Departure::First;
-            }
-            state.batch_role.members()
+            let departure = if state.can_batch() {
+                Departure::First
+            } else {
+                Departure::Repeated
+            };
+            (departure, state.companions())
         };
-        for member in members {
-            let mut state = member.state();
+        for companion in companions {
+            let mut state = companion.state();
             if state.stage != Stage::Over {
                 state.stage = Stage::Departed(now);
             }
         }
-        Departure::Repeated
+        departure
     }
 
     /// The request to send: the batch's, if there is one.
     pub(super) fn request_to_send(&self) -> Arc<Request> {
         match &self.state().batch_role {
             BatchRole::Carrier(batch) => Arc::clone(&batch.request),
-            BatchRole::Solo | BatchRole::Member(_) | BatchRole::NeverBatch => Arc::clone(self.request()),
+            BatchRole::Solo | BatchRole::Member(_) => Arc::clone(&self.request),
         }
     }
 
@@ -116,9 +122,7 @@ impl Flight {
         rows_since: Option<Instant>,
     ) -> Option<oneshot::Sender<MemberOutcome>> {
         let mut state = self.state();
-        if !matches!(state.batch_role, BatchRole::Solo)
-            || rows_since.is_some() && rows_since != state.waiters.all_entered()
-        {
+        if !state.can_batch() || rows_since.is_some() && rows_since != state.waiters.all_entered() {
             return None;
         }
         let sender = self.become_member(&mut state, departed)?;
@@ -128,27 +132,13 @@ impl Flight {
         Some(sender)
     }
 
-    /// The same for the answer to an equal request, whose call left at `departed`: it needs not be
-    /// split. One that `has_stored_rows` is of the age of the oldest of them, and answers only
-    /// waiters who asked before that, and for any age.
-    pub(super) fn take_equal_sender(
-        &self,
-        departed: Instant,
-        has_stored_rows: bool,
-    ) -> Option<oneshot::Sender<MemberOutcome>> {
+    /// The same for the call of an equal flight, whose answer needs not be split.
+    pub(super) fn take_equal_sender(&self, departed: Instant) -> Option<oneshot::Sender<MemberOutcome>> {
         let mut state = self.state();
-        if has_stored_rows && state.waiters.all_entered().is_none_or(|entered| entered > departed) {
+        if !matches!(state.batch_role, BatchRole::Solo) {
             return None;
         }
-        if matches!(state.batch_role, BatchRole::Carrier(_) | BatchRole::Member(_)) {
-            return None;
-        }
-        let sender = self.become_member(&mut state, departed)?;
-        if has_stored_rows {
-            // What it gets holds such rows too: nobody joins it, and it hands them on as such.
-            state.part = Part::Some;
-        }
-        Some(sender)
+        self.become_member(&mut state, departed)
     }
 
     fn become_member(&self, state: &mut State, departed: Instant) -> Option<oneshot::Sender<MemberOutcome>> {
@@ -171,7 +161,7 @@ impl Flight {
     pub(super) fn take_response_receiver(&self) -> Option<oneshot::Receiver<MemberOutcome>> {
         match &mut self.state().batch_role {
             BatchRole::Member(share) => share.take(),
-            BatchRole::Solo | BatchRole::Carrier(_) | BatchRole::NeverBatch => None,
+            BatchRole::Solo | BatchRole::Carrier(_) => None,
         }
     }
 
@@ -183,7 +173,7 @@ impl Flight {
     /// What other calls have brought for it since its last waiter asked, and when that was.
     pub(super) fn stored_rows(&self) -> Option<(Instant, Box<dyn StoredRows>)> {
         let since = self.state().rows_since()?;
-        Some((since, self.cache_sink().rows_since(self.request(), since)?))
+        Some((since, self.cache_sink.rows_since(&self.request, since)?))
     }
 
     /// The same for a flight whose call leaves now: nobody joins it any more, unless it turns out
@@ -195,7 +185,7 @@ impl Flight {
             state.part = Part::Some;
             since
         };
-        let stored = self.cache_sink().rows_since(self.request(), since);
+        let stored = self.cache_sink.rows_since(&self.request, since);
         let stored = stored.filter(|stored| stored.missing().is_some());
         if stored.is_none() {
             // It takes no rows of other calls after all.
@@ -209,18 +199,26 @@ impl Flight {
         self.state().part == Part::Some
     }
 
-    /// Whether an answer to it that comes without another call is in time for an equal flight that
-    /// has no place in the queue and whose leader waits until `deadline`.
-    pub(super) fn answers_in_time(&self, other: &Self, deadline: Instant) -> bool {
-        let (stage, start, part) = {
-            let state = self.state();
-            (state.stage, state.start, state.part)
-        };
-        match stage {
-            Stage::Waiting => start.is_some_and(|start| start <= deadline) && Instant::now() < deadline,
-            Stage::Departed(asked) => part != Part::Some && other.state().waiters.accept_answers_from(asked),
-            Stage::Over => false,
-        }
+    /// Whether its call is predicted to leave by then.
+    pub(super) fn leaves_by(&self, deadline: Instant) -> bool {
+        let state = self.state();
+        state.stage == Stage::Waiting && state.start.is_some_and(|start| start <= deadline)
+    }
+
+    /// Takes the flights for the same request along in the call that has just left.
+    pub(super) fn take_along(&self, equals: Vec<BatchMember>) {
+        self.state().equals.extend(equals);
+    }
+
+    /// The flights for the same request that wait for its answer.
+    pub(super) fn take_equals(&self) -> Vec<BatchMember> {
+        std::mem::take(&mut self.state().equals)
+    }
+
+    /// Lets the flights for the same request wait for themselves: there is no answer for them, or
+    /// not soon.
+    pub(super) fn release_equals(&self) {
+        release(self.take_equals());
     }
 
     /// From now on the flight asks for all of its ids.
@@ -240,21 +238,25 @@ impl Flight {
         }
     }
 
-    /// Takes the batch apart, unless its call leaves now and no member has waited long enough: a
-    /// member has no place in the queue that would tell its leader so.
-    pub(super) fn release_batch(&self, now: Instant, start: Option<Instant>) {
-        let members = match &self.state().batch_role {
-            role @ BatchRole::Carrier(_) => role.members(),
-            BatchRole::Solo | BatchRole::Member(_) | BatchRole::NeverBatch => return,
+    /// Lets the flights that share the call wait for themselves, unless it leaves now and none of
+    /// them has waited long enough: they have no place in the queue that would tell their leaders so.
+    pub(super) fn release_companions(&self, now: Instant, start: Option<Instant>) {
+        let companions = {
+            let state = self.state();
+            if !matches!(state.batch_role, BatchRole::Carrier(_)) && state.equals.is_empty() {
+                return;
+            }
+            state.companions()
         };
-        let may_wait = |member: &Arc<Self>| member.state().waiters.leads_until() > now;
-        if start.is_some_and(|start| start <= now) && members.iter().all(may_wait) {
+        let may_wait = |companion: &Arc<Self>| companion.state().waiters.leader_caller.deadline > now;
+        if start.is_some_and(|start| start <= now) && companions.iter().all(may_wait) {
             return;
         }
         self.end_trace(true);
         if let Some(batch) = self.take_batch() {
-            batch.release();
+            release(batch.members);
         }
+        self.release_equals();
     }
 
     /// The flight was in a batch whose call waits for a slot again.
@@ -266,7 +268,7 @@ impl Flight {
     pub(super) fn leave_batch(&self) {
         let mut state = self.state();
         state.wait_solo();
-        state.batch_role = BatchRole::NeverBatch;
+        state.never_batches = true;
     }
 
     /// The flight was a member of a call that did not answer it, and may join another batch. `rows`
@@ -293,7 +295,7 @@ impl Flight {
 
     /// Whether it may still join a batch or carry one.
     pub(super) fn can_batch(&self) -> bool {
-        matches!(self.state().batch_role, BatchRole::Solo)
+        self.state().can_batch()
     }
 
     /// The call's span in a trace. The first attempt, which leaves now, creates it.
@@ -303,7 +305,7 @@ impl Flight {
             if !matches!(state.trace, trace::Call::None) {
                 return state.trace.clone();
             }
-            if !state.waiters.are_traced() && matches!(state.batch_role, BatchRole::Solo | BatchRole::NeverBatch) {
+            if !state.waiters.are_traced() && state.companions().is_empty() {
                 return trace::Call::None;
             }
         }
@@ -321,21 +323,21 @@ impl Flight {
         }
     }
 
-    /// The trace participants of all waiters that share the call, members included.
+    /// The trace participants of all waiters that share the call.
     fn participants(&self) -> Vec<trace::Participant> {
-        let (mut participants, members) = {
+        let (mut participants, companions) = {
             let state = self.state();
-            (state.waiters.participants(), state.batch_role.members())
+            (state.waiters.participants(), state.companions())
         };
-        for member in members {
-            participants.extend(member.state().waiters.participants());
+        for companion in companions {
+            participants.extend(companion.state().waiters.participants());
         }
         participants
     }
 
     /// Whether it asks for its own request only, after a batch that could not be split.
     pub(super) fn never_batches(&self) -> bool {
-        matches!(self.state().batch_role, BatchRole::NeverBatch)
+        self.state().never_batches
     }
 
     pub(super) fn waiter_count(&self) -> usize {

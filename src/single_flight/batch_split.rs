@@ -53,7 +53,7 @@ impl Batcher {
                 }
             }
             Err(split_error) => {
-                self.metrics.record_split_error(*split_error);
+                self.metrics.split_errors.of(*split_error).inc();
                 match split_error {
                     // An answer that is longer than any before does not speak against batching, and
                     // earlier answers were not cut off by a page limit either.
@@ -149,7 +149,7 @@ impl FlightDriver {
         result: Result<UpstreamResponse, BoxError>,
         leader: &Leader,
     ) -> Option<Leader> {
-        let Some(batcher) = self.flight.batcher() else {
+        let Some(batcher) = &self.flight.batcher else {
             return self.request_alone();
         };
         match (batcher.split(&batch, &result), result, self.flight.stage()) {
@@ -199,7 +199,7 @@ impl FlightDriver {
         let joined = batch.stored.as_deref().map(|stored| answer.joined(stored));
         let own_rows = match &joined {
             Some(_) => 0,
-            None => answer.count(self.flight.request()),
+            None => answer.count(&self.flight.request),
         };
         let is_answered = match &joined {
             Some(joined) => joined.is_some(),
@@ -207,7 +207,7 @@ impl FlightDriver {
         };
         let members: Vec<_> = members
             .into_iter()
-            .map(|member| (answer.count(member.flight.request()), member))
+            .map(|member| (answer.count(&member.flight.request), member))
             .collect();
         // Asked alone, a request with more rows than any answer before might be cut off. The one
         // with the most rows asks alone and finds out for the others.
@@ -218,7 +218,8 @@ impl FlightDriver {
         answered += joining.into_iter().map(|member| answer.join(member)).sum::<usize>();
         answered += answer.tell(batcher, members, (!finds_out).then_some(longest));
         if !is_alone {
-            batcher.metrics.record_batch(answered);
+            batcher.metrics.merged_calls.inc();
+            batcher.metrics.merged_requests.inc_by(answered as u64);
         }
         match joined {
             Some(Some(response)) => {
@@ -248,21 +249,21 @@ impl FlightDriver {
         let prefetched = batch.prefetched.as_ref();
         if not.is_empty() {
             self.flight
-                .cache_sink()
+                .cache_sink
                 .keep_rows(whole, prefetched, &answer.answer, answer.asked);
             return;
         }
         let requests = kept.iter().filter_map(|(_, lacking)| *lacking).chain(prefetched);
         if let Ok(part) = Request::all(whole.endpoint(), requests.flat_map(Request::ids)) {
             let MemberResponse { answer, asked } = answer.part(&part);
-            self.flight.cache_sink().keep_rows(&part, prefetched, &answer, asked);
+            self.flight.cache_sink.keep_rows(&part, prefetched, &answer, asked);
         }
     }
 
     /// Completes the flight with its part of the answer to the batch; that of a member once there is
     /// memory for it.
     pub(super) async fn take(&self, share: BatchShare, batch_kind: BatchKind, leader: &Leader) -> Option<Leader> {
-        let request = self.flight.request();
+        let request = &self.flight.request;
         let part = match &self.memory {
             Some(memory) if batch_kind == BatchKind::Member => share.counted_part(request, memory).await,
             Some(memory) => Some(share.own_part(request, memory)),

@@ -94,17 +94,15 @@ pub(super) struct Batch {
     pub(super) prefetched: Option<Request>,
 }
 
-impl Batch {
-    /// Lets the members wait for themselves: the call does not leave soon.
-    pub(super) fn release(self) {
-        for member in self.members {
-            // A member whose task ended with the runtime needs no outcome.
-            let _ = member.sender.send(MemberOutcome::Released);
-        }
+/// Lets flights that shared a call wait for themselves.
+pub(super) fn release(members: Vec<BatchMember>) {
+    for member in members {
+        // A member whose task ended with the runtime needs no outcome.
+        let _ = member.sender.send(MemberOutcome::Released);
     }
 }
 
-/// A flight whose ids another flight's call asks for.
+/// A flight that another flight's call is also made for.
 #[derive(Debug)]
 pub(super) struct BatchMember {
     pub(super) flight: Arc<Flight>,
@@ -126,7 +124,7 @@ impl BatchMember {
 pub(super) fn lacking<'a>(flight: &'a Flight, stored: Option<&'a dyn StoredRows>) -> Option<&'a Request> {
     match stored {
         Some(stored) => stored.missing(),
-        None => Some(flight.request()),
+        None => Some(&flight.request),
     }
 }
 
@@ -176,7 +174,7 @@ impl Batcher {
 
     /// Makes a waiting flight available as a member for as long as the guard lives.
     pub(super) fn add_pending(self: &Arc<Self>, flight: &Arc<Flight>, place: QueuePosition) -> PendingGuard {
-        let endpoint = flight.request().endpoint();
+        let endpoint = flight.request.endpoint();
         self.state().pending[endpoint.index()].add_pending(place.order(), Arc::clone(flight));
         PendingGuard {
             batcher: Arc::clone(self),
@@ -188,14 +186,14 @@ impl Batcher {
     /// Records that `flight` is in the queue and is predicted to get its slot at `start`. It is
     /// pending, again if its call had left without an answer.
     pub(super) fn queues(&self, flight: &Arc<Flight>, place: QueuePosition, start: Instant) {
-        self.state().pending[flight.request().endpoint().index()].queues(place.order(), flight, start);
+        self.state().pending[flight.request.endpoint().index()].queues(place.order(), flight, start);
     }
 
     /// The request that `carrier`, whose slot has just been granted, sends: its own ids and those
     /// of the members that it takes. `None` when it needs no call of its own any more.
     pub(super) fn start(&self, carrier: &Flight) -> Option<Arc<Request>> {
         let now = Instant::now();
-        let own = carrier.request();
+        let own = &carrier.request;
         // The lock is held until all members are chosen, so that no two flights can become members
         // of each other.
         let mut state = self.state();
@@ -222,7 +220,7 @@ impl Batcher {
     }
 
     fn attach(&self, carrier: &Flight, stored: Option<Box<dyn StoredRows>>, members: Vec<BatchMember>, now: Instant) {
-        let endpoint = carrier.request().endpoint();
+        let endpoint = carrier.request.endpoint();
         let own = lacking(carrier, stored.as_deref());
         let ids = members.iter().filter_map(BatchMember::lacking).chain(own);
         // Members whose senders are dropped here ask alone.
@@ -261,7 +259,7 @@ impl Batcher {
             return (united, None);
         }
         let until = now + (self.predicted_wait.scarcity)(united.payer()).interval + ANSWERED;
-        let wanted = carrier.cache_sink().worth_prefetching(&united, left, now, until);
+        let wanted = carrier.cache_sink.worth_prefetching(&united, left, now, until);
         let wanted: Vec<Request> = wanted
             .iter()
             .filter_map(|id| Request::plain(endpoint, [&**id]).ok())

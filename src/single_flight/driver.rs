@@ -14,7 +14,7 @@ use crate::scan::{ResponseKind, Rows, UpstreamResponse};
 use crate::single_flight::Shared;
 use crate::single_flight::batch_role::{MemberOutcome, MemberResponse};
 use crate::single_flight::batch_split::is_throttled;
-use crate::single_flight::batcher::Batch;
+use crate::single_flight::batcher::{Batch, release};
 use crate::single_flight::flight::{Flight, Stage};
 use crate::single_flight::flight_table::FlightTable;
 use crate::single_flight::waiter::{BatchKind, FlightResponse, Leader};
@@ -56,11 +56,12 @@ impl FlightDriver {
                 StepResult::Batched(outcome) => self.handle_outcome(outcome, &leader).await,
                 StepResult::Completed(result) => self.completed(result, &leader).await,
             };
+            self.flight.release_equals();
             before = Some(leader);
         }
         // All waiters have their results; what follows is for later requests.
         if let Some(batcher) = &self.flight_table.batcher
-            && let Some(comparison) = batcher.begin_comparison(self.flight.request())
+            && let Some(comparison) = batcher.begin_comparison(&self.flight.request)
         {
             batcher.compare(comparison, inner).await;
         }
@@ -94,12 +95,12 @@ impl FlightDriver {
             // merging, and members may have more time.
             Some(batch) if is_refused(&result) => {
                 self.flight.withdraw_refusal();
-                batch.release();
+                release(batch.members);
                 self.flight.released();
                 self.flight.leader()
             }
             Some(batch) if is_throttled(&batch.request, &result) => {
-                batch.release();
+                release(batch.members);
                 self.handle_result(result, is_out_of_time, leader)
             }
             Some(batch) => self.split(batch, result, leader).await,
@@ -135,8 +136,8 @@ impl FlightDriver {
                 // rows with others must know what it says about their order.
                 self.learn(&answer, asked);
                 self.complete(answer, asked, BatchKind::None);
-                if let Some(batcher) = self.flight.batcher() {
-                    batcher.complete_pending(self.flight.request());
+                if let Some(batcher) = &self.flight.batcher {
+                    batcher.complete_pending(&self.flight.request);
                 }
                 None
             }
@@ -146,18 +147,20 @@ impl FlightDriver {
 
     /// Counts the ids that a call asked for because somebody waits for them.
     fn record_ids(&self, batch: Option<&Batch>) {
-        let request = batch.map_or(self.flight.request(), |batch| &batch.request);
+        let request = batch.map_or(&self.flight.request, |batch| &batch.request);
         let has_left = matches!(self.flight.stage(), Stage::Departed(_));
         if has_left && request.endpoint().operation.declaration().is_by_id() {
             let prefetched = batch.and_then(|batch| batch.prefetched.as_ref());
             let prefetched = prefetched.map_or(0, |request| request.ids().len());
-            self.flight_table.metrics.record_ids(request.ids().len() - prefetched);
+            let metrics = &self.flight_table.metrics;
+            metrics.calls_by_id.inc();
+            metrics.asked_ids.inc_by((request.ids().len() - prefetched) as u64);
         }
     }
 
     /// Tells the batcher how a request fared that was asked alone.
     fn record_status(&self, answer: &UpstreamResponse) {
-        let request = self.flight.request();
+        let request = &self.flight.request;
         // That of a request that shares no calls, too: it may be one that was rejected before.
         let batcher = self.flight_table.batcher.as_ref().filter(|_| request.is_whole());
         let Some(batcher) = batcher else { return };
@@ -185,7 +188,7 @@ impl FlightDriver {
 
     /// Learns from the answer to a request that was asked alone.
     fn learn(&self, answer: &UpstreamResponse, asked: Option<Instant>) {
-        let request = self.flight.request();
+        let request = &self.flight.request;
         if answer.status == StatusCode::OK
             && answer.may_be_json()
             && request.is_whole()
@@ -195,7 +198,7 @@ impl FlightDriver {
             if let Some((batcher, asked)) = self.flight_table.batcher.as_ref().zip(asked) {
                 batcher.observe(request, &rows, &answer.body, asked);
             }
-            if let Some(batcher) = self.flight.batcher() {
+            if let Some(batcher) = &self.flight.batcher {
                 batcher.profile_changed.notify_waiters();
             }
         }
@@ -204,11 +207,11 @@ impl FlightDriver {
     pub(super) fn complete(&self, answer: UpstreamResponse, asked: Option<Instant>, batch_kind: BatchKind) {
         let kept = asked
             .filter(|_| self.flight.is_storable())
-            .and_then(|asked| self.flight.cache_sink().keep(self.flight.request(), &answer, asked));
+            .and_then(|asked| self.flight.cache_sink.keep(&self.flight.request, &answer, asked));
         if let Some(asked) = asked {
-            self.answer_equal(&answer, asked);
+            self.answer_equals(&answer, asked);
         }
-        let endpoint = self.flight.request().endpoint();
+        let endpoint = self.flight.request.endpoint();
         let is_answer = answer.status.is_success() || ResponseKind::of(endpoint, &answer).is_answer();
         self.flight_table.remove(&self.flight, asked.is_some() && is_answer);
         self.flight.complete(FlightResponse {
@@ -218,21 +221,19 @@ impl FlightDriver {
         });
     }
 
-    /// Answers the flights for the same request that still wait, unless theirs may be a better
-    /// answer. Their callers pay nothing for it: no slot went to them, and who asks for what others
-    /// ask for gains no slot either.
-    fn answer_equal(&self, answer: &UpstreamResponse, asked: Instant) {
-        let others = self.flight_table.others(&self.flight);
-        if others.is_empty() || !ResponseKind::of(self.flight.request().endpoint(), answer).is_answer() {
-            return;
+    /// Answers the flights for the same request that the call took along. A response that is no
+    /// answer serves only who asked for it.
+    fn answer_equals(&self, answer: &UpstreamResponse, asked: Instant) {
+        let equals = self.flight.take_equals();
+        if !equals.is_empty() && !ResponseKind::of(self.flight.request.endpoint(), answer).is_answer() {
+            return release(equals);
         }
-        let has_stored_rows = self.flight.has_stored_rows();
-        for other in others {
-            if let Some(sender) = other.take_equal_sender(asked, has_stored_rows) {
-                let answer = answer.clone();
-                // A flight whose task ended with the runtime needs no outcome.
-                let _ = sender.send(MemberOutcome::Equal(MemberResponse { answer, asked }));
-            }
+        for equal in equals {
+            let answer = answer.clone();
+            // A flight whose task ended with the runtime needs no outcome.
+            let _ = equal
+                .sender
+                .send(MemberOutcome::Equal(MemberResponse { answer, asked }));
         }
     }
 }

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::attempt::{Delivery, Failure, LateBoundRequest, QueuePosition, Refusal, RetryHint};
+use crate::attempt::{Delivery, Failure, Refusal, RetryHint};
 use crate::caller::{Caller, Name};
-use crate::scan::{CacheSink, Payer, Request};
+use crate::scan::{CacheSink, Request};
 use crate::single_flight::Shared;
 use crate::single_flight::batch_role::BatchRole;
-use crate::single_flight::batcher::Batcher;
+use crate::single_flight::batcher::{BatchMember, Batcher};
 use crate::single_flight::error::LeftBehind;
 use crate::single_flight::waiter::{FlightResponse, FlightResult, Leader, ResultReceiver, Waiter, Waiters, tell};
 use crate::telemetry::trace;
@@ -19,11 +19,11 @@ use crate::telemetry::trace;
 /// One upstream call and its waiters. One waiter is the leader: the queue handles the call under
 /// the leader's name, deadline and place.
 pub(super) struct Flight {
-    request: Arc<Request>,
+    pub(super) request: Arc<Request>,
     /// The batcher through which it may share calls; `None` when its request must be asked alone.
-    batcher: Option<Arc<Batcher>>,
+    pub(super) batcher: Option<Arc<Batcher>>,
     /// Where its answer goes, and the rows of other calls come from.
-    cache_sink: Arc<dyn CacheSink>,
+    pub(super) cache_sink: Arc<dyn CacheSink>,
     state: Mutex<State>,
     pub(super) cancelled: Notify,
 }
@@ -31,6 +31,11 @@ pub(super) struct Flight {
 pub(super) struct State {
     pub(super) stage: Stage,
     pub(super) batch_role: BatchRole,
+    /// It asks for its own request only, after a batch whose answer could not be split.
+    pub(super) never_batches: bool,
+    /// The flights for the same request that gave their places in the queue back when its call
+    /// left, and wait for its answer.
+    pub(super) equals: Vec<BatchMember>,
     pub(super) waiters: Waiters,
     /// The call's span in a trace, from when it leaves to its end.
     pub(super) trace: trace::Call,
@@ -92,9 +97,11 @@ pub(super) enum Departure {
 }
 
 impl State {
-    /// When the last waiter asked, if rows that have come since may be taken.
+    /// When the last waiter asked, if rows that have come since may be taken. They may be too old
+    /// for those who wait for the answer in other flights.
     pub(super) fn rows_since(&self) -> Option<Instant> {
-        self.waiters.all_entered().filter(|_| self.part == Part::Nothing)
+        let may_take = self.part == Part::Nothing && self.equals.is_empty();
+        self.waiters.all_entered().filter(|_| may_take)
     }
 
     /// The next call asks for all ids again, or takes other rows.
@@ -130,6 +137,8 @@ impl Flight {
             state: Mutex::new(State {
                 stage: Stage::Waiting,
                 batch_role: BatchRole::Solo,
+                never_batches: false,
+                equals: Vec::new(),
                 waiters: Waiters::new(caller),
                 restarts: Self::RESTARTS,
                 elections: Self::ELECTIONS,
@@ -175,29 +184,12 @@ impl Flight {
         }
     }
 
-    /// The batcher, if the request may share calls.
-    pub(super) fn batcher(&self) -> Option<&Arc<Batcher>> {
-        self.batcher.as_ref()
-    }
-
-    pub(super) fn cache_sink(&self) -> &dyn CacheSink {
-        &*self.cache_sink
-    }
-
-    pub(super) fn request(&self) -> &Arc<Request> {
-        &self.request
-    }
-
     pub(super) fn stage(&self) -> Stage {
         self.state().stage
     }
 
-    pub(super) fn is_leader(&self, id: u64) -> bool {
-        self.state().waiters.leader_id() == id
-    }
-
     pub(super) fn is_storable(&self) -> bool {
-        self.state().waiters.are_storable()
+        self.state().waiters.storable
     }
 
     /// The leader. `None` when all waiters have gone.
@@ -237,7 +229,7 @@ impl Flight {
     /// made again; `None` when all waiters have their result, or none is left.
     pub(super) fn fail(&self, result: &FlightResult, failed: &Leader, now: Instant) -> Option<Leader> {
         let mut state = self.state();
-        let leader = state.waiters.leader_id();
+        let leader = state.waiters.leader;
         let departed = matches!(state.stage, Stage::Departed(_));
         let is_out_of_time = result.is_ok();
         let allowance = if departed && !is_out_of_time {
@@ -289,8 +281,32 @@ impl Flight {
         leader
     }
 
+    /// The names of all waiters that share the call: nobody when it gave its slot back, or another
+    /// flight's call is made for it. `None` when all have hung up in this moment.
+    pub(super) fn cost_sharers(&self) -> Option<Vec<Name>> {
+        let (mut names, companions) = {
+            let state = self.state();
+            if state.stage == Stage::Over || matches!(state.batch_role, BatchRole::Member(_)) {
+                return Some(Vec::new());
+            }
+            (state.waiters.names(), state.companions())
+        };
+        for companion in companions {
+            names.extend(companion.state().waiters.names());
+        }
+        names.sort_unstable();
+        names.dedup();
+        (!names.is_empty()).then_some(names)
+    }
+
+    /// The queue's refusal, until it is known whether anybody is told.
+    pub(super) fn refused(&self, refusal: Box<dyn Refusal>) {
+        self.state().refusal = Some(refusal);
+    }
+
     /// Drops all waiters that are left; they get `FlightDropped`.
     pub(super) fn close(&self) {
+        self.release_equals();
         let waiters = {
             let mut state = self.state();
             // Any → Over.
@@ -303,55 +319,6 @@ impl Flight {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // No code that holds the lock panics halfway through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl LateBoundRequest for Flight {
-    fn bind(&self) -> Option<Arc<Request>> {
-        if let Some(batcher) = &self.batcher {
-            return batcher.start(self);
-        }
-        match self.start(Instant::now()) {
-            Departure::First | Departure::Repeated => Some(self.request_to_send()),
-            Departure::Cancelled => None,
-        }
-    }
-
-    fn queues(self: Arc<Self>, place: QueuePosition, start: Instant) {
-        self.wait_again(Instant::now(), Some(start));
-        if let Some(batcher) = &self.batcher {
-            batcher.queues(&self, place, start);
-        }
-    }
-
-    fn refused(&self, refusal: Box<dyn Refusal>) {
-        self.state().refusal = Some(refusal);
-    }
-
-    fn payer(&self) -> Payer {
-        self.request.payer()
-    }
-
-    fn cost_sharers(&self) -> Option<Vec<Name>> {
-        let (mut names, members) = {
-            let state = self.state();
-            if state.stage == Stage::Over || matches!(state.batch_role, BatchRole::Member(_)) {
-                // It gave its slot back. The waiters of a member pay for the carrier's.
-                return Some(Vec::new());
-            }
-            (state.waiters.names(), state.batch_role.members())
-        };
-        for member in members {
-            names.extend(member.state().waiters.names());
-        }
-        names.sort_unstable();
-        names.dedup();
-        // All may have hung up in this moment.
-        (!names.is_empty()).then_some(names)
-    }
-
-    fn trace(&self) -> trace::Call {
-        self.trace_call()
     }
 }
 

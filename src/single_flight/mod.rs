@@ -17,9 +17,13 @@
 //! gives it a slot, or refuses it and says exactly which wait would have been enough, as it would
 //! have done alone; nobody is refused here, nor in another name. An answer that is final only
 //! because the leader was out of time, such as a 429, goes to those who are out of time too, and
-//! the others go on with what it has taught the quota. What this costs is places in the queue and
-//! no calls: whichever of the equal flights gets its slot first answers all of them, and each that
-//! begins because its turn comes before has its turn clearly before, so there are few.
+//! the others go on with what it has taught the quota.
+//!
+//! What this costs is places in the queue and no calls: when one of the equal flights leaves, it
+//! takes the others along, which give their places back and wait for its answer. If it brings none,
+//! or not before it has to wait for a slot again, they take their places again, as if they had gone
+//! on waiting, and ask for themselves. Who is out of time by then waits for no further call. Each
+//! flight that begins because its turn comes before has its turn clearly before, so there are few.
 //!
 //! Invariant: a waiter with `no-cache` is answered by a call that left after the waiter asked, and
 //! no waiter gets an error that concerns another waiter only, as long as it does not concern all of
@@ -69,9 +73,9 @@ pub use error::Shared;
 use driver::{Below, FlightDriver};
 use error::{FlightDropped, LeftBehind};
 use flight::Flight;
-use flight_table::{Company, FlightTable, Joined, WaiterGuard};
+use flight_table::{FlightTable, WaiterGuard};
 use patience::Stay;
-use waiter::{BatchKind, FlightResponse, ResultReceiver, WaiterRole};
+use waiter::{BatchKind, FlightResponse, ResultReceiver};
 
 /// Forecasts of the queue and the quota, for calls charged to a payer.
 #[derive(Clone)]
@@ -91,10 +95,6 @@ pub struct PredictedWait {
 
 /// A forecast of the queue for one caller.
 pub type PredictedTurn = Arc<dyn Fn(Payer, &Caller) -> Duration + Send + Sync>;
-
-/// So many flights a request joins at most, after which it has one of its own: each of them was
-/// predicted to leave in time.
-const MOST_JOINED: usize = 3;
 
 impl fmt::Debug for PredictedWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -180,26 +180,28 @@ impl SingleFlight {
         upstream_profile: Arc<UpstreamProfile>,
         is_same_way: bool,
     ) -> Self {
-        let (before, table) = (self.clone(), &self.flight_table);
+        let table = &self.flight_table;
         let is_same_profile = Arc::ptr_eq(&upstream_profile, &table.upstream_profile);
-        if is_same_way && is_same_profile && config.merge.is_equivalent(&before.config.merge) {
-            return Self {
-                config,
-                cache_sink,
-                ..before
-            };
-        }
-        // A new batcher starts without a pause.
-        table.metrics.resume();
-        let (tasks, predicted_wait) = (before.tasks, before.predicted_wait);
-        Self::new(
+        let is_same = is_same_way && is_same_profile && config.merge.is_equivalent(&self.config.merge);
+        let flight_table = if is_same {
+            Arc::clone(table)
+        } else {
+            // A new batcher starts without a pause.
+            table.metrics.resume();
+            let (predicted_wait, metrics) = (self.predicted_wait.clone(), self.metrics());
+            Arc::new(FlightTable::new(
+                config.merge,
+                upstream_profile,
+                predicted_wait,
+                metrics,
+            ))
+        };
+        Self {
             config,
-            tasks,
             cache_sink,
-            upstream_profile,
-            predicted_wait,
-            self.metrics(),
-        )
+            flight_table,
+            ..self.clone()
+        }
     }
 }
 
@@ -218,11 +220,10 @@ impl fmt::Debug for SingleFlight {
 /// not left yet, the call is given up.
 impl Middleware<Call, Below, ServedResponse, BoxError> for SingleFlight {
     async fn call(&self, call: Call, next: &Below) -> Result<ServedResponse, BoxError> {
-        let mut company = Company::Any;
-        let mut joined = 0;
+        let mut left = Vec::new();
         loop {
-            let Joined { guard, receiver, start } = self.flight_table.join(&call, &company, &self.cache_sink);
-            let task = start.map(|flight| self.start(flight, next.clone()));
+            let (guard, receiver, is_new) = self.flight_table.join(&call, &left, &self.cache_sink);
+            let task = is_new.then(|| self.start(Arc::clone(&guard.flight), next.clone()));
             let result = if task.is_none() && self.predicted_wait.has_earlier_turn(&guard.flight, &call.caller) {
                 Err(LeftBehind.into())
             } else {
@@ -230,17 +231,11 @@ impl Middleware<Call, Below, ServedResponse, BoxError> for SingleFlight {
             };
             match result {
                 // Another may have become the leader before the one that began the call is told.
-                Ok(response) if task.is_some() => return Ok(served(&response, WaiterRole::Leader)),
-                Ok(response) => return Ok(served(&response, guard.role())),
+                Ok(response) => return Ok(served(&response, is_new || guard.leads())),
                 Err(error) if error.is::<FlightDropped>() => return Err(lost(task, error).await),
-                Err(error) if task.is_some() || !LeftBehind::is(&error) => return Err(error),
-                Err(_) => joined += 1,
+                Err(error) if is_new || !LeftBehind::is(&error) => return Err(error),
+                Err(_) => left.push(Arc::clone(&guard.flight)),
             }
-            company = if joined < MOST_JOINED {
-                Company::Others(Arc::clone(&guard.flight))
-            } else {
-                Company::Alone
-            };
         }
     }
 }
@@ -339,20 +334,6 @@ impl Metrics {
     pub fn asked_ids(&self) -> (u64, u64) {
         (self.calls_by_id.get(), self.asked_ids.get())
     }
-
-    fn record_ids(&self, ids: usize) {
-        self.calls_by_id.inc();
-        self.asked_ids.inc_by(ids as u64);
-    }
-
-    fn record_batch(&self, requests: usize) {
-        self.merged_calls.inc();
-        self.merged_requests.inc_by(requests as u64);
-    }
-
-    fn record_split_error(&self, reason: SplitError) {
-        self.split_errors.of(reason).inc();
-    }
 }
 
 /// The error of a waiter whose flight ended without a result. A panic of the flight goes on in the
@@ -367,7 +348,7 @@ async fn lost(task: Option<JoinHandle<()>>, error: BoxError) -> BoxError {
     error
 }
 
-fn served(response: &FlightResponse, role: WaiterRole) -> ServedResponse {
+fn served(response: &FlightResponse, leads: bool) -> ServedResponse {
     let FlightResponse {
         answer,
         kept,
@@ -378,15 +359,17 @@ fn served(response: &FlightResponse, role: WaiterRole) -> ServedResponse {
     ServedResponse {
         may_link: true,
         answer: answer.clone(),
-        outcome: match role {
-            _ if is_batch => Outcome::Merged,
-            WaiterRole::Leader if !is_others => Outcome::Forwarded,
-            WaiterRole::Leader | WaiterRole::Joined => Outcome::Collapsed,
+        outcome: if is_batch {
+            Outcome::Merged
+        } else if leads && !is_others {
+            Outcome::Forwarded
+        } else {
+            Outcome::Collapsed
         },
         status: Status {
             stored: kept.is_some(),
             ttl: kept.map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
-            collapsed: role == WaiterRole::Joined || is_others,
+            collapsed: !leads || is_others,
             detail: is_batch.then_some("merged"),
             ..Status::default()
         },

@@ -29,7 +29,7 @@ impl PredictedWait {
         let now = Instant::now();
         let start = flight.start_in_other_name(caller).filter(|start| *start > now);
         let Some(start) = start else { return false };
-        let payer = flight.request().payer();
+        let payer = flight.request.payer();
         let clearly = (self.scarcity)(payer).interval * CLEARLY;
         let has_room = !clearly.is_zero() && now + clearly < start;
         has_room && now + (self.turn)(payer, caller) + clearly < start
@@ -62,7 +62,7 @@ impl Flight {
         let is_unsuited = match state.stage {
             Stage::Waiting => {
                 let latest = caller.deadline.max(now);
-                caller.urgency < state.waiters.urgency()
+                caller.urgency < state.waiters.leader_caller.urgency
                     || state.leaves().is_some_and(|leaves| leaves > latest)
                     || state.lacks_place && !state.waiters.leads_for(caller)
             }
@@ -76,7 +76,7 @@ impl Flight {
     /// caller's.
     fn start_in_other_name(&self, caller: &Caller) -> Option<Instant> {
         let state = self.state();
-        let is_others = state.stage == Stage::Waiting && *state.waiters.leads_as() != caller.name;
+        let is_others = state.stage == Stage::Waiting && state.waiters.leader_caller.name != caller.name;
         state.start.filter(|_| is_others)
     }
 
@@ -86,15 +86,21 @@ impl Flight {
         let state = self.state();
         match state.stage {
             // The queue itself rejects the leader's call, and says exactly when to come back.
-            _ if state.waiters.leader_id() == id => Stay::ToTheEnd,
+            _ if state.waiters.leader == id => Stay::ToTheEnd,
             // The result is just being sent.
             Stage::Over => Stay::ToTheEnd,
             Stage::Departed(at) => Stay::Until(at + attempt),
             // It had the same time as the leader, about whom the queue is just deciding.
-            Stage::Waiting if state.waiters.leads_until() <= deadline => Stay::Until(now + UNPUNCTUAL),
+            Stage::Waiting if state.waiters.leader_caller.deadline <= deadline => Stay::Until(now + UNPUNCTUAL),
             Stage::Waiting if state.start.is_some_and(|start| start <= deadline) => Stay::Until(deadline + UNPUNCTUAL),
             Stage::Waiting => Stay::Until(deadline + MOMENT),
         }
+    }
+
+    /// Whether its leader may still wait for a slot. One that may not, because a call that was to
+    /// answer it took its time and brought nothing, waits for no further one.
+    pub(super) fn has_time(&self, now: Instant) -> bool {
+        self.state().waiters.leader_caller.deadline + UNPUNCTUAL >= now
     }
 
     /// The call does not ask for a slot before then, unless another has just taken it along.
@@ -111,13 +117,12 @@ impl Flight {
     /// The call waits for a slot, perhaps again after an attempt without an answer. It is predicted
     /// to leave at `start`, if it has a place in the queue.
     pub(super) fn wait_again(&self, now: Instant, start: Option<Instant>) {
-        self.release_batch(now, start);
+        self.release_companions(now, start);
         let mut state = self.state();
         state.start = start;
         state.lacks_place = start.is_none();
         state.stays_back = None;
-        let is_alone = matches!(state.batch_role, BatchRole::Solo | BatchRole::NeverBatch);
-        if !is_alone || state.stage == Stage::Over {
+        if !matches!(state.batch_role, BatchRole::Solo) || state.stage == Stage::Over {
             return;
         }
         let had_left = matches!(state.stage, Stage::Departed(_));
@@ -138,7 +143,7 @@ impl Flight {
 
     /// Sends the waiters away for whose deadlines the call `is_late`, all but the leader.
     fn leave_behind(&self, mut state: MutexGuard<'_, State>, is_late: impl Fn(Instant) -> bool) {
-        let leader = state.waiters.leader_id();
+        let leader = state.waiters.leader;
         let is_left = |id, waiter: &Waiter| id != leader && is_late(waiter.caller.deadline);
         let left = state.waiters.take(is_left);
         if state.waiters.is_empty() {

@@ -47,14 +47,14 @@ struct Waiting {
 
 impl Waiting {
     fn lacking(&self) -> &Request {
-        self.lacking.as_ref().unwrap_or_else(|| self.flight.request())
+        self.lacking.as_ref().unwrap_or_else(|| &self.flight.request)
     }
 }
 
 impl PendingFlights {
     /// Adds a flight at its place.
     pub(super) fn add_pending(&mut self, place: u64, flight: Arc<Flight>) {
-        self.count(flight.request());
+        self.count(&flight.request);
         let waiting = Waiting {
             flight,
             lacking: None,
@@ -99,7 +99,7 @@ impl PendingFlights {
         let mut ids = HashSet::with_capacity_and_hasher(self.ids.len(), RandomState::default());
         for waiting in self.waiting.values_mut() {
             let lacking = waiting.lacking.as_ref();
-            ids.extend(lacking.unwrap_or_else(|| waiting.flight.request()).ids());
+            ids.extend(lacking.unwrap_or_else(|| &waiting.flight.request).ids());
             waiting.ids_until = ids.len();
         }
     }
@@ -206,7 +206,7 @@ impl PendingFlights {
         let mut ids = SharedIds::new(own);
         let mut members = Vec::new();
         for flight in self.flights() {
-            let (since, stored) = match ids.more_with(flight.request()) {
+            let (since, stored) = match ids.more_with(&flight.request) {
                 0 => (None, None),
                 _ if ids.len() >= most_ids => continue,
                 _ => flight.stored_rows().unzip(),
@@ -239,7 +239,7 @@ impl Batcher {
         let mut state = self.state();
         let pending = &mut state.pending[request.endpoint().index()];
         let covered = |flight: &&Arc<Flight>| {
-            let part = flight.request();
+            let part = &flight.request;
             part.ids().all(|id| ids.contains(id)) && self.upstream_profile.fits(part, count_rows(request, part, rows))
         };
         let late: Vec<BatchMember> = pending
@@ -271,7 +271,7 @@ impl Batcher {
         let touched: Vec<(u64, Arc<Flight>)> = {
             let state = self.state();
             let flights = state.pending[endpoint.index()].by_place();
-            let touched = flights.filter(|(_, flight)| flight.request().ids().any(|id| ids.contains(id)));
+            let touched = flights.filter(|(_, flight)| flight.request.ids().any(|id| ids.contains(id)));
             touched.map(|(place, flight)| (place, Arc::clone(flight))).collect()
         };
         let (mut answered, mut lacking) = (0, Vec::new());
@@ -308,7 +308,7 @@ impl Batcher {
     /// while slots are plentiful, and when no other caller has asked recently.
     pub(super) fn gather_delay(&self, flight: &Flight, caller: &Name) -> Option<Duration> {
         let now = Instant::now();
-        let request = flight.request();
+        let request = &flight.request;
         let scarcity = (self.predicted_wait.scarcity)(request.payer());
         let wait = scarcity.gather.map(|wait| wait.max(self.merge.gather));
         let pending = &mut self.state().pending[request.endpoint().index()];
@@ -319,13 +319,13 @@ impl Batcher {
     /// Records that `flight` is not, or is no longer, in the queue. It is pending, again if its
     /// call had left without an answer.
     pub(super) fn not_queued(&self, flight: &Arc<Flight>, place: QueuePosition) {
-        self.state().pending[flight.request().endpoint().index()].not_queued(place.order(), flight);
+        self.state().pending[flight.request.endpoint().index()].not_queued(place.order(), flight);
     }
 
     /// Whether a call is predicted to leave before `until`. A flight that waits to join a batch
     /// need not ask the queue again as long as this holds.
     pub(super) fn expects_call(&self, flight: &Flight, until: Instant) -> bool {
-        self.state().pending[flight.request().endpoint().index()].slots(until, 1) > 0
+        self.state().pending[flight.request.endpoint().index()].slots(until, 1) > 0
     }
 
     /// Whether a flight without a slot before `until` can count on joining a batch: the calls that
@@ -333,7 +333,7 @@ impl Batcher {
     /// place. Returns when to check again if no call has taken it by then.
     pub(super) fn can_join_batch(&self, flight: &Flight, place: QueuePosition, until: Instant) -> Option<Instant> {
         let now = Instant::now();
-        let request = flight.request();
+        let request = &flight.request;
         let calls = {
             let mut state = self.state();
             let most = self.most_ids(request.endpoint(), &mut state, now);
@@ -356,7 +356,7 @@ impl Batcher {
 
     /// Whether a request with this many rows would get all of them in an answer of its own.
     pub(super) fn fits(&self, flight: &Flight, rows: usize) -> bool {
-        self.upstream_profile.fits(flight.request(), rows)
+        self.upstream_profile.fits(&flight.request, rows)
     }
 
     /// Waits, at most until then, for the profile to know that this many rows fit in one answer.

@@ -2,31 +2,30 @@
 //! for it, waits for a batch to join or for an equal flight that is answered in time.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep_until};
 
 use crate::BoxError;
-use crate::attempt::{Asked, Attempt, Failure, LateBoundRequest, Retries, RetryHint};
+use crate::attempt::{Asked, Attempt, Failure, Retries, RetryHint};
 use crate::scan::UpstreamResponse;
 use crate::single_flight::batcher::Batcher;
 use crate::single_flight::driver::{Below, FlightDriver, StepResult, is_refused};
 use crate::single_flight::flight::Stage;
+use crate::single_flight::flight_table::QueuedFlight;
 use crate::single_flight::pending::PROFILE_WAIT;
 use crate::single_flight::waiter::Leader;
-
-/// How often a flight without a place in the queue asks again, once its time is up and the call
-/// that will answer it is under way.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl FlightDriver {
     /// Queues for a slot and makes the call, unless the flight is cancelled or becomes a member
     /// before that.
     pub(super) async fn attempt(&self, leader: &Leader, inner: Below) -> StepResult {
-        let batcher = self.flight.batcher().filter(|_| self.flight.can_batch());
+        let batcher = self.flight.batcher.as_ref().filter(|_| self.flight.can_batch());
         let attempt = Attempt {
-            request: Arc::clone(&self.flight) as Arc<dyn LateBoundRequest>,
+            request: Arc::new(QueuedFlight {
+                flight_table: Arc::clone(&self.flight_table),
+                flight: Arc::clone(&self.flight),
+            }),
             caller: Arc::clone(&leader.caller),
             position: leader.place,
             retries: Retries::default(),
@@ -93,8 +92,8 @@ impl FlightDriver {
                 return result;
             }
             self.flight.wait_again(Instant::now(), None);
-            // A flight that is answered is cancelled here. Otherwise it asks the queue again, which
-            // knows when a retry makes sense.
+            // A flight that is taken along is cancelled here. Otherwise it asks the queue again,
+            // which knows when a retry makes sense.
             if !self.wait_for_equal(attempt.caller.deadline).await {
                 return result;
             }
@@ -102,21 +101,21 @@ impl FlightDriver {
         }
     }
 
-    /// Waits as long as an equal flight will answer in time. `false`, at once, when there is none.
+    /// Waits as long as an equal flight will leave in time, which takes this one along. `false`, at
+    /// once, when there is none.
     async fn wait_for_equal(&self, deadline: Instant) -> bool {
-        let until = deadline.max(Instant::now() + LOOK_AGAIN);
         let mut has_waited = false;
         loop {
             // Subscribed before the others are looked at, so that no end is missed.
             let ended = self.flight_table.ended.notified();
             let others = self.flight_table.others(&self.flight);
-            let is_awaited = others.iter().any(|other| other.answers_in_time(&self.flight, deadline));
-            if !is_awaited || Instant::now() >= until {
+            let is_awaited = others.iter().any(|other| other.leaves_by(deadline));
+            if !is_awaited || Instant::now() >= deadline {
                 return has_waited;
             }
             has_waited = true;
             self.flight.withdraw_refusal();
-            wait_for(ended, until).await;
+            wait_for(ended, deadline).await;
         }
     }
 

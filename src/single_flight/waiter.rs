@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::attempt::QueuePosition;
-use crate::caller::{Caller, Name, Urgency};
+use crate::caller::{Caller, Name};
 use crate::scan::UpstreamResponse;
 use crate::single_flight::Shared;
 use crate::telemetry::trace::Participant;
@@ -43,22 +43,16 @@ pub(super) enum BatchKind {
     Equal,
 }
 
-/// How a waiter came to the flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WaiterRole {
-    /// The call was made under its name.
-    Leader,
-    /// It joined a call that was made under another waiter's name.
-    Joined,
-}
-
 /// The waiters of one flight, in the order of arrival.
 pub(super) struct Waiters {
     by_id: BTreeMap<u64, Waiter>,
     next_id: u64,
-    leader: u64,
-    leader_caller: Arc<Caller>,
-    storable: bool,
+    pub(super) leader: u64,
+    /// The leader, present or gone: the call is made in its name and urgency, and leaves by its
+    /// deadline.
+    pub(super) leader_caller: Arc<Caller>,
+    /// Whether one of them, present or gone, allows the answer to be stored.
+    pub(super) storable: bool,
 }
 
 /// One waiting request.
@@ -102,19 +96,9 @@ impl Waiters {
         (id, receiver)
     }
 
-    /// In whose name the call is made.
-    pub(super) fn leads_as(&self) -> &Name {
-        &self.leader_caller.name
-    }
-
     /// Whether the queue would refuse this caller what it has refused the leader.
     pub(super) fn leads_for(&self, caller: &Caller) -> bool {
         self.leader_caller.name == caller.name && self.leader_caller.deadline <= caller.deadline
-    }
-
-    /// Until when the leader waits for its call to leave.
-    pub(super) fn leads_until(&self) -> Instant {
-        self.leader_caller.deadline
     }
 
     /// Removes a waiter; `false` when it was gone already.
@@ -145,11 +129,6 @@ impl Waiters {
             .any(|waiter| waiter.caller.trace.context().is_some())
     }
 
-    /// Whether one of them, present or gone, allows the answer to be stored.
-    pub(super) fn are_storable(&self) -> bool {
-        self.storable
-    }
-
     /// Whether a call that left at that time is recent enough for each of them: those with
     /// `no-cache` came before it left.
     pub(super) fn accept_answers_from(&self, departed: Instant) -> bool {
@@ -169,15 +148,6 @@ impl Waiters {
             .values()
             .map(entered)
             .try_fold(None, |latest, entered| Some(latest.max(Some(entered?))))?
-    }
-
-    pub(super) fn leader_id(&self) -> u64 {
-        self.leader
-    }
-
-    /// How urgent the call is: as urgent as its leader, present or gone.
-    pub(super) fn urgency(&self) -> Urgency {
-        self.leader_caller.urgency
     }
 
     /// The leader, or a newly elected one if the leader has left; `None` when all have left.

@@ -231,14 +231,15 @@ pub(super) fn shared_cache(config: &Resolved, store: store::Client) -> Option<sh
     let settings = &config.store;
     let is_shared = settings.answers && !config.cache.ttl.is_zero();
     is_shared.then(|| {
-        let shared_cache = shared_cache::Config::new(
+        let mut shared_cache = shared_cache::Config::new(
             store,
             &settings.prefix,
             registration(config),
             settings.answer_timeout,
             config.cache.ttl,
         );
-        shared_cache.with_finished_ttl(config.cache.finished_ttl)
+        shared_cache.finished_ttl = config.cache.finished_ttl;
+        shared_cache
     })
 }
 

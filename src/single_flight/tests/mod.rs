@@ -6,6 +6,7 @@ mod batcher;
 mod cancel;
 mod comparison;
 mod differential;
+mod equal;
 mod fixture;
 mod memory;
 mod reload;

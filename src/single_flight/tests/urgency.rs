@@ -6,13 +6,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::batch_join::Response;
-use super::fixture::{Fixture, RecordingSink, Reply, answer, caller, no_cache, pass, rows};
+use super::fixture::{Fixture, Reply, answer, caller, no_cache, pass, rows};
 use crate::BoxError;
 use crate::attempt::{Asked, Attempt, Delivery, Failure, RetryHint};
 use crate::caller::{Caller, Urgency};
 use crate::scan::{Merging, Outcome, UpstreamProfile};
 use crate::single_flight::BatchConfig;
-use crate::single_flight::flight::Flight;
 use crate::single_flight::tests::fixture::{MERGE, request};
 use crate::telemetry::trace;
 
@@ -33,7 +32,7 @@ async fn an_urgent_request_is_not_held_up_by_a_patient_one_and_its_answer_serves
     assert_eq!(attempt.caller.urgency, Urgency::new(0).unwrap());
     let joined = fixture.ask(at(7, 600));
     fixture.settled().await;
-    assert!(!in_queue.is_closed(), "it keeps its place");
+    assert!(in_queue.is_closed(), "it gives its place back");
     reply.send(Ok(rows(&request(&["a"])))).unwrap();
     for (asked, outcome) in [
         (urgent, Outcome::Forwarded),
@@ -44,7 +43,6 @@ async fn an_urgent_request_is_not_held_up_by_a_patient_one_and_its_answer_serves
         assert_eq!((served.outcome, served.status.ttl), (outcome, Some(30)));
         assert_eq!(served.status.collapsed, outcome == Outcome::Collapsed);
     }
-    assert!(in_queue.is_closed(), "its place is given up");
     fixture.nothing_is_left().await;
 }
 
@@ -60,19 +58,17 @@ async fn the_answer_to_a_patient_request_serves_an_urgent_one_that_may_use_it() 
         tokio::time::advance(Duration::from_millis(1)).await;
         let fresh = wants_fresh.then(|| fixture.ask(no_cache(at(0, 5))));
         fixture.settled().await;
+        assert!(in_queue.is_closed(), "it waits for the answer");
+        let own = fixture.calls.try_recv();
+        assert_eq!(own.is_ok(), wants_fresh);
         reply.send(Ok(rows(&request(&["a"])))).unwrap();
         assert_eq!(patient.await.unwrap().unwrap().outcome, Outcome::Forwarded);
-        fixture.settled().await;
-        assert_eq!(
-            (urgent.is_finished(), in_queue.is_closed()),
-            (!wants_fresh, !wants_fresh)
-        );
-        match fresh {
-            Some(fresh) => {
-                fresh.abort();
-                urgent.abort();
-            }
-            None => assert_eq!(urgent.await.unwrap().unwrap().outcome, Outcome::Collapsed),
+        assert_eq!(urgent.await.unwrap().unwrap().outcome, Outcome::Collapsed);
+        if let (Some(fresh), Ok((attempt, reply))) = (fresh, own) {
+            assert!(!fresh.is_finished(), "its answer has to be younger");
+            attempt.request.bind();
+            reply.send(Ok(rows(&request(&["a"])))).unwrap();
+            assert_eq!(fresh.await.unwrap().unwrap().outcome, Outcome::Forwarded);
         }
         fixture.nothing_is_left().await;
     }
@@ -175,42 +171,12 @@ async fn an_urgent_request_that_waited_for_a_patient_one_in_vain_asks_for_a_slot
     assert_eq!(start.elapsed(), Duration::ZERO, "as soon as it is known");
     assert_eq!(
         again.position.asked(),
-        Asked::Refused,
+        Asked::Ended,
         "its caller has not sent another request"
     );
     refused.send(Err(no_room())).map_err(drop).unwrap();
     assert!(urgent.await.unwrap().is_err(), "nobody is left to wait for");
     fixture.nothing_is_left().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn rows_that_came_before_a_request_or_may_be_too_old_for_it_are_not_in_an_equal_ones_answer() {
-    let flight = |max_age| {
-        let mut caller = at(0, 5);
-        caller.cache_directives.max_age = max_age;
-        let sink = Arc::<RecordingSink>::default();
-        Flight::new(Arc::new(request(&["a"])), None, sink, &Arc::new(caller), Instant::now())
-    };
-    let before = Instant::now();
-    pass(1).await;
-    let now = Instant::now();
-    for (max_age, asked, has_stored_rows, is_answered) in [
-        (None, before, false, true),
-        (None, before, true, false),
-        (None, now, true, true),
-        (Some(Duration::from_secs(5)), now, true, false),
-        (Some(Duration::from_secs(5)), now, false, true),
-    ] {
-        let (flight, ..) = flight(max_age);
-        let sender = flight.take_equal_sender(asked, has_stored_rows);
-        assert_eq!(sender.is_some(), is_answered, "{max_age:?} {has_stored_rows}");
-        // It hands them on only to those whom they suit, and nobody joins it any more.
-        assert_eq!(flight.has_stored_rows(), is_answered && has_stored_rows);
-        assert_eq!(
-            flight.join(&Arc::new(at(0, 5)), now).is_none(),
-            is_answered && has_stored_rows
-        );
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -243,14 +209,17 @@ async fn the_trace_of_an_attempt_without_an_answer_ends_although_another_call_an
 async fn a_response_that_is_no_answer_serves_only_who_asked_for_it() {
     let mut fixture = Fixture::new();
     let patient = fixture.ask(at(7, 600));
-    let (attempt, reply) = fixture.waiting().await;
+    let (before, given_back) = fixture.waiting().await;
     let urgent = fixture.ask(at(0, 5));
     let (_, failed) = fixture.departed().await;
+    fixture.settled().await;
+    assert!(given_back.is_closed());
     let mut down = answer("");
     down.status = http::StatusCode::SERVICE_UNAVAILABLE;
     failed.send(Ok(down)).unwrap();
     assert_eq!(urgent.await.unwrap().unwrap().answer.status, 503);
-    attempt.request.bind();
+    let (attempt, reply) = fixture.departed().await;
+    assert_eq!(attempt.position.order(), before.position.order(), "its old place");
     reply.send(Ok(rows(&request(&["a"])))).unwrap();
     assert_eq!(patient.await.unwrap().unwrap().answer.status, 200);
     fixture.nothing_is_left().await;
@@ -314,18 +283,13 @@ async fn nobody_joins_a_call_that_left_before_one_that_is_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whose_time_is_up_before_an_equal_call_is_answered_asks_the_queue_once_a_second() {
+async fn whose_time_is_up_before_an_equal_call_is_answered_waits_for_the_answer() {
     let mut fixture = Fixture::new();
     let (patient, attempt, reply, urgent) = behind_a_patient_one(&mut fixture).await;
     attempt.request.bind();
-    let end = Instant::now() + Duration::from_millis(20_500);
-    let mut asked = 0;
-    while let Ok((_, refused)) = tokio::time::timeout_at(end, fixture.waiting()).await {
-        refused.send(Err(no_room())).map_err(drop).unwrap();
-        asked += 1;
-        assert!(asked <= 16, "from its deadline on, once a second");
-    }
-    assert_eq!(asked, 16);
+    pass(20).await;
+    fixture.settled().await;
+    assert!(fixture.calls.try_recv().is_err(), "it needs no slot");
     reply.send(Ok(rows(&request(&["a"])))).unwrap();
     for asked in [patient, urgent] {
         asked.await.unwrap().unwrap();

@@ -327,7 +327,7 @@ fn join(
     let store = store::Config::new(store::Address::parse(url).unwrap(), patience);
     let mut config = shared_cache::Config::new(store, "test", ("tenant", "app"), options.look, options.ttl);
     config.lease = options.lease;
-    let config = config.with_closing(closing);
+    config.closing = Some(closing);
     let memory = Arc::clone(cache);
     let adopt: shared_cache::InsertLocal = Arc::new(move |request, found| {
         memory.insert_remote(request, &found.answer, (found.asked, found.stored), found.ttl);
