@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::expectation::{Arrival, Expectations};
 use super::fair_scheduler::{Ahead, FairScheduler, ServicePosition, Ticket};
-use super::refused::{INSTANT, Reason, Refused, Request};
+use super::refused::{MOMENT, Reason, Refused, Request};
 use super::snapshot::RecentCallers;
 use super::take_back::{Check, Delay, STEPS_PER_ARRIVAL};
 use super::turn_forecast::SlotForecast;
@@ -140,11 +140,9 @@ impl<P> State<P> {
         // not wait at all.
         let mut deadline = caller.deadline.max(now);
         let arrival = self.arrive(attempt, now);
-        // Who was told to come now has a second in any case: others who came meanwhile wait before
-        // a slot that is its own, and it would be sent away as long as there are others.
-        let is_due = self.expectations.is_due(name, urgency, arrival, now);
-        if is_due {
-            deadline = deadline.max(now + INSTANT);
+        // Who was told to come now has a moment in any case.
+        if self.expectations.is_due(name, urgency, arrival, now) {
+            deadline = deadline.max(now + MOMENT);
         }
         self.look_ahead(now, self.order.len() + 1 + BESIDES, source);
         // A place below 2^48 and a count of tickets: unique, and in order of first arrival even
@@ -164,7 +162,6 @@ impl<P> State<P> {
                 name,
                 urgency,
                 allowed: allowed(caller, now),
-                has_a_moment: is_due,
             };
             return Err(self.refuse(reason, request, arrival, now));
         }
