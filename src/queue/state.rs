@@ -364,7 +364,7 @@ impl<P> State<P> {
 }
 
 /// How long a request says that it may wait.
-fn allowed(caller: &Caller, now: Instant) -> Duration {
+pub(super) fn allowed(caller: &Caller, now: Instant) -> Duration {
     let left = caller.deadline.saturating_duration_since(now);
     caller.wait.unwrap_or(left)
 }

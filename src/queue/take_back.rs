@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::PermitSource;
 use super::expectation::Arrival;
 use super::fair_scheduler::{InTime, Late};
 use super::refused::{NextTurn, Reason, Refused, Request};
-use super::state::{State, TOLERANCE};
+use super::state::{BESIDES, State, TOLERANCE, allowed};
+use crate::attempt::Asked;
+use crate::caller::{Caller, Name, Urgency};
 
 /// A place is not taken back for the sake of less than this.
 pub(super) const SLIGHTLY: Duration = Duration::from_millis(50);
@@ -143,20 +146,42 @@ impl<P> State<P> {
             return;
         };
         let (name, urgency) = (&ticket.caller, ticket.urgency);
-        let arrival = Arrival::Again;
-        let turn = turn.unwrap_or_else(|| {
-            let own = self.expectations.returns_before_refused(name, urgency, arrival);
-            let place = self.order.position_for(name, urgency, None, own);
-            NextTurn {
-                start: self.turn_at(&place, now).1,
-                slot: self.slot_from(&place, self.earliest_slot(None, now), now),
-                room: None,
-            }
-        });
+        let turn = turn.unwrap_or_else(|| self.next_turn(name, urgency, now));
         let allowed = self.waiters.get(&id).map_or(Duration::ZERO, |waiter| waiter.allowed);
         let request = Request { name, urgency, allowed };
-        let refused = self.send_away(reason, request, arrival, turn, now);
+        let refused = self.send_away(reason, request, Arrival::Again, turn, now);
         self.tell(id, refused, now);
+    }
+
+    /// When the turn of one more request of this caller comes that asked before.
+    fn next_turn(&self, name: &Name, urgency: Urgency, now: Instant) -> NextTurn {
+        let own = self.expectations.returns_before_refused(name, urgency, Arrival::Again);
+        let place = self.order.position_for(name, urgency, None, own);
+        NextTurn {
+            start: self.turn_at(&place, now).1,
+            slot: self.slot_from(&place, self.earliest_slot(None, now), now),
+            room: None,
+        }
+    }
+
+    /// A request that had a slot is answered that it has to come again: says when, and expects it
+    /// then.
+    pub(super) fn send_back<S>(&mut self, caller: &Caller, now: Instant, source: &S) -> Duration
+    where
+        S: PermitSource<Permit = P>,
+    {
+        let (name, urgency) = (&caller.name, caller.urgency);
+        self.expectations
+            .ask_again((name, urgency), Asked::Ended, now, &mut self.order);
+        self.look_ahead(now, self.order.len() + 1 + BESIDES, source);
+        let request = Request {
+            name,
+            urgency,
+            allowed: allowed(caller, now),
+        };
+        let turn = self.next_turn(name, urgency, now);
+        self.send_away(Reason::PausedPastDeadline, request, Arrival::Again, turn, now)
+            .retry_after
     }
 
     /// The time of a ticket is up, and no slot has come.

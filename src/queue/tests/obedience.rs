@@ -1,11 +1,18 @@
 //! Everybody obeys `Retry-After`: then nobody who comes on time is refused again, and those who
 //! asked first are served first.
 
+use bytes::Bytes;
 use futures_util::future::join_all;
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, StatusCode};
 use proptest::prelude::*;
+use tower::service_fn;
 
 use super::*;
+use crate::attempt::{Admitted, Delivery, Failure, RetryHint};
+use crate::middleware::{Middleware as _, Next};
 use crate::queue::Reason;
+use crate::scan::{Headers, UpstreamResponse};
 
 /// A caller of its own name: how long after the one before it asks, how long it may wait, and how
 /// much later than it was told it comes back.
@@ -100,6 +107,60 @@ fn who_cannot_wait_and_comes_back_when_told_is_let_in_though_others_come_meanwhi
             }
         }
     }
+}
+
+/// Whom the upstream refuses itself has a place to come back to, as those have whom the queue
+/// refuses.
+#[tokio::test(start_paused = true)]
+async fn who_is_handed_the_upstreams_refusal_is_let_in_when_it_says() {
+    let tasks = Tasks::new();
+    let every = Duration::from_millis(2400);
+    let (queue, clockwork) = queue_before(Clockwork::saving(2, every), &tasks);
+    // Three have a slot each; whoever else comes is refused by the queue.
+    tokio::time::sleep(3 * every).await;
+    let start = Instant::now();
+    let throttled = Next::new(service_fn(move |admitted: Admitted<Slot>| {
+        admitted.permit.used();
+        let clockwork = clockwork.clone();
+        async move {
+            tokio::time::sleep(SECOND / 10).await;
+            clockwork.pause_until(start + 2 * SECOND);
+            Err::<UpstreamResponse, _>(Failure {
+                delivery: Delivery::Answered,
+                again: RetryHint::WhenAllowed,
+                answer: Some(UpstreamResponse {
+                    status: StatusCode::TOO_MANY_REQUESTS,
+                    headers: Headers::from_iter([(RETRY_AFTER, HeaderValue::from(2))]),
+                    body: Bytes::new(),
+                }),
+                source: "throttled".into(),
+            })
+        }
+    }));
+    let callers = (0..6_u32).map(|n| {
+        let (queue, throttled) = (queue.clone(), throttled.clone());
+        async move {
+            tokio::time::sleep_until(start + SECOND / 50 * if n < 3 { n } else { 5 + n }).await;
+            let ask = || attempt(&format!("caller {n}"), 3, Duration::ZERO);
+            let retry_after = if n < 3 {
+                let answer = queue.call(ask(), &throttled).await.unwrap_err().answer.unwrap();
+                answer
+                    .headers
+                    .get(RETRY_AFTER)
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .parse()
+                    .unwrap()
+            } else {
+                queue.turn(&ask()).await.unwrap_err().retry_after_s()
+            };
+            tokio::time::sleep(Duration::from_secs(retry_after) + SECOND / 50).await;
+            queue.turn(&ask()).await.map(Slot::used).map_err(|refused| (n, refused))
+        }
+    });
+    let refused: Vec<_> = join_all(callers).await.into_iter().filter_map(Result::err).collect();
+    assert!(refused.is_empty(), "{refused:?}");
 }
 
 /// Slots a tenth of a second to twenty seconds apart, with callers that ask for half of them to
