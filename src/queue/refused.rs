@@ -269,8 +269,9 @@ impl<P> State<P> {
         let needed = turn.start.saturating_duration_since(now);
         let retry_after = retry_after(turn, request.patience(), now);
         let due = now + retry_after;
+        let caller = (request.name, request.urgency);
         self.expectations
-            .refuse((request.name, request.urgency), arrival, due, now, &mut self.order);
+            .refuse(caller, arrival, (due, turn.slot), now, &mut self.order);
         let is_enough = reason.is_for_time() && needed <= self.config.longest_wait;
         Refused {
             reason,

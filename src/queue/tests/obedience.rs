@@ -163,6 +163,39 @@ async fn who_is_handed_the_upstreams_refusal_is_let_in_when_it_says() {
     assert!(refused.is_empty(), "{refused:?}");
 }
 
+/// A slot that somebody did not come for has gone to somebody else, or is saved up: nobody else's
+/// turn is later for that. But as some stay away, two more may be told the same slot.
+#[tokio::test(start_paused = true)]
+async fn who_stays_away_delays_nobody_who_obeys() {
+    let every = Duration::from_millis(2400);
+    let tasks = Tasks::new();
+    let (queue, clockwork) = queue_before(Clockwork::saving(100, every), &tasks);
+    clockwork.pause_until(Instant::now() + every / 2);
+    for n in 0..3 {
+        let never_back = queue.enter(&attempt(&format!("gone {n}"), 3, Duration::ZERO));
+        assert!(never_back.is_err());
+    }
+    let start = Instant::now();
+    let callers = (0..16_u32).map(|n| {
+        let queue = queue.clone();
+        async move {
+            tokio::time::sleep_until(start + Duration::from_millis(1600) * n).await;
+            let ask = attempt(&format!("caller {n}"), 3, Duration::ZERO);
+            let Err(refused) = queue.turn(&ask).await.map(Slot::used) else {
+                return Ok(());
+            };
+            tokio::time::sleep(SECOND * u32::try_from(refused.retry_after_s()).unwrap() + SECOND / 50).await;
+            queue
+                .turn(&ask)
+                .await
+                .map(Slot::used)
+                .map_err(|again| (n, refused, again))
+        }
+    });
+    let refused: Vec<_> = join_all(callers).await.into_iter().filter_map(Result::err).collect();
+    assert!(refused.len() <= 1, "{} of 16: {refused:#?}", refused.len());
+}
+
 /// Slots a tenth of a second to twenty seconds apart, with callers that ask for half of them to
 /// twice as many.
 fn worlds() -> impl Strategy<Value = (Duration, u32, Vec<Ask>)> {
