@@ -183,13 +183,10 @@ impl<P> State<P> {
         })
     }
 
-    /// How many that wait in this queue go before a request that has these ahead of it.
-    fn ahead_here(&self, place: &ServicePosition, ahead: Ahead) -> usize {
-        if self.others().is_empty() {
-            ahead.waiting
-        } else {
-            self.order.ahead_at(place)
-        }
+    /// Whether all that wait in this queue go before a request that has these ahead of it.
+    fn is_last_here(&self, place: &ServicePosition, ahead: Ahead) -> bool {
+        let waiting = self.order.len();
+        ahead.waiting >= waiting && (self.others().is_empty() || self.order.ahead_at(place) >= waiting)
     }
 
     /// Adds a ticket that has these ahead of it.
@@ -202,7 +199,7 @@ impl<P> State<P> {
         now: Instant,
     ) -> oneshot::Receiver<Grant<P>> {
         let (id, deadline) = (ticket.id, ticket.deadline);
-        let delay = if self.ahead_here(place, ahead) >= self.order.len() {
+        let delay = if self.is_last_here(place, ahead) {
             Delay::None
         } else if self.order.delays_by_one(place) {
             Delay::One
@@ -240,7 +237,7 @@ impl<P> State<P> {
     ) -> Result<(), Reason> {
         let (waiting, config) = (self.order.len(), &self.config);
         // Who goes before somebody who waits takes the place of the last.
-        if waiting >= config.max_requests && self.ahead_here(place, ahead) >= waiting {
+        if waiting >= config.max_requests && self.is_last_here(place, ahead) {
             return Err(Reason::Full);
         }
         if self.order.waiting_of(place.caller()) >= config.max_requests_per_caller {
