@@ -114,9 +114,10 @@ impl<S: PermitSource> Queue<S> {
     }
 
     /// The gateway stops at `closes`: whoever would be served later is refused now, and so is who
-    /// comes from now on.
+    /// comes from now on. Who still waits then, as without a store, is told at that moment.
     pub fn close(&self, closes: Instant) {
         self.0.lock().close(Instant::now(), closes, &self.0.source);
+        self.0.wake.notify_one();
     }
 
     /// Whether the caller has paid for this slot in the order of this queue. Where a store has
@@ -157,6 +158,7 @@ impl<S: PermitSource> Queue<S> {
             entered: now,
             deadline,
             start,
+            has_fallback: attempt.caller.has_fallback,
         };
         if let Some(permit) = state.try_fast_path(now, attempt, &self.0.source) {
             self.0.tell(&state);
@@ -272,7 +274,12 @@ pub struct QueueEntry<S: PermitSource> {
     entered: Instant,
     deadline: Instant,
     start: Instant,
+    has_fallback: bool,
 }
+
+/// How long a request waits for a store that is lost, if something stands in for its answer: a
+/// short cut passes unnoticed.
+const FALLBACK_PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 enum EntryState<S: PermitSource> {
@@ -300,7 +307,11 @@ impl<S: PermitSource> QueueEntry<S> {
     /// Safe, see [`Queue::turn`].
     pub async fn turn(self) -> Result<S::Permit, Refused> {
         let shared = &self.queue.0;
-        let latest = self.deadline + TOLERANCE;
+        let mut latest = self.deadline + TOLERANCE;
+        if self.has_fallback && shared.source.unavailable_for().is_some() {
+            // Nobody knows when there will be slots, and an answer is at hand.
+            latest = latest.min(self.entered + FALLBACK_PATIENCE);
+        }
         let at_once = matches!(self.place, EntryState::Granted(_));
         let turn = match self.place {
             EntryState::Granted(permit) => Ok(permit),

@@ -67,6 +67,11 @@ impl Refused {
         }
     }
 
+    /// The turn would come after the gateway's end; another is there in a moment.
+    pub(super) fn shutting_down() -> Self {
+        Self::new(Reason::ShuttingDown, Duration::from_secs(1))
+    }
+
     /// `Retry-After` in whole seconds, rounded up and at least 1, so that who obeys it is not too
     /// early.
     ///

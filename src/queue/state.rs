@@ -261,6 +261,11 @@ impl<P> State<P> {
         S: PermitSource<Permit = P>,
     {
         while let Some(next) = self.order.next().map(|ticket| (ticket.deadline, ticket.id)) {
+            // Whatever was forecast: what comes from now on would be cut off.
+            if self.closes.is_some_and(|closes| closes <= now) {
+                self.tell(next.1, Refused::shutting_down(), now);
+                continue;
+            }
             self.look_ahead(now, self.order.len() + 1, source);
             if next.0 + TOLERANCE < now {
                 let reason = self.why_late(next.1, 0);
@@ -271,7 +276,8 @@ impl<P> State<P> {
                 Ok(permit) => permit,
                 Err(at) => {
                     let again = self.take_back_late(now);
-                    return at.into_iter().chain(source.next_timeout()).chain(again).min();
+                    let latest = again.into_iter().chain(self.closes);
+                    return at.into_iter().chain(source.next_timeout()).chain(latest).min();
                 }
             };
             let granted = source.granted_to(&permit);

@@ -121,7 +121,7 @@ impl<P> State<P> {
                 .zip(deadline)
                 .is_some_and(|(closes, deadline)| closes < deadline)
             {
-                self.tell(id, Refused::new(Reason::ShuttingDown, Duration::from_secs(1)), now);
+                self.tell(id, Refused::shutting_down(), now);
             } else {
                 let reason = self.why_late(id, rank);
                 let start = |rank| self.forecast.start(rank + index, now);

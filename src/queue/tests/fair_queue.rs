@@ -219,6 +219,28 @@ async fn whose_slot_moves_past_the_end_of_the_gateway_is_told_then() {
     assert_eq!((told.reason, start.elapsed()), (Reason::ShuttingDown, 10 * SECOND));
 }
 
+/// As when the store that says so is lost.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_slots_that_do_not_come_is_told_before_the_end_of_the_gateway() {
+    let tasks = Tasks::new();
+    let (queue, clockwork) = queue(SECOND, &tasks);
+    queue.turn(&attempt("a", 3, SECOND)).await.unwrap().used();
+    let start = Instant::now();
+    let waiting = ["a", "b"].map(|name| {
+        let (queue, attempt) = (queue.clone(), attempt(name, 3, 600 * SECOND));
+        tasks.spawn("caller", async move { queue.turn(&attempt).await.map(Slot::used) })
+    });
+    tokio::task::yield_now().await;
+    clockwork.fail_until(start + 3600 * SECOND);
+    queue.close(start + 25 * SECOND);
+    for waiting in waiting {
+        let told = waiting.await.unwrap().unwrap_err();
+        assert_eq!((told.reason, start.elapsed()), (Reason::ShuttingDown, 25 * SECOND));
+    }
+    let late = queue.turn(&attempt("c", 3, SECOND)).await.unwrap_err();
+    assert_eq!((late.reason, start.elapsed()), (Reason::ShuttingDown, 25 * SECOND));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_last_of_a_full_queue_is_the_least_urgent() {
     let tasks = Tasks::new();

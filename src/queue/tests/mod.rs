@@ -90,6 +90,11 @@ impl Clockwork {
         *self.0.shared.lock().unwrap() = Some(Arc::new(shared));
     }
 
+    /// No slot before that moment, although others are forecast.
+    pub(super) fn fail_until(&self, at: Instant) {
+        *self.0.next.lock().unwrap() = at;
+    }
+
     /// No slot before that moment.
     pub(super) fn pause_until(&self, at: Instant) {
         *self.0.next.lock().unwrap() = at;
