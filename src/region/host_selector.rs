@@ -184,7 +184,10 @@ impl HostSelector {
                 CallOutcome::NotTaken => health.bad_answer(now),
                 CallOutcome::NoAnswer => {
                     health.bad_answer(now);
-                    health.avoid_until(now + PENDING);
+                    // An ejection has an end of its own, after which one call tries the host.
+                    if health.standing(now).is_usable() {
+                        health.avoid_until(now + PENDING);
+                    }
                 }
                 CallOutcome::NotConnected => health.connection_failed(choice.at, now),
             }

@@ -22,8 +22,8 @@ const REJECTION_COOLDOWN: Duration = Duration::from_mins(1);
 /// do: each try costs a call with a token that is known to be rejected.
 const SAME_TOKEN_COOLDOWN: Duration = Duration::from_mins(10);
 
-/// So many rejections in a row of a token as invalid are no chance: while sign-in fails it is tried
-/// once in [`REJECTION_COOLDOWN`] only, as each call with it is paid for.
+/// So many rejections in a row of a token as invalid are no chance: while sign-in fails it is left
+/// alone for [`REJECTION_COOLDOWN`] at a time, as each call with it is paid for.
 const ENOUGH: u32 = 2;
 
 /// What is shared.
