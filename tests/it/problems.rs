@@ -120,6 +120,18 @@ async fn with_store(settings: &[&str], then: impl AsyncFnOnce(&mut Redis)) -> Br
     Broken::with(spawned, store)
 }
 
+/// The folder of the quota's state file is taken away.
+async fn without_folder() -> Broken {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("quota");
+    let spawned = Setup::new()
+        .set("quota.state_file", file.to_str().unwrap())
+        .spawn()
+        .await;
+    drop(folder);
+    Broken::new(spawned)
+}
+
 /// Two gateways share a quota, and go by different limits of it.
 async fn with_other_limits() -> Broken {
     let store = Redis::start_with(&[]).await;
@@ -187,7 +199,7 @@ async fn contradicted() -> Broken {
 }
 
 /// Each problem, the level of its log line, and how to have it.
-const TABLE: [(&str, &str, Break); 20] = [
+const TABLE: [(&str, &str, Break); 21] = [
     ("no-token", "ERROR", || {
         async { Broken::new(Setup::new().secret("wrong").spawn().await) }.boxed_local()
     }),
@@ -223,6 +235,7 @@ const TABLE: [(&str, &str, Break); 20] = [
         })
         .boxed_local()
     }),
+    ("state-file", "WARN", || without_folder().boxed_local()),
     ("sign-in-failing", "WARN", || unrenewable().boxed_local()),
     ("paused", "WARN", || {
         faulty(Fault::Throttle(Duration::from_mins(5))).boxed_local()

@@ -59,6 +59,7 @@ pub(super) fn find(
     found.extend(regions(&current.regions.part.snapshot()));
     found.extend(sharing::store(sources, &current));
     found.extend(sharing::limits(sources, now));
+    found.extend(state_file(sources));
     found.extend(slots(&states(sources), &earlier.for_slots));
     found.extend(memory(sources, &earlier.for_memory));
     found.extend(connections(&sources.connections));
@@ -96,6 +97,19 @@ fn sign_in(sources: &Sources, snapshot: &token::Snapshot, now: Instant) -> Optio
         ),
     };
     Some(Problem::new(code, message, advice))
+}
+
+/// Whether a restart would forget calls.
+fn state_file(sources: &Sources) -> Option<Problem> {
+    let reason = sources.quotas().find_map(quota::Quota::unwritten)?;
+    Some(Problem::new(
+        Code::StateFile,
+        format!(
+            "quota.state_file cannot be written ({reason}): a restart now would forget calls that still count, and Defender would \
+             refuse as many"
+        ),
+        "make room on its disk, or give its folder back to the gateway; all calls are written as soon as that works",
+    ))
 }
 
 /// Whether callers have to wait or are refused, and why.

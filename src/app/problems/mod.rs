@@ -205,6 +205,8 @@ named_enum! {
         SignInFailing = "sign-in-failing",
         /// The shared store may remove the ledger when its memory is full.
         StoreEvicting = "store-evicting",
+        /// The quota's state file cannot be written.
+        StateFile = "state-file",
         /// Messages of the shared store do not come.
         StoreUnheard = "store-unheard",
         /// Replicas that share the quota go by different limits.
