@@ -226,11 +226,9 @@ impl Quota {
             Kind::Local(local) => local.state.look().quota_state.snapshot(now),
             Kind::Shared(replica) => {
                 let replica = replica.state.look();
-                let snapshot = replica.snapshot(now);
-                if replica.is_lost() {
-                    snapshot.unavailable(COME_BACK)
-                } else {
-                    snapshot
+                Snapshot {
+                    unavailable_for: replica.is_lost().then_some(COME_BACK),
+                    ..replica.snapshot(now)
                 }
             }
         }

@@ -410,7 +410,7 @@ async fn a_store_that_is_well_is_not_called_lost_before_it_can_answer() {
 }
 
 #[tokio::test]
-async fn while_the_store_is_lost_no_quota_is_shown_as_free() {
+async fn while_the_store_is_lost_callers_are_told_that_none_may_go_and_people_what_is_used() {
     let broken = with_store(&[], async |store: &mut Redis| store.kill().await).await;
     broken.has("store-lost").await;
     let caller = broken.spawned.caller();
@@ -439,9 +439,20 @@ async fn while_the_store_is_lost_no_quota_is_shown_as_free() {
         .lines()
         .filter(|line| line.starts_with("defender_gateway_quota_remaining{"))
     {
-        assert!(line.ends_with(" 0"), "{line}");
+        assert!(!line.ends_with(" 0"), "what the windows have is known: {line}");
     }
+    assert!(
+        metrics
+            .text()
+            .contains("defender_gateway_queue_predicted_wait_seconds NaN\n"),
+        "nobody knows when slots come"
+    );
     let status = broken.status().await;
+    assert_eq!(status["queue"]["predicted_wait_s"], Value::Null);
+    for window in status["quota"]["windows"].as_array().unwrap() {
+        let [used, remaining, limit] = ["used", "remaining", "limit"].map(|member| window[member].as_u64().unwrap());
+        assert_eq!(used + remaining, limit, "{window}");
+    }
     let problems = status["problems"].as_array().unwrap();
     assert!(
         problems.iter().all(|problem| problem["code"] != "quota-spent"),

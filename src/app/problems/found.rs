@@ -283,6 +283,7 @@ mod tests {
                 pace: None,
                 steady_until: Instant::now(),
                 paused,
+                probing: false,
                 unavailable_for: None,
                 foreign: 0,
                 in_flight: 0,

@@ -54,9 +54,11 @@ fn a_quota_looks_free_when_it_is_and_only_then() {
         "{text}"
     );
     // A pause, which others may have caused.
-    let text = render(&json!({"mode": "degraded", "quota": quota(0, 30.0)}), &Value::Null);
+    let mut paused = quota(98, 30.0);
+    paused["paused_until_s"] = 40.into();
+    let text = render(&json!({"mode": "degraded", "quota": paused}), &Value::Null);
     assert!(
-        text.contains("1m  ████████████████████ 0 of 100 left, next in 30 s\n"),
+        text.contains("paused    for another 40 s: the upstream answered 429\nquota     1m  █░░░░░░░░░░░░░░░░░░░ 98 of 100 left, next in 30 s\n"),
         "{text}"
     );
     let text = render(&json!({"mode": "store-lost", "quota": quota(100, 60.0)}), &Value::Null);
@@ -64,6 +66,7 @@ fn a_quota_looks_free_when_it_is_and_only_then() {
         text.contains("quota     no call leaves: the store does not answer\nquota     1m"),
         "{text}"
     );
+    assert!(!text.contains("a newcomer would wait"), "{text}");
 }
 
 #[test]
@@ -80,8 +83,8 @@ fn each_operation_has_its_own_quota_and_who_brings_a_token_its_own_queue() {
         &Value::Null,
     );
     let expected = "operation agents
-quota     1m  ████████████████████ 0 of 100 left, next in 9.0 s
 paused    for another 30 s: the upstream answered 429
+quota     1m  ████████████████████ 0 of 100 left, next in 9.0 s
 in flight 2 calls
 others    12 calls by others on the same app registration, as estimated
 operation history_by_definition
