@@ -120,6 +120,26 @@ async fn with_store(settings: &[&str], then: impl AsyncFnOnce(&mut Redis)) -> Br
     Broken::with(spawned, store)
 }
 
+/// The certificate is over, and nobody knows it.
+async fn with_old_certificate() -> Broken {
+    const KEY: &str = include_str!("../../src/token/credential/testdata/rsa-2.pem");
+    let pair = rcgen::KeyPair::from_pkcs8_pem_and_sign_algo(KEY, &rcgen::PKCS_RSA_SHA256).unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["gateway.test".into()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let certificate = params.self_signed(&pair).unwrap().pem();
+    let folder = tempfile::tempdir().unwrap();
+    let [certificate_file, key_file] = [("certificate", certificate.as_str()), ("key", KEY)].map(|(name, pem)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    let setup = Setup::new()
+        .set("credentials.kind", "certificate")
+        .set("credentials.certificate_file", &certificate_file)
+        .set("credentials.private_key_file", &key_file);
+    Broken::with(setup.spawn().await, folder)
+}
+
 /// The folder of the quota's state file is taken away.
 async fn without_folder() -> Broken {
     let folder = tempfile::tempdir().unwrap();
@@ -199,7 +219,7 @@ async fn contradicted() -> Broken {
 }
 
 /// Each problem, the level of its log line, and how to have it.
-const TABLE: [(&str, &str, Break); 21] = [
+const TABLE: [(&str, &str, Break); 22] = [
     ("no-token", "ERROR", || {
         async { Broken::new(Setup::new().secret("wrong").spawn().await) }.boxed_local()
     }),
@@ -237,6 +257,7 @@ const TABLE: [(&str, &str, Break); 21] = [
     }),
     ("state-file", "WARN", || without_folder().boxed_local()),
     ("sign-in-failing", "WARN", || unrenewable().boxed_local()),
+    ("certificate-expiring", "WARN", || with_old_certificate().boxed_local()),
     ("paused", "WARN", || {
         faulty(Fault::Throttle(Duration::from_mins(5))).boxed_local()
     }),

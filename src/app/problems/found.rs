@@ -55,6 +55,7 @@ pub(super) fn find(
     let mut found = Vec::new();
     found.extend(sign_in(sources, &snapshot, now));
     found.extend(roles(&snapshot));
+    found.extend(certificate(&snapshot));
     found.extend(upstream(&current.calls.recent().snapshot(), snapshot.roles, is_known));
     found.extend(regions(&current.regions.part.snapshot()));
     found.extend(sharing::store(sources, &current));
@@ -109,6 +110,19 @@ fn state_file(sources: &Sources) -> Option<Problem> {
              refuse as many"
         ),
         "make room on its disk, or give its folder back to the gateway; all calls are written as soon as that works",
+    ))
+}
+
+fn certificate(snapshot: &token::Snapshot) -> Option<Problem> {
+    let expiry = |warning: &token::Warning| match warning {
+        token::Warning::CertificateExpiry { at } => Some(*at),
+        _ => None,
+    };
+    let at = snapshot.warnings.iter().find_map(expiry)?;
+    Some(Problem::new(
+        Code::CertificateExpiring,
+        format!("the sign-in certificate is good until {at:.0}: then no token can be renewed"),
+        "register a new one on the app registration, and then replace the file; the gateway reads it by itself",
     ))
 }
 

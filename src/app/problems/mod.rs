@@ -203,6 +203,8 @@ named_enum! {
         RegionLost = "region-lost",
         /// The token is valid, and cannot be renewed.
         SignInFailing = "sign-in-failing",
+        /// The sign-in certificate is good for two more weeks, or less.
+        CertificateExpiring = "certificate-expiring",
         /// The shared store may remove the ledger when its memory is full.
         StoreEvicting = "store-evicting",
         /// The quota's state file cannot be written.
