@@ -88,6 +88,10 @@ const LANDING: Duration = Duration::from_secs(1);
 /// with the moment at which it came.
 const BESIDES: u64 = 1 << 63;
 
+/// Of a larger file the end is read: while a process that makes no calls has the right to rewrite
+/// it, it grows. What counts is far less.
+const LARGEST: u64 = 64 << 20;
+
 impl StateFile {
     /// Opens or creates the file and reads back what still counts.
     ///
@@ -120,10 +124,10 @@ impl StateFile {
             pause,
             writer,
             reach: written,
-        } = replay(&read(path)?, attempt, &clock);
+        } = replay(&read(path, LARGEST)?, attempt, &clock);
         let mut charges: Vec<_> = live.into_values().collect();
         for predecessor in written_after(path, predecessors) {
-            let others = replay(&read(predecessor)?, attempt, &clock).live.into_values();
+            let others = replay(&read(predecessor, LARGEST)?, attempt, &clock).live.into_values();
             charges = united(charges, others.collect());
         }
         let known = written.unwrap_or(needed);
@@ -325,7 +329,7 @@ impl StateFile {
             return Ok(());
         }
         let own = self.first..self.next;
-        let text = read(&self.path)?;
+        let text = read(&self.path, LARGEST)?;
         if !text.is_empty() {
             // What others have written down may have ended since it was last read.
             self.live.retain(|id, _| *id < BESIDES || own.contains(id));

@@ -5,10 +5,6 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// Of a larger file the end is read: while a process that makes no calls has the right to rewrite
-/// it, it grows. What counts is far less.
-const LARGEST: u64 = 64 << 20;
-
 pub(super) fn append_to(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
@@ -61,15 +57,16 @@ pub(super) fn written_after<'a>(path: &Path, others: &'a [PathBuf]) -> impl Iter
     others.iter().filter(move |other| written(other) > own)
 }
 
-/// What the file of that name holds, if there is one.
-pub(super) fn read(path: &Path) -> io::Result<String> {
+/// What the file of that name holds, if there is one: of one that is larger than so many bytes, its
+/// end.
+pub(super) fn read(path: &Path, largest: u64) -> io::Result<String> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
         Err(error) => return Err(error),
     };
     let length = file.metadata()?.len();
-    if length > LARGEST {
+    if length > largest {
         let mut first = [0; 3];
         file.read_exact(&mut first)?;
         // A line may begin the file, or the end of one that was torn.
@@ -80,9 +77,9 @@ pub(super) fn read(path: &Path) -> io::Result<String> {
                 "larger than 64 MiB, and no state file",
             ));
         }
-        file.seek(SeekFrom::Start(length - LARGEST))?;
+        file.seek(SeekFrom::Start(length - largest))?;
     }
     let mut bytes = Vec::new();
-    file.take(LARGEST).read_to_end(&mut bytes)?;
+    file.take(largest).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

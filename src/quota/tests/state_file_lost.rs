@@ -2,6 +2,8 @@
 
 use std::fs::{self, File};
 
+use jiff::SignedDuration;
+
 use super::state_file::{FILLING, at, open, open_short};
 
 #[test]
@@ -24,7 +26,7 @@ fn what_a_full_disk_did_not_take_is_written_when_there_is_room() {
     fs::remove_dir(&in_the_way).unwrap();
     state_file.mend(&at(7)).unwrap();
     drop(state_file);
-    let ages: Vec<_> = open(&path, &at(1000)).1.iter().map(|ago| ago.as_secs()).collect();
+    let ages: Vec<_> = open(&path, &at(1000)).1.iter().map(SignedDuration::as_secs).collect();
     assert_eq!(
         ages,
         [996, 935],
