@@ -267,9 +267,11 @@ impl Code {
             | Self::ConnectionsFull
             | Self::UpstreamUnauthorized
             | Self::UpstreamForbidden
-            | Self::UpstreamFailing => Duration::from_mins(1),
-            // One that fails every other time is lost, or slow, all the while.
-            Self::StoreLost | Self::StoreSlow => Duration::from_secs(10),
+            | Self::UpstreamFailing
+            // A store that is full is found to be so every 20 s or so.
+            | Self::StoreSlow => Duration::from_mins(1),
+            // One that fails every other time is lost all the while.
+            Self::StoreLost => Duration::from_secs(10),
             _ => Duration::ZERO,
         }
     }

@@ -71,10 +71,9 @@ impl Lines {
         for problem in list(problems) {
             let (code, severity) = (word(&problem["code"]), word(&problem["severity"]));
             let since = span(&problem["since_s"]);
-            self.put(
-                "problem",
-                &format!("{code} ({severity}, for {since}): {}", word(&problem["message"])),
-            );
+            // Mistakes of a file come in lines.
+            let message = word(&problem["message"]).replace('\n', "; ");
+            self.put("problem", &format!("{code} ({severity}, for {since}): {message}"));
             self.put("", &format!("→ {}", word(&problem["advice"])));
         }
     }

@@ -10,7 +10,7 @@ fn a_state_is_shown_and_an_empty_one_does_no_harm() {
     let state = json!({
         "version": "1.0", "uptime_s": 3.0, "mode": "degraded", "host": "pod-1", "tenant": "t", "cloud": "public",
         "problems": [{"code": "no-token", "severity": "critical", "since_s": 9.0, "count": 1,
-                      "message": "there is no valid token", "advice": "set it"}],
+                      "message": "there is no valid token\nor two", "advice": "set it"}],
         "quota": {"windows": [{"name": "1m", "limit": 100, "used": 63, "remaining": 37, "reset_s": 12.0}], "paused_until_s": 8.0},
         "queue": {"waiting": 7, "callers": 2, "predicted_wait_s": 4.8, "shares": [
             {"caller": "soar", "waiting": 6, "served": 31, "position": 1, "next_turn_s": 2.4, "last_turn_s": 26.4}]},
@@ -19,7 +19,9 @@ fn a_state_is_shown_and_an_empty_one_does_no_harm() {
     });
     let text = render(&state, &json!({}));
     assert!(
-        text.contains("problem   no-token (critical, for 9.0 s): there is no valid token\n          → set it\n"),
+        text.contains(
+            "problem   no-token (critical, for 9.0 s): there is no valid token; or two\n          → set it\n"
+        ),
         "{text}"
     );
     assert!(text.contains("pod-1, tenant t, cloud public"), "{text}");
