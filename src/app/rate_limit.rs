@@ -34,11 +34,12 @@ pub(super) fn of(quota: Quota, operation: Option<&'static str>) -> RateLimit {
             return show(&told.windows);
         }
         let snapshot = quota.snapshot();
-        let windows = Windows::new(policies(&snapshot), operation);
+        let until = snapshot.steady_until;
+        let windows = Windows::new(policies(snapshot), operation);
         show(&windows);
         *last = Some(Told {
             revision,
-            until: snapshot.steady_until,
+            until,
             windows,
         });
     })
@@ -47,25 +48,25 @@ pub(super) fn of(quota: Quota, operation: Option<&'static str>) -> RateLimit {
 /// The name of the bucket's policy.
 const PACE: &str = "pace";
 
-/// The windows, and the bucket as a policy of its own.
-fn policies(snapshot: &quota::Snapshot) -> Vec<response::Window> {
-    let pace = snapshot.pace.as_ref().map(|state| pace(state, snapshot.paused));
+/// What may go now: the windows, and the bucket as a policy of its own.
+fn policies(snapshot: quota::Snapshot) -> Vec<response::Window> {
+    let snapshot = snapshot.usable();
+    let pace = snapshot.pace.as_ref().map(pace);
     snapshot.windows.iter().map(window).chain(pace).collect()
 }
 
-/// While everybody waits because of a 429, the bucket counts as empty until the pause is over.
-fn pace(state: &quota::PaceState, paused: Option<Duration>) -> response::Window {
+fn pace(state: &quota::PaceState) -> response::Window {
     let capacity_s = state.refill.as_secs().max(1);
-    let (remaining, reset) = match paused {
-        Some(pause) => (0, pause),
-        None if state.next_token.is_zero() => (state.capacity, state.refill),
-        None => (state.whole_tokens(), state.next_token),
+    let reset = if state.next_token.is_zero() {
+        state.refill
+    } else {
+        state.next_token
     };
     response::Window {
         name: PACE.into(),
         quota: state.capacity as u64,
         window_s: capacity_s,
-        remaining: remaining as u64,
+        remaining: state.whole_tokens() as u64,
         reset_s: whole_seconds(reset),
         spread: Some(spread(state)),
     }
@@ -113,7 +114,7 @@ mod tests {
     }
 
     fn fresh(quota: &Quota) -> Vec<response::Window> {
-        policies(&quota.snapshot())
+        policies(quota.snapshot())
     }
 
     #[tokio::test(start_paused = true)]
@@ -148,7 +149,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_bucket_is_a_policy_of_its_own_and_empty_during_a_pause() {
         let quota = quota();
-        let pace = || policies(&quota.snapshot()).pop().unwrap();
+        let pace = || policies(quota.snapshot()).pop().unwrap();
         let full = pace();
         assert_eq!((&*full.name, full.quota, full.window_s), ("pace", 10, 60));
         assert_eq!((full.remaining, full.reset_s), (10, 60));
@@ -166,8 +167,23 @@ mod tests {
             wait: Some(wait),
         };
         quota.take(Instant::now()).unwrap().throttled(said);
-        assert_eq!((pace().remaining, pace().reset_s), (0, 8));
-        assert_eq!(quota.snapshot().pace.unwrap().whole_tokens(), 0);
+        let told = policies(quota.snapshot());
+        assert!(
+            told.iter().all(|policy| (policy.remaining, policy.reset_s) == (0, 8)),
+            "{told:?}"
+        );
+        let shown = quota.snapshot();
+        assert_eq!(
+            (shown.windows[0].used, shown.windows[0].remaining),
+            (1, 9),
+            "people see the room there is"
+        );
+        tokio::time::advance(Duration::from_secs(8)).await;
+        let told = policies(quota.snapshot());
+        assert!(
+            told.iter().all(|policy| policy.remaining == 1),
+            "one call finds out: {told:?}"
+        );
         assert!(pace().spread.unwrap().starts_with("the 1m window is being spread: "));
     }
 

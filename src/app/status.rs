@@ -124,7 +124,7 @@ impl Status {
             "waiting": snapshot.waiting,
             "waiting_with_callers_tokens": self.sources.waiting_with_callers_tokens(),
             "callers": snapshot.callers,
-            "predicted_wait_s": seconds(snapshot.predicted_wait),
+            "predicted_wait_s": snapshot.predicted_wait.map(seconds),
             "shares": shares.collect::<Vec<_>>(),
         })
     }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::response;
+use rustix::io::Errno;
 
 /// A client cannot be built from its configuration.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +92,12 @@ impl ConnectError {
         self.cause.is_none()
     }
 
+    /// Whether this side may open no more files, which says nothing about the host.
+    pub fn is_local(&self) -> bool {
+        let code = self.cause.as_ref().and_then(|cause| cause.raw_os_error());
+        matches!(code.map(Errno::from_raw_os_error), Some(Errno::MFILE | Errno::NFILE))
+    }
+
     /// Whether a proxy does not let this side through, which all of its members will do alike.
     pub(super) fn is_refusal(&self) -> bool {
         let cause = self.cause.as_ref().map(|cause| cause.kind());
@@ -112,6 +119,7 @@ impl ConnectError {
             };
         };
         match (self.step, cause.kind()) {
+            _ if self.is_local() => "proxy_internal_error",
             (Step::Resolve, _) => "dns_error",
             (Step::Dial, io::ErrorKind::ConnectionRefused) => "connection_refused",
             (Step::Dial, io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {

@@ -25,8 +25,8 @@ pub struct Snapshot {
     pub waiting: usize,
     /// Callers who have a request waiting.
     pub callers: usize,
-    /// How long a caller who is new here would wait.
-    pub predicted_wait: Duration,
+    /// How long a caller who is new here would wait; `None` while nobody knows when slots come.
+    pub predicted_wait: Option<Duration>,
     /// The callers seen lately, those with the most waiting requests first, then the most served;
     /// at most 50.
     pub shares: Vec<CallerShare>,
@@ -41,7 +41,7 @@ pub struct CallerShare {
     pub waiting: usize,
     /// Slots it has had since it was first seen.
     pub served: u64,
-    /// When its turns come; `None` when nothing of it waits.
+    /// When its turns come; `None` when nothing of it waits, and while nobody knows when slots come.
     pub outlook: Option<PredictedTurns>,
 }
 
@@ -103,7 +103,8 @@ const SHOWN: usize = 50;
 
 impl<P> State<P> {
     pub(super) fn snapshot<S: PermitSource<Permit = P>>(&mut self, now: Instant, source: &S) -> Snapshot {
-        let predicted_wait = self.predicted_wait(now, source);
+        let is_known = source.unavailable_for().is_none();
+        let predicted_wait = is_known.then(|| self.predicted_wait(now, source));
         let waiting = self.order.waiting_by_caller();
         let callers = waiting.len();
         let mut shares: Vec<_> = self
@@ -114,7 +115,7 @@ impl<P> State<P> {
         shares.sort_unstable_by(|a, b| (Reverse(a.0), Reverse(a.1), &a.2).cmp(&(Reverse(b.0), Reverse(b.1), &b.2)));
         shares.truncate(SHOWN);
         let share = |(waiting, served, name): (usize, u64, Name)| CallerShare {
-            outlook: self.outlook(&name, now),
+            outlook: self.outlook(&name, now).filter(|_| is_known),
             name,
             waiting,
             served,
@@ -229,11 +230,11 @@ metrics! {
         refused: Counters<Reason> = "queue_refused" => by("reason"),
         /// Callers who have a request waiting
         callers: Gauge = "queue_callers",
-        /// How long a caller who is new here would wait for a slot
+        /// How long a caller who is new here would wait for a slot; NaN while the store is lost
         predicted_wait: Gauge<f64, AtomicU64> = "queue_predicted_wait_seconds",
         /// Requests that wait, for the 20 callers with the most
         caller_waiting: Family<CallerLabel, Gauge> = "queue_caller_waiting",
-        /// How long until the next turn of each of these callers
+        /// How long until the next turn of each of these callers; NaN while the store is lost
         caller_wait: Family<CallerLabel, Gauge<f64, AtomicU64>> = "queue_caller_predicted_wait_seconds",
         /// Slots that each of these callers has had since it was first seen
         caller_served: Family<CallerLabel, Gauge> = "queue_caller_served",
@@ -248,7 +249,8 @@ impl Metrics {
     pub fn show(&self, snapshot: &Snapshot) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.callers.set(gauge(snapshot.callers));
-        self.predicted_wait.set(snapshot.predicted_wait.as_secs_f64());
+        let seconds = |wait: Option<Duration>| wait.map_or(f64::NAN, |wait| wait.as_secs_f64());
+        self.predicted_wait.set(seconds(snapshot.predicted_wait));
         // Other callers than last time, perhaps.
         self.caller_waiting.clear();
         self.caller_wait.clear();
@@ -257,9 +259,13 @@ impl Metrics {
             let label = CallerLabel {
                 caller: share.name.to_string(),
             };
-            let wait = share.outlook.map_or(Duration::ZERO, |outlook| outlook.next);
+            let wait = if share.waiting == 0 {
+                Some(Duration::ZERO)
+            } else {
+                share.outlook.map(|outlook| outlook.next)
+            };
             self.caller_waiting.get_or_create(&label).set(gauge(share.waiting));
-            self.caller_wait.get_or_create(&label).set(wait.as_secs_f64());
+            self.caller_wait.get_or_create(&label).set(seconds(wait));
             let served = i64::try_from(share.served).unwrap_or(i64::MAX);
             self.caller_served.get_or_create(&label).set(served);
         }
@@ -301,7 +307,7 @@ mod tests {
         let queue = |wait, callers: &[(&str, usize)]| Snapshot {
             waiting: callers.iter().map(|(_, waiting)| waiting).sum(),
             callers: callers.len(),
-            predicted_wait: wait * second,
+            predicted_wait: Some(wait * second),
             shares: callers
                 .iter()
                 .map(|(name, waiting)| CallerShare {
@@ -317,7 +323,10 @@ mod tests {
                 .collect(),
         };
         let both = queue(600, &[("a", 2), ("c", 1)]).with(queue(1, &[("b", 3), ("a", 2)]));
-        assert_eq!((both.waiting, both.callers, both.predicted_wait), (8, 3, 600 * second));
+        assert_eq!(
+            (both.waiting, both.callers, both.predicted_wait),
+            (8, 3, Some(600 * second))
+        );
         let shares = both
             .shares
             .iter()
@@ -341,7 +350,7 @@ mod tests {
             metrics.show(&Snapshot {
                 waiting: 50,
                 callers: 50,
-                predicted_wait: Duration::ZERO,
+                predicted_wait: Some(Duration::ZERO),
                 shares: (0..50).map(share).collect(),
             });
             let mut text = String::new();

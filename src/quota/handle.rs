@@ -138,6 +138,14 @@ impl Quota {
         self.shared()?.state.look().is_lost().then_some(COME_BACK)
     }
 
+    /// Why the state file lacks calls that were made; `None` when it lacks none, or there is none.
+    pub fn unwritten(&self) -> Option<String> {
+        match &self.0 {
+            Kind::Local(local) => local.unwritten(),
+            Kind::Shared(_) => None,
+        }
+    }
+
     /// Appends the starts of the next `count` slots to `slots`, those of all replicas; see
     /// [`Forecast`].
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
@@ -218,11 +226,9 @@ impl Quota {
             Kind::Local(local) => local.state.look().quota_state.snapshot(now),
             Kind::Shared(replica) => {
                 let replica = replica.state.look();
-                let snapshot = replica.snapshot(now);
-                if replica.is_lost() {
-                    snapshot.unavailable(COME_BACK)
-                } else {
-                    snapshot
+                Snapshot {
+                    unavailable_for: replica.is_lost().then_some(COME_BACK),
+                    ..replica.snapshot(now)
                 }
             }
         }

@@ -1,8 +1,7 @@
 //! The quota of one process.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -26,8 +25,8 @@ pub(super) struct Local {
     pub(super) metrics: Metrics,
     /// Whose token the calls are made with, if it is a caller's.
     holder: Option<TokenId>,
-    /// The state file could not be written the last time, which was told.
-    unwritten: AtomicBool,
+    /// Why the state file lacks calls, which was told.
+    unwritten: Mutex<Option<String>>,
 }
 
 /// The state, and the file that remembers it, if there is one.
@@ -121,7 +120,7 @@ impl Local {
             wall,
             metrics,
             holder: None,
-            unwritten: AtomicBool::new(false),
+            unwritten: Mutex::default(),
         }
     }
 
@@ -162,12 +161,13 @@ impl Local {
         let state = &mut *guard;
         let charge = state.quota_state.take(now)?;
         let latest = now + state.attempt;
+        let note = state.file.as_ref().map(StateFile::next_name);
         let noted = state.file.as_mut().map(|state_file| {
             let filling = state.quota_state.pace.filling(now);
             state_file.issued(&this.wall.read(), filling)
         });
         drop(guard);
-        let note = this.report(noted);
+        this.report(noted);
         let local = Arc::clone(this);
         let charge = LocalCharge {
             local,
@@ -180,23 +180,28 @@ impl Local {
 }
 
 impl Local {
-    /// Says once that the state file cannot be written, and once that it can again. What was written
-    /// is returned.
-    fn report<T>(&self, written: Option<io::Result<T>>) -> Option<T> {
-        match written? {
-            Ok(written) => {
-                if self.unwritten.swap(false, Ordering::Relaxed) {
-                    tracing::info!("the quota's state file is written again");
-                }
-                Some(written)
+    /// Why the state file lacks calls that were made, after trying once more to write them.
+    pub(super) fn unwritten(&self) -> Option<String> {
+        let mut state = self.state.look();
+        let mended = state.file.as_mut().map(|file| file.mend(&self.wall.read()));
+        drop(state);
+        self.report(mended);
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says once that the state file lacks something, and once that it lacks nothing any more.
+    fn report<T>(&self, written: Option<io::Result<T>>) {
+        let Some(written) = written else { return };
+        let error = written.err().map(|error| error.to_string());
+        let mut known = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*known, &error) {
+            (None, Some(error)) => {
+                tracing::warn!(%error, "cannot write the quota's state file; a restart may forget calls");
             }
-            Err(error) => {
-                if !self.unwritten.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error, "cannot write the quota's state file; a restart may forget calls");
-                }
-                None
-            }
+            (Some(_), None) => tracing::info!("the quota's state file is written again, with all calls"),
+            (Some(_), Some(_)) | (None, None) => {}
         }
+        *known = error;
     }
 }
 
@@ -313,8 +318,7 @@ fn moment(ago: SignedDuration, now: Instant) -> Instant {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{File, OpenOptions};
-    use std::sync::Mutex;
+    use std::fs::{self, OpenOptions};
 
     use super::*;
     use crate::quota::tests::documented;
@@ -351,15 +355,27 @@ mod tests {
                 permit.settle();
             }
         };
-        let write_to = |file: File| local.state.lock().file.as_mut().unwrap().file = file;
+        let in_the_way = folder.path().join("quota.new");
         calls().await;
         for outages in 1..=2 {
-            write_to(OpenOptions::new().write(true).open("/dev/full").unwrap());
+            // Neither is there room for another line, nor for another file.
+            fs::create_dir(&in_the_way).unwrap();
+            let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+            local.state.lock().file.as_mut().unwrap().file = full;
             calls().await;
+            assert!(local.unwritten().is_some());
             assert_eq!((said("cannot write"), said("written again")), (outages, outages - 1));
-            write_to(OpenOptions::new().append(true).open(&path).unwrap());
-            calls().await;
+            fs::remove_dir(&in_the_way).unwrap();
+            assert_eq!(local.unwritten(), None);
             assert_eq!((said("cannot write"), said("written again")), (outages, outages));
+            let next = Local::open(&config, Wall::system(), Metrics::default()).unwrap();
+            let windows = next.state.lock().quota_state.windows(Instant::now());
+            assert_eq!(
+                windows.last().unwrap().used,
+                outages * 10,
+                "all calls until now are there"
+            );
+            calls().await;
         }
     }
 }

@@ -34,6 +34,7 @@ mod slow_start;
 mod snapshot;
 mod state;
 mod state_file;
+mod state_folder;
 mod state_lines;
 mod state_reach;
 #[cfg(test)]

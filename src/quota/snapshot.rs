@@ -27,7 +27,10 @@ pub struct Snapshot {
     pub steady_until: Instant,
     /// How long everybody still waits because the upstream said 429.
     pub paused: Option<Duration>,
-    /// While the store is lost, or has never answered: how long to stay away. Nothing is left then.
+    /// The pause has ended, and one call finds out whether that is so.
+    pub probing: bool,
+    /// While the store is lost, or has never answered: how long to stay away. What is shown of the
+    /// windows is what was known last.
     pub unavailable_for: Option<Duration>,
     /// Calls of others on the same app registration in a longest window, as estimated from 429s.
     pub foreign: u64,
@@ -47,15 +50,22 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// The same while nobody can tell whether there are slots: none may be used.
-    pub(super) fn unavailable(mut self, wait: Duration) -> Self {
+    /// The same for whoever wants to make a call now: while a pause lasts or the store is lost, no
+    /// window and no bucket lets one go.
+    pub fn usable(mut self) -> Self {
+        let most = usize::from(self.probing);
+        let wait = match self.unavailable_for.or(self.paused) {
+            None if !self.probing => return self,
+            wait => wait,
+        };
         for window in &mut self.windows {
-            (window.remaining, window.reset) = (0, wait);
+            window.remaining = window.remaining.min(most);
+            window.reset = wait.unwrap_or(window.reset);
         }
         if let Some(pace) = &mut self.pace {
-            (pace.tokens, pace.next_token) = (0.0, wait);
+            pace.tokens = pace.tokens.min(most as f64);
+            pace.next_token = wait.unwrap_or(pace.next_token);
         }
-        self.unavailable_for = Some(wait);
         self
     }
 
@@ -86,7 +96,7 @@ pub struct Window {
     pub length: Duration,
     /// Calls that count now.
     pub used: usize,
-    /// Calls that may still go now.
+    /// Calls that it has room for. A pause or a lost store may keep them back.
     pub remaining: usize,
     /// Until `remaining` next grows; the window's length when nothing is used.
     pub reset: Duration,
@@ -98,7 +108,8 @@ pub struct Window {
 pub struct PaceState {
     /// Calls that it holds when it is full: so many may leave back to back.
     pub capacity: usize,
-    /// Calls that may leave now as far as the bucket goes, in fractions of a call.
+    /// Calls that may leave now as far as the bucket goes, in fractions of a call. A pause or a
+    /// lost store may keep them back.
     pub tokens: f64,
     /// Calls per minute by which it fills now.
     pub per_minute: f64,
@@ -145,6 +156,7 @@ impl QuotaState {
             windows,
             pace,
             paused: self.pause(now),
+            probing: self.held(now) == Held::AllButOne,
             unavailable_for: None,
             foreign: self.foreign(now),
             in_flight: self.ledger.in_flight(),
@@ -158,24 +170,17 @@ impl QuotaState {
 
     /// The windows, shortest first.
     pub fn windows(&self, now: Instant) -> Vec<Window> {
-        let held = self.held(now);
         let windows = self.ledger.limits().iter().map(|limit| {
             let (used, back) = self.ledger.usage(limit, now);
             let used = used.min(limit.calls());
             let back = back.map(|at| at.saturating_duration_since(now));
-            let (room, reset) = (limit.calls() - used, back.unwrap_or_else(|| limit.window()));
-            let (remaining, reset) = match held {
-                Held::Nothing => (room, reset),
-                Held::AllButOne => (room.min(1), reset),
-                Held::For(pause) => (0, pause),
-            };
             Window {
                 name: Arc::clone(limit.name()),
                 limit: limit.calls(),
                 length: limit.window(),
                 used,
-                remaining,
-                reset,
+                remaining: limit.calls() - used,
+                reset: back.unwrap_or_else(|| limit.window()),
             }
         });
         windows.collect()
@@ -187,15 +192,15 @@ impl QuotaState {
         /// Nothing is said about more than this: when nothing counts down there is nothing to look
         /// at.
         const LONGEST: Duration = Duration::from_hours(1);
-        let paused = self.pause(now).is_some();
         let counting = self
             .ledger
             .limits()
             .iter()
             .zip(windows)
-            .filter(|(limit, _)| paused || self.ledger.usage(limit, now).1.is_some())
+            .filter(|(limit, _)| self.ledger.usage(limit, now).1.is_some())
             .map(|(_, window)| window.reset)
             .chain(pace.map(|pace| pace.next_token))
+            .chain(self.pause(now))
             .map(|left| match left.subsec_nanos() {
                 0 => Duration::from_secs(u64::from(!left.is_zero())),
                 part => Duration::from_nanos(part.into()),
@@ -219,11 +224,7 @@ impl QuotaState {
         let per_second = longest.calls() as f64 / longest.window().as_secs_f64();
         Some(PaceState {
             capacity,
-            tokens: match self.held(now) {
-                Held::AllButOne => self.pace.level_at(now).min(1.0),
-                Held::Nothing => self.pace.level_at(now),
-                Held::For(_) => 0.0,
-            },
+            tokens: self.pace.level_at(now),
             per_minute: self.pace.filling(now).rate * 60.0,
             next_token: self.pace.next_token(now),
             refill: Duration::from_secs_f64(capacity as f64 / per_second),
@@ -266,11 +267,12 @@ metrics! {
     pub struct Metrics {
         /// Calls that the upstream allows in a window
         limit: Family<WindowLabel, Gauge> = "quota_limit",
-        /// Calls that may still go in a window now
+        /// Calls that a window has room for now; a pause or a lost store may keep them back
         remaining: Family<WindowLabel, Gauge> = "quota_remaining",
         /// How long all calls still wait because the upstream answered 429
         paused: Gauge<f64, AtomicU64> = "quota_paused_seconds",
-        /// Calls that may leave now as far as the bucket goes that spreads the longest window
+        /// Calls that may leave now as far as the bucket goes that spreads the longest window; a
+        /// pause or a lost store may keep them back
         pace_tokens: Gauge<f64, AtomicU64> = "quota_pace_tokens",
         /// Calls by others on the same app registration in a window, as estimated from answers of
         /// 429

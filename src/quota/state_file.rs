@@ -13,6 +13,9 @@
 //! `.lock`); it leaves in it what others have appended. A process that comes while another has that
 //! right, such as `probe` beside a running gateway, reads and appends only.
 //!
+//! What a full disk did not take, or went with a file that was removed, is still in memory: the file
+//! is written anew from there as soon as that works.
+//!
 //! Wall clocks are stepped. So the age of a charge that was made since this machine booted is
 //! measured with the time since boot: the Unix times below a `c` line are that time, only written
 //! as if the wall clock had never been stepped since. For a charge of an earlier boot, or of
@@ -20,15 +23,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::SignedDuration;
 
 use super::pacer::BucketState;
-use super::state_lines::{Clock, Replayed, micros, replay, write_bucket, write_pause};
+use super::state_folder::{append_to, is_in_place, lock, read, replace, written_after};
+use super::state_lines::{Clock, Replayed, micros, replay, united, write_bucket, write_pause};
 use super::state_reach::Reach;
 use crate::clock::Reading;
 
@@ -44,6 +48,8 @@ pub struct StateFile {
     stepped: bool,
     /// The last line may lack its end: writing it failed.
     torn: bool,
+    /// The file may lack facts, or was to be written anew, and that failed.
+    incomplete: bool,
     /// Facts written since the file was last made compact.
     facts: usize,
     /// Distinguishes this process's charges from those of the processes before and beside it: the
@@ -118,10 +124,10 @@ impl StateFile {
             pause,
             writer,
             reach: written,
-        } = replay(&read(path)?, attempt, &clock);
+        } = replay(&read(path, LARGEST)?, attempt, &clock);
         let mut charges: Vec<_> = live.into_values().collect();
         for predecessor in written_after(path, predecessors) {
-            let others = replay(&read(predecessor)?, attempt, &clock).live.into_values();
+            let others = replay(&read(predecessor, LARGEST)?, attempt, &clock).live.into_values();
             charges = united(charges, others.collect());
         }
         let known = written.unwrap_or(needed);
@@ -143,6 +149,7 @@ impl StateFile {
             clock,
             stepped: false,
             torn: false,
+            incomplete: false,
             facts: 0,
             next: charges.len() as u64,
             first: charges.len() as u64,
@@ -188,11 +195,17 @@ impl StateFile {
         self.compact(now)
     }
 
+    /// The name of the next call.
+    pub(super) fn next_name(&self) -> u64 {
+        self.next
+    }
+
     /// Remembers that a call is about to leave, and what it leaves in the bucket; returns its name
     /// for the later facts.
     ///
     /// # Errors
-    /// When the file cannot be written. The call may still go: the loss is a less complete memory.
+    /// When the file cannot be written. The call may still go, and it may be told how it ended: the
+    /// file is written once that is possible.
     pub fn issued(&mut self, reading: &Reading, bucket: BucketState) -> io::Result<u64> {
         let id = self.next;
         self.next += 1;
@@ -236,25 +249,42 @@ impl StateFile {
         self.append(reading, |clock| write_pause(clock.to_unix(at), pause))
     }
 
+    /// Writes the file anew if it lacks anything.
+    ///
+    /// # Errors
+    /// When it still does.
+    pub(super) fn mend(&mut self, reading: &Reading) -> io::Result<()> {
+        self.complete(self.clock.now(reading)).map(drop)
+    }
+
+    /// Likewise; returns whether it was written anew.
+    fn complete(&mut self, now: i64) -> io::Result<bool> {
+        // Whoever has the right to rewrite it takes over what stands in it, so the rest looks only
+        // whether there is one.
+        self.incomplete |= !is_in_place(&self.path, self.lock.as_ref().map(|_| &self.file));
+        if self.incomplete {
+            self.compact(now)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Writes facts down that are in memory already.
     fn append(&mut self, reading: &Reading, facts: impl FnOnce(&Clock) -> String) -> io::Result<()> {
         let now = self.clock.now(reading);
         self.stepped |= self.clock.follow(reading);
-        let mut text = String::new();
-        if self.torn {
-            // A full disk took a part of the line; what follows must not become a part of it.
-            text.push('\n');
+        let completed = self.complete(now);
+        if matches!(completed, Ok(true)) {
+            return Ok(());
         }
+        let mut text = String::new();
         if self.stepped {
             text.push_str(&self.clock.write(now));
         }
         text.push_str(&facts(&self.clock));
-        if self.lock.is_none() {
-            // It may have been rewritten.
-            self.file = append_to(&self.path)?;
-        }
-        self.torn = true;
-        self.file.write_all(text.as_bytes())?;
-        self.torn = false;
+        // Where there is no room for a whole file there may be some for a line.
+        self.write_lines(&text)?;
+        completed?;
         self.facts += 1;
         // About ten lines a charge of the longest window: the file stays below a few hundred kB.
         let many = self.reach.calls.saturating_mul(10).max(1000);
@@ -267,28 +297,53 @@ impl StateFile {
         }
     }
 
+    fn write_lines(&mut self, text: &str) -> io::Result<()> {
+        // A full disk may have taken a part of a line; what follows must not become a part of it.
+        let separator = if self.torn { "\n" } else { "" };
+        let reopened = match self.lock {
+            Some(_) => Ok(()),
+            // It may have been rewritten.
+            None => append_to(&self.path).map(|file| self.file = file),
+        };
+        let written = reopened.and_then(|()| self.file.write_all(format!("{separator}{text}").as_bytes()));
+        self.torn = written.is_err();
+        self.incomplete |= self.torn;
+        written
+    }
+
     /// Makes the file as short as can be, if this process may; what others have appended stays.
     fn compact(&mut self, now: i64) -> io::Result<()> {
+        let whole = !std::mem::replace(&mut self.incomplete, true);
+        self.reach.prune(&mut self.live, now);
         if self.lock.is_none() {
             self.lock = lock(&self.path)?;
         }
         if self.lock.is_none() {
-            self.reach.prune(&mut self.live, now);
-            (self.stepped, self.facts) = (false, 0);
             // Of a file that has grown long only the end is read, which has to say it by itself.
-            self.torn = true;
-            self.file.write_all(self.clock.write(now).as_bytes())?;
-            self.torn = false;
+            let mut text = self.clock.write(now);
+            if !whole {
+                self.write_charges(&mut text)?;
+            }
+            self.write_lines(&text)?;
+            (self.stepped, self.incomplete, self.facts) = (false, false, 0);
             return Ok(());
         }
-        // What others have written down may have ended since it was last read.
         let own = self.first..self.next;
-        self.live.retain(|id, _| *id < BESIDES || own.contains(id));
-        let written = replay(&read(&self.path)?, self.reach.attempt, &self.clock);
-        for (id, at) in written.live {
-            self.live.entry(id).or_insert(at);
+        let text = read(&self.path, LARGEST)?;
+        if !text.is_empty() {
+            // What others have written down may have ended since it was last read.
+            self.live.retain(|id, _| *id < BESIDES || own.contains(id));
         }
-        self.pause = written.pause;
+        let written = replay(&text, self.reach.attempt, &self.clock);
+        for (id, at) in written.live {
+            // How a call of this process ended may not have been written.
+            if !own.contains(&id) {
+                self.live.entry(id).or_insert(at);
+            }
+        }
+        if whole {
+            self.pause = written.pause;
+        }
         self.rewrite(now)
     }
 
@@ -298,9 +353,7 @@ impl StateFile {
         self.reach.prune(&mut self.live, now);
         let mut text = self.clock.write(now);
         text.push_str(&self.reach.write());
-        for (id, at) in &self.live {
-            writeln!(text, "s {id} {}", self.clock.to_unix(*at)).map_err(io::Error::other)?;
-        }
+        self.write_charges(&mut text)?;
         text.extend(
             self.bucket
                 .map(|(at, bucket)| write_bucket(self.clock.to_unix(at), bucket)),
@@ -309,34 +362,17 @@ impl StateFile {
             self.pause
                 .map(|(at, left)| write_pause(self.clock.to_unix(at), Some(left))),
         );
-        let new = beside(&self.path, ".new");
-        fs::write(&new, text)?;
-        fs::rename(&new, &self.path)?;
+        replace(&self.path, &text)?;
         self.file = append_to(&self.path)?;
-        (self.stepped, self.torn, self.facts) = (false, false, 0);
+        (self.stepped, self.torn, self.incomplete, self.facts) = (false, false, false, 0);
         Ok(())
     }
-}
 
-fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
-}
-
-/// The file of that name with this ending added.
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.to_owned().into_os_string();
-    name.push(ending);
-    name.into()
-}
-
-/// The right to rewrite the file; `None` when another process has it. It ends with that process,
-/// however it ends.
-fn lock(path: &Path) -> io::Result<Option<File>> {
-    let file = append_to(&beside(path, ".lock"))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Ok(None),
-        // Where files cannot be locked, nobody can tell; somebody must keep the file short.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(Some(file)),
+    fn write_charges(&self, text: &mut String) -> io::Result<()> {
+        for (id, at) in &self.live {
+            writeln!(text, "s {id} {}", self.clock.to_unix(*at)).map_err(io::Error::other)?;
+        }
+        Ok(())
     }
 }
 
@@ -348,52 +384,4 @@ fn counting(mut charges: Vec<i64>, window: Duration, now: i64) -> Vec<i64> {
         *at = latest.min(*at);
     }
     charges
-}
-
-/// All charges of two files. Both may have the same one, which one of them took over from the
-/// other, and with it its time in microseconds; it counts once.
-fn united(mut charges: Vec<i64>, mut others: Vec<i64>) -> Vec<i64> {
-    let mut known = BTreeMap::<i64, usize>::new();
-    for at in &charges {
-        *known.entry(*at).or_default() += 1;
-    }
-    others.retain(|at| {
-        let count = known.get_mut(at).filter(|count| **count > 0);
-        count.map(|count| *count -= 1).is_none()
-    });
-    charges.append(&mut others);
-    charges
-}
-
-/// Those of `others` that exist and were written to after `path`; all that exist where there is no
-/// `path` yet.
-fn written_after<'a>(path: &Path, others: &'a [PathBuf]) -> impl Iterator<Item = &'a PathBuf> {
-    let written = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    let own = written(path);
-    others.iter().filter(move |other| written(other) > own)
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
-        Err(error) => return Err(error),
-    };
-    let length = file.metadata()?.len();
-    if length > LARGEST {
-        let mut first = [0; 3];
-        file.read_exact(&mut first)?;
-        // A line may begin the file, or the end of one that was torn.
-        let line = first.strip_prefix(b"\n").unwrap_or(&first);
-        if !matches!(line, [b'c' | b'w' | b'i' | b's' | b'r' | b'b' | b'p', b' ', ..]) {
-            return Err(io::Error::new(
-                io::ErrorKind::FileTooLarge,
-                "larger than 64 MiB, and no state file",
-            ));
-        }
-        file.seek(SeekFrom::Start(length - LARGEST))?;
-    }
-    let mut bytes = Vec::new();
-    file.take(LARGEST).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -182,6 +182,21 @@ impl Replayed {
     }
 }
 
+/// All charges of two files. Both may have the same one, which one of them took over from the
+/// other, and with it its time in microseconds; it counts once.
+pub(super) fn united(mut charges: Vec<i64>, mut others: Vec<i64>) -> Vec<i64> {
+    let mut known = BTreeMap::<i64, usize>::new();
+    for at in &charges {
+        *known.entry(*at).or_default() += 1;
+    }
+    others.retain(|at| {
+        let count = known.get_mut(at).filter(|count| **count > 0);
+        count.map(|count| *count -= 1).is_none()
+    });
+    charges.append(&mut others);
+    charges
+}
+
 /// Exactly so many whole numbers.
 pub(super) fn numbers<T: FromStr, const N: usize>(words: &str) -> Option<[T; N]> {
     let numbers: Option<Vec<T>> = words.split(' ').map(|word| word.parse().ok()).collect();

@@ -166,6 +166,7 @@ fn classify(failure: &Failure, base: &Url) -> Option<CallOutcome> {
     if let Some(error) = causes.find_map(|cause| cause.downcast_ref::<net::Error>()) {
         return match error.kind() {
             _ if error.authority() != authority(base) => None,
+            net::Kind::Connect(error) if error.is_local() => None,
             net::Kind::Connect(_) => Some(CallOutcome::NotConnected),
             // The host answered. It was this gateway that had no memory for the answer, or reads
             // none that is so long, and another host's would be as long.

@@ -53,6 +53,10 @@ impl HostSelector {
                 Ok(Ok(setup)) => Some(setup),
                 Ok(Err(error)) => {
                     tracing::debug!(url = shown(&url), error = &*error, "probe failed");
+                    if error.downcast_ref().is_some_and(net::ConnectError::is_local) {
+                        self.pause(index).await;
+                        continue;
+                    }
                     None
                 }
                 Err(_) => {

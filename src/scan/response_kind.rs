@@ -97,20 +97,41 @@ impl UpstreamResponse {
 
     /// The code of a rejection in Defender's format, if it is a plain word: `DisabledFeature`.
     pub fn rejection_code(&self) -> Option<String> {
-        #[derive(Deserialize)]
-        struct Rejection {
-            #[serde(alias = "Error")]
-            error: Reason,
-        }
-        #[derive(Deserialize)]
-        struct Reason {
-            #[serde(alias = "Code")]
-            code: String,
-        }
-        let code = serde_json::from_slice::<Rejection>(&self.body).ok()?.error.code;
+        let code = self.rejection()?.code;
         let is_word = (1..=64).contains(&code.len()) && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
         is_word.then_some(code)
     }
+
+    /// What a rejection says in words, for people: a short line without anything that steers.
+    pub fn rejection_message(&self) -> Option<String> {
+        let message = self.rejection()?.message;
+        let line: String = message
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(200)
+            .collect();
+        Some(line.trim().to_owned()).filter(|line| !line.is_empty())
+    }
+
+    fn rejection(&self) -> Option<Reason> {
+        serde_json::from_slice::<Rejection>(&self.body)
+            .ok()
+            .map(|rejection| rejection.error)
+    }
+}
+
+#[derive(Deserialize)]
+struct Rejection {
+    #[serde(alias = "Error")]
+    error: Reason,
+}
+
+#[derive(Deserialize)]
+struct Reason {
+    #[serde(alias = "Code")]
+    code: String,
+    #[serde(alias = "Message", default)]
+    message: String,
 }
 
 /// Whether a 401 rejects the token although it may not have Defender's format: what checks tokens

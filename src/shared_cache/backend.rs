@@ -269,7 +269,10 @@ impl Backend {
             Ok(answer) => Some(answer.unwrap_or_default()),
             Err(error) => {
                 // The loss of the store is logged by the quota, which uses the store in any case.
-                tracing::debug!(%error, "the store does not answer: answers are not shared for now");
+                tracing::debug!(
+                    error = &*error,
+                    "the store does not answer: answers are not shared for now"
+                );
                 self.config.store.is_late(limit);
                 None
             }

@@ -62,7 +62,9 @@ impl Error {
     pub fn message(&self) -> String {
         let (Self::Refused { message, .. } | Self::Unavailable { message, .. }) = self;
         if !message.is_empty() {
-            return message.to_string();
+            // The code stands beside it.
+            let code = format!("{}: ", self.code());
+            return message.strip_prefix(&*code).unwrap_or(message).to_owned();
         }
         match self {
             Self::Unavailable {

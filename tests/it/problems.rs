@@ -120,6 +120,38 @@ async fn with_store(settings: &[&str], then: impl AsyncFnOnce(&mut Redis)) -> Br
     Broken::with(spawned, store)
 }
 
+/// The certificate is over, and nobody knows it.
+async fn with_old_certificate() -> Broken {
+    const KEY: &str = include_str!("../../src/token/credential/testdata/rsa-2.pem");
+    let pair = rcgen::KeyPair::from_pkcs8_pem_and_sign_algo(KEY, &rcgen::PKCS_RSA_SHA256).unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["gateway.test".into()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let certificate = params.self_signed(&pair).unwrap().pem();
+    let folder = tempfile::tempdir().unwrap();
+    let [certificate_file, key_file] = [("certificate", certificate.as_str()), ("key", KEY)].map(|(name, pem)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    let setup = Setup::new()
+        .set("credentials.kind", "certificate")
+        .set("credentials.certificate_file", &certificate_file)
+        .set("credentials.private_key_file", &key_file);
+    Broken::with(setup.spawn().await, folder)
+}
+
+/// The folder of the quota's state file is taken away.
+async fn without_folder() -> Broken {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("quota");
+    let spawned = Setup::new()
+        .set("quota.state_file", file.to_str().unwrap())
+        .spawn()
+        .await;
+    drop(folder);
+    Broken::new(spawned)
+}
+
 /// Two gateways share a quota, and go by different limits of it.
 async fn with_other_limits() -> Broken {
     let store = Redis::start_with(&[]).await;
@@ -187,7 +219,7 @@ async fn contradicted() -> Broken {
 }
 
 /// Each problem, the level of its log line, and how to have it.
-const TABLE: [(&str, &str, Break); 20] = [
+const TABLE: [(&str, &str, Break); 22] = [
     ("no-token", "ERROR", || {
         async { Broken::new(Setup::new().secret("wrong").spawn().await) }.boxed_local()
     }),
@@ -223,7 +255,9 @@ const TABLE: [(&str, &str, Break); 20] = [
         })
         .boxed_local()
     }),
+    ("state-file", "WARN", || without_folder().boxed_local()),
     ("sign-in-failing", "WARN", || unrenewable().boxed_local()),
+    ("certificate-expiring", "WARN", || with_old_certificate().boxed_local()),
     ("paused", "WARN", || {
         faulty(Fault::Throttle(Duration::from_mins(5))).boxed_local()
     }),
@@ -397,7 +431,7 @@ async fn a_store_that_is_well_is_not_called_lost_before_it_can_answer() {
 }
 
 #[tokio::test]
-async fn while_the_store_is_lost_no_quota_is_shown_as_free() {
+async fn while_the_store_is_lost_callers_are_told_that_none_may_go_and_people_what_is_used() {
     let broken = with_store(&[], async |store: &mut Redis| store.kill().await).await;
     broken.has("store-lost").await;
     let caller = broken.spawned.caller();
@@ -426,9 +460,20 @@ async fn while_the_store_is_lost_no_quota_is_shown_as_free() {
         .lines()
         .filter(|line| line.starts_with("defender_gateway_quota_remaining{"))
     {
-        assert!(line.ends_with(" 0"), "{line}");
+        assert!(!line.ends_with(" 0"), "what the windows have is known: {line}");
     }
+    assert!(
+        metrics
+            .text()
+            .contains("defender_gateway_queue_predicted_wait_seconds NaN\n"),
+        "nobody knows when slots come"
+    );
     let status = broken.status().await;
+    assert_eq!(status["queue"]["predicted_wait_s"], Value::Null);
+    for window in status["quota"]["windows"].as_array().unwrap() {
+        let [used, remaining, limit] = ["used", "remaining", "limit"].map(|member| window[member].as_u64().unwrap());
+        assert_eq!(used + remaining, limit, "{window}");
+    }
     let problems = status["problems"].as_array().unwrap();
     assert!(
         problems.iter().all(|problem| problem["code"] != "quota-spent"),

@@ -55,10 +55,12 @@ pub(super) fn find(
     let mut found = Vec::new();
     found.extend(sign_in(sources, &snapshot, now));
     found.extend(roles(&snapshot));
+    found.extend(certificate(&snapshot));
     found.extend(upstream(&current.calls.recent().snapshot(), snapshot.roles, is_known));
     found.extend(regions(&current.regions.part.snapshot()));
     found.extend(sharing::store(sources, &current));
     found.extend(sharing::limits(sources, now));
+    found.extend(state_file(sources));
     found.extend(slots(&states(sources), &earlier.for_slots));
     found.extend(memory(sources, &earlier.for_memory));
     found.extend(connections(&sources.connections));
@@ -96,6 +98,32 @@ fn sign_in(sources: &Sources, snapshot: &token::Snapshot, now: Instant) -> Optio
         ),
     };
     Some(Problem::new(code, message, advice))
+}
+
+/// Whether a restart would forget calls.
+fn state_file(sources: &Sources) -> Option<Problem> {
+    let reason = sources.quotas().find_map(quota::Quota::unwritten)?;
+    Some(Problem::new(
+        Code::StateFile,
+        format!(
+            "quota.state_file cannot be written ({reason}): a restart now would forget calls that still count, and Defender would \
+             refuse as many"
+        ),
+        "make room on its disk, or give its folder back to the gateway; all calls are written as soon as that works",
+    ))
+}
+
+fn certificate(snapshot: &token::Snapshot) -> Option<Problem> {
+    let expiry = |warning: &token::Warning| match warning {
+        token::Warning::CertificateExpiry { at } => Some(*at),
+        _ => None,
+    };
+    let at = snapshot.warnings.iter().find_map(expiry)?;
+    Some(Problem::new(
+        Code::CertificateExpiring,
+        format!("the sign-in certificate is good until {at:.0}: then no token can be renewed"),
+        "register a new one on the app registration, and then replace the file; the gateway reads it by itself",
+    ))
 }
 
 /// Whether callers have to wait or are refused, and why.
@@ -269,6 +297,7 @@ mod tests {
                 pace: None,
                 steady_until: Instant::now(),
                 paused,
+                probing: false,
                 unavailable_for: None,
                 foreign: 0,
                 in_flight: 0,

@@ -203,8 +203,12 @@ named_enum! {
         RegionLost = "region-lost",
         /// The token is valid, and cannot be renewed.
         SignInFailing = "sign-in-failing",
+        /// The sign-in certificate is good for two more weeks, or less.
+        CertificateExpiring = "certificate-expiring",
         /// The shared store may remove the ledger when its memory is full.
         StoreEvicting = "store-evicting",
+        /// The quota's state file cannot be written.
+        StateFile = "state-file",
         /// Messages of the shared store do not come.
         StoreUnheard = "store-unheard",
         /// Replicas that share the quota go by different limits.
@@ -263,9 +267,11 @@ impl Code {
             | Self::ConnectionsFull
             | Self::UpstreamUnauthorized
             | Self::UpstreamForbidden
-            | Self::UpstreamFailing => Duration::from_mins(1),
-            // One that fails every other time is lost, or slow, all the while.
-            Self::StoreLost | Self::StoreSlow => Duration::from_secs(10),
+            | Self::UpstreamFailing
+            // A store that is full is found to be so every 20 s or so.
+            | Self::StoreSlow => Duration::from_mins(1),
+            // One that fails every other time is lost all the while.
+            Self::StoreLost => Duration::from_secs(10),
             _ => Duration::ZERO,
         }
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use http::header::WWW_AUTHENTICATE;
 use http::{Response, StatusCode};
 use serde_json::Value;
 
@@ -114,9 +115,7 @@ pub(super) fn accepted(answer: &Response<Bytes>, also: &[StatusCode], roles: Rol
     match status {
         StatusCode::OK => Ok(()),
         status if also.contains(&status) => Ok(()),
-        StatusCode::UNAUTHORIZED => Err(Error::user(
-            "Defender answered 401: the token is not accepted, or the tenant has no licence for vulnerability management",
-        )),
+        StatusCode::UNAUTHORIZED => Err(Error::user(unauthorized(&response))),
         StatusCode::FORBIDDEN => {
             let code = response.rejection_code();
             let code = code.map_or_else(String::new, |code| format!(" ({code})"));
@@ -128,6 +127,22 @@ pub(super) fn accepted(answer: &Response<Bytes>, also: &[StatusCode], roles: Rol
         ))),
         status => Err(Error::failed("the call failed", format!("Defender answered {status}"))),
     }
+}
+
+/// What a 401 means: what checks tokens in front of Defender's own code sends a challenge, and
+/// Defender itself, which has accepted the token then, an error.
+fn unauthorized(response: &UpstreamResponse) -> String {
+    let meaning = match (
+        response.headers.get(&WWW_AUTHENTICATE).is_some(),
+        response.rejection_code(),
+    ) {
+        (true, _) => "the token is not accepted: check credentials.scope, defender.cloud and the clock of this machine",
+        (false, Some(_)) => "the tenant has no licence for vulnerability management, or is not active",
+        (false, None) => "the token is not accepted, or the tenant has no licence for vulnerability management",
+    };
+    let message = response.rejection_message();
+    let said = message.map_or_else(String::new, |message| format!(" ({message})"));
+    format!("Defender answered 401{said}: {meaning}")
 }
 
 pub(super) fn count(body: &[u8]) -> usize {
@@ -179,6 +194,34 @@ pub(super) fn advise_against_merging(report: &mut Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_two_kinds_of_401_are_told_apart() {
+        let refusal = r#"{"error":{"code":"Unauthorized","message":"reason of failure: No Tvm license"}}"#;
+        for (challenge, body, expected) in [
+            (
+                Some("Bearer error=\"invalid_token\""),
+                "",
+                "401: the token is not accepted: check",
+            ),
+            (
+                None,
+                refusal,
+                "401 (reason of failure: No Tvm license): the tenant has no licence",
+            ),
+            (None, "", "401: the token is not accepted, or the tenant"),
+        ] {
+            let mut answer = Response::builder()
+                .status(401)
+                .header("content-type", "application/json");
+            if let Some(challenge) = challenge {
+                answer = answer.header(WWW_AUTHENTICATE, challenge);
+            }
+            let answer = answer.body(Bytes::from_static(body.as_bytes())).unwrap();
+            let error = accepted(&answer, &[], Roles::Sufficient).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
 
     #[test]
     fn what_a_429_says_about_its_counter_is_told() {

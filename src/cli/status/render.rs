@@ -71,10 +71,9 @@ impl Lines {
         for problem in list(problems) {
             let (code, severity) = (word(&problem["code"]), word(&problem["severity"]));
             let since = span(&problem["since_s"]);
-            self.put(
-                "problem",
-                &format!("{code} ({severity}, for {since}): {}", word(&problem["message"])),
-            );
+            // Mistakes of a file come in lines.
+            let message = word(&problem["message"]).replace('\n', "; ");
+            self.put("problem", &format!("{code} ({severity}, for {since}): {message}"));
             self.put("", &format!("→ {}", word(&problem["advice"])));
         }
     }
@@ -96,6 +95,10 @@ impl Lines {
     }
 
     fn ledger(&mut self, quota: &Value) {
+        if quota["paused_until_s"].is_number() {
+            let pause = span(&quota["paused_until_s"]);
+            self.put("paused", &format!("for another {pause}: the upstream answered 429"));
+        }
         for window in list(&quota["windows"]) {
             let (left, limit) = (number(&window["remaining"]), number(&window["limit"]));
             let next = if left < limit {
@@ -121,10 +124,6 @@ impl Lines {
                 ),
             );
         }
-        if quota["paused_until_s"].is_number() {
-            let pause = span(&quota["paused_until_s"]);
-            self.put("paused", &format!("for another {pause}: the upstream answered 429"));
-        }
         let in_flight = number(&quota["in_flight"]);
         if in_flight > 0.0 {
             self.put("in flight", &format!("{in_flight} calls"));
@@ -140,11 +139,11 @@ impl Lines {
 
     fn queue(&mut self, queue: &Value) {
         let (waiting, callers) = (number(&queue["waiting"]), number(&queue["callers"]));
-        let wait = span(&queue["predicted_wait_s"]);
-        self.put(
-            "queue",
-            &format!("{waiting} waiting from {callers} callers; a newcomer would wait {wait}"),
-        );
+        let newcomer = match queue["predicted_wait_s"] {
+            Value::Number(_) => format!("; a newcomer would wait {}", span(&queue["predicted_wait_s"])),
+            _ => String::new(),
+        };
+        self.put("queue", &format!("{waiting} waiting from {callers} callers{newcomer}"));
         let others = number(&queue["waiting_with_callers_tokens"]);
         if others > 0.0 {
             self.put(

@@ -10,7 +10,7 @@ fn a_state_is_shown_and_an_empty_one_does_no_harm() {
     let state = json!({
         "version": "1.0", "uptime_s": 3.0, "mode": "degraded", "host": "pod-1", "tenant": "t", "cloud": "public",
         "problems": [{"code": "no-token", "severity": "critical", "since_s": 9.0, "count": 1,
-                      "message": "there is no valid token", "advice": "set it"}],
+                      "message": "there is no valid token\nor two", "advice": "set it"}],
         "quota": {"windows": [{"name": "1m", "limit": 100, "used": 63, "remaining": 37, "reset_s": 12.0}], "paused_until_s": 8.0},
         "queue": {"waiting": 7, "callers": 2, "predicted_wait_s": 4.8, "shares": [
             {"caller": "soar", "waiting": 6, "served": 31, "position": 1, "next_turn_s": 2.4, "last_turn_s": 26.4}]},
@@ -19,7 +19,9 @@ fn a_state_is_shown_and_an_empty_one_does_no_harm() {
     });
     let text = render(&state, &json!({}));
     assert!(
-        text.contains("problem   no-token (critical, for 9.0 s): there is no valid token\n          → set it\n"),
+        text.contains(
+            "problem   no-token (critical, for 9.0 s): there is no valid token; or two\n          → set it\n"
+        ),
         "{text}"
     );
     assert!(text.contains("pod-1, tenant t, cloud public"), "{text}");
@@ -54,9 +56,11 @@ fn a_quota_looks_free_when_it_is_and_only_then() {
         "{text}"
     );
     // A pause, which others may have caused.
-    let text = render(&json!({"mode": "degraded", "quota": quota(0, 30.0)}), &Value::Null);
+    let mut paused = quota(98, 30.0);
+    paused["paused_until_s"] = 40.into();
+    let text = render(&json!({"mode": "degraded", "quota": paused}), &Value::Null);
     assert!(
-        text.contains("1m  ████████████████████ 0 of 100 left, next in 30 s\n"),
+        text.contains("paused    for another 40 s: the upstream answered 429\nquota     1m  █░░░░░░░░░░░░░░░░░░░ 98 of 100 left, next in 30 s\n"),
         "{text}"
     );
     let text = render(&json!({"mode": "store-lost", "quota": quota(100, 60.0)}), &Value::Null);
@@ -64,6 +68,7 @@ fn a_quota_looks_free_when_it_is_and_only_then() {
         text.contains("quota     no call leaves: the store does not answer\nquota     1m"),
         "{text}"
     );
+    assert!(!text.contains("a newcomer would wait"), "{text}");
 }
 
 #[test]
@@ -80,8 +85,8 @@ fn each_operation_has_its_own_quota_and_who_brings_a_token_its_own_queue() {
         &Value::Null,
     );
     let expected = "operation agents
-quota     1m  ████████████████████ 0 of 100 left, next in 9.0 s
 paused    for another 30 s: the upstream answered 429
+quota     1m  ████████████████████ 0 of 100 left, next in 9.0 s
 in flight 2 calls
 others    12 calls by others on the same app registration, as estimated
 operation history_by_definition

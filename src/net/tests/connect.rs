@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -11,7 +12,7 @@ use url::Url;
 
 use super::{SHORT_LIMITS, hold, post, post_within, request_read, reset};
 use crate::net::testing::{BlackHole, Ca, Http, Names, Validity, client, listen, quick, refused};
-use crate::net::{Client, Config, Connector, Kind, Resolver, Step};
+use crate::net::{Client, Config, ConnectError, Connector, Kind, Resolver, Step};
 
 #[tokio::test]
 async fn refused_is_known_at_once_and_nothing_was_sent() {
@@ -20,6 +21,18 @@ async fn refused_is_known_at_once_and_nothing_was_sent() {
     assert!(error.is_unprocessed() && !error.is_timeout());
     assert_eq!(error.proxy_status(), "connection_refused");
     assert_eq!(error.authority(), "eu.test:80");
+}
+
+#[test]
+fn a_want_of_open_files_is_this_sides_and_says_nothing_about_the_host() {
+    for (code, is_local, token) in [
+        (Errno::MFILE, true, "proxy_internal_error"),
+        (Errno::NFILE, true, "proxy_internal_error"),
+        (Errno::CONNREFUSED, false, "connection_refused"),
+    ] {
+        let error = ConnectError::failed(&"eu.test:443".into(), Step::Dial, code.into());
+        assert_eq!((error.is_local(), error.proxy_status()), (is_local, token));
+    }
 }
 
 #[tokio::test]

@@ -163,10 +163,12 @@ impl Replica {
         if !matches!(error.downcast_ref(), Some(store::Error::Resting)) {
             state.failure = Some(store::reason(error.as_ref()));
         }
+        let reason = state.failure.clone();
         drop(state);
         if is_news {
+            let reason = reason.unwrap_or_else(|| store::reason(error.as_ref()));
             tracing::warn!(
-                error = error.as_ref() as &dyn std::error::Error,
+                error = reason,
                 "the shared store is lost: no calls leave until it is back"
             );
         }

@@ -8,6 +8,7 @@ mod ledger;
 mod pacing;
 mod retune;
 mod state_file;
+mod state_file_lost;
 mod state_file_size;
 mod state_reach;
 mod throttled;

@@ -103,7 +103,7 @@ fn pacing_can_be_changed_while_calls_are_made() {
 }
 
 #[test]
-fn a_pause_shows_no_room_in_any_window() {
+fn a_pause_lets_nothing_go_and_hides_no_room() {
     let start = Instant::now();
     let mut quota_state = QuotaState::new(&documented(), start);
     let refused = quota_state.take(start).unwrap();
@@ -113,15 +113,13 @@ fn a_pause_shows_no_room_in_any_window() {
     };
     let _ = quota_state.throttled(refused, said, start);
     let room = |quota_state: &mut QuotaState, now| {
-        let windows = quota_state.windows(now);
-        (
-            windows[0].remaining,
-            windows[1].remaining,
-            quota_state.pace_state(now).unwrap().whole_tokens(),
-        )
+        let usable = quota_state.snapshot(now).usable();
+        let tokens = usable.pace.unwrap().whole_tokens();
+        (usable.windows[0].remaining, usable.windows[1].remaining, tokens)
     };
-    assert_eq!(room(&mut quota_state, start).0, 0);
-    assert_eq!(room(&mut quota_state, start).1, 0);
+    assert_eq!(room(&mut quota_state, start), (0, 0, 0));
+    let shown = quota_state.snapshot(start).windows;
+    assert_eq!((shown[0].remaining, shown[1].remaining), (99, 1499), "what people see");
     assert_eq!(quota_state.pause(start), Some(Duration::from_secs(8)));
     // The pause is over: one call may find out.
     let over = start + Duration::from_secs(9);

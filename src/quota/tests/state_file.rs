@@ -196,8 +196,12 @@ fn a_line_that_a_full_disk_cut_off_spoils_no_later_one() {
     state_file.issued(&at(1), FILLING).unwrap_err();
     fs::write(&path, "i 0 17900").unwrap();
     state_file.file = working;
-    state_file.issued(&at(2), FILLING).unwrap();
+    // There is room for a line, and none for all of them.
+    let in_the_way = dir.path().join("state.new");
+    fs::create_dir(&in_the_way).unwrap();
+    state_file.issued(&at(2), FILLING).unwrap_err();
     drop(state_file);
+    fs::remove_dir(&in_the_way).unwrap();
     assert_eq!(open(&path, &at(1000)).1, ago([938]));
 }
 

@@ -12,7 +12,7 @@ async fn rejections_contain_entras_code_and_advice() {
             .contains("AADSTS7000222: the client secret has expired"),
         "{error}"
     );
-    assert_eq!(error.message(), "AADSTS7000222: Something is wrong. (trace id trace-1)");
+    assert_eq!(error.message(), "Something is wrong. (trace id trace-1)");
     assert!(matches!(error, Error::Refused { .. }));
 
     let steering =
