@@ -31,7 +31,7 @@ impl<S: PermitSource> Clone for Queue<S> {
 #[derive(Debug)]
 pub(super) struct Shared<S: PermitSource> {
     state: Mutex<State<S::Permit>>,
-    source: S,
+    pub(super) source: S,
     /// Tells the clock task that a slot is wanted earlier than it knows.
     wake: Notify,
     /// What this queue has added to the gauge that it may share with others. Changed under the

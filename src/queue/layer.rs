@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
+use http::header::RETRY_AFTER;
 use tokio::time::Instant;
 
 use super::refused::{Reason, Refused};
@@ -44,7 +46,7 @@ impl<S: PermitSource> Middleware<Attempt, Next<Admitted<S::Permit>>> for Queue<S
             attempt: attempt.clone(),
             permit,
         };
-        let answer = next.call(granted).await;
+        let mut answer = next.call(granted).await;
         // The call has bound what is asked; only now is it known who benefits. A slot that went
         // back costs nobody.
         let cost_sharers = match &answer {
@@ -55,7 +57,28 @@ impl<S: PermitSource> Middleware<Attempt, Next<Admitted<S::Permit>>> for Queue<S
             self.split_cost(&attempt.caller, &cost_sharers);
         }
         self.answered(&attempt);
+        if let Err(failure) = &mut answer {
+            self.keep_place(&attempt, failure);
+        }
         answer
+    }
+}
+
+impl<S: PermitSource> Queue<S> {
+    /// A call that the upstream refused is repeated as long as its caller may wait. Who may not any
+    /// more is handed the upstream's answer, and told in it when its next turn comes, as somebody
+    /// whom the queue refused.
+    fn keep_place(&self, attempt: &Attempt, failure: &mut Failure) {
+        let now = Instant::now();
+        let is_told = failure.again == RetryHint::WhenAllowed && attempt.caller.deadline <= now;
+        let Some(answer) = failure.answer.as_mut().filter(|_| is_told) else {
+            return;
+        };
+        let retry_after = self.0.lock().send_back(&attempt.caller, now, &self.0.source);
+        let others = answer.headers.iter().filter(|(name, _)| *name != RETRY_AFTER);
+        let others = others.map(|(name, value)| (name.clone(), value.clone()));
+        let seconds = HeaderValue::from(retry_after.as_secs());
+        answer.headers = others.chain([(RETRY_AFTER, seconds)]).collect();
     }
 }
 

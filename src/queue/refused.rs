@@ -9,8 +9,12 @@ use super::state::State;
 use crate::caller::{Name, Urgency};
 use crate::telemetry::named_enum;
 
-/// Who may wait less than this has to come just when a slot is free.
-pub(super) const INSTANT: Duration = Duration::from_secs(1);
+/// A return may be this much later than it was told to be, and its slot than it was forecast.
+const LEEWAY: Duration = Duration::from_millis(250);
+
+/// Who comes back when it was told to may wait so long, whatever it allowed: it is told in whole
+/// seconds, and to come before its slot, as nobody else keeps that for it.
+pub(super) const MOMENT: Duration = Duration::from_millis(1500);
 
 /// The caller's turn cannot come in time, or it may not wait. Known at once, told at once.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -155,15 +159,23 @@ pub(super) struct Request<'a> {
     pub(super) urgency: Urgency,
     /// How long it said that it may wait.
     pub(super) allowed: Duration,
-    /// Whether it came when it was told to, and so has a moment though it allows none.
-    pub(super) has_a_moment: bool,
+}
+
+/// When a request's turn would come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NextTurn {
+    /// If it waited.
+    pub(super) start: Instant,
+    /// If it comes back: it is told to before that slot, and so nobody else is told the same one.
+    pub(super) slot: Instant,
+    /// When the queue has room for it, if it has none for now.
+    pub(super) room: Option<Instant>,
 }
 
 impl Request<'_> {
     /// How long it waits when it comes back.
     fn patience(&self) -> Duration {
-        let moment = if self.has_a_moment { INSTANT } else { Duration::ZERO };
-        self.allowed.max(moment)
+        self.allowed.max(MOMENT)
     }
 }
 
@@ -172,13 +184,20 @@ impl<P> State<P> {
     pub(super) fn refuse(&mut self, reason: Reason, request: Request<'_>, arrival: Arrival, now: Instant) -> Refused {
         let (name, urgency) = (request.name, request.urgency);
         let own = self.expectations.returns_before_refused(name, urgency, arrival);
-        // It comes back when a slot is free, or is refused again: so it is told no slot that
-        // another request of its caller was told, however few of those who are told to come back
-        // do.
-        let own_slot = (request.patience() < INSTANT).then(|| self.forecast.start(own.len(), now));
+        let room = self.room_for(reason, request, now);
+        let mut from = self.earliest_slot(room, now);
+        if request.allowed < MOMENT {
+            // It has little time for its slot when it is back: so it is told none that another
+            // request of its caller was told, however few of those who are told to come back do.
+            from = from.max(self.forecast.start(own.len(), now));
+        }
         let place = self.order.position_for(name, urgency, None, own);
         let (_, start) = self.turn_at(&place, now);
-        let room = self.room_for(reason, request, now).max(own_slot);
+        let slot = if start < from {
+            self.slot_from(&place, from, now)
+        } else {
+            start
+        };
         let needed = (start <= now + self.config.longest_wait).then(|| {
             let mut after_own = start;
             if place.is_behind_kept() {
@@ -189,7 +208,7 @@ impl<P> State<P> {
             }
             self.enough(request, arrival, after_own, now)
         });
-        let mut refused = self.send_away(reason, request, arrival, (start, room), now);
+        let mut refused = self.send_away(reason, request, arrival, NextTurn { start, slot, room }, now);
         if let (Some(wait), Some(needed)) = (&mut refused.wait, needed) {
             wait.needed = needed.saturating_duration_since(now);
         }
@@ -232,21 +251,27 @@ impl<P> State<P> {
         }
     }
 
-    /// Says when to come back, and expects it then. The request's turn would come at `start`, if
-    /// there is room for it.
+    /// A request that comes back has no slot before this moment.
+    pub(super) fn earliest_slot(&self, room: Option<Instant>, now: Instant) -> Instant {
+        let seconds = room.map_or(1, |room| whole_seconds(room.saturating_duration_since(now)));
+        now + Duration::from_secs(seconds) + LEEWAY
+    }
+
+    /// Says when to come back, and expects it then.
     pub(super) fn send_away(
         &mut self,
         reason: Reason,
         request: Request<'_>,
         arrival: Arrival,
-        (start, room): (Instant, Option<Instant>),
+        turn: NextTurn,
         now: Instant,
     ) -> Refused {
-        let needed = start.saturating_duration_since(now);
-        let retry_after = self.retry_after(start.max(room.unwrap_or(now)), request.patience(), room, now);
+        let needed = turn.start.saturating_duration_since(now);
+        let retry_after = retry_after(turn, request.patience(), now);
         let due = now + retry_after;
+        let caller = (request.name, request.urgency);
         self.expectations
-            .refuse((request.name, request.urgency), arrival, due, now, &mut self.order);
+            .refuse(caller, arrival, (due, turn.slot), now, &mut self.order);
         let is_enough = reason.is_for_time() && needed <= self.config.longest_wait;
         Refused {
             reason,
@@ -258,21 +283,16 @@ impl<P> State<P> {
             due: Some(due),
         }
     }
+}
 
-    /// In whole seconds, so that its turn comes in the middle of the time that the request then
-    /// waits; not before there is room.
-    fn retry_after(&self, start: Instant, wait: Duration, room: Option<Instant>, now: Instant) -> Duration {
-        let until = |at: Instant| at.saturating_duration_since(now);
-        let seconds = if wait < INSTANT {
-            // Nobody may wait then, or the slot is theirs.
-            whole_seconds(until(start.max(self.forecast.start(self.order.len(), now))))
-        } else {
-            let middle = until(start).saturating_sub(wait / 2) + INSTANT / 2;
-            middle.as_secs().max(whole_seconds(until(start).saturating_sub(wait)))
-        };
-        let room = room.map_or(0, |room| whole_seconds(until(room)));
-        Duration::from_secs(seconds.max(room))
-    }
+/// In whole seconds, so that its turn comes in the middle of the time that the request then waits;
+/// not before there is room.
+fn retry_after(NextTurn { slot, room, .. }: NextTurn, wait: Duration, now: Instant) -> Duration {
+    let until = |at: Instant| at.saturating_duration_since(now);
+    let middle = until(slot).saturating_sub(wait / 2) + Duration::from_millis(500);
+    let earliest = whole_seconds(until(slot).saturating_sub(wait));
+    let room = room.map_or(0, |room| whole_seconds(until(room)));
+    Duration::from_secs(middle.as_secs().max(earliest).max(room))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::expectation::{Arrival, Expectations};
 use super::fair_scheduler::{Ahead, FairScheduler, ServicePosition, Ticket};
-use super::refused::{INSTANT, Reason, Refused, Request};
+use super::refused::{MOMENT, Reason, Refused, Request};
 use super::snapshot::RecentCallers;
 use super::take_back::{Check, Delay, STEPS_PER_ARRIVAL};
 use super::turn_forecast::SlotForecast;
@@ -140,11 +140,9 @@ impl<P> State<P> {
         // not wait at all.
         let mut deadline = caller.deadline.max(now);
         let arrival = self.arrive(attempt, now);
-        // Who was told to come now has a second in any case: others who came meanwhile wait before
-        // a slot that is its own, and it would be sent away as long as there are others.
-        let is_due = self.expectations.is_due(name, urgency, arrival, now);
-        if is_due {
-            deadline = deadline.max(now + INSTANT);
+        // Who was told to come now has a moment in any case.
+        if self.expectations.is_due(name, urgency, arrival, now) {
+            deadline = deadline.max(now + MOMENT);
         }
         self.look_ahead(now, self.order.len() + 1 + BESIDES, source);
         // A place below 2^48 and a count of tickets: unique, and in order of first arrival even
@@ -164,7 +162,6 @@ impl<P> State<P> {
                 name,
                 urgency,
                 allowed: allowed(caller, now),
-                has_a_moment: is_due,
             };
             return Err(self.refuse(reason, request, arrival, now));
         }
@@ -186,13 +183,10 @@ impl<P> State<P> {
         })
     }
 
-    /// How many that wait in this queue go before a request that has these ahead of it.
-    fn ahead_here(&self, place: &ServicePosition, ahead: Ahead) -> usize {
-        if self.others().is_empty() {
-            ahead.waiting
-        } else {
-            self.order.ahead_at(place)
-        }
+    /// Whether all that wait in this queue go before a request that has these ahead of it.
+    fn is_last_here(&self, place: &ServicePosition, ahead: Ahead) -> bool {
+        let waiting = self.order.len();
+        ahead.waiting >= waiting && (self.others().is_empty() || self.order.ahead_at(place) >= waiting)
     }
 
     /// Adds a ticket that has these ahead of it.
@@ -205,7 +199,7 @@ impl<P> State<P> {
         now: Instant,
     ) -> oneshot::Receiver<Grant<P>> {
         let (id, deadline) = (ticket.id, ticket.deadline);
-        let delay = if self.ahead_here(place, ahead) >= self.order.len() {
+        let delay = if self.is_last_here(place, ahead) {
             Delay::None
         } else if self.order.delays_by_one(place) {
             Delay::One
@@ -243,7 +237,7 @@ impl<P> State<P> {
     ) -> Result<(), Reason> {
         let (waiting, config) = (self.order.len(), &self.config);
         // Who goes before somebody who waits takes the place of the last.
-        if waiting >= config.max_requests && self.ahead_here(place, ahead) >= waiting {
+        if waiting >= config.max_requests && self.is_last_here(place, ahead) {
             return Err(Reason::Full);
         }
         if self.order.waiting_of(place.caller()) >= config.max_requests_per_caller {
@@ -367,7 +361,7 @@ impl<P> State<P> {
 }
 
 /// How long a request says that it may wait.
-fn allowed(caller: &Caller, now: Instant) -> Duration {
+pub(super) fn allowed(caller: &Caller, now: Instant) -> Duration {
     let left = caller.deadline.saturating_duration_since(now);
     caller.wait.unwrap_or(left)
 }

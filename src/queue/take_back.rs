@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::PermitSource;
 use super::expectation::Arrival;
 use super::fair_scheduler::{InTime, Late};
-use super::refused::{Reason, Refused, Request};
-use super::state::{State, TOLERANCE};
+use super::refused::{NextTurn, Reason, Refused, Request};
+use super::state::{BESIDES, State, TOLERANCE, allowed};
+use crate::attempt::Asked;
+use crate::caller::{Caller, Name, Urgency};
 
 /// A place is not taken back for the sake of less than this.
 pub(super) const SLIGHTLY: Duration = Duration::from_millis(50);
@@ -109,6 +112,8 @@ impl<P> State<P> {
             budget: self.check.budget.saturating_sub(cost),
             ..Check::IDLE
         };
+        // So many slots come before anybody can be back.
+        let gone = self.forecast.before(self.earliest_slot(None, now));
         for (index, Late { id, rank }) in played.late.into_iter().enumerate() {
             let deadline = self.order.ticket(id).map(|ticket| ticket.deadline);
             if self
@@ -119,34 +124,64 @@ impl<P> State<P> {
                 self.tell(id, Refused::new(Reason::ShuttingDown, Duration::from_secs(1)), now);
             } else {
                 let reason = self.why_late(id, rank);
-                self.take_back(id, reason, Some(rank + index), now);
+                let start = |rank| self.forecast.start(rank + index, now);
+                let (start, slot) = (start(rank), start(rank.max(gone)));
+                self.take_back(
+                    id,
+                    reason,
+                    Some(NextTurn {
+                        start,
+                        slot,
+                        room: None,
+                    }),
+                    now,
+                );
             }
         }
     }
 
-    /// Takes the place of a ticket back. Its turn would come with the slot of this number.
-    pub(super) fn take_back(&mut self, id: u64, reason: Reason, rank: Option<usize>, now: Instant) {
+    /// Takes the place of a ticket back. Its turn would come then, if that is known.
+    pub(super) fn take_back(&mut self, id: u64, reason: Reason, turn: Option<NextTurn>, now: Instant) {
         let Some(ticket) = self.order.ticket(id).cloned() else {
             return;
         };
         let (name, urgency) = (&ticket.caller, ticket.urgency);
-        let arrival = Arrival::Again;
-        let start = if let Some(rank) = rank {
-            self.forecast.start(rank, now)
-        } else {
-            let own = self.expectations.returns_before_refused(name, urgency, arrival);
-            let place = self.order.position_for(name, urgency, None, own);
-            self.turn_at(&place, now).1
-        };
+        let turn = turn.unwrap_or_else(|| self.next_turn(name, urgency, now));
         let allowed = self.waiters.get(&id).map_or(Duration::ZERO, |waiter| waiter.allowed);
+        let request = Request { name, urgency, allowed };
+        let refused = self.send_away(reason, request, Arrival::Again, turn, now);
+        self.tell(id, refused, now);
+    }
+
+    /// When the turn of one more request of this caller comes that asked before.
+    fn next_turn(&self, name: &Name, urgency: Urgency, now: Instant) -> NextTurn {
+        let own = self.expectations.returns_before_refused(name, urgency, Arrival::Again);
+        let place = self.order.position_for(name, urgency, None, own);
+        NextTurn {
+            start: self.turn_at(&place, now).1,
+            slot: self.slot_from(&place, self.earliest_slot(None, now), now),
+            room: None,
+        }
+    }
+
+    /// A request that had a slot is answered that it has to come again: says when, and expects it
+    /// then.
+    pub(super) fn send_back<S>(&mut self, caller: &Caller, now: Instant, source: &S) -> Duration
+    where
+        S: PermitSource<Permit = P>,
+    {
+        let (name, urgency) = (&caller.name, caller.urgency);
+        self.expectations
+            .ask_again((name, urgency), Asked::Ended, now, &mut self.order);
+        self.look_ahead(now, self.order.len() + 1 + BESIDES, source);
         let request = Request {
             name,
             urgency,
-            allowed,
-            has_a_moment: false,
+            allowed: allowed(caller, now),
         };
-        let refused = self.send_away(reason, request, arrival, (start, None), now);
-        self.tell(id, refused, now);
+        let turn = self.next_turn(name, urgency, now);
+        self.send_away(Reason::PausedPastDeadline, request, Arrival::Again, turn, now)
+            .retry_after
     }
 
     /// The time of a ticket is up, and no slot has come.

@@ -85,6 +85,16 @@ impl SlotForecast {
         last + apart
     }
 
+    /// How many slots come before that moment.
+    pub(super) fn before(&self, at: Instant) -> usize {
+        at.checked_sub(Duration::from_nanos(1)).map_or(0, |at| self.until(at))
+    }
+
+    /// How many slots were forecast; when later ones come is assumed.
+    fn known(&self) -> usize {
+        self.starts.len()
+    }
+
     /// How long until the slot with this number comes, from 0.
     pub(super) fn after(&self, rank: usize, now: Instant) -> Duration {
         self.start(rank, now).saturating_duration_since(now)
@@ -125,7 +135,7 @@ impl<P> State<P> {
         } else {
             self.forecast.until(latest)
         };
-        self.turn(place, self.look(Claims::Due, latest, most, now))
+        self.turn(place, now, self.look(Claims::Due, latest, most, now))
     }
 
     /// The slot that is left for a request at this place, and when it comes. Far ahead all claim
@@ -136,7 +146,13 @@ impl<P> State<P> {
         if turn.1 <= longest {
             return turn;
         }
-        self.turn(place, self.look(Claims::All, now + NEVER, usize::MAX, now))
+        self.turn(place, now, self.look(Claims::All, now + NEVER, usize::MAX, now))
+    }
+
+    /// When the slot comes that is left for a request at this place that is not here before `from`.
+    pub(super) fn slot_from(&self, place: &ServicePosition, from: Instant, now: Instant) -> Instant {
+        let look = self.look(Claims::Due, now + self.config.longest_wait, usize::MAX, now);
+        self.turn(place, from, look).1
     }
 
     /// When the slot of a ticket comes, and what is served before.
@@ -175,7 +191,7 @@ impl<P> State<P> {
         let deadline = caller.deadline.max(now);
         let place = self.order.position_for(name, urgency, Some((deadline, u64::MAX)), own);
         let most = self.forecast.until(deadline);
-        let (_, start) = self.turn(&place, self.look(Claims::Due, deadline, most, now));
+        let (_, start) = self.turn(&place, now, self.look(Claims::Due, deadline, most, now));
         start.saturating_duration_since(now)
     }
 
@@ -190,7 +206,7 @@ impl<P> State<P> {
         }
     }
 
-    fn turn(&self, place: &ServicePosition, look: Look<'_>) -> (Ahead, Instant) {
+    fn turn(&self, place: &ServicePosition, from: Instant, look: Look<'_>) -> (Ahead, Instant) {
         let own_due = |until| self.order.own_due(place, until);
         let mut own = if look.claims == Claims::All {
             own_due(look.until)
@@ -199,7 +215,7 @@ impl<P> State<P> {
         };
         let mut rounds = 0;
         loop {
-            let turn = self.first_left(&self.order.competitors(place, own, look), look);
+            let turn = self.first_left(&self.order.competitors(place, own, look), from, look);
             let due = own_due(turn.1.min(look.until));
             if due <= own || turn.1 > look.until {
                 return turn;
@@ -209,16 +225,26 @@ impl<P> State<P> {
         }
     }
 
-    /// The first slot that is left by those who go first.
-    fn first_left(&self, competitors: &Competitors<'_>, look: Look<'_>) -> (Ahead, Instant) {
-        let (mut until, mut slots) = (self.forecast.start(0, look.now), 1);
+    /// The first slot from then on that is left by those who go first. Those that are left before
+    /// have gone to whoever was here.
+    fn first_left(&self, competitors: &Competitors<'_>, from: Instant, look: Look<'_>) -> (Ahead, Instant) {
+        let (mut until, mut slots, mut gone) = (self.forecast.start(0, look.now), 1, 0);
         loop {
             let ahead = competitors.ahead(until, slots);
-            let start = self.forecast.start(ahead.rank(), look.now);
-            if start <= until || start > look.until {
+            let mut rank = ahead.rank().saturating_add(gone);
+            let mut start = self.forecast.start(rank, look.now);
+            if start > look.until {
                 return (ahead, start);
             }
-            (until, slots) = (start, ahead.rank() + 1);
+            if start <= until {
+                if start >= from || rank >= self.forecast.known() {
+                    return (ahead, start.max(from));
+                }
+                let passed = self.forecast.until(start).min(self.forecast.known()) - rank;
+                (gone, rank) = (gone + passed, rank + passed);
+                start = self.forecast.start(rank, look.now);
+            }
+            (until, slots) = (start, rank + 1);
         }
     }
 

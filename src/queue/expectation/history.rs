@@ -20,8 +20,8 @@ const CYCLES: usize = 3;
 /// that comes earlier is another request of a burst.
 const EARLY: Duration = Duration::from_secs(1);
 
-/// A return this much too late still claims its slot: an answer and a timer take their time. As
-/// long as one is later than that, none of its caller's claims a slot.
+/// A return this much too late still claims its slot, unless that has passed: an answer and a timer
+/// take their time. As long as one is later than that, none of its caller's claims a slot.
 const LATE: Duration = Duration::from_secs(2);
 
 /// The place in the order is kept for so much longer than the return was told to come, and an
@@ -91,6 +91,8 @@ pub(super) struct History {
 pub(super) struct Return {
     pub(super) due: Instant,
     told: Instant,
+    /// The slot that it was told to come for.
+    slot: Instant,
     /// Whether the order counts it.
     pub(super) is_claimed: bool,
 }
@@ -100,6 +102,11 @@ impl Return {
     fn may_be_back(self, now: Instant) -> bool {
         let told = self.due.saturating_duration_since(self.told);
         self.due <= now + EARLY.min(told / 2)
+    }
+
+    /// From when on it claims no slot: whoever was here then has had its own.
+    fn is_late_from(self) -> Instant {
+        self.slot.clamp(self.due, self.due + LATE)
     }
 
     /// When it is not expected any more.
@@ -151,13 +158,14 @@ impl History {
         }
     }
 
-    /// It is refused and told to come at `due`.
-    pub(super) fn refuse(&mut self, due: Instant, has_room: bool, now: Instant) {
+    /// It is refused and told to come at `due`, for that slot.
+    pub(super) fn refuse(&mut self, due: Instant, slot: Instant, has_room: bool, now: Instant) {
         if has_room && self.returns.len() < MOST_RETURNS {
             let at = self.returns.partition_point(|other| other.due <= due);
             let new = Return {
                 due,
                 told: now,
+                slot,
                 is_claimed: false,
             };
             self.returns.insert(at, new);
@@ -228,7 +236,7 @@ impl History {
 
     /// How many of those expected back claim slots. None while one of them is late.
     pub(super) fn claims(&self, now: Instant) -> usize {
-        let is_late = self.returns.front().is_some_and(|first| first.due + LATE <= now);
+        let is_late = self.returns.front().is_some_and(|first| first.is_late_from() <= now);
         if is_late { 0 } else { self.trust }
     }
 
@@ -253,7 +261,7 @@ impl History {
 
     /// When something of this changes by itself.
     pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
-        let overdue = self.returns.front().map(|first| first.due + LATE);
+        let overdue = self.returns.front().map(|first| first.is_late_from());
         let lapses = self.returns.front().map(|first| first.lapses());
         let missed = self.missed.map(|at| at + REMEMBERED).filter(|until| *until > now);
         let until = Some(self.until).filter(|until| *until > now);

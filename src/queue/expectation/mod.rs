@@ -98,19 +98,19 @@ impl Expectations {
         self.update(caller, urgency, now, order, |history| history.until = deadline + RECENT);
     }
 
-    /// It is refused, or taken back, and told to come at `due`.
+    /// It is refused, or taken back, and told to come at `due`, for that slot.
     pub(super) fn refuse(
         &mut self,
         (caller, urgency): (&Name, Urgency),
         arrival: Arrival,
-        due: Instant,
+        (due, slot): (Instant, Instant),
         now: Instant,
         order: &mut FairScheduler,
     ) {
         self.take_out((caller, urgency), arrival, order);
         let has_room = self.returns < MOST_RETURNS / (1 + self.others);
         self.update(caller, urgency, now, order, |history| {
-            history.refuse(due, has_room, now);
+            history.refuse(due, slot, has_room, now);
         });
     }
 

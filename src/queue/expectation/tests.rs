@@ -13,6 +13,11 @@ fn expected(expectations: &Expectations, caller: &Name) -> Option<Expected> {
     expectations.callers[urgency].get(caller).map(|history| history.told)
 }
 
+/// To come then, for a slot that comes some time later.
+fn told(due: Instant) -> (Instant, Instant) {
+    (due, due + 10 * SECOND)
+}
+
 #[test]
 fn a_caller_that_asks_again_whenever_it_is_answered_is_expected_until_it_stops() {
     let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::default());
@@ -55,7 +60,7 @@ fn a_refused_request_is_expected_back_when_it_was_told_to_come_and_a_little_long
     for wait in [10, 20, 30] {
         let arrival = expectations.arrive(&caller, urgency, now, &mut order);
         assert_eq!(arrival, Arrival::Further);
-        expectations.refuse((&caller, urgency), arrival, now + wait * SECOND, now, &mut order);
+        expectations.refuse((&caller, urgency), arrival, told(now + wait * SECOND), now, &mut order);
     }
     assert_eq!((expectations.returns, order.returning()), (3, 2));
     // It comes when it was told to.
@@ -67,7 +72,7 @@ fn a_refused_request_is_expected_back_when_it_was_told_to_come_and_a_little_long
     // One that does not obey is one of them, not a further one.
     let arrival = expectations.arrive(&caller, urgency, at, &mut order);
     assert_eq!(arrival, Arrival::Early);
-    expectations.refuse((&caller, urgency), arrival, now + 25 * SECOND, at, &mut order);
+    expectations.refuse((&caller, urgency), arrival, told(now + 25 * SECOND), at, &mut order);
     assert_eq!(order.returning(), 2);
     expectations.expire(now + 60 * SECOND, &mut order);
     assert_eq!((order.returning(), expectations.returns), (0, 0));
@@ -79,7 +84,7 @@ fn a_refusal_that_is_withdrawn_is_as_if_it_had_not_been() {
     let (caller, urgency, now) = (Name::new("a"), Urgency::default(), Instant::now());
     for wait in [10, 20, 30] {
         let arrival = expectations.arrive(&caller, urgency, now, &mut order);
-        expectations.refuse((&caller, urgency), arrival, now + wait * SECOND, now, &mut order);
+        expectations.refuse((&caller, urgency), arrival, told(now + wait * SECOND), now, &mut order);
     }
     for (wait, left) in [(10, 2), (10, 2), (30, 1), (20, 0)] {
         expectations.withdraw(&caller, urgency, now + wait * SECOND, now, &mut order);
@@ -96,13 +101,13 @@ fn a_request_that_asks_once_more_is_not_one_of_those_that_are_expected_back() {
     let (caller, urgency, now) = (Name::new("a"), Urgency::default(), Instant::now());
     for wait in [30, 40, 50] {
         let arrival = expectations.arrive(&caller, urgency, now, &mut order);
-        expectations.refuse((&caller, urgency), arrival, now + wait * SECOND, now, &mut order);
+        expectations.refuse((&caller, urgency), arrival, told(now + wait * SECOND), now, &mut order);
     }
     for at in [5, 15, 30, 31] {
         let at = now + at * SECOND;
         let arrival = expectations.ask_again((&caller, urgency), Asked::Refused, at, &mut order);
         assert_eq!(expectations.returns_before(&caller, urgency, arrival), 0..3);
-        expectations.refuse((&caller, urgency), arrival, now + 60 * SECOND, at, &mut order);
+        expectations.refuse((&caller, urgency), arrival, told(now + 60 * SECOND), at, &mut order);
         expectations.withdraw(&caller, urgency, now + 60 * SECOND, at, &mut order);
         assert_eq!(expectations.returns, 3);
     }
@@ -122,7 +127,7 @@ fn one_request_follows_another_however_many_attempts_that_took() {
     let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::default());
     let (caller, urgency, now) = (Name::new("a"), Urgency::default(), Instant::now());
     let arrival = expectations.arrive(&caller, urgency, now, &mut order);
-    expectations.refuse((&caller, urgency), arrival, now + 60 * SECOND, now, &mut order);
+    expectations.refuse((&caller, urgency), arrival, told(now + 60 * SECOND), now, &mut order);
     for n in 10..15 {
         let at = now + n * SECOND;
         let arrival = expectations.ask_again((&caller, urgency), Asked::Ended, at, &mut order);
@@ -141,14 +146,14 @@ fn what_is_expected_is_bounded_whatever_names_are_made_up() {
     for n in 0..MOST_RETURNS * 2 {
         let caller = Name::new(&(n / 4).to_string());
         let arrival = expectations.arrive(&caller, urgency, now, &mut order);
-        expectations.refuse((&caller, urgency), arrival, now + 60 * SECOND, now, &mut order);
+        expectations.refuse((&caller, urgency), arrival, told(now + 60 * SECOND), now, &mut order);
         assert!(expectations.looks.len() <= MOST_CALLERS && expectations.returns <= MOST_RETURNS);
         assert!(order.returning() <= expectations.returns);
     }
     let one = Name::new("one");
     for _ in 0..MOST_RETURNS * 2 {
         let arrival = expectations.arrive(&one, urgency, now, &mut order);
-        expectations.refuse((&one, urgency), arrival, now + 60 * SECOND, now, &mut order);
+        expectations.refuse((&one, urgency), arrival, told(now + 60 * SECOND), now, &mut order);
     }
     assert!(expectations.returns <= MOST_RETURNS);
     expectations.expire(now + 120 * SECOND, &mut order);
@@ -164,7 +169,13 @@ fn a_caller_claims_as_many_slots_as_its_returns_have_earned() {
     let (caller, urgency, start) = (Name::new("a"), Urgency::default(), Instant::now());
     for seconds in [10, 20, 60, 70, 80] {
         let arrival = expectations.arrive(&caller, urgency, start, &mut order);
-        expectations.refuse((&caller, urgency), arrival, start + seconds * SECOND, start, &mut order);
+        expectations.refuse(
+            (&caller, urgency),
+            arrival,
+            told(start + seconds * SECOND),
+            start,
+            &mut order,
+        );
     }
     // While one is late, none of them claims a slot; one that does not come halves the trust.
     for (seconds, claims) in [(10, 2), (12, 0), (17, 1), (22, 0), (28, 0)] {
@@ -201,7 +212,7 @@ fn a_caller_all_of_whose_requests_are_away_does_not_ask_again_before_one_is_back
     }
     assert_eq!(order.loops(), 1);
     let arrival = expectations.arrive(&caller, urgency, now, &mut order);
-    expectations.refuse((&caller, urgency), arrival, now + 7 * SECOND, now, &mut order);
+    expectations.refuse((&caller, urgency), arrival, told(now + 7 * SECOND), now, &mut order);
     assert_eq!((order.loops(), order.returning()), (0, 1));
     now += 7 * SECOND;
     let arrival = expectations.arrive(&caller, urgency, now, &mut order);
@@ -217,9 +228,27 @@ fn queues_that_are_bounded_together_expect_as_much_as_one_alone() {
         let caller = Name::new(&n.to_string());
         for _ in 0..3 {
             let arrival = expectations.arrive(&caller, urgency, now, &mut order);
-            expectations.refuse((&caller, urgency), arrival, now + 9 * SECOND, now, &mut order);
+            expectations.refuse((&caller, urgency), arrival, told(now + 9 * SECOND), now, &mut order);
         }
         assert!(64 * expectations.looks.len() <= MOST_CALLERS && 64 * expectations.returns <= MOST_RETURNS);
     }
     assert_eq!(expectations.looks.len(), 64, "the latest");
+}
+
+#[test]
+fn a_return_claims_no_slot_once_the_one_has_passed_that_it_was_told_to_come_for() {
+    let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::default());
+    let (caller, urgency, now) = (Name::new("a"), Urgency::default(), Instant::now());
+    let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+    let (due, slot) = (now + 5 * SECOND, now + 6 * SECOND);
+    expectations.refuse((&caller, urgency), arrival, (due, slot), now, &mut order);
+    expectations.expire(slot - SECOND / 10, &mut order);
+    assert_eq!(order.returning(), 1);
+    expectations.expire(slot, &mut order);
+    assert_eq!(order.returning(), 0);
+    assert_eq!(
+        expected(&expectations, &caller).unwrap().returning,
+        1,
+        "its place is kept"
+    );
 }

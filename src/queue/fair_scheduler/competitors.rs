@@ -222,11 +222,12 @@ fn turns_before(tag: u64, first: bool, next: u64, stride: u64) -> usize {
 }
 
 impl FairScheduler {
-    /// How many of so many who are told to come back do, rounded.
+    /// How many of so many who are told to come back do, rounded up unless it is for next to
+    /// nothing: if there is one more than was counted, all who come after it are a slot too late.
     fn of_returning(&self, returning: usize) -> usize {
         let rate = usize::try_from(self.return_rate).unwrap_or(0);
-        let half = usize::try_from(ALL_RETURN / 2).unwrap_or(0);
-        returning.saturating_mul(rate).saturating_add(half) >> ALL_RETURN.trailing_zeros()
+        let most = usize::try_from(ALL_RETURN - ALL_RETURN / 8).unwrap_or(0);
+        returning.saturating_mul(rate).saturating_add(most) >> ALL_RETURN.trailing_zeros()
     }
 
     fn claimed(&self, coming: ExpectedArrivals) -> usize {

@@ -3,6 +3,7 @@
 mod fair_queue;
 mod fairness;
 mod handover;
+mod obedience;
 mod overload;
 mod reference;
 mod retry;
@@ -23,7 +24,7 @@ use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::scan::{Endpoint, Request};
 use crate::task::Tasks;
 
-/// One slot every so often, none saved up.
+/// One slot every so often; none is saved up, unless said otherwise.
 #[derive(Clone, Debug)]
 pub(super) struct Clockwork(Arc<Works>);
 
@@ -31,6 +32,8 @@ pub(super) struct Clockwork(Arc<Works>);
 struct Works {
     next: Mutex<Instant>,
     every: Duration,
+    /// So many slots are saved up that nobody takes when they come.
+    saved: u32,
     version: AtomicU64,
     changed: Notify,
     /// The order of all queues, if there are others.
@@ -62,10 +65,16 @@ impl Drop for Slot {
 
 impl Clockwork {
     pub(super) fn new(every: Duration) -> Self {
+        Self::saving(0, every)
+    }
+
+    /// As many as `saved` slots that nobody takes are saved up.
+    pub(super) fn saving(saved: u32, every: Duration) -> Self {
         let next = Mutex::new(Instant::now());
         Self(Arc::new(Works {
             next,
             every,
+            saved,
             version: AtomicU64::new(0),
             changed: Notify::new(),
             shared: Mutex::default(),
@@ -97,7 +106,7 @@ impl PermitSource for Clockwork {
         if *next > now {
             return Err(Some(*next));
         }
-        *next = now + self.0.every;
+        *next = (*next).max(now - self.0.every * self.0.saved) + self.0.every;
         self.0.version.fetch_add(1, Ordering::Relaxed);
         Ok(Slot {
             works: Arc::clone(&self.0),
@@ -106,8 +115,9 @@ impl PermitSource for Clockwork {
     }
 
     fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
-        let first = (*self.0.next.lock().unwrap()).max(now);
-        slots.extend((0..u32::try_from(count).unwrap()).map(|n| first + self.0.every * n));
+        let first = (*self.0.next.lock().unwrap()).max(now - self.0.every * self.0.saved);
+        let starts = (0..u32::try_from(count).unwrap()).map(|n| first + self.0.every * n);
+        slots.extend(starts.map(|start| start.max(now)));
     }
 
     fn version(&self) -> u64 {
@@ -149,13 +159,16 @@ pub(super) fn attempt(name: &str, urgency: u8, wait: Duration) -> Attempt {
 }
 
 pub(super) fn queue(every: Duration, tasks: &Tasks) -> (Queue<Clockwork>, Clockwork) {
+    queue_before(Clockwork::new(every), tasks)
+}
+
+pub(super) fn queue_before(clockwork: Clockwork, tasks: &Tasks) -> (Queue<Clockwork>, Clockwork) {
     let config = Config {
         max_requests: 10_000,
         max_requests_per_caller: 1000,
         longest_wait: Duration::from_hours(10),
         weights: Weights::default(),
     };
-    let clockwork = Clockwork::new(every);
     (
         Queue::start(config, clockwork.clone(), tasks, Metrics::default()),
         clockwork,

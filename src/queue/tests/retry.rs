@@ -151,7 +151,7 @@ async fn refusals_beside_an_exporter(every: Duration, first: Duration) -> usize 
             match queue.turn(&attempt("poller", 0, Duration::ZERO)).await {
                 Ok(slot) => {
                     slot.used();
-                    assert!(asked.elapsed() <= SECOND, "{:?}", asked.elapsed());
+                    assert!(asked.elapsed() <= SECOND * 3 / 2, "{:?}", asked.elapsed());
                     return refusals;
                 }
                 // A timer and the way back take a moment.
@@ -175,7 +175,7 @@ async fn who_cannot_wait_and_obeys_is_not_refused_for_ever_though_others_come() 
     for every in [200, 1000, 2000, 2400, 30_000].map(Duration::from_millis) {
         for phase in 0..10 {
             let refusals = refusals_beside_an_exporter(every, every * 3 + every * phase / 10).await;
-            assert!(refusals <= 2, "{every:?}, {phase}: {refusals}");
+            assert!(refusals <= 1, "{every:?}, {phase}: {refusals}");
         }
     }
 }
