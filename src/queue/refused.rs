@@ -185,7 +185,7 @@ impl<P> State<P> {
         let (name, urgency) = (request.name, request.urgency);
         let own = self.expectations.returns_before_refused(name, urgency, arrival);
         let room = self.room_for(reason, request, now);
-        let mut from = self.earliest_slot(room, now);
+        let mut from = earliest_slot(room, now);
         if request.allowed < MOMENT {
             // It has little time for its slot when it is back: so it is told none that another
             // request of its caller was told, however few of those who are told to come back do.
@@ -251,12 +251,6 @@ impl<P> State<P> {
         }
     }
 
-    /// A request that comes back has no slot before this moment.
-    pub(super) fn earliest_slot(&self, room: Option<Instant>, now: Instant) -> Instant {
-        let seconds = room.map_or(1, |room| whole_seconds(room.saturating_duration_since(now)));
-        now + Duration::from_secs(seconds) + LEEWAY
-    }
-
     /// Says when to come back, and expects it then.
     pub(super) fn send_away(
         &mut self,
@@ -283,6 +277,12 @@ impl<P> State<P> {
             due: Some(due),
         }
     }
+}
+
+/// A request that comes back has no slot before this moment.
+pub(super) fn earliest_slot(room: Option<Instant>, now: Instant) -> Instant {
+    let seconds = room.map_or(1, |room| whole_seconds(room.saturating_duration_since(now)));
+    now + Duration::from_secs(seconds) + LEEWAY
 }
 
 /// In whole seconds, so that its turn comes in the middle of the time that the request then waits;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::PermitSource;
 use super::expectation::Arrival;
 use super::fair_scheduler::{InTime, Late};
-use super::refused::{NextTurn, Reason, Refused, Request};
+use super::refused::{NextTurn, Reason, Refused, Request, earliest_slot};
 use super::state::{BESIDES, State, TOLERANCE, allowed};
 use crate::attempt::Asked;
 use crate::caller::{Caller, Name, Urgency};
@@ -113,7 +113,7 @@ impl<P> State<P> {
             ..Check::IDLE
         };
         // So many slots come before anybody can be back.
-        let gone = self.forecast.before(self.earliest_slot(None, now));
+        let gone = self.forecast.before(earliest_slot(None, now));
         for (index, Late { id, rank }) in played.late.into_iter().enumerate() {
             let deadline = self.order.ticket(id).map(|ticket| ticket.deadline);
             if self
@@ -159,7 +159,7 @@ impl<P> State<P> {
         let place = self.order.position_for(name, urgency, None, own);
         NextTurn {
             start: self.turn_at(&place, now).1,
-            slot: self.slot_from(&place, self.earliest_slot(None, now), now),
+            slot: self.slot_from(&place, earliest_slot(None, now), now),
             room: None,
         }
     }

@@ -20,7 +20,7 @@ type Ask = (Duration, Duration, Duration);
 
 /// What became of one.
 #[derive(Debug)]
-struct Served {
+struct Outcome {
     /// When it asked, when it came back, and when it was served, counted from the start.
     asked: Duration,
     back: Duration,
@@ -32,7 +32,7 @@ struct Served {
 
 /// What becomes of callers that all obey, beside slots that come so often. So many that nobody
 /// takes when they come are saved up, so that none is lost; none is free at first.
-fn obey(every: Duration, saved: u32, asks: &[Ask]) -> Vec<Served> {
+fn obey(every: Duration, saved: u32, asks: &[Ask]) -> Vec<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -56,7 +56,7 @@ fn obey(every: Duration, saved: u32, asks: &[Ask]) -> Vec<Served> {
                         Ok(slot) => {
                             slot.used();
                             let served = start.elapsed();
-                            return Served {
+                            return Outcome {
                                 asked,
                                 back,
                                 served,
@@ -80,11 +80,13 @@ fn obey(every: Duration, saved: u32, asks: &[Ask]) -> Vec<Served> {
 
 /// Who was refused more often than once, or served after somebody who had asked later and may wait
 /// as long, though it was back by then.
-fn wronged(all: &[Served]) -> Vec<String> {
+fn wronged(all: &[Outcome]) -> Vec<String> {
     let again = all.iter().filter(|one| one.told.len() > 1);
     let again = again.map(|one| format!("refused again: {one:?}"));
     let overtaken = all.iter().enumerate().flat_map(|(n, one)| {
-        let later = all[n + 1..].iter().filter(|later| later.wait == one.wait);
+        let later = all[n + 1..]
+            .iter()
+            .filter(|later| later.asked >= one.asked && later.wait == one.wait);
         let before = later.filter(|later| one.back < later.served && later.served < one.served);
         before.map(move |later| format!("{later:?} served before {one:?}"))
     });
