@@ -215,7 +215,8 @@ impl<P> State<P> {
         {
             self.take_back(last, Reason::Displaced, None, now);
         }
-        self.order.add(ticket);
+        let others = self.shared.as_ref().map_or(&[][..], |shared| &shared.others);
+        self.order.add_at(place, ticket, others);
         let latest = self.closes.map_or(deadline, |closes| closes.min(deadline));
         let in_time = self.forecast.until(latest).saturating_sub(ahead.rank() + 1);
         self.check.came(delay, in_time, self.order.loops(), now);

@@ -303,13 +303,10 @@ impl FairScheduler {
     /// Where a request stands. What is kept for it elsewhere is its own.
     fn standing_at(&self, place: &ServicePosition, others: &[FlowDemand]) -> Standing {
         let class = &self.classes[usize::from(place.level)];
-        if class.flows.contains_key(&place.caller) || class.idle.contains_key(&place.caller) {
-            return place.standing;
-        }
-        let mut elsewhere = of_class(others, place.level).filter(|other| place.is_of(other));
-        elsewhere.next().map_or(place.standing, |other| Standing {
-            turn: 0,
-            ..class.standing_of_other(other)
+        let kept = self.kept_elsewhere(place, others);
+        kept.map_or(place.standing, |position| Standing {
+            tag: class.tag_at(position),
+            ..place.standing
         })
     }
 

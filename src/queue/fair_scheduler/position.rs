@@ -2,14 +2,18 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::FairScheduler;
 use super::class::Flow;
 use super::competitors::{Claims, Look, of_class};
+use super::{FairScheduler, Ticket};
 use crate::attempt::{FlowDemand, SharedOrder};
 use crate::caller::{Name, Urgency};
+
+/// What is told of another queue's moments is this inexact at most.
+const UNSURE: Duration = Duration::from_millis(250);
 
 /// Where a request stands in its class.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +91,26 @@ impl FairScheduler {
     pub fn is_due_elsewhere(&self, caller: &Name, urgency: Urgency, others: &[FlowDemand], now: Instant) -> bool {
         let place = self.position_for(caller, urgency, None, 0..0);
         let mut own = of_class(others, urgency.level()).filter(|other| place.is_of(other));
-        own.any(|other| other.dues.front().is_some_and(|due| *due <= now))
+        own.any(|other| other.dues.front().is_some_and(|due| *due <= now + UNSURE))
+    }
+
+    /// Where another queue keeps the place of a request whose caller is not known here.
+    pub(super) fn kept_elsewhere(&self, place: &ServicePosition, others: &[FlowDemand]) -> Option<i64> {
+        let class = &self.classes[usize::from(place.level)];
+        if class.flows.contains_key(&place.caller) || class.idle.contains_key(&place.caller) {
+            return None;
+        }
+        let mut elsewhere = of_class(others, place.level).filter(|other| place.is_of(other));
+        elsewhere.find(|other| other.returning > 0)?.position
+    }
+
+    /// Adds a ticket at this place: what another queue keeps for it is its own.
+    pub fn add_at(&mut self, place: &ServicePosition, ticket: Ticket, others: &[FlowDemand]) {
+        let kept = self.kept_elsewhere(place, others);
+        self.add(ticket);
+        if let Some(position) = kept {
+            self.classes[usize::from(place.level)].stand_at(&place.caller, position);
+        }
     }
 
     /// The place of a ticket that waits.
