@@ -177,7 +177,7 @@ impl OneShotClient {
             waiting: 1,
             deadlines: vec![until],
             returning: 0,
-            dues: Default::default(),
+            dues: [].into(),
             asks_again: false,
             position: None,
         }]);

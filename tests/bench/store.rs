@@ -115,7 +115,7 @@ fn wanted(replica: usize, waiting: usize) -> Vec<FlowDemand> {
         waiting,
         deadlines: Vec::new(),
         returning: 0,
-        dues: Default::default(),
+        dues: [].into(),
         asks_again: false,
         position: None,
     };

@@ -38,7 +38,7 @@ pub(crate) fn ledger(data: &[u8]) {
                 waiting: WANTED,
                 deadlines: Vec::new(),
                 returning: 0,
-                dues: std::collections::VecDeque::new(),
+                dues: [].into(),
                 asks_again: false,
                 position: None,
             };

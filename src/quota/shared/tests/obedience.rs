@@ -57,13 +57,6 @@ async fn obey(world: World) -> Outcome {
                     Ok(()) => return (start.elapsed(), refusals),
                     Err(refused) => {
                         refusals += 1;
-                        if std::env::var_os("SHOW").is_some() {
-                            println!(
-                                "{:6.2} caller {n} {refused}; back at {:.2}",
-                                start.elapsed().as_secs_f64(),
-                                (start.elapsed() + SECOND * refused.retry_after_s() as u32).as_secs_f64()
-                            );
-                        }
                         tokio::time::sleep(SECOND * u32::try_from(refused.retry_after_s()).unwrap() + SECOND / 50)
                             .await;
                     }
@@ -96,7 +89,6 @@ fn no_slot_stays_unused_while_those_are_away_who_were_told_to_come_back() {
             moves,
         };
         let alone = run(world((1, 0)));
-        println!("alone: {alone:?}");
         for place in places {
             let world = world(place);
             let outcome = run(world);

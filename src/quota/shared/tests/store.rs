@@ -48,7 +48,7 @@ pub(super) fn waiting(caller: &str, requests: usize) -> Vec<FlowDemand> {
         waiting: requests,
         deadlines: Vec::new(),
         returning: 0,
-        dues: Default::default(),
+        dues: [].into(),
         asks_again: false,
         position: None,
     };
