@@ -168,7 +168,7 @@ pub(crate) fn body() -> Value {
             "wait_needed": {
                 "type": "integer",
                 "minimum": 1,
-                "description": "How many seconds of `Prefer: wait` would have been let in, where a longer wait would have helped.",
+                "description": "How many seconds of `Prefer: wait` the same request needs if it is sent again now, where a longer wait helps.",
             },
             "error": {
                 "type": "object",
@@ -334,7 +334,9 @@ fn meaning(code: ErrorCode) -> &'static str {
             "The turn cannot come before the deadline (which is known at once), the queue is full, or the caller is over its \
              fair-use limit. Retry-After says when to come back."
         }
-        ErrorCode::RequestHeaderFieldsTooLarge => "The header fields are too many or too large.",
+        ErrorCode::RequestHeaderFieldsTooLarge => {
+            "The header fields are too many or too large, or the query is longer than 8 KiB."
+        }
         ErrorCode::InternalServerError => "A defect of the gateway; its log says more under the request's id.",
         ErrorCode::NotImplemented => "The body has another transfer coding than `chunked`.",
         ErrorCode::SignInRefused => "The gateway's credentials are refused.",
