@@ -10,6 +10,7 @@ use http_body_util::Full;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
+use super::next_link::Base;
 use super::outcome::{Ended, Outcome};
 use super::rate_limit::{RATE_LIMIT, RATE_LIMIT_POLICY, RateLimit, Windows};
 use super::{Problem, ResponsePreferences, etag, field, header_template, next_link, table};
@@ -70,23 +71,23 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// The response for an upstream answer, however it was found. `origin` is the address that the
+/// The response for an upstream answer, however it was found. `base` is the address that the
 /// caller used.
 pub(super) fn served(
     config: &Config,
     served: ServedResponse,
     asked: &ResponsePreferences,
     (id, at): (&RequestId, Instant),
-    origin: impl Fn() -> String,
+    base: impl Fn() -> Base,
 ) -> Answered {
     let answer = if served.may_link {
-        with_rewritten_links(config, served.answer, &origin)
+        with_rewritten_links(config, served.answer, &base)
     } else {
         served.answer
     };
     let answer = match with_reserved_memory(config, answer) {
         Ok(answer) => answer,
-        Err(exhausted) => return failed(config, &exhausted.into(), (id, at), origin),
+        Err(exhausted) => return failed(config, &exhausted.into(), (id, at), base),
     };
     // Defender's status counts, even if the caller has the body already (304).
     let outcome = Outcome::of_answer(served.outcome, answer.status, config.token_owner);
@@ -116,7 +117,7 @@ pub(super) fn failed(
     config: &Config,
     error: &BoxError,
     (id, at): (&RequestId, Instant),
-    origin: impl Fn() -> String,
+    base: impl Fn() -> Base,
 ) -> Answered {
     if let Some(answer) = passed_through(error) {
         let status = Status {
@@ -133,7 +134,7 @@ pub(super) fn failed(
         return Answered {
             response: upstream(
                 config,
-                with_rewritten_links(config, answer.clone(), origin),
+                with_rewritten_links(config, answer.clone(), base),
                 &meta,
                 id,
                 at,
@@ -190,8 +191,8 @@ fn passed_through(error: &BoxError) -> Option<&UpstreamResponse> {
 }
 
 /// The answer with its links rewritten to lead back here.
-fn with_rewritten_links(config: &Config, answer: UpstreamResponse, origin: impl Fn() -> String) -> UpstreamResponse {
-    let body = next_link::rewrite(&answer.body, &config.upstream_hosts, origin).unwrap_or(answer.body);
+fn with_rewritten_links(config: &Config, answer: UpstreamResponse, base: impl Fn() -> Base) -> UpstreamResponse {
+    let body = next_link::rewrite(&answer.body, &config.upstream_hosts, base).unwrap_or(answer.body);
     UpstreamResponse { body, ..answer }
 }
 

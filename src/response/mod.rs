@@ -38,7 +38,9 @@ use tower::Service;
 use crate::BoxError;
 use crate::caller::RequestId;
 use crate::net::Network;
-use crate::scan::{Operation, ServedResponse, TokenOwner};
+use crate::scan::{Endpoint, Operation, ServedResponse, TokenOwner};
+
+use next_link::Base;
 
 pub use answer::{Answered, Body, Config};
 pub use etag::Tag;
@@ -74,7 +76,7 @@ pub trait RequestInfo {
     fn uri(&self) -> &Uri;
 
     /// The operation of its path, if it is one.
-    fn operation(&self) -> Option<Operation>;
+    fn endpoint(&self) -> Option<Endpoint>;
 
     /// Its header fields.
     fn headers(&self) -> &HeaderMap;
@@ -156,7 +158,7 @@ impl Layer {
         match &self.passthrough {
             Some(passthrough) if request.headers().contains_key(&passthrough.field) => &passthrough.config,
             _ => {
-                let operation = request.operation().map_or(0, |operation| operation as usize);
+                let operation = request.endpoint().map_or(0, |endpoint| endpoint.operation as usize);
                 &self.configs[operation % self.configs.len()]
             }
         }
@@ -243,12 +245,12 @@ where
             this.config.panics.inc();
             Err(Panicked.into())
         };
-        let origin = || this.origin.to_string();
+        let base = || this.origin.base();
         let now = Instant::now();
         Poll::Ready(Ok(match reply {
-            Ok(Reply::Served(served, asked)) => answer::served(this.config, *served, &asked, (this.id, now), origin),
+            Ok(Reply::Served(served, asked)) => answer::served(this.config, *served, &asked, (this.id, now), base),
             Ok(Reply::Options(operation)) => answer::options(operation, this.id, now),
-            Err(error) => answer::failed(this.config, &error, (this.id, now), origin),
+            Err(error) => answer::failed(this.config, &error, (this.id, now), base),
         }))
     }
 }
@@ -259,6 +261,7 @@ struct Origin {
     scheme: Scheme,
     target: Option<uri::Authority>,
     host: Option<HeaderValue>,
+    endpoint: Option<Endpoint>,
 }
 
 impl Origin {
@@ -283,12 +286,12 @@ impl Origin {
                 .and_then(authority)
                 .or_else(|| request.uri().authority().cloned()),
             host: request.host(),
+            endpoint: request.endpoint(),
         }
     }
-}
 
-impl std::fmt::Display for Origin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    /// What links in the answer are relative to.
+    fn base(&self) -> Base {
         let host = self.host.as_ref().and_then(|host| str::from_utf8(host.as_bytes()).ok());
         let authority = self
             .target
@@ -296,7 +299,10 @@ impl std::fmt::Display for Origin {
             .map(uri::Authority::as_str)
             .or(host)
             .unwrap_or("localhost");
-        write!(f, "{}://{authority}", self.scheme)
+        Base {
+            origin: format!("{}://{authority}", self.scheme),
+            path: self.endpoint.map(|endpoint| endpoint.path(None)),
+        }
     }
 }
 

@@ -1,15 +1,18 @@
-//! Rewrites an `@odata.nextLink` to an upstream host into one to the address that the caller used.
+//! Rewrites an `@odata.nextLink` to an upstream host, or a relative one, into one to the address
+//! that the caller used.
 //!
 //! Otherwise the link would lead callers around the gateway, without a token. No other byte of the
 //! body changes.
 //!
-//! Links are opaque (`OData` 4.01 §11.2.6.7), so the query goes back to the upstream as it came. A
-//! query that the gateway would reject from a caller is marked, so that the rewritten link works.
-//! The path of an operation is written in the gateway's own form.
+//! Links are opaque (`OData` 4.01 §11.2.6.7), so the query goes back to the upstream as it came;
+//! only what no URI may hold, such as a space, is percent-encoded, since many clients cannot send
+//! it. A query that the gateway would reject from a caller is marked, so that the rewritten link
+//! works. The path of an operation is written in the gateway's own form.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use crate::scan::{self, Endpoint, Options};
 
@@ -22,20 +25,59 @@ const FAMILY: [&str; 5] = [
     "security.microsoft.us",
 ];
 
-/// `body` with its links rewritten to `origin` (`http://host:port`, computed only when needed), or
-/// `None` when there is no link to rewrite.
+/// What no URI holds as it is (RFC 3986 §2). What is encoded already stays so.
+const NO_URI: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'<')
+    .add(b'>')
+    .add(b'\\')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'|')
+    .add(b'}');
+
+/// The address that the caller used: what relative links are relative to.
+#[derive(Clone, Debug)]
+pub(super) struct Base {
+    /// `http://host:port`.
+    pub(super) origin: String,
+    /// `None` when the path is no operation's.
+    pub(super) path: Option<String>,
+}
+
+impl Base {
+    /// The path and query of a relative link (RFC 3986 §5.2). `None` when it cannot be resolved, as
+    /// one to another kind of address, or is empty.
+    fn resolved<'a>(&self, link: &'a str) -> Option<Cow<'a, str>> {
+        let start = &link[..link.find(['/', '?', '#']).unwrap_or(link.len())];
+        if link.is_empty() || start.contains(':') || link.starts_with("//") {
+            return None;
+        }
+        if link.starts_with('/') {
+            return Some(Cow::Borrowed(link));
+        }
+        let path = self.path.as_ref()?;
+        let folder = &path[..=path.rfind('/')?];
+        let before = if start.is_empty() { path } else { folder };
+        Some(Cow::Owned(format!("{before}{link}")))
+    }
+}
+
+/// `body` with its links rewritten to `base`, which is computed only when needed, or `None` when there is no link to rewrite.
 ///
 /// `upstream` holds the upstream's host names in lower case, without ports. The key cannot be
 /// mistaken: inside a JSON string the quote after it would be escaped, and no colon follows a
 /// string that merely ends like the key.
-pub(super) fn rewrite(body: &[u8], upstream: &[String], origin: impl Fn() -> String) -> Option<Bytes> {
+pub(super) fn rewrite(body: &[u8], upstream: &[String], base: impl Fn() -> Base) -> Option<Bytes> {
     let mut rewritten = Vec::new();
     let mut copied = 0;
     for after_key in scan::next_links(body) {
         let Some((start, end)) = value(body, after_key) else {
             continue;
         };
-        let Some(new) = replace(&body[start..end], upstream, &origin()) else {
+        let Some(new) = replace(&body[start..end], upstream, &base()) else {
             continue;
         };
         rewritten.extend_from_slice(&body[copied..start]);
@@ -76,28 +118,26 @@ fn skip_space(body: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// The JSON string `raw` with its origin replaced, if that is an upstream's, and its query marked
-/// if necessary.
-fn replace(raw: &[u8], upstream: &[String], origin: &str) -> Option<Vec<u8>> {
+/// The JSON string `raw` with its origin replaced, if that is an upstream's or the link is relative,
+/// and its query marked if necessary.
+fn replace(raw: &[u8], upstream: &[String], base: &Base) -> Option<Vec<u8>> {
     let link: String = serde_json::from_slice(raw).ok()?;
-    let (before, rest) = match authority(&link) {
-        Some((authority, rest)) if is_upstream(authority, upstream) => (origin, rest),
+    let rest = match authority(&link) {
+        Some((authority, rest)) if is_upstream(authority, upstream) => Cow::Borrowed(rest),
         Some(_) => return None,
-        // Relative to the address that the caller used.
-        None => ("", &*link),
+        None => base.resolved(&link)?,
     };
-    let target = target(rest);
-    if let Cow::Borrowed(same) = target {
-        if before.is_empty() {
-            return None;
-        }
-        // An escaped path stays as the upstream escaped it, if the part before it was not escaped.
-        let plain = link.len() - same.len() + 1;
+    let target = target(&rest);
+    let target = Cow::from(utf8_percent_encode(&target, NO_URI));
+    let Base { origin, .. } = base;
+    // An escaped path stays as the upstream escaped it, if the part before it was not escaped.
+    if target == rest && link.ends_with(&*rest) {
+        let plain = link.len() - rest.len() + 1;
         if raw.get(1..plain) == Some(&link.as_bytes()[..plain - 1]) {
-            return Some([b"\"", before.as_bytes(), &raw[plain..]].concat());
+            return Some([b"\"", origin.as_bytes(), &raw[plain..]].concat());
         }
     }
-    serde_json::to_vec(&format!("{before}{target}")).ok()
+    serde_json::to_vec(&format!("{origin}{target}")).ok()
 }
 
 /// The authority of a link and the rest after it; `None` when the link is relative.
@@ -129,11 +169,7 @@ fn target(link: &str) -> Cow<'_, str> {
         return Cow::Borrowed(link);
     };
     let (query, fragment) = query.find('#').map_or((query, ""), |at| query.split_at(at));
-    let is_taken = match endpoint {
-        Some(endpoint) => Options::of(endpoint, Some(query)).is_ok(),
-        // It may belong to any operation: what the strictest accepts, all accept.
-        None => Options::parse(Some(query)).is_ok(),
-    };
+    let is_taken = Options::of(endpoint, Some(query)).is_ok();
     if is_taken && path == link_path {
         return Cow::Borrowed(link);
     }
@@ -147,46 +183,35 @@ fn target(link: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{path}{query}{fragment}"))
 }
 
-/// The path of the operation that a link leads to, and the operation, if it is known. A relative or
-/// empty path leads to the operation of the request.
-fn operation(path: &str) -> Option<(Cow<'_, str>, Option<Endpoint>)> {
+/// The operation that a path leads to, and the path in the gateway's own form.
+fn operation(path: &str) -> Option<(String, Endpoint)> {
     let trimmed = path.trim_end_matches('/');
-    if path.is_empty() {
-        return Some((Cow::Borrowed(path), None));
-    }
-    let is_last = |known: &str| {
-        known
-            .rsplit('/')
-            .next()
-            .is_some_and(|name| name.eq_ignore_ascii_case(path))
-    };
-    for endpoint in Endpoint::all() {
-        let known = endpoint.template();
-        if known.eq_ignore_ascii_case(trimmed) {
-            return Some((Cow::Owned(known), Some(endpoint)));
-        }
-        if is_last(&known) {
-            return Some((Cow::Borrowed(path), Some(endpoint)));
-        }
-    }
-    None
+    let mut known = Endpoint::all().map(|endpoint| (endpoint.template(), endpoint));
+    known.find(|(known, _)| known.eq_ignore_ascii_case(trimmed))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn base(origin: &str) -> Base {
+        Base {
+            origin: origin.to_owned(),
+            path: Some(Endpoint::HISTORY.template()),
+        }
+    }
+
     #[test]
     fn a_link_with_an_escaped_name_is_rewritten() {
         let link = |host: &str| format!(r#"{{"\u0040odata.nextLink": "{host}/x?$skiptoken=\u0031","value":[]}}"#);
         let body = link("https://eu.securitycenter.microsoft.com");
-        let rewritten = rewrite(body.as_bytes(), &[], || "http://gw:8080".to_owned()).unwrap();
+        let rewritten = rewrite(body.as_bytes(), &[], || base("http://gw:8080")).unwrap();
         assert_eq!(rewritten, link("http://gw:8080"));
     }
 
     fn rewritten(body: &str) -> Option<String> {
         let upstream = ["api-eu.securitycenter.microsoft.com".to_owned()];
-        let bytes = rewrite(body.as_bytes(), &upstream, || "http://127.0.0.1:8080".to_owned())?;
+        let bytes = rewrite(body.as_bytes(), &upstream, || base("http://127.0.0.1:8080"))?;
         Some(String::from_utf8(bytes.into()).unwrap())
     }
 
@@ -222,8 +247,7 @@ mod tests {
             r#"{"@odata.nextLink":"https://api.securitycenter.microsoft.com@evil.example/api"}"#,
             r#"{"@odata.nextLink":"https://evil.example/https://api.securitycenter.microsoft.com/api"}"#,
             r#"{"@odata.nextLink":"ftp://api.securitycenter.microsoft.com/api"}"#,
-            r#"{"@odata.nextLink":"/api/X?page=2"}"#,
-            r#"{"@odata.nextLink":"GetScanHistoryByScanDefinitionId?$skiptoken=x"}"#,
+            r#"{"@odata.nextLink":""}"#,
             r#"{"mynextLink":"https://api-eu.securitycenter.microsoft.com/"}"#,
             r#"{"@odata.nextLink":"https://api-eu.securitycenter.microsoft.com.evil.example/"}"#,
             r#"{"@odata.nextLink":"https://api-eu.securitycenter.microsoft.com@evil.example/"}"#,
@@ -304,9 +328,39 @@ mod tests {
                 "a list takes any query"
             );
         }
-        assert_eq!(link("?page=2"), "?page=2&defender-gateway-link");
-        let relative = "GetScanHistoryByScanDefinitionId?page=2";
-        assert_eq!(link(relative), format!("{relative}&defender-gateway-link"));
+    }
+
+    #[test]
+    fn relative_links_lead_to_the_gateway() {
+        let here = format!("http://127.0.0.1:8080{}", Endpoint::HISTORY.template());
+        let folder = here.strip_suffix("GetScanHistoryByScanDefinitionId").unwrap();
+        for (relative, expected) in [
+            ("?page=2", format!("{here}?page=2&defender-gateway-link")),
+            ("?$skiptoken=a/b:c", format!("{here}?$skiptoken=a/b:c")),
+            (
+                "GetScanHistoryByScanDefinitionId?page=2",
+                format!("{here}?page=2&defender-gateway-link"),
+            ),
+            ("other", format!("{folder}other")),
+            ("/api/X?page=2", "http://127.0.0.1:8080/api/X?page=2".to_owned()),
+        ] {
+            assert_eq!(link(relative), expected);
+        }
+    }
+
+    #[test]
+    fn what_no_uri_holds_is_encoded_and_nothing_else() {
+        let list = "/api/DeviceAuthenticatedScanDefinitions";
+        let query = r#"$filter=a eq 'b' and c eq "ä%20+<>\^`{|}"&$skiptoken=[1,2];(x)!*~"#;
+        let encoded =
+            "$filter=a%20eq%20'b'%20and%20c%20eq%20%22%C3%A4%20+%3C%3E%5C%5E%60%7B%7C%7D%22&$skiptoken=[1,2];(x)!*~";
+        for path in [list, &Endpoint::HISTORY.template()] {
+            for start in ["https://api.securitycenter.windows.com", ""] {
+                let handed_out = link(&format!("{start}{path}?{query}"));
+                assert_eq!(handed_out, format!("http://127.0.0.1:8080{path}?{encoded}"));
+                assert!(handed_out.parse::<http::Uri>().is_ok());
+            }
+        }
     }
 
     #[test]

@@ -73,7 +73,7 @@ pub enum RequestError {
     #[error("more is being received at once than there is memory for")]
     Busy,
     /// Too many or too large header fields.
-    #[error("the header fields are too many or too large")]
+    #[error("the header fields are too many or too large, or the query is longer than 8 KiB")]
     Fields,
 }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::guard::Hosts;
 use crate::caller::{Name, RequestId};
 use crate::response::{RequestError, RequestInfo};
-use crate::scan::{Operation, Target, route};
+use crate::scan::{Endpoint, Target, route};
 use crate::telemetry::trace::Trace;
 
 /// A request, and what is known about it besides its HTTP message.
@@ -120,9 +120,9 @@ impl<B> RequestInfo for InboundRequest<B> {
         self.meta.head.uri()
     }
 
-    fn operation(&self) -> Option<Operation> {
+    fn endpoint(&self) -> Option<Endpoint> {
         let target = self.meta.target.as_ref();
-        target.map(|target| target.endpoint.operation)
+        target.map(|target| target.endpoint)
     }
 
     fn headers(&self) -> &HeaderMap {

@@ -45,9 +45,9 @@ def generate(program):
 
 def ask_python(folder, base):
     sys.path.insert(0, str(folder))
-    from python.api.default import scan_history
+    from python.api.default import list_scan_definitions, scan_definition, scan_history
     from python.client import Client
-    from python.models import Problem, ScanHistoryQuestion
+    from python.models import DefenderError, Problem, ScanHistoryQuestion
 
     client = Client(base_url=base)
     good = scan_history.sync_detailed(client=client, body=ScanHistoryQuestion(scan_definition_ids=[ID]), top=2)
@@ -55,6 +55,12 @@ def ask_python(folder, base):
     wrong = scan_history.sync_detailed(client=client, body=ScanHistoryQuestion(scan_definition_ids=[ID]), top=0)
     assert wrong.status_code == 400 and isinstance(wrong.parsed, Problem), wrong
     assert wrong.parsed.error.code == "ODataError", wrong.parsed
+    defenders = list_scan_definitions.sync_detailed(client=client, top=0)
+    assert defenders.status_code == 400 and isinstance(defenders.parsed, DefenderError), defenders
+    assert defenders.parsed.error.code and defenders.parsed.error.message, defenders.parsed
+    unknown, impossible = (scan_definition.sync_detailed(id, client=client) for id in ["no-such-id-1", "no-such-id"])
+    assert unknown.status_code == 404 and isinstance(unknown.parsed, DefenderError), unknown
+    assert impossible.status_code == 404 and isinstance(impossible.parsed, Problem), impossible
 
 
 def main(program):

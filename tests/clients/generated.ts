@@ -17,6 +17,10 @@ async function main(base: string, id: string) {
   const wrong = await typed.POST(path, { params: { query: { $top: 0 } }, body });
   assert.equal(wrong.response.status, 400);
   assert.match(JSON.stringify(wrong.error), /ODataError/);
+  const defenders = await typed.GET("/api/DeviceAuthenticatedScanDefinitions", { params: { query: { $top: 0 } } });
+  assert.equal(defenders.response.status, 400);
+  const error = defenders.error && "error" in defenders.error ? defenders.error.error : undefined;
+  assert.ok(error?.message, JSON.stringify(defenders.error));
 
   hey.setConfig({ baseUrl: base });
   const served = await scanHistory({ body, query: { $top: 2 } });

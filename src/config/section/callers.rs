@@ -14,7 +14,7 @@ section! {
     pub struct Callers: "callers", "fair use in front of everything, and shares of the quota";
 
     /// How many requests one caller may make, cache hits included; more are answered 429. A bucket:
-    /// up to twice as many can fall into one window.
+    /// up to twice as many can fall into one window. The ranges are those of `quota.limits`.
     limit: Option<Limit> = Key::text("REQUESTS/WINDOW, such as \"600/1m\", or \"\" for none", "").live()
         => |reader, key| reader.optional(key, str::parse);
 

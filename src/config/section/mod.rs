@@ -178,8 +178,9 @@ mod cache {
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Cache: "cache", "answers kept in memory";
 
-        /// How long an answer is fresh; `0s` turns the cache off. History changes when a scan
-        /// session ends, every few hours, so minutes lose little.
+        /// How long an answer is fresh, at most a tenth of it less, so that answers of one moment do
+        /// not all end in one; `0s` turns the cache off. History changes when a scan session ends,
+        /// every few hours, so minutes lose little.
         ttl: Duration = Key::duration(Duration::ZERO, Duration::from_hours(24), "30s").live() => Reader::duration;
 
         /// How long the history of a finished session is fresh, which does not change any more;
@@ -236,7 +237,8 @@ mod merge {
         /// been found out that this changes no answer, by comparing answers to several ids with
         /// those to each, with ten calls of surplus quota at most. Stored rows answer requests for
         /// other lists of ids whatever is set here, unless that comparison has shown that answers
-        /// differ.
+        /// differ, but not the rows of the longest answer so far, which may have been cut off (see
+        /// `known_rows`).
         enabled: Merging = Key::flag_or("auto", "auto").live()
             => |reader, key| reader.flag_or(key, [Merging::On, Merging::Off, Merging::Auto]);
 
@@ -250,8 +252,8 @@ mod merge {
         /// gathers.
         gather: Duration = Key::duration(Duration::ZERO, Duration::from_secs(1), "5ms").live() => Reader::duration;
 
-        /// How many rows one answer is known to hold, as `defender-gateway probe` reports it; 0:
-        /// nothing is known. Until a longer answer has been seen, a shared one may have been cut
+        /// How many rows one answer is known to hold, such as `defender-gateway probe` counts for
+        /// several ids in one call; 0: nothing is known. Until a longer answer has been seen, a shared one may have been cut
         /// off, and its requests share another, smaller call.
         known_rows: usize = Key::count(0, 1_000_000, 0).live() => Reader::count;
     }

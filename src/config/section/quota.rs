@@ -15,7 +15,7 @@ section! {
     pub struct Quota: "quota", "what the upstream allows";
 
     /// Calls per window, as the upstream counts them for one tenant and application. The defaults
-    /// are what Microsoft documents.
+    /// are what Microsoft documents. A window has whole seconds.
     limits: Vec<Limit> = Key::list(
         "1 to 4 of CALLS/WINDOW, such as \"100/1m\", with 1 to 1000000 calls and windows of 1s to 24h",
         &["100/1m", "1500/1h"],
@@ -42,7 +42,8 @@ section! {
     /// Where the calls made are remembered across a restart when no store is used. Without it a
     /// restart forgets up to an hour of calls, and `on_unknown_past` says what to assume. With
     /// `scope = "operation"` each operation has a file of its own, this name with a point and the
-    /// operation's behind it.
+    /// operation's behind it. One file belongs to one gateway: two that run with the same file do
+    /// not see each other's calls, and each spends the whole quota.
     state_file: Option<PathBuf> = Key::text("a path in an existing directory, or \"\" for none", "") => state_file;
 
     /// What to assume at a start with nothing remembered: `empty` an unused quota, `paced` start

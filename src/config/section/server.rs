@@ -122,6 +122,9 @@ fn host(text: &str) -> Result<String, String> {
     if let Ok(address) = text.parse::<Ipv6Addr>() {
         return Ok(Host::<&str>::Ipv6(address).to_string());
     }
+    if text.contains('*') {
+        return Err("is no host name (there are no wildcards; write each name)".into());
+    }
     let host = Host::parse(text).map_err(|error| format!("is no host name ({error})"))?;
     Ok(host.to_string().to_lowercase())
 }

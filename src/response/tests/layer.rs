@@ -14,7 +14,7 @@ use crate::caller::RequestId;
 use crate::memory::MemoryBudget;
 use crate::response;
 use crate::response::{Config, Ended, Layer, Outcome, Reply, RequestError, RequestInfo, Window, Windows};
-use crate::scan::{self, Operation, ServedResponse, Status, TokenOwner, UpstreamResponse};
+use crate::scan::{self, Endpoint, Operation, ServedResponse, Status, TokenOwner, UpstreamResponse};
 
 pub(super) const ID: &str = "test-1";
 
@@ -78,7 +78,7 @@ impl RequestInfo for ResponsePreferences {
         self.0.uri()
     }
 
-    fn operation(&self) -> Option<Operation> {
+    fn endpoint(&self) -> Option<Endpoint> {
         None
     }
 

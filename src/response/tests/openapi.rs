@@ -60,6 +60,11 @@ const VARY: Field = (
     "Only where callers may bring tokens of their own: answers depend on them.",
     "authorization",
 );
+const CHALLENGE: Field = (
+    "WWW-Authenticate",
+    "Defender's, with a 401 that rejects the caller's own token.",
+    "Bearer error=\"invalid_token\"",
+);
 const ALLOW: Field = ("Allow", "The methods of this path.", "OPTIONS, POST, QUERY");
 const ACCEPT_QUERY: Field = (
     "Accept-Query",
@@ -83,6 +88,8 @@ const DEFENDERS: [Field; 4] = [
     ),
     RETRY_AFTER,
 ];
+
+const DEFENDERS_OWN: &str = "Defender's own error, unchanged.";
 
 /// All responses of an operation: Defender's answers, of which `good` is the successful one, and
 /// the gateway's own errors by status.
@@ -109,29 +116,34 @@ pub(crate) fn answers(operation: Operation, good: &Value) -> Value {
         answers.insert("304".into(), unchanged);
     }
     for (status, codes) in by_status() {
-        if codes.iter().any(|code| is_of_operation(*code)) {
-            answers.insert(status.as_str().into(), json!({"$ref": shared_name(status)}));
+        if codes.iter().any(|code| is_of_operation(*code, operation)) {
+            answers.insert(status.as_str().into(), shared_as("Error", status));
         }
     }
-    // Defender's errors may have a status that the gateway uses too; their body is Defender's then.
-    let content = json!({"application/json": {"schema": {"type": "object"}}});
-    answers.insert(
-        "default".into(),
-        served("Defender's own error, unchanged.", None, &content),
-    );
+    let content = json!({"application/json": {"schema": {"$ref": "#/components/schemas/DefenderError"}}});
+    let fields = [CHALLENGE];
+    answers.insert("default".into(), served(DEFENDERS_OWN, fields, &content));
     answers.into()
 }
 
-/// The gateway's own errors, which all operations share: `#/components/responses`.
+/// What `answers` and `options` refer to: `#/components/responses`. Those whose names begin with
+/// `Problem` are the gateway's own only, as no call is made for `OPTIONS`. With the status of an
+/// `Error` Defender may answer too.
 pub(crate) fn shared() -> Value {
-    let errors = by_status()
-        .into_iter()
-        .map(|(status, codes)| (format!("Problem{}", status.as_u16()), own(status, &codes)));
-    Value::Object(errors.collect())
+    let mut responses = Map::new();
+    for (status, codes) in by_status() {
+        responses.insert(format!("Error{}", status.as_u16()), own_or_defenders(status, &codes));
+    }
+    for code in OF_OPTIONS {
+        let status = code.status();
+        let codes = by_status().remove(&status).unwrap_or_default();
+        responses.insert(format!("Problem{}", status.as_u16()), own(status, &codes));
+    }
+    responses.into()
 }
 
-fn shared_name(status: StatusCode) -> String {
-    format!("#/components/responses/Problem{}", status.as_u16())
+fn shared_as(kind: &str, status: StatusCode) -> Value {
+    json!({"$ref": format!("#/components/responses/{kind}{}", status.as_u16())})
 }
 
 /// The body of the gateway's own errors, `#/components/schemas/Problem`.
@@ -156,7 +168,7 @@ pub(crate) fn body() -> Value {
             "wait_needed": {
                 "type": "integer",
                 "minimum": 1,
-                "description": "How many seconds of `Prefer: wait` would have been let in, where a longer wait would have helped.",
+                "description": "How many seconds of `Prefer: wait` the same request needs if it is sent again now, where a longer wait helps.",
             },
             "error": {
                 "type": "object",
@@ -173,6 +185,28 @@ pub(crate) fn body() -> Value {
     })
 }
 
+/// The body of Defender's own errors, `#/components/schemas/DefenderError`.
+pub(crate) fn defenders_body() -> Value {
+    let text = json!({"type": "string"});
+    json!({
+        "type": "object",
+        "required": ["error"],
+        "properties": {"error": {
+            "type": "object",
+            "properties": {"code": text, "message": text, "target": text},
+        }},
+    })
+}
+
+/// Errors that are found before the method is looked at.
+const OF_OPTIONS: [ErrorCode; 5] = [
+    ErrorCode::BadRequest,
+    ErrorCode::CrossSite,
+    ErrorCode::Misdirected,
+    ErrorCode::RequestHeaderFieldsTooLarge,
+    ErrorCode::InternalServerError,
+];
+
 /// The responses to `OPTIONS` on the path of an operation.
 pub(crate) fn options(operation: Operation) -> Value {
     let fields = table::options(Some(operation));
@@ -182,16 +216,9 @@ pub(crate) fn options(operation: Operation) -> Value {
     let mut answers = Map::new();
     let what = json!({"description": "What may be asked.", "headers": headers(fields.chain([REQUEST_ID]))});
     answers.insert("204".into(), what);
-    // These errors are found before the method is looked at.
-    for code in [
-        ErrorCode::BadRequest,
-        ErrorCode::CrossSite,
-        ErrorCode::Misdirected,
-        ErrorCode::RequestHeaderFieldsTooLarge,
-        ErrorCode::InternalServerError,
-    ] {
+    for code in OF_OPTIONS {
         let status = code.status();
-        answers.insert(status.as_str().into(), json!({ "$ref": shared_name(status) }));
+        answers.insert(status.as_str().into(), shared_as("Problem", status));
     }
     answers.into()
 }
@@ -204,7 +231,7 @@ fn by_status() -> BTreeMap<StatusCode, Vec<ErrorCode>> {
     codes
 }
 
-fn served(description: &str, tag: Option<Field>, content: &Value) -> Value {
+fn served(description: &str, more: impl IntoIterator<Item = Field>, content: &Value) -> Value {
     let fields = [
         CACHE_STATUS,
         AGE,
@@ -218,12 +245,31 @@ fn served(description: &str, tag: Option<Field>, content: &Value) -> Value {
     ];
     json!({
         "description": description,
-        "headers": headers(fields.into_iter().chain(tag).chain(DEFENDERS)),
+        "headers": headers(fields.into_iter().chain(more).chain(DEFENDERS)),
         "content": content,
     })
 }
 
-/// The errors with this status.
+/// The gateway's own errors with this status, or Defender's. Generators that know one body for each
+/// status take the first content, so it has both.
+fn own_or_defenders(status: StatusCode, codes: &[ErrorCode]) -> Value {
+    let mut error = own(status, codes);
+    let content = json!({"application/json": {"schema": {
+        "description": "Defender's own. The gateway's are written here too, for clients that know one body for each status.",
+        "anyOf": [{"$ref": "#/components/schemas/Problem"}, {"$ref": "#/components/schemas/DefenderError"}],
+    }}});
+    let theirs = served(DEFENDERS_OWN, [], &content);
+    for part in ["headers", "content"] {
+        for (name, described) in theirs[part].as_object().into_iter().flatten() {
+            error[part][name] = described.clone();
+        }
+    }
+    let description = error["description"].as_str().unwrap_or_default();
+    error["description"] = format!("{description}\n\nAs `application/json`: {DEFENDERS_OWN}").into();
+    error
+}
+
+/// The gateway's own errors with this status.
 fn own(status: StatusCode, codes: &[ErrorCode]) -> Value {
     let description: Vec<_> = codes
         .iter()
@@ -288,7 +334,9 @@ fn meaning(code: ErrorCode) -> &'static str {
             "The turn cannot come before the deadline (which is known at once), the queue is full, or the caller is over its \
              fair-use limit. Retry-After says when to come back."
         }
-        ErrorCode::RequestHeaderFieldsTooLarge => "The header fields are too many or too large.",
+        ErrorCode::RequestHeaderFieldsTooLarge => {
+            "The header fields are too many or too large, or the query is longer than 8 KiB."
+        }
         ErrorCode::InternalServerError => "A defect of the gateway; its log says more under the request's id.",
         ErrorCode::NotImplemented => "The body has another transfer coding than `chunked`.",
         ErrorCode::SignInRefused => "The gateway's credentials are refused.",
@@ -307,7 +355,12 @@ fn meaning(code: ErrorCode) -> &'static str {
     }
 }
 
-/// Whether a request to an operation can end with it; the others concern other requests.
-fn is_of_operation(code: ErrorCode) -> bool {
-    !matches!(code, ErrorCode::NotFound | ErrorCode::MethodNotAllowed)
+/// Whether a request to the operation can end with it; the others concern other requests. At the
+/// path of an entity what can be no id is not found.
+fn is_of_operation(code: ErrorCode, operation: Operation) -> bool {
+    match code {
+        ErrorCode::MethodNotAllowed => false,
+        ErrorCode::NotFound => operation.declaration().fixed_path().1,
+        _ => true,
+    }
 }

@@ -263,7 +263,7 @@ fn every_error_code_has_a_cause() {
 fn described_errors_are_those_that_are_sent() {
     for (error, status, code, ..) in rows() {
         let responses = shared();
-        let of_status = &responses[format!("Problem{status}")]["content"]["application/problem+json"]["schema"];
+        let of_status = &responses[format!("Error{status}")]["content"]["application/problem+json"]["schema"];
         let described = described_body();
         let codes = of_status["properties"]["error"]["properties"]["code"]["enum"]
             .as_array()

@@ -15,7 +15,10 @@ fn described() -> String {
     let paths: Map<String, Value> = Endpoint::all()
         .map(|endpoint| (endpoint.template(), path(endpoint)))
         .collect();
-    let mut schemas = Map::from_iter([("Problem".to_owned(), response::body())]);
+    let mut schemas = Map::from_iter([
+        ("Problem".to_owned(), response::body()),
+        ("DefenderError".to_owned(), response::defenders_body()),
+    ]);
     for operation in Operation::ALL {
         let declared = operation.declaration();
         if let Input::Ids { member, .. } = declared.input {

@@ -216,6 +216,11 @@ fn our_proxy_setting_wins_and_none_means_none() {
             .via_proxy
             .is_none()
     );
+    assert!(
+        mistakes("[defender]\nvia_proxy = \"NONE\"", &[])
+            .concat()
+            .contains("in lower case")
+    );
     let proxy = resolved("[defender]\nvia_proxy = \"http://p:1\"", &variables)
         .defender
         .via_proxy

@@ -70,6 +70,12 @@ fn hosts_are_names_without_a_port() {
         "g.toml:2:10: server.hosts[0]: \"a:80\" is no host name",
         "without a port",
     );
+    assert_one(
+        "[server]\nhosts = [\"*.example\"]",
+        &[],
+        "g.toml:2:10: server.hosts[0]: \"*.example\" is no host name",
+        "no wildcards",
+    );
 }
 
 #[test]

@@ -29,6 +29,7 @@ pub(super) fn read(reader: &mut Reader<'_>, key: &'static Key) -> Read<Option<Pr
         let except = except(reader);
         return reader.parsed(key, |text| match text {
             "none" => Ok(None),
+            _ if text.eq_ignore_ascii_case("none") => Err("is no address; write \"none\" in lower case".into()),
             _ => proxy(text, except).map(Some),
         });
     }
