@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::scan::{Request, StoredRows, UpstreamResponse};
+use crate::single_flight::Shared;
 use crate::single_flight::batch_share::BatchShare;
 use crate::single_flight::batcher::{Batch, BatchMember, release};
 use crate::single_flight::flight::{Departure, Flight, Part, Stage, State};
@@ -32,9 +33,10 @@ pub(super) enum MemberOutcome {
     Response(MemberResponse),
     /// The answer to an equal request, which another flight asked for alone.
     Equal(MemberResponse),
-    /// The call waits for a slot again, or one for the same request brought no answer. The member
-    /// waits for a slot itself, as long as its own callers may, and whichever of them gets one first
-    /// may take the others along.
+    /// The call for an equal request brought no answer, but this error or response.
+    Failed(Result<UpstreamResponse, Shared>),
+    /// The call waits for a slot again. The member waits for a slot itself, as long as its own
+    /// callers may, and whichever of them gets one first may take the others along.
     Released,
     /// The call did not answer the member, but another batch may. The member was found to have this
     /// many rows, or 0 if none were counted.
