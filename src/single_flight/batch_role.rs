@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::attempt::Attempt;
 use crate::scan::{Request, StoredRows, UpstreamResponse};
 use crate::single_flight::Shared;
 use crate::single_flight::batch_share::BatchShare;
@@ -240,25 +241,37 @@ impl Flight {
         }
     }
 
-    /// Lets the flights that share the call wait for themselves, unless it leaves now and none of
-    /// them has waited long enough: they have no place in the queue that would tell their leaders so.
+    /// Lets the flights that share the call wait for themselves. If it leaves now, only those whose
+    /// time has been over for a while: they have no place in the queue that would tell their leaders
+    /// so. A batch stays together or is given up.
     pub(super) fn release_companions(&self, now: Instant, start: Option<Instant>) {
-        let companions = {
+        let mut gone = {
             let state = self.state();
             if !matches!(state.batch_role, BatchRole::Carrier(_)) && state.equals.is_empty() {
                 return;
             }
             state.companions()
         };
-        let may_wait = |companion: &Arc<Self>| companion.state().waiters.leader_caller.deadline > now;
-        if start.is_some_and(|start| start <= now) && companions.iter().all(may_wait) {
-            return;
+        let leaves_now = start.is_some_and(|start| start <= now);
+        if leaves_now {
+            gone.retain(|companion| companion.state().waiters.leader_caller.deadline + Attempt::GRACE <= now);
+            if gone.is_empty() {
+                return;
+            }
         }
         self.end_trace(true);
-        if let Some(batch) = self.take_batch() {
+        let is_gone = |member: &BatchMember| gone.iter().any(|flight| Arc::ptr_eq(flight, &member.flight));
+        let (equals, keeps_batch) = {
+            let mut state = self.state();
+            let equals = state.equals.extract_if(.., |equal| is_gone(equal)).collect();
+            let batch_role = &state.batch_role;
+            let keeps = matches!(batch_role, BatchRole::Carrier(batch) if !batch.members.iter().any(is_gone));
+            (equals, leaves_now && keeps)
+        };
+        if !keeps_batch && let Some(batch) = self.take_batch() {
             release(batch.members);
         }
-        self.release_equals();
+        release(equals);
     }
 
     /// The flight was in a batch whose call waits for a slot again.

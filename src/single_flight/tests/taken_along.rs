@@ -1,12 +1,16 @@
 //! Equal requests that the call of one of them took along, and that call brings no answer.
 
+use std::sync::Arc;
+
 use http::StatusCode;
+use tokio::time::Instant;
 
 use super::batch_join::Response;
-use super::fixture::{Fixture, Reply, answer, failure, pass, rows};
+use super::fixture::{Fixture, Reply, answer, failure, no_slot, pass, rows};
 use super::urgency::at;
 use crate::BoxError;
 use crate::attempt::{Attempt, RetryHint};
+use crate::caller::Name;
 use crate::scan::{Outcome, UpstreamResponse};
 use crate::single_flight::tests::fixture::request;
 
@@ -103,4 +107,29 @@ async fn who_joined_one_that_was_taken_along_and_still_has_time_asks_again() {
     reply.send(Ok(rows(&request(&["a"])))).unwrap();
     assert_eq!(joined.await.unwrap().unwrap().answer.status, StatusCode::OK);
     fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_whose_time_has_long_been_over_is_left_behind_by_a_retry_that_leaves_now() {
+    for (waited, leaves) in [(4, false), (8, true)] {
+        let mut fixture = Fixture::new();
+        let (mut asked, attempt, reply) = taken_along(&mut fixture, &[20, 2, 20]).await;
+        pass(waited).await;
+        Arc::clone(&attempt.request).queues(attempt.position, Instant::now());
+        attempt.request.bind().unwrap();
+        fixture.settled().await;
+        let own = fixture.calls.try_recv();
+        assert_eq!(own.is_ok(), leaves, "after {waited} s");
+        if let Ok((attempt, refused)) = own {
+            assert_eq!(attempt.caller.name, Name::new("u=1"));
+            refused.send(Err(no_slot())).map_err(drop).unwrap();
+            assert!(asked.remove(1).await.unwrap().is_err());
+        }
+        assert!(fixture.calls.try_recv().is_err(), "the others wait for the retry");
+        reply.send(Ok(rows(&request(&["a"])))).unwrap();
+        for asked in asked {
+            assert_eq!(asked.await.unwrap().unwrap().answer.status, StatusCode::OK);
+        }
+        fixture.nothing_is_left().await;
+    }
 }
