@@ -125,7 +125,9 @@ impl Flight {
         rows_since: Option<Instant>,
     ) -> Option<oneshot::Sender<MemberOutcome>> {
         let mut state = self.state();
-        if !state.can_batch() || rows_since.is_some() && rows_since != state.waiters.all_entered() {
+        // Flights for the same request that wait for its answer may have come after such a call left.
+        let is_too_old = departed < Instant::now() && !state.equals.is_empty();
+        if is_too_old || !state.can_batch() || rows_since.is_some() && rows_since != state.waiters.all_entered() {
             return None;
         }
         let sender = self.become_member(&mut state, departed)?;

@@ -6,12 +6,14 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::batch_join::Response;
-use super::fixture::{Fixture, Reply, answer, failure, no_slot, pass, rows};
+use super::fixture::{Fixture, RecordingSink, Reply, answer, failure, no_slot, pass, rows};
 use super::urgency::at;
 use crate::BoxError;
 use crate::attempt::{Attempt, RetryHint};
 use crate::caller::Name;
 use crate::scan::{Outcome, UpstreamResponse};
+use crate::single_flight::batcher::BatchMember;
+use crate::single_flight::flight::Flight;
 use crate::single_flight::tests::fixture::request;
 
 /// Equal requests, each more urgent than the one before and with this much time, and what the first
@@ -132,4 +134,26 @@ async fn only_whose_time_has_long_been_over_is_left_behind_by_a_retry_that_leave
         }
         fixture.nothing_is_left().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flight_that_took_others_along_joins_no_batch_that_left_before() {
+    let start = Instant::now();
+    let flight = || {
+        let sink = Arc::<RecordingSink>::default();
+        Flight::new(Arc::new(request(&["a"])), None, sink, &Arc::new(at(0, 60)), start)
+    };
+    let ((first, _, _first_told), (other, _, _other_told)) = (flight(), flight());
+    first.start(start);
+    let sender = other.take_equal_sender(start).unwrap();
+    let other = BatchMember {
+        flight: Arc::new(other),
+        stored: None,
+        sender,
+    };
+    first.take_along(vec![other]);
+    pass(1).await;
+    first.wait_again(Instant::now(), Some(Instant::now()));
+    assert!(first.take_result_sender(start, None).is_none());
+    assert!(first.take_result_sender(Instant::now(), None).is_some());
 }
