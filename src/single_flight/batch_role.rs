@@ -6,7 +6,9 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::attempt::Attempt;
 use crate::scan::{Request, StoredRows, UpstreamResponse};
+use crate::single_flight::Shared;
 use crate::single_flight::batch_share::BatchShare;
 use crate::single_flight::batcher::{Batch, BatchMember, release};
 use crate::single_flight::flight::{Departure, Flight, Part, Stage, State};
@@ -32,9 +34,10 @@ pub(super) enum MemberOutcome {
     Response(MemberResponse),
     /// The answer to an equal request, which another flight asked for alone.
     Equal(MemberResponse),
-    /// The call waits for a slot again, or one for the same request brought no answer. The member
-    /// waits for a slot itself, as long as its own callers may, and whichever of them gets one first
-    /// may take the others along.
+    /// The call for an equal request brought no answer, but this error or response.
+    Failed(Result<UpstreamResponse, Shared>),
+    /// The call waits for a slot again. The member waits for a slot itself, as long as its own
+    /// callers may, and whichever of them gets one first may take the others along.
     Released,
     /// The call did not answer the member, but another batch may. The member was found to have this
     /// many rows, or 0 if none were counted.
@@ -122,7 +125,9 @@ impl Flight {
         rows_since: Option<Instant>,
     ) -> Option<oneshot::Sender<MemberOutcome>> {
         let mut state = self.state();
-        if !state.can_batch() || rows_since.is_some() && rows_since != state.waiters.all_entered() {
+        // Flights for the same request that wait for its answer may have come after such a call left.
+        let is_too_old = departed < Instant::now() && !state.equals.is_empty();
+        if is_too_old || !state.can_batch() || rows_since.is_some() && rows_since != state.waiters.all_entered() {
             return None;
         }
         let sender = self.become_member(&mut state, departed)?;
@@ -238,25 +243,37 @@ impl Flight {
         }
     }
 
-    /// Lets the flights that share the call wait for themselves, unless it leaves now and none of
-    /// them has waited long enough: they have no place in the queue that would tell their leaders so.
+    /// Lets the flights that share the call wait for themselves. If it leaves now, only those whose
+    /// time has been over for a while: they have no place in the queue that would tell their leaders
+    /// so. A batch stays together or is given up.
     pub(super) fn release_companions(&self, now: Instant, start: Option<Instant>) {
-        let companions = {
+        let mut gone = {
             let state = self.state();
             if !matches!(state.batch_role, BatchRole::Carrier(_)) && state.equals.is_empty() {
                 return;
             }
             state.companions()
         };
-        let may_wait = |companion: &Arc<Self>| companion.state().waiters.leader_caller.deadline > now;
-        if start.is_some_and(|start| start <= now) && companions.iter().all(may_wait) {
-            return;
+        let leaves_now = start.is_some_and(|start| start <= now);
+        if leaves_now {
+            gone.retain(|companion| companion.state().waiters.leader_caller.deadline + Attempt::GRACE <= now);
+            if gone.is_empty() {
+                return;
+            }
         }
         self.end_trace(true);
-        if let Some(batch) = self.take_batch() {
+        let is_gone = |member: &BatchMember| gone.iter().any(|flight| Arc::ptr_eq(flight, &member.flight));
+        let (equals, keeps_batch) = {
+            let mut state = self.state();
+            let equals = state.equals.extract_if(.., |equal| is_gone(equal)).collect();
+            let batch_role = &state.batch_role;
+            let keeps = matches!(batch_role, BatchRole::Carrier(batch) if !batch.members.iter().any(is_gone));
+            (equals, leaves_now && keeps)
+        };
+        if !keeps_batch && let Some(batch) = self.take_batch() {
             release(batch.members);
         }
-        self.release_equals();
+        release(equals);
     }
 
     /// The flight was in a batch whose call waits for a slot again.

@@ -76,11 +76,35 @@ impl FlightDriver {
                 return self.finish(joined, BatchKind::Member, leader);
             }
             Some(MemberOutcome::Equal(equal)) => return self.finish(Some(equal), BatchKind::Equal, leader),
+            Some(MemberOutcome::Failed(outcome)) => return self.equal_failed(outcome),
             Some(MemberOutcome::Released) => self.flight.released(),
             Some(MemberOutcome::Rejoin(rows)) => self.flight.rejoin(rows),
             None => self.flight.leave_batch(),
         }
         self.flight.leader()
+    }
+
+    /// What becomes of a flight whose request another flight asked for in vain. If its leader still
+    /// has time, it waits for a slot itself. Otherwise it fares as who had joined the other flight:
+    /// it would ask for a slot too late, and all that were taken along would do so at once.
+    fn equal_failed(&self, outcome: Result<UpstreamResponse, Shared>) -> Option<Leader> {
+        let now = Instant::now();
+        let leader = self.flight.leader()?;
+        if self.flight.has_time(now) {
+            self.flight.released();
+            return Some(leader);
+        }
+        let result = outcome.map(|answer| {
+            Arc::new(FlightResponse {
+                answer,
+                kept: None,
+                batch_kind: BatchKind::Equal,
+            })
+        });
+        // Waiters with more time than their leader had go on.
+        let next = self.flight.fail(&result, &leader, now);
+        self.flight.released();
+        next
     }
 
     /// Goes on after a call that was made for this flight, or for its batch.
@@ -120,11 +144,13 @@ impl FlightDriver {
         match result {
             Ok(answer) if is_out_of_time => {
                 let response = FlightResponse {
-                    answer,
+                    answer: answer.clone(),
                     kept: None,
                     batch_kind: BatchKind::None,
                 };
-                self.flight.fail(&Ok(Arc::new(response)), leader, Instant::now())
+                let next = self.flight.fail(&Ok(Arc::new(response)), leader, Instant::now());
+                self.fail_equals(&Ok(answer));
+                next
             }
             Ok(answer) => {
                 let asked = match self.flight.stage() {
@@ -141,7 +167,16 @@ impl FlightDriver {
                 }
                 None
             }
-            Err(error) => self.flight.fail(&Err(Shared::new(error)), leader, Instant::now()),
+            Err(error) => {
+                let error = Shared::new(error);
+                let next = self.flight.fail(&Err(error.clone()), leader, Instant::now());
+                // What the queue refuses is about one name: the others ask it themselves.
+                let failure = error.find::<Failure>();
+                if failure.is_none_or(|failure| failure.delivery != Delivery::NoSlot) {
+                    self.fail_equals(&Err(error));
+                }
+                next
+            }
         }
     }
 
@@ -222,18 +257,25 @@ impl FlightDriver {
     }
 
     /// Answers the flights for the same request that the call took along. A response that is no
-    /// answer serves only who asked for it.
+    /// answer serves only who asked for it, and who has no time for another call.
     fn answer_equals(&self, answer: &UpstreamResponse, asked: Instant) {
-        let equals = self.flight.take_equals();
-        if !equals.is_empty() && !ResponseKind::of(self.flight.request.endpoint(), answer).is_answer() {
-            return release(equals);
+        if !ResponseKind::of(self.flight.request.endpoint(), answer).is_answer() {
+            return self.fail_equals(&Ok(answer.clone()));
         }
-        for equal in equals {
+        for equal in self.flight.take_equals() {
             let answer = answer.clone();
             // A flight whose task ended with the runtime needs no outcome.
             let _ = equal
                 .sender
                 .send(MemberOutcome::Equal(MemberResponse { answer, asked }));
+        }
+    }
+
+    /// Tells the flights for the same request that the call brought no answer.
+    fn fail_equals(&self, outcome: &Result<UpstreamResponse, Shared>) {
+        for equal in self.flight.take_equals() {
+            // A flight whose task ended with the runtime needs no outcome.
+            let _ = equal.sender.send(MemberOutcome::Failed(outcome.clone()));
         }
     }
 }

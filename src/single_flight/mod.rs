@@ -22,8 +22,9 @@
 //! What this costs is places in the queue and no calls: when one of the equal flights leaves, it
 //! takes the others along, which give their places back and wait for its answer. If it brings none,
 //! or not before it has to wait for a slot again, they take their places again, as if they had gone
-//! on waiting, and ask for themselves. Who is out of time by then waits for no further call. Each
-//! flight that begins because its turn comes before has its turn clearly before, so there are few.
+//! on waiting, and ask for themselves; who is out of time by then is told what became of the call,
+//! and waits for no further one. Each flight that begins because its turn comes before has its turn
+//! clearly before, so there are few.
 //!
 //! Invariant: a waiter with `no-cache` is answered by a call that left after the waiter asked, and
 //! no waiter gets an error that concerns another waiter only, as long as it does not concern all of

@@ -279,14 +279,15 @@ async fn whatever_becomes_of_a_call_nobody_who_waited_for_it_fares_worse_than_al
                 for told in mix.told.iter().filter(|told| told.asked.has_slot()) {
                     let context = || format!("seed {seed}, {world:?}, {when:?}: {told:?} in {mix:#?}");
                     assert_ne!(told.error, "no slot in time", "{}", context());
-                    // It waited for one call, and then made one of its own.
+                    // Who is out of time when a call fails waits for no other one.
                     let latest = told.asked.at + told.asked.wait + Duration::from_secs(1);
-                    let each = match world {
+                    let answered = match world {
                         World::Silent => SILENCE,
-                        World::Throttling => CALL + PAUSE,
+                        World::Throttling => (CALL + PAUSE) * 2,
                         World::Good | World::Unavailable | World::Losing => CALL,
                     };
-                    assert!(told.after <= latest + each * 2, "{}", context());
+                    assert!(told.after <= latest + answered || when == Merging::On, "{}", context());
+                    assert!(told.after <= latest + answered * 2, "{}", context());
                 }
                 let (calls, asked) = (mix.calls.left.len(), mix.asked.len());
                 assert!(calls <= asked * 2, "seed {seed}: {calls} calls for {asked}");

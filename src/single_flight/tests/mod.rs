@@ -11,4 +11,5 @@ mod fixture;
 mod memory;
 mod reload;
 mod single;
+mod taken_along;
 mod urgency;

@@ -15,7 +15,7 @@ use crate::single_flight::BatchConfig;
 use crate::single_flight::tests::fixture::{MERGE, request};
 use crate::telemetry::trace;
 
-fn at(level: u8, seconds: u64) -> Caller {
+pub(super) fn at(level: u8, seconds: u64) -> Caller {
     Caller {
         urgency: Urgency::new(level).unwrap(),
         ..caller(&format!("u={level}"), seconds)
