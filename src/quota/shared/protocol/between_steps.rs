@@ -93,11 +93,7 @@ impl Protocol {
 
     /// Appends when the next `count` slots of all replicas come, those in hand first.
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
-        let mut quota_state = self.copy.quota_state(now);
-        if self.merging {
-            // What the bucket will hold is not known yet; nobody is to be refused for the want of it.
-            quota_state.unpaced_from = Some(now);
-        }
+        let quota_state = self.copy.quota_state(now);
         let longest = quota_state.ledger.limits().last();
         let apart = longest.map_or(Duration::ZERO, |limit| {
             limit.hold() / u32::try_from(limit.calls().max(1)).unwrap_or(u32::MAX)
