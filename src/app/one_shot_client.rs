@@ -177,7 +177,6 @@ impl OneShotClient {
             waiting: 1,
             deadlines: vec![until],
             returning: 0,
-            dues: [].into(),
             asks_again: false,
             position: None,
         }]);

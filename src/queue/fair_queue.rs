@@ -169,14 +169,7 @@ impl<S: PermitSource> Queue<S> {
             deadline,
             start,
             turn,
-        } = match state.enter(now, attempt, &self.0.source) {
-            Ok(entered) => entered,
-            Err(refused) => {
-                // It is expected back.
-                self.0.tell(&state);
-                return Err(refused);
-            }
-        };
+        } = state.enter(now, attempt, &self.0.source)?;
         let next = state.hand_out(now, &self.0.source);
         self.0.tell(&state);
         if !state.order.is_empty() && next != state.armed {
@@ -203,7 +196,6 @@ impl<S: PermitSource> Queue<S> {
             let now = Instant::now();
             let next = {
                 let state = &mut *self.0.lock();
-                state.adopt(now, &self.0.source);
                 state.expectations.expire(now, &mut state.order);
                 let next = state.hand_out(now, &self.0.source);
                 state.armed = next;
@@ -228,7 +220,7 @@ impl<S: PermitSource> Shared<S> {
     }
 
     /// Tells how many wait. With the state locked, so that what is told last is right.
-    pub(super) fn tell(&self, state: &State<S::Permit>) {
+    fn tell(&self, state: &State<S::Permit>) {
         let waiting = state.order.len();
         let shown = i64::try_from(waiting).unwrap_or(i64::MAX);
         let before = self.shown.swap(shown, Ordering::Relaxed);

@@ -59,7 +59,6 @@ async fn who_goes_before_somebody_here_has_room_however_many_wait_elsewhere() {
             waiting: elsewhere,
             deadlines: Vec::new(),
             returning: 0,
-            dues: [].into(),
             asks_again: false,
             position: None,
         }]);

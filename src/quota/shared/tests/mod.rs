@@ -8,7 +8,6 @@ mod explored;
 mod idle;
 mod limits_differ;
 mod members;
-mod obedience;
 mod order;
 mod pacing;
 mod probe;
