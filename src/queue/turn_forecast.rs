@@ -79,7 +79,7 @@ impl SlotForecast {
         if let Some(start) = self.starts.get(rank) {
             return *start;
         }
-        let beyond = u32::try_from(rank + 1 - self.starts.len()).unwrap_or(u32::MAX);
+        let beyond = u32::try_from(rank.saturating_add(1) - self.starts.len()).unwrap_or(u32::MAX);
         let last = self.starts.back().copied().unwrap_or(now);
         let apart = self.apart.saturating_mul(beyond).min(UNKNOWN * 24);
         last + apart
@@ -237,14 +237,19 @@ impl<P> State<P> {
                 return (ahead, start);
             }
             if start <= until {
-                if start >= from || rank >= self.forecast.known() {
+                // One that came before can be had now.
+                if start.max(look.now) >= from || rank >= self.forecast.known() {
                     return (ahead, start.max(from));
                 }
-                let passed = self.forecast.until(start).min(self.forecast.known()) - rank;
+                let passed = self
+                    .forecast
+                    .until(start)
+                    .min(self.forecast.known())
+                    .saturating_sub(rank);
                 (gone, rank) = (gone + passed, rank + passed);
                 start = self.forecast.start(rank, look.now);
             }
-            (until, slots) = (start, rank + 1);
+            (until, slots) = (start, rank.saturating_add(1));
         }
     }
 

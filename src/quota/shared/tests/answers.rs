@@ -194,21 +194,6 @@ async fn a_forecast_ends_whatever_the_store_says_of_others() {
     assert!(slots.iter().is_sorted());
 }
 
-/// The bucket is filled when the epoch is open.
-#[tokio::test(start_paused = true)]
-async fn while_an_epoch_is_opened_no_want_of_tokens_is_foretold() {
-    let now = Instant::now();
-    let mut state = replica(now);
-    for reply in [r#"{"epoch":"e","stale":true}"#, r#"{"epoch":"e","merging":1500000}"#] {
-        state.step("n".into(), false, now).unwrap();
-        let reply: SyncReply = serde_json::from_str(reply).unwrap();
-        let _ = state.on_reply(&reply, now, now);
-    }
-    let mut slots = std::collections::VecDeque::new();
-    state.forecast(now, 101, &mut slots);
-    assert_eq!(slots.partition_point(|slot| *slot == now), 100, "what the windows have");
-}
-
 /// More refusals than the script used to remember: told again, all of them would be new again.
 #[test]
 fn as_many_refusals_as_a_burst_holds_are_known_when_they_are_told_again() {
