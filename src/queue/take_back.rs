@@ -124,7 +124,7 @@ impl<P> State<P> {
                 self.tell(id, Refused::shutting_down(), now);
             } else {
                 let reason = self.why_late(id, rank);
-                let start = |rank| self.forecast.start(rank.saturating_add(index), now);
+                let start = |rank: usize| self.forecast.start(rank.saturating_add(index), now);
                 let (start, slot) = (start(rank), start(rank.max(gone)));
                 self.take_back(
                     id,
