@@ -231,7 +231,7 @@ def interface(binary):
     rows = [line.rsplit("|", 2)[1] for line in page.split("## Errors")[1].split("\n## ")[0].splitlines() if line.startswith("| ")]
     stated = {code for row in rows[1:] for code in re.findall(r"`(\w+)`", row)}
     problems = [answer["content"]["application/problem+json"]["schema"]["properties"]["error"]["properties"]["code"]
-                for name, answer in described["components"]["responses"].items() if name.startswith("Problem")]
+                for name, answer in described["components"]["responses"].items() if name.startswith(("Problem", "Error"))]
     codes = {code for problem in problems for code in problem["enum"]}
     if stated != codes:
         wrong.append(f"deploy/api.md, Errors: {', '.join(sorted(stated ^ codes))}")
