@@ -65,7 +65,8 @@ impl Base {
     }
 }
 
-/// `body` with its links rewritten to `base`, which is computed only when needed, or `None` when there is no link to rewrite.
+/// `body` with its links rewritten to `base`, which is computed only when needed, or `None` when
+/// there is no link to rewrite.
 ///
 /// `upstream` holds the upstream's host names in lower case, without ports. The key cannot be
 /// mistaken: inside a JSON string the quote after it would be escaped, and no colon follows a

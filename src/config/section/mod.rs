@@ -253,8 +253,8 @@ mod merge {
         gather: Duration = Key::duration(Duration::ZERO, Duration::from_secs(1), "5ms").live() => Reader::duration;
 
         /// How many rows one answer is known to hold, such as `defender-gateway probe` counts for
-        /// several ids in one call; 0: nothing is known. Until a longer answer has been seen, a shared one may have been cut
-        /// off, and its requests share another, smaller call.
+        /// several ids in one call; 0: nothing is known. Until a longer answer has been seen, a
+        /// shared one may have been cut off, and its requests share another, smaller call.
         known_rows: usize = Key::count(0, 1_000_000, 0).live() => Reader::count;
     }
 }

@@ -24,6 +24,16 @@ use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::scan::{Endpoint, Request};
 use crate::task::Tasks;
 
+/// Runs what a property test tries, in a runtime of its own.
+pub(super) fn in_paused_time<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(work)
+}
+
 /// One slot every so often; none is saved up, unless said otherwise.
 #[derive(Clone, Debug)]
 pub(super) struct Clockwork(Arc<Works>);

@@ -33,12 +33,7 @@ struct Outcome {
 /// What becomes of callers that all obey, beside slots that come so often. So many that nobody
 /// takes when they come are saved up, so that none is lost; none is free at first.
 fn obey(every: Duration, saved: u32, asks: &[Ask]) -> Vec<Outcome> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    in_paused_time(async {
         let tasks = Tasks::new();
         let (queue, clockwork) = queue_before(Clockwork::saving(saved, every), &tasks);
         let start = Instant::now();

@@ -122,12 +122,7 @@ fn live(callers: &[Asking]) -> Vec<Book> {
 
 /// The same beside one that does not obey. Also says how many slots that one had.
 fn live_beside(callers: &[Asking], burst: Option<Burst>) -> (Vec<Book>, u32) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    in_paused_time(async {
         let tasks = Tasks::new();
         let name = |n: usize| format!("caller {n}");
         let weight = |(n, asking): (usize, &Asking)| (Name::new(&name(n)), NonZeroU32::new(asking.weight).unwrap());

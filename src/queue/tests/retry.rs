@@ -12,12 +12,7 @@ type Ask = (u8, u8, u64);
 /// After these requests, `gap` milliseconds apart, somebody is refused and comes back `early`
 /// before it was told to. Whether it is let in; `None` when it was not refused.
 fn come_back(before: &[(Ask, u64)], last: Ask, early: Duration) -> Option<(Reason, bool)> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    in_paused_time(async {
         let tasks = Tasks::new();
         let (queue, _) = queue(Duration::from_millis(2400), &tasks);
         let enter = |(name, urgency, wait): Ask| {
