@@ -95,21 +95,22 @@ async fn overload(run: Run) {
     spawned.finish().await;
 }
 
-/// Whoever comes back when it was told to, and nobody else comes, is served.
-async fn come_back(spawned: &Spawned, refused: &[(Duration, Instant)]) {
+/// Whoever comes back when it was told to is served, though nobody else of the crowd comes. It
+/// comes by the name that was told: places in the queue belong to names.
+async fn come_back(spawned: &Spawned, refused: &[(Duration, String, Instant)]) {
     assert_eq!(refused.len(), WAITS.len(), "some were refused of each kind");
     let mut all = refused.to_vec();
-    all.sort_by_key(|(_, at)| *at);
-    for (n, (wait, at)) in all.into_iter().enumerate() {
+    all.sort_by_key(|(_, _, at)| *at);
+    for (n, (wait, caller, at)) in all.into_iter().enumerate() {
         sleep_until(at).await;
         let late = at.elapsed();
         let wait = format!("wait={}", wait.as_secs());
-        let fields = [("prefer", wait.as_str()), ("x-caller", "who comes back")];
+        let fields = [("prefer", wait.as_str()), ("x-caller", caller.as_str())];
         let answer = spawned.caller().ask_with(&[id(0x0100_0000 + n)], &fields).await;
         assert_eq!(
             answer.status,
             200,
-            "{wait}, {late:?} after it was told to come back: {}",
+            "{wait}, {caller}, {late:?} after it was told to come back: {}",
             answer.text()
         );
         sleep(Duration::from_millis(50)).await;

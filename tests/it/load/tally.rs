@@ -33,8 +33,8 @@ struct Inner {
     garbled: usize,
     wrong: Vec<String>,
     slowest: Duration,
-    /// The last refusal for each wait: when it came, and when to come back.
-    refused: BTreeMap<Duration, (Instant, Duration)>,
+    /// The last refusal for each wait: whose it was, and when to come back.
+    refused: BTreeMap<Duration, (String, Instant)>,
 }
 
 /// One request.
@@ -117,20 +117,21 @@ impl Tally {
                 None | Some(0) => inner.complain(format!("{request:?}: no time to come back: {answer:?}")),
                 Some(seconds) if status == 429 => {
                     let back = Duration::from_secs(seconds);
-                    inner.refused.insert(request.wait, (Instant::now(), back));
+                    let whose = (request.caller.clone(), Instant::now() + back);
+                    inner.refused.insert(request.wait, whose);
                 }
                 Some(_) => {}
             }
         }
     }
 
-    /// One that was refused last for each wait, and when it was told to come back.
-    pub(super) fn refused(&self) -> Vec<(Duration, Instant)> {
+    /// The one that was refused last for each wait: its caller, and when that was told to come back.
+    pub(super) fn refused(&self) -> Vec<(Duration, String, Instant)> {
         let inner = self.inner.lock().unwrap();
         inner
             .refused
             .iter()
-            .map(|(wait, (at, back))| (*wait, *at + *back))
+            .map(|(wait, (caller, back))| (*wait, caller.clone(), *back))
             .collect()
     }
 
