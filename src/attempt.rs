@@ -9,12 +9,14 @@
 //! of failure knows: whether the upstream can have counted the call ([`Delivery`]), and whether
 //! another attempt is worth a second call ([`RetryHint`]).
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use ring::digest::{SHA256, digest};
 use tokio::time::Instant;
 use url::Url;
 
@@ -103,6 +105,8 @@ pub struct FlowDemand {
     /// The number of its requests that were refused, were told when to come back, and are not here
     /// now.
     pub returning: usize,
+    /// When those of them are due that claim slots, ascending; only the first few.
+    pub dues: VecDeque<Instant>,
     /// Whether it sends a request whenever one is answered, so that forecasts count it as always
     /// waiting.
     pub asks_again: bool,
@@ -120,6 +124,8 @@ pub struct SharedOrder {
     pub own: Vec<(Urgency, Name, i64)>,
     /// The demand at the other replicas.
     pub others: Vec<FlowDemand>,
+    /// The latest requests that were told to come back here and came to another replica, numbered.
+    pub back: VecDeque<(u64, Urgency, Name)>,
 }
 
 /// The position of a class in a [`SharedOrder`].
@@ -137,6 +143,18 @@ pub struct ClassPosition {
 impl SharedOrder {
     /// One service of a flow of weight 1, in the unit of positions and clocks.
     pub const SERVICE: i64 = 1 << 20;
+
+    /// A flow of the order: its class, and a digest, because nobody need know elsewhere who asks.
+    pub fn flow(urgency: Urgency, caller: &Name) -> String {
+        let digest = digest(&SHA256, caller.as_str().as_bytes());
+        let first = digest.as_ref().first_chunk().copied().map_or(0, u64::from_be_bytes);
+        format!("{}{first:016x}", urgency.level())
+    }
+
+    /// What a caller of that flow is called where it has not asked: no caller has such a name.
+    pub fn alias(flow: &str) -> Name {
+        Name::new(&format!("\u{2026}{flow}"))
+    }
 }
 
 /// What the waiting requests need of the quota: the flows that need slots, in the order of their

@@ -169,7 +169,14 @@ impl<S: PermitSource> Queue<S> {
             deadline,
             start,
             turn,
-        } = state.enter(now, attempt, &self.0.source)?;
+        } = match state.enter(now, attempt, &self.0.source) {
+            Ok(entered) => entered,
+            Err(refused) => {
+                // It is expected back.
+                self.0.tell(&state);
+                return Err(refused);
+            }
+        };
         let next = state.hand_out(now, &self.0.source);
         self.0.tell(&state);
         if !state.order.is_empty() && next != state.armed {
@@ -196,6 +203,7 @@ impl<S: PermitSource> Queue<S> {
             let now = Instant::now();
             let next = {
                 let state = &mut *self.0.lock();
+                state.adopt(now, &self.0.source);
                 state.expectations.expire(now, &mut state.order);
                 let next = state.hand_out(now, &self.0.source);
                 state.armed = next;
@@ -220,7 +228,7 @@ impl<S: PermitSource> Shared<S> {
     }
 
     /// Tells how many wait. With the state locked, so that what is told last is right.
-    fn tell(&self, state: &State<S::Permit>) {
+    pub(super) fn tell(&self, state: &State<S::Permit>) {
         let waiting = state.order.len();
         let shown = i64::try_from(waiting).unwrap_or(i64::MAX);
         let before = self.shown.swap(shown, Ordering::Relaxed);

@@ -74,7 +74,10 @@ impl<S: PermitSource> Queue<S> {
         let Some(answer) = failure.answer.as_mut().filter(|_| is_told) else {
             return;
         };
-        let retry_after = self.0.lock().send_back(&attempt.caller, now, &self.0.source);
+        let mut state = self.0.lock();
+        let retry_after = state.send_back(&attempt.caller, now, &self.0.source);
+        self.0.tell(&state);
+        drop(state);
         let others = answer.headers.iter().filter(|(name, _)| *name != RETRY_AFTER);
         let others = others.map(|(name, value)| (name.clone(), value.clone()));
         let seconds = HeaderValue::from(retry_after.as_secs());
@@ -111,6 +114,7 @@ impl<S: PermitSource> Refusal for Untold<S> {
             let state = &mut *self.queue.0.lock();
             let (name, urgency, order) = (&self.caller.name, self.caller.urgency, &mut state.order);
             state.expectations.withdraw(name, urgency, due, Instant::now(), order);
+            self.queue.0.tell(state);
         }
     }
 }

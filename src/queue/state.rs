@@ -40,6 +40,8 @@ pub(super) struct State<P> {
     pub(super) forecast: SlotForecast,
     /// The order of all queues, as it was taken over last, if there is one.
     shared: Option<Arc<SharedOrder>>,
+    /// The number of the last that is known to have come to another queue.
+    back: u64,
     pub(super) recent: RecentCallers,
     pub(super) expectations: Expectations,
     tickets: u64,
@@ -82,6 +84,7 @@ impl<P> State<P> {
             waiters: HashMap::new(),
             forecast: SlotForecast::default(),
             shared: None,
+            back: 0,
             recent: RecentCallers::beside(others),
             expectations: Expectations::beside(others),
             tickets: 0,
@@ -141,10 +144,11 @@ impl<P> State<P> {
         let mut deadline = caller.deadline.max(now);
         let arrival = self.arrive(attempt, now);
         // Who was told to come now has a moment in any case.
-        if self.expectations.is_due(name, urgency, arrival, now) {
+        let is_due = self.expectations.is_due(name, urgency, arrival, now);
+        self.look_ahead(now, self.order.len() + 1 + BESIDES, source);
+        if is_due || self.order.is_due_elsewhere(name, urgency, self.others(), now) {
             deadline = deadline.max(now + MOMENT);
         }
-        self.look_ahead(now, self.order.len() + 1 + BESIDES, source);
         // A place below 2^48 and a count of tickets: unique, and in order of first arrival even
         // when a request queues again.
         let id = (attempt.position.order() << 16) | (self.tickets & 0xffff);
@@ -211,7 +215,8 @@ impl<P> State<P> {
         {
             self.take_back(last, Reason::Displaced, None, now);
         }
-        self.order.add(ticket);
+        let others = self.shared.as_ref().map_or(&[][..], |shared| &shared.others);
+        self.order.add_at(place, ticket, others);
         let latest = self.closes.map_or(deadline, |closes| closes.min(deadline));
         let in_time = self.forecast.until(latest).saturating_sub(ahead.rank() + 1);
         self.check.came(delay, in_time, self.order.loops(), now);
@@ -337,16 +342,27 @@ impl<P> State<P> {
         self.order.split_cost(urgency, payer, cost_sharers);
     }
 
-    /// Forecasts at least `count` slots, unless the last forecast still holds.
-    pub(super) fn look_ahead<S: PermitSource<Permit = P>>(&mut self, now: Instant, count: usize, source: &S) {
+    /// Takes over what is known of all queues, if there is news.
+    pub(super) fn adopt<S: PermitSource<Permit = P>>(&mut self, now: Instant, source: &S) {
         let shared = source.shared_order();
         if let Some(shared) = shared.filter(|new| self.shared.as_ref().is_none_or(|known| !Arc::ptr_eq(known, new))) {
+            for (number, urgency, name) in &shared.back {
+                if *number > self.back {
+                    self.back = *number;
+                    self.expectations.back_elsewhere(name, *urgency, now, &mut self.order);
+                }
+            }
             self.order.adopt(&shared);
             self.shared = Some(shared);
             // Slots that were used elsewhere may have been forecast.
             self.forecast.invalidate();
             self.check.order_changed(now);
         }
+    }
+
+    /// Forecasts at least `count` slots, unless the last forecast still holds.
+    pub(super) fn look_ahead<S: PermitSource<Permit = P>>(&mut self, now: Instant, count: usize, source: &S) {
+        self.adopt(now, source);
         if self.forecast.look_ahead(now, count, source) {
             self.check.drifted = true;
         }

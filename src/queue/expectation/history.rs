@@ -18,7 +18,7 @@ const CYCLES: usize = 3;
 
 /// A return this much too early is on time, and one that has stayed away for half the time: one
 /// that comes earlier is another request of a burst.
-const EARLY: Duration = Duration::from_secs(1);
+pub(super) const EARLY: Duration = Duration::from_secs(1);
 
 /// A return this much too late still claims its slot, unless that has passed: an answer and a timer
 /// take their time. As long as one is later than that, none of its caller's claims a slot.

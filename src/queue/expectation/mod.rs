@@ -16,7 +16,7 @@ use foldhash::quality::RandomState;
 use tokio::time::Instant;
 
 pub(super) use self::history::Arrival;
-use self::history::{History, RECENT};
+use self::history::{EARLY, History, RECENT};
 use super::fair_scheduler::{Expected, FairScheduler};
 use crate::attempt::Asked;
 use crate::caller::{Name, Urgency};
@@ -156,6 +156,14 @@ impl Expectations {
             Arrival::Return => 1.min(returns)..returns,
             Arrival::Early => 0..returns.saturating_sub(1),
             Arrival::Further | Arrival::Again => 0..returns,
+        }
+    }
+
+    /// One that was told to come back now has come to another queue.
+    pub(super) fn back_elsewhere(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut FairScheduler) {
+        if self.is_due(caller, urgency, Arrival::Return, now + EARLY) {
+            self.take_out((caller, urgency), Arrival::Return, order);
+            self.update(caller, urgency, now, order, |_| ());
         }
     }
 

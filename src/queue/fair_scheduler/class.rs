@@ -155,7 +155,7 @@ impl Class {
         }
     }
 
-    fn tag_at(&self, position: i64) -> u64 {
+    pub(super) fn tag_at(&self, position: i64) -> u64 {
         self.now.saturating_add_signed(position.saturating_mul(IN_TAGS))
     }
 

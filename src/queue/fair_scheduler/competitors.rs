@@ -140,8 +140,6 @@ impl ExpectedArrivals {
     }
 }
 
-static NONE_DUE: VecDeque<Instant> = VecDeque::new();
-
 impl<'a> Competitors<'a> {
     /// Another caller of the class, so many of whose requests go first.
     fn add(&mut self, turns: usize, waiting: usize, expected: Expected, dues: &'a VecDeque<Instant>) {
@@ -188,12 +186,17 @@ impl<'a> Competitors<'a> {
         let tag = class.start(order.now) + class_stride(self.level).saturating_mul(in_class as u64);
         for (level, class) in (0_u8..).zip(&order.classes).filter(|(level, _)| *level != self.level) {
             let turns = turns_before(tag, level < self.level, class.start(order.now), class_stride(level));
-            let theirs = Theirs::of(self.look.others, level);
+            let theirs = Theirs::of(self.look.others, level, |dues| self.due(dues, until));
             let of_waiting = turns.min(class.waiting + theirs.waiting);
             waiting += of_waiting;
             if self.look.claims != Claims::None {
                 let expected = class.expected.and(theirs.expected);
-                let returning = self.due(&class.dues, until) + theirs.expected.returning;
+                let not_told = if self.look.claims == Claims::All {
+                    theirs.not_told
+                } else {
+                    0
+                };
+                let returning = self.due(&class.dues, until) + theirs.due + not_told;
                 coming.add(turns - of_waiting, asks(expected), returning);
             }
         }
@@ -252,7 +255,7 @@ impl FairScheduler {
             waiting: place.own_waiting + self.own_elsewhere(place, look.others),
             claimed: own_due + self.of_returning(place.own_kept),
         };
-        let standing = place.standing;
+        let standing = self.standing_at(place, look.others);
         let own_first = own.waiting + own_due + place.own_kept;
         let tag = standing.tag + standing.stride.saturating_mul(own_first as u64);
         let before = |other: Standing| turns_before(tag, other.is_first(standing, tag), other.tag, other.stride);
@@ -285,22 +288,32 @@ impl FairScheduler {
                 competitors.add(before(class.standing_of_idle(idle)), 0, idle.expected, &idle.dues);
             }
         }
-        for other in of_class(look.others, place.level).filter(|other| other.caller != place.caller) {
+        for other in of_class(look.others, place.level).filter(|other| !place.is_of(other)) {
             let (turns, expected) = (before(class.standing_of_other(other)), Expected::of(other));
-            competitors.add(turns, other.waiting, expected, &NONE_DUE);
-            if expected.loops == 0 {
-                // Nothing says when these are due.
-                competitors.returning += turns.saturating_sub(other.waiting).min(other.returning);
+            competitors.add(turns, other.waiting, expected, &other.dues);
+            if expected.loops == 0 && look.claims == Claims::All {
+                let turns = turns.saturating_sub(other.waiting + other.dues.len());
+                competitors.returning += turns.min(not_told(other));
             }
         }
         competitors.dues.sort_unstable();
         competitors
     }
 
+    /// Where a request stands. What is kept for it elsewhere is its own.
+    fn standing_at(&self, place: &ServicePosition, others: &[FlowDemand]) -> Standing {
+        let class = &self.classes[usize::from(place.level)];
+        let kept = self.kept_elsewhere(place, others);
+        kept.map_or(place.standing, |position| Standing {
+            tag: class.tag_at(position),
+            ..place.standing
+        })
+    }
+
     /// How many requests of the same caller that wait elsewhere are served before the one at this
     /// place: their deadlines are not known, so as large a part of them as of those that wait here.
     fn own_elsewhere(&self, place: &ServicePosition, others: &[FlowDemand]) -> usize {
-        let of_caller = of_class(others, place.level).filter(|other| other.caller == place.caller);
+        let of_caller = of_class(others, place.level).filter(|other| place.is_of(other));
         let elsewhere: usize = of_caller.map(|other| other.waiting).sum();
         if elsewhere == 0 {
             return 0;
@@ -317,21 +330,34 @@ pub(super) fn of_class(others: &[FlowDemand], level: u8) -> impl Iterator<Item =
     others.iter().filter(move |other| other.urgency.level() == level)
 }
 
+/// How many are expected back of whom nothing says when they are due: too far from now, or at a
+/// replica that does not tell it.
+fn not_told(other: &FlowDemand) -> usize {
+    other.returning.saturating_sub(other.dues.len())
+}
+
 /// What callers of other queues want in one class, and what is expected in all of that class.
 struct Theirs {
     waiting: usize,
     expected: Expected,
+    /// Those that are due, and those of whom it is not known when they are.
+    due: usize,
+    not_told: usize,
 }
 
 impl Theirs {
-    fn of(others: &[FlowDemand], level: u8) -> Self {
+    fn of(others: &[FlowDemand], level: u8, due: impl Fn(&VecDeque<Instant>) -> usize) -> Self {
         let mut theirs = Self {
             waiting: 0,
             expected: Expected::default(),
+            due: 0,
+            not_told: 0,
         };
         for other in of_class(others, level) {
             theirs.waiting += other.waiting;
             theirs.expected = theirs.expected.and(Expected::of(other));
+            theirs.due += due(&other.dues);
+            theirs.not_told += not_told(other);
         }
         theirs
     }

@@ -59,6 +59,9 @@ const RETURN_SHIFT: u32 = 4;
 /// Deadlines of one caller that are told to others.
 const DEADLINES_TOLD: usize = 16;
 
+/// When so many of one caller are due that are expected back is told to others.
+const DUES_TOLD: usize = 16;
+
 /// Waiting tickets in fair order. Choosing the next ticket and adding or removing one takes
 /// logarithmic time; a prediction looks at every caller of the ticket's class once.
 #[derive(Debug)]
@@ -70,6 +73,8 @@ pub struct FairScheduler {
     now: u64,
     /// Which part of those who are told to come back do, in units of [`ALL_RETURN`].
     return_rate: u32,
+    /// Other queues have a part in it.
+    is_shared: bool,
 }
 
 impl FairScheduler {
@@ -81,6 +86,7 @@ impl FairScheduler {
             tickets: HashMap::new(),
             now: 0,
             return_rate: ALL_RETURN,
+            is_shared: false,
         }
     }
 
@@ -163,6 +169,7 @@ impl FairScheduler {
 
     /// Takes over where classes and callers stand in an order that is kept elsewhere.
     pub fn adopt(&mut self, shared: &SharedOrder) {
+        self.is_shared = true;
         for class in &mut self.classes {
             class.tag = self.now;
         }
@@ -295,13 +302,17 @@ impl FairScheduler {
         let idle = class.idle.get(caller);
         let expected = flow.map(|flow| flow.expected).or(idle.map(|idle| idle.expected));
         let deadlines = flow.into_iter().flat_map(|flow| &flow.tickets);
+        let dues = class.dues_of(caller);
         FlowDemand {
             urgency,
             caller: caller.clone(),
             weight: self.weights.of(caller),
             waiting: flow.map_or(0, |flow| flow.tickets.len()),
             deadlines: deadlines.map(|(deadline, _)| *deadline).take(DEADLINES_TOLD).collect(),
-            returning: class.dues_of(caller).map_or(0, VecDeque::len),
+            returning: dues.map_or(0, VecDeque::len),
+            dues: dues
+                .map(|dues| dues.iter().copied().take(DUES_TOLD).collect())
+                .unwrap_or_default(),
             asks_again: expected.is_some_and(|expected| expected.loops > 0),
             position: None,
         }
@@ -325,7 +336,17 @@ impl FlowOrder for FairScheduler {
         turns.sort_by_key(|(tag, level, _)| (*tag, *level));
         let waiting = turns.into_iter().map(|(_, level, name)| (level, name));
         let idle = (0_u8..).zip(&self.classes);
-        let idle = idle.flat_map(|(level, class)| class.idle.keys().map(move |name| (level, name)));
+        let mut idle: Vec<_> = idle
+            .flat_map(|(level, class)| class.idle.iter().map(move |idle| (level, idle)))
+            .collect();
+        if idle.len() > most {
+            // Those that are due first.
+            idle.select_nth_unstable_by_key(most, |(_, (_, idle))| {
+                let due = idle.dues.front().copied();
+                (due.is_none(), due)
+            });
+        }
+        let idle = idle.into_iter().map(|(level, (name, _))| (level, name));
         let flows = waiting.chain(idle).take(most);
         flows
             .filter_map(|(level, name)| Some(self.demand(name, Urgency::new(level)?)))

@@ -2,13 +2,18 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::FairScheduler;
 use super::class::Flow;
-use super::competitors::{Claims, Look};
+use super::competitors::{Claims, Look, of_class};
+use super::{FairScheduler, Ticket};
+use crate::attempt::{FlowDemand, SharedOrder};
 use crate::caller::{Name, Urgency};
+
+/// What is told of another queue's moments is this inexact at most.
+const UNSURE: Duration = Duration::from_millis(250);
 
 /// Where a request stands in its class.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +51,8 @@ impl Flow {
 #[derive(Clone, Debug)]
 pub struct ServicePosition {
     pub(super) caller: Name,
+    /// What its caller is called elsewhere, where queues share the slots.
+    alias: Option<Name>,
     pub(super) level: u8,
     pub(super) standing: Standing,
     /// So many requests of its own caller that wait go first.
@@ -63,6 +70,11 @@ impl ServicePosition {
         &self.caller
     }
 
+    /// Whether this is of its own caller, elsewhere.
+    pub(super) fn is_of(&self, other: &FlowDemand) -> bool {
+        other.caller == self.caller || self.alias.as_ref() == Some(&other.caller)
+    }
+
     /// Whether requests of its own caller go first that may not come.
     pub fn is_behind_kept(&self) -> bool {
         self.own_kept > 0
@@ -70,6 +82,37 @@ impl ServicePosition {
 }
 
 impl FairScheduler {
+    fn alias(&self, caller: &Name, urgency: Urgency) -> Option<Name> {
+        let alias = || SharedOrder::alias(&SharedOrder::flow(urgency, caller));
+        self.is_shared.then(alias)
+    }
+
+    /// Whether a request that comes now was told to come then, at another queue.
+    pub fn is_due_elsewhere(&self, caller: &Name, urgency: Urgency, others: &[FlowDemand], now: Instant) -> bool {
+        let place = self.position_for(caller, urgency, None, 0..0);
+        let mut own = of_class(others, urgency.level()).filter(|other| place.is_of(other));
+        own.any(|other| other.dues.front().is_some_and(|due| *due <= now + UNSURE))
+    }
+
+    /// Where another queue keeps the place of a request whose caller is not known here.
+    pub(super) fn kept_elsewhere(&self, place: &ServicePosition, others: &[FlowDemand]) -> Option<i64> {
+        let class = &self.classes[usize::from(place.level)];
+        if class.flows.contains_key(&place.caller) || class.idle.contains_key(&place.caller) {
+            return None;
+        }
+        let mut elsewhere = of_class(others, place.level).filter(|other| place.is_of(other));
+        elsewhere.find(|other| other.returning > 0)?.position
+    }
+
+    /// Adds a ticket at this place: what another queue keeps for it is its own.
+    pub fn add_at(&mut self, place: &ServicePosition, ticket: Ticket, others: &[FlowDemand]) {
+        let kept = self.kept_elsewhere(place, others);
+        self.add(ticket);
+        if let Some(position) = kept {
+            self.classes[usize::from(place.level)].stand_at(&place.caller, position);
+        }
+    }
+
     /// The place of a ticket that waits.
     pub fn position_of(&self, id: u64) -> Option<ServicePosition> {
         let ticket = self.tickets.get(&id)?;
@@ -77,6 +120,7 @@ impl FairScheduler {
         let own = flow.tickets.range(..(ticket.deadline, ticket.id)).count();
         Some(ServicePosition {
             caller: ticket.caller.clone(),
+            alias: self.alias(&ticket.caller, ticket.urgency),
             level: ticket.urgency.level(),
             standing: flow.standing(),
             own_waiting: own,
@@ -108,6 +152,7 @@ impl FairScheduler {
         };
         ServicePosition {
             caller: caller.clone(),
+            alias: self.alias(caller, urgency),
             level: urgency.level(),
             standing: class.standing(caller, self.stride(caller)),
             own_waiting,

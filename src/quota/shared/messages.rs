@@ -25,8 +25,9 @@ pub(super) const SCRIPT: &str = concat!(
 pub(super) type Charge = (String, u8, f64);
 
 /// What waits of a flow, is expected back, and asks again, as the script knows it: the flow's name,
-/// its weight, the three counts, and by when the first of those that wait can use a slot.
-pub(super) type Want = (String, u32, usize, usize, usize, Vec<i64>);
+/// its weight, the three counts, by when the first of those that wait can use a slot, and when the
+/// first are due that are expected back.
+pub(super) type Want = (String, u32, usize, usize, usize, Vec<i64>, Vec<i64>);
 
 /// It was taken back.
 pub(super) const GONE: u8 = 0;
@@ -218,6 +219,11 @@ pub struct SyncReply {
     /// What the others want: flows, or classes, with their weight, how many requests wait, are
     /// expected back, and ask again, and their position.
     pub(super) others: Vec<(String, f64, f64, f64, f64, f64)>,
+    /// Those of them that are expected back first: the flow, its weight, when they are due, and its
+    /// position. Where flows are told of as a class, these are not among them.
+    pub(super) returns: Vec<(String, f64, f64, f64)>,
+    /// The flows of this replica whose requests were expected here and came to another one.
+    pub(super) back: Vec<String>,
     /// Where classes stand: which, where it starts, and the clock of its flows.
     pub(super) classes: Vec<(f64, f64, f64)>,
     /// The positions of the flows that this replica told of, in their order.
@@ -320,6 +326,15 @@ pub(super) fn age(at: Instant, now: Instant) -> i64 {
 /// A time that the script said; nothing it says can be negative or longer than a few days.
 pub(super) fn span(micros: f64) -> Duration {
     Duration::from_secs_f64((micros / 1e6).clamp(0.0, 1e6))
+}
+
+/// A moment that the script said, from now on or before.
+pub(super) fn moment(micros: f64, now: Instant) -> Instant {
+    if micros < 0.0 {
+        earlier(now, span(-micros))
+    } else {
+        now + span(micros)
+    }
 }
 
 /// A counter, as the script writes numbers.

@@ -1,8 +1,8 @@
 //! What waits here, as far as the store knows it, and what waits at other replicas.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
-use ring::digest::{SHA256, digest};
 use tokio::time::Instant;
 
 use super::messages::{self, SyncReply, Want};
@@ -20,6 +20,9 @@ const MOST_HEARD: usize = 128;
 
 /// More than ever wait at all replicas: a bound on what the store may say.
 const MOST_WAITING: f64 = 1e6;
+
+/// Moments that are no further apart are one.
+const AS_GOOD: Duration = Duration::from_millis(100);
 
 /// No clock in the store, and nothing that is measured from it, is further.
 const FURTHEST: f64 = (1_u64 << 46) as f64;
@@ -48,7 +51,7 @@ struct DeclaredFlow {
 impl DeclaredFlow {
     fn of(demand: &FlowDemand) -> Self {
         Self {
-            name: name_of(demand.urgency, &demand.caller),
+            name: SharedOrder::flow(demand.urgency, &demand.caller),
             demand: demand.clone(),
         }
     }
@@ -77,6 +80,7 @@ impl DeclaredFlow {
             && old.weight == new.weight
             && old.waiting == new.waiting
             && about(old.returning, new.returning)
+            && old.dues == new.dues
             && old.asks_again == new.asks_again
             && (old.waiting == 0 || old.deadlines.first() == new.deadlines.first())
     }
@@ -91,6 +95,7 @@ impl DeclaredFlow {
             demand.returning,
             usize::from(demand.asks_again),
             deadlines.map(|at| -messages::age(*at, now)).collect(),
+            demand.dues.iter().map(|at| -messages::age(*at, now)).collect(),
         )
     }
 }
@@ -154,8 +159,8 @@ impl Wants {
         self.must_tell = true;
     }
 
-    /// The order of all replicas, as the store said.
-    pub(super) fn order(&self, reply: &SyncReply) -> SharedOrder {
+    /// The order of all replicas, as the store says now; `before` is what it said before.
+    pub(super) fn order(&self, reply: &SyncReply, before: &SharedOrder, now: Instant) -> SharedOrder {
         let class = |(level, start, clock): &(f64, f64, f64)| {
             Some(ClassPosition {
                 urgency: Urgency::new(u8::try_from(messages::number(*level)).ok()?)?,
@@ -170,34 +175,75 @@ impl Wants {
         SharedOrder {
             classes: reply.classes.iter().take(Urgency::LEVELS).filter_map(class).collect(),
             own: own.collect(),
-            others: self.others(reply),
+            others: self.others(reply, &before.others, now),
+            back: self.back(reply, &before.back),
         }
     }
 
-    fn others(&self, reply: &SyncReply) -> Vec<FlowDemand> {
+    /// Those that came to another replica, after those that are known to have.
+    fn back(&self, reply: &SyncReply, before: &VecDeque<(u64, Urgency, Name)>) -> VecDeque<(u64, Urgency, Name)> {
+        let mut back = before.clone();
+        for name in &reply.back {
+            let number = back.back().map_or(1, |(number, ..)| number + 1);
+            if let Some(declared) = self.declared.iter().find(|declared| declared.name == *name) {
+                back.push_back((number, declared.demand.urgency, declared.demand.caller.clone()));
+            }
+        }
+        back.drain(..back.len().saturating_sub(MOST_HEARD));
+        back
+    }
+
+    fn others(&self, reply: &SyncReply, before: &[FlowDemand], now: Instant) -> Vec<FlowDemand> {
         let own: HashMap<&str, &Name> = self
             .declared
             .iter()
             .map(|declared| (&*declared.name, &declared.demand.caller))
             .collect();
         let count = |value: f64| usize::try_from(messages::number(value.clamp(0.0, MOST_WAITING))).unwrap_or(0);
-        let flow = |(name, weight, waiting, returning, again, at): &(String, f64, f64, f64, f64, f64)| {
+        let new = |name: &str, weight: f64, at: f64| {
             let urgency = Urgency::new(name.bytes().next()?.checked_sub(b'0')?)?;
             Some(FlowDemand {
                 urgency,
                 // A caller who is not here has a name that nobody here has.
                 caller: own
-                    .get(&**name)
-                    .map_or_else(|| Name::new(&format!("\u{2026}{name}")), |caller| (*caller).clone()),
-                weight: u32::try_from(count(*weight)).unwrap_or(1).max(1),
-                waiting: count(*waiting),
+                    .get(name)
+                    .map_or_else(|| SharedOrder::alias(name), |caller| (*caller).clone()),
+                weight: u32::try_from(count(weight)).unwrap_or(1).max(1),
+                waiting: 0,
                 deadlines: Vec::new(),
-                returning: count(*returning),
-                asks_again: *again > 0.0,
-                position: Some(position(*at)),
+                returning: 0,
+                dues: VecDeque::new(),
+                asks_again: false,
+                position: Some(position(at)),
             })
         };
-        reply.others.iter().take(MOST_HEARD).filter_map(flow).collect()
+        let (mut flows, mut places) = (Vec::new(), HashMap::new());
+        for (name, weight, waiting, returning, again, at) in reply.others.iter().take(MOST_HEARD) {
+            let Some(flow) = new(name, *weight, *at) else { continue };
+            places.insert(&**name, flows.len());
+            flows.push(FlowDemand {
+                waiting: count(*waiting),
+                returning: count(*returning),
+                asks_again: *again > 0.0,
+                ..flow
+            });
+        }
+        let listed = flows.len();
+        for (name, weight, due, at) in reply.returns.iter().take(MOST_HEARD) {
+            let place = if let Some(place) = places.get(&**name) {
+                *place
+            } else {
+                let Some(flow) = new(name, *weight, *at) else { continue };
+                places.insert(name, flows.len());
+                flows.push(flow);
+                flows.len() - 1
+            };
+            let flow = &mut flows[place];
+            let due = messages::moment(*due, now);
+            flow.dues.push_back(known_due(before, flow, due));
+            flow.returning += usize::from(place >= listed);
+        }
+        flows
     }
 }
 
@@ -210,11 +256,13 @@ fn position(value: f64) -> i64 {
     value.clamp(-FURTHEST, FURTHEST) as i64
 }
 
-/// A flow in the store: its class, and a digest, because nobody need know there who asks.
-pub(super) fn name_of(urgency: Urgency, caller: &Name) -> String {
-    let digest = digest(&SHA256, caller.as_str().as_bytes());
-    let first = digest.as_ref().first_chunk().copied().map_or(0, u64::from_be_bytes);
-    format!("{}{first:016x}", urgency.level())
+/// The same moment as it was known before: no two answers take as long, and each other moment would
+/// be another order.
+fn known_due(before: &[FlowDemand], flow: &FlowDemand, due: Instant) -> Instant {
+    let is_flow = |known: &&FlowDemand| known.urgency == flow.urgency && known.caller == flow.caller;
+    let known = before.iter().filter(is_flow).flat_map(|known| &known.dues);
+    let mut near = known.filter(|known| **known <= due + AS_GOOD && due <= **known + AS_GOOD);
+    near.next().copied().unwrap_or(due)
 }
 
 /// Whether forecasts made with what others wanted `before` are wrong by now.
@@ -247,6 +295,7 @@ mod tests {
             waiting,
             deadlines: Vec::new(),
             returning: 0,
+            dues: VecDeque::new(),
             asks_again: false,
             position: None,
         }
@@ -286,13 +335,14 @@ mod tests {
         let reply = |name: &str| -> SyncReply {
             serde_json::from_str(&format!(r#"{{"others":[["{name}",1,2,0,1,0]]}}"#)).unwrap()
         };
-        let same = wants.others(&reply(&declared[0].0));
+        let now = Instant::now();
+        let same = wants.others(&reply(&declared[0].0), &[], now);
         assert_eq!(
             (same[0].caller.as_str(), same[0].waiting, same[0].asks_again),
             ("alice", 2, true)
         );
-        let other = wants.others(&reply("30123456789abcdef"));
+        let other = wants.others(&reply("30123456789abcdef"), &[], now);
         assert_ne!(other[0].caller.as_str(), "alice");
-        assert!(wants.others(&reply("9")).is_empty() && wants.others(&reply("")).is_empty());
+        assert!(wants.others(&reply("9"), &[], now).is_empty() && wants.others(&reply(""), &[], now).is_empty());
     }
 }

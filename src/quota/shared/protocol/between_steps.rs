@@ -8,10 +8,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Protocol, SHORTEST, Slot};
-use crate::attempt::FlowOrder;
+use crate::attempt::{FlowOrder, SharedOrder};
 use crate::clock::{self, earlier};
 use crate::quota::shared::messages::{self, Report};
-use crate::quota::shared::wants;
 use crate::quota::{self, Forecast, QuotaState, Snapshot};
 
 /// Most slots that one forecast computes; further ones come as the longest window gives them.
@@ -73,7 +72,7 @@ impl Protocol {
     /// Whose slot it was has not had its turn.
     fn give_back(&mut self, Slot { id, flow }: Slot, now: Instant) {
         self.copy.refund(&id);
-        let flow = flow.map(|(urgency, caller)| wants::name_of(urgency, &caller));
+        let flow = flow.map(|(urgency, caller)| SharedOrder::flow(urgency, &caller));
         self.pending_reports.add(id, Report::Refunded(flow));
         self.collect(now);
     }
@@ -164,11 +163,9 @@ impl Protocol {
         if self.woken || untold {
             return now;
         }
-        let beat = if self.want > 0 {
-            self.busy_beat()
-        } else {
-            self.timing.idle
-        };
+        // What is told of when to come back is as true as what is known of the others.
+        let is_busy = self.want > 0 || self.wants.any() || !self.order.others.is_empty();
+        let beat = if is_busy { self.busy_beat() } else { self.timing.idle };
         let mut next = self.last.map_or(now, |last| last + beat);
         let mut at_latest = |at: Option<Instant>| next = at.map_or(next, |at| next.min(at));
         at_latest(self.called);

@@ -304,7 +304,7 @@ impl Protocol {
         self.due = reply.due.map(|due| now + messages::span(due).max(SHORTEST));
         let merged = std::mem::take(&mut self.merging);
         // What others use as foreseen changes no forecast; each one costs as much as many steps.
-        let order = self.wants.order(reply);
+        let order = self.wants.order(reply, &self.order, now);
         let moved = order != *self.order;
         if moved {
             self.order = Arc::new(order);

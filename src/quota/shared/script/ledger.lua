@@ -18,7 +18,7 @@ local function begin_epoch(before)
     state.keys[class], state.clocks[class], state.flows[class] = 0, 0, 0
     state.sums[class] = { n = 0, w = 0, q = 0, r = 0, a = 0 }
   end
-  redis.call('DEL', MEMBERS, LEASES, SEEN, JOINED, GONE, AWAITED, WAITS, FLOWS, INFOS, IDLE, OFFERS)
+  redis.call('DEL', MEMBERS, LEASES, SEEN, JOINED, GONE, AWAITED, WAITS, FLOWS, INFOS, IDLE, OFFERS, RETURNS)
   wakes['*'] = ''
 end
 

@@ -8,6 +8,8 @@ local BASE = 2 ^ 44 -- the flows of all classes are in one set: class by class, 
 local STRIDE = 2 ^ 20 -- one service of a flow of weight 1
 local RENEW = 2 ^ 42 -- tags start again in an idle class past this
 local FAR = 9000000000000000
+local RETURNING = 64 -- most of those expected back of which it is told when they are due
+local LATE, EARLY = 2000000, 1000000 -- who comes so much too late or too early has come back
 local LISTED = 8 -- flows of each class that a replica is told of one by one
 
 local records, infos = {}, {}
@@ -42,6 +44,13 @@ local function range_of(class)
   return string.format('%.0f', (class - 1) * BASE), string.format('(%.0f', class * BASE)
 end
 
+-- Whoever comes to its tag now. Among equals who came earlier goes first: the clock moves on by as little as can be.
+local function new_tag(flow, known)
+  local class = class_of(flow)
+  known.key = math.max(known.ended or 0, state.clocks[class]) + STRIDE / known.w
+  state.clocks[class] = state.clocks[class] + 1
+end
+
 local function place(flow, known)
   redis.call('ZADD', FLOWS, string.format('%.0f', (class_of(flow) - 1) * BASE + known.key), flow)
 end
@@ -59,8 +68,9 @@ local function begin_waiting(flow, known, returning)
   known.back = returning > 0 and known.key ~= nil
   if known.back then
     known.key = owed(flow, known, returning)
+    state.clocks[class] = state.clocks[class] + 1
   else
-    known.key = math.max(known.ended or 0, state.clocks[class]) + STRIDE / known.w
+    new_tag(flow, known)
   end
   if state.flows[class] == 0 then state.keys[class] = math.max(state.keys[class], state.clock) end
   state.flows[class] = state.flows[class] + 1
@@ -85,9 +95,7 @@ local function adjust(flow, weight, q, r, a)
   if is_active(known) then sum.n, sum.w = sum.n + 1, sum.w + known.w end
   if not waited and known.q > 0 then begin_waiting(flow, known, returning) end
   if waited and known.q == 0 then end_waiting(flow, known) end
-  if known.r > 0 and returning == 0 and not waited and known.q == 0 then
-    known.key = math.max(known.ended or 0, state.clocks[class_of(flow)]) + STRIDE / known.w
-  end
+  if known.r > 0 and returning == 0 and not waited and known.q == 0 then new_tag(flow, known) end
   known.changed = true
 end
 
@@ -95,11 +103,48 @@ local function entry(name, want)
   return want.f .. ':' .. string.format('%016.0f', want.d[1] or FAR) .. ':' .. name
 end
 
+-- What is kept of when a member's requests are due, names and scores in turn.
+local function list_returns(list, name, want)
+  for n, due in ipairs(want.u or {}) do
+    list[#list + 1] = string.format('%.0f', due)
+    list[#list + 1] = want.f .. ':' .. n .. ':' .. name
+  end
+end
+
+-- Who is expected back at another member and comes to this one is not expected there any more, and that member is told so.
+local function come_back(me, wants)
+  local before, coming = {}, nil
+  for _, want in ipairs(me.wants) do before[want.f] = want.q + want.r end
+  for _, want in ipairs(wants) do
+    if want.q + want.r > (before[want.f] or 0) then
+      coming = coming or {}
+      coming[want.f] = want.q + want.r - (before[want.f] or 0)
+    end
+  end
+  if not coming then return end
+  local from, to = string.format('%.0f', now - LATE), string.format('%.0f', now + EARLY)
+  for _, due in ipairs(redis.call('ZRANGEBYSCORE', RETURNS, from, to, 'LIMIT', 0, RETURNING)) do
+    local flow, name = string.match(due, '^(%x+):%d+:(.*)$')
+    local member = (coming[flow] or 0) > 0 and name ~= step.me and record(name)
+    if member then
+      coming[flow] = coming[flow] - 1
+      redis.call('ZREM', RETURNS, due)
+      member.back, member.changed = member.back or {}, true
+      if #member.back < RETURNING then member.back[#member.back + 1] = flow end
+    end
+  end
+end
+
 -- A member's requests from now on, in place of those that it told of before.
 local function declare(name, member, wants)
   local before, after = {}, {}
   for _, want in ipairs(member.wants) do before[want.f] = want end
   for _, want in ipairs(wants) do after[want.f] = want end
+  local due, gone = {}, {}
+  for _, old in ipairs(member.wants) do list_returns(gone, name, old) end
+  for _, new in ipairs(wants) do list_returns(due, name, new) end
+  if #gone > 0 then redis.call('ZREM', RETURNS, unpack(gone)) end
+  if #due > 0 then redis.call('ZADD', RETURNS, unpack(due)) end
   for flow, old in pairs(before) do
     if old.q > 0 then redis.call('ZREM', WAITS, entry(name, old)) end
     if not after[flow] then adjust(flow, nil, -old.q, -old.r, -old.a) end
@@ -232,9 +277,30 @@ local function standings(member, reply)
   reply.positions = #positions > 0 and positions or nil
 end
 
--- What the others want, for a forecast: the flows that are next in each class, and the rest of the class as one.
-local function others(member)
-  local own, list = {}, {}
+-- Whether anybody waits, or is expected to ask: a member where nobody does is told of it as well, for those who come to it next.
+local function is_wanted()
+  for class = 1, 8 do
+    if state.sums[class].n > 0 then return true end
+  end
+  return false
+end
+
+-- Who is expected back at other members first, and when.
+local function returns()
+  redis.call('ZREMRANGEBYSCORE', RETURNS, '-inf', string.format('(%.0f', now - LATE))
+  local list, found = {}, redis.call('ZRANGE', RETURNS, 0, 2 * RETURNING - 1, 'WITHSCORES')
+  for i = 1, #found, 2 do
+    local flow, name = string.match(found[i], '^(%x+):%d+:(.*)$')
+    local known = name and name ~= step.me and #list < RETURNING and info(flow)
+    if known and known.r > 0 then list[#list + 1] = { flow, known.w, math.floor(tonumber(found[i + 1]) - now), position(flow, known) } end
+  end
+  return #list > 0 and list or nil
+end
+
+-- What the others want, for a forecast: the flows that are next in each class, and the rest of the class as one but for those of whom it is
+-- told when they are due.
+local function others(member, due)
+  local own, list, seen = {}, {}, {}
   for _, want in ipairs(member.wants) do own[want.f] = want end
   for class = 1, 8 do
     local sum = state.sums[class]
@@ -257,6 +323,15 @@ local function others(member)
           leave_out({ w = is_alone and known.w or 0, q = mine.q, r = mine.r, a = mine.a })
         end
       end
+      for _, back in ipairs(due or {}) do
+        local flow = back[1]
+        if class_of(flow) == class and not listed[flow] then
+          local known = info(flow)
+          local is_whole = not seen[flow] and not own[flow] and known.q == 0 and known.a == 0
+          seen[flow] = true
+          leave_out({ w = is_whole and known.w or 0, q = 0, r = 1, a = 0 })
+        end
+      end
       if rest.q > 0 or rest.r > 0 or rest.a > 0 then
         -- Those that are not listed come after those that are.
         list[#list + 1] = {
@@ -265,5 +340,5 @@ local function others(member)
       end
     end
   end
-  return #list > 0 and list or nil
+  return #list > 0 and list or nil, due
 end

@@ -5,13 +5,14 @@
 --       members (name -> packed), leases (-> until), seen (-> the last change of the membership that it told it knows), joined (-> number of
 --       that change), gone (the same), awaited (those whose charges are missing after the store forgot);
 --       waits (what waits, by flow and deadline), flows (-> tag), infos (-> packed), idle (-> tag of its last service), offers (member -> until);
---       the ledger of the format before this one (state, past, flying)
+--       the ledger of the format before this one (state, past, flying, log);
+--       returns (who is expected back, by flow and member -> due)
 -- ARGV  the step, JSON. Times in it are microseconds before or after now: no replica's clock is believed, only its stopwatch.
 --
 -- The guarantee is `room`: a call goes only while fewer than L charges are inside W, for every limit. Everything else is courtesy.
 local STATE, PAST, FLYING, LOG, FORMAT = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local MEMBERS, LEASES, SEEN, JOINED, GONE, AWAITED = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
-local WAITS, FLOWS, INFOS, IDLE, OFFERS = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
+local WAITS, FLOWS, INFOS, IDLE, OFFERS, RETURNS = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16], KEYS[21]
 local step = cjson.decode(ARGV[1])
 -- A store whose memory is full refuses a script's first write if that can need memory, and none
 -- after it. This one needs none, so the quota goes on there; a ledger that somebody comes to has no

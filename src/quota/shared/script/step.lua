@@ -145,8 +145,8 @@ end
 -- A key with a lifetime is what a store that is short of memory evicts first (`volatile-*`), so the ledger has none while it is in use. When
 -- the last replica leaves it gets one, or that of an application which is gone would stay for ever.
 local function lifetimes(is_left)
-  for n = 1, 16 do
-    if n ~= 5 then
+  for n = 1, 21 do
+    if n ~= 5 and (n < 17 or n > 20) then
       if is_left then redis.call('PEXPIRE', KEYS[n], step.ttl) else redis.call('PERSIST', KEYS[n]) end
     end
   end
@@ -171,13 +171,19 @@ local function heard_of(me)
   if not step.flows then return end
   local wants = {}
   for n, flow in ipairs(step.flows) do
-    local want = { f = flow[1], w = flow[2], q = flow[3], r = flow[4], a = flow[5], d = {} }
+    local want = { f = flow[1], w = flow[2], q = flow[3], r = flow[4], a = flow[5], d = {}, u = {} }
     for i, left in ipairs(flow[6] or {}) do want.d[i] = now + left end
+    for i, left in ipairs(flow[7] or {}) do want.u[i] = now + left end
     wants[n] = want
   end
   me.again = nil
   -- Until everybody knows of it, it takes no turn.
-  if is_known(me) then declare(step.me, me, wants) else me.again = true end
+  if is_known(me) then
+    come_back(me, wants)
+    declare(step.me, me, wants)
+  else
+    me.again = true
+  end
 end
 
 -- Calls that were forgotten because no limit needed them may count where this step's limits reach further back: they are taken to be as
@@ -236,11 +242,12 @@ local function run_step()
   if step.seq < state.trimmed then me.had = nil end
   if #granted > 0 then reply.granted = granted end
   if due < math.huge then reply.due = math.max(0, math.ceil(due - now)) end
-  if step.wants then
-    reply.others = others(me)
+  if is_wanted() then
+    reply.others, reply.returns = others(me, returns())
     standings(me, reply)
   end
   reply.again = me.again
+  if me.back then reply.back, me.back, me.changed = me.back, nil, true end
   local calls, holes = foreseen()
   reply.foreign, reply.holes = calls > 0 and calls or nil, holes
   local gate = state.gate or {}

@@ -8,6 +8,7 @@ mod explored;
 mod idle;
 mod limits_differ;
 mod members;
+mod obedience;
 mod order;
 mod pacing;
 mod probe;

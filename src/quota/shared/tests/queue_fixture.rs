@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::store::Store;
 use crate::attempt::{Attempt, FlowOrder, QueuePosition, Retries, SharedOrder};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use crate::queue::{self, PermitSource, Queue};
+use crate::queue::{self, PermitSource, Queue, Refused, Weights};
 use crate::quota::shared::protocol::{Protocol, Slot};
 use crate::quota::shared::{Config, Timing};
 use crate::quota::{self, Limit};
@@ -36,7 +36,7 @@ const BEGINNING: Duration = Duration::from_secs(80);
 /// A replica's part of the quota, as `quota::shared::Quota` is, with a step that is a function
 /// call.
 #[derive(Clone, Debug)]
-struct Part(Arc<Shared>);
+pub(super) struct Part(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -47,7 +47,7 @@ struct Shared {
 }
 
 #[derive(Debug)]
-struct Permit {
+pub(super) struct Permit {
     slot: Slot,
     part: Part,
     is_used: bool,
@@ -278,16 +278,16 @@ async fn spend_burst(queue: &Queue<Part>, until: Instant) {
     }
 }
 
-/// Four replicas that know each other, and these callers until so many calls were made.
-async fn run(callers: &[Asking]) -> Books {
-    let limit = |calls, window| Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
-    let limits = vec![limit(100, SECOND * 60), limit(1500, SECOND * 3600)];
-    let config = quota::Config::try_new(limits, NonZeroU32::new(100).unwrap(), SECOND * 10).unwrap();
+/// Replicas that know each other, over a store that has begun just now.
+pub(super) async fn fleet(replicas: usize, limits: &[(u32, Duration)], weights: &Weights, tasks: &Tasks) -> Fleet {
+    let limit = |(calls, window): &(u32, Duration)| Limit::try_new(NonZeroU32::new(*calls).unwrap(), *window).unwrap();
+    let burst = NonZeroU32::new(limits[0].0).unwrap();
+    let config = quota::Config::try_new(limits.iter().map(limit).collect(), burst, SECOND * 10).unwrap();
     let address = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
     let sharing = Config::new(address, Timing::new(SECOND / 4), "test", "t", "a");
     // Ages of an hour must not reach back before the machine started.
     tokio::time::advance(SECOND * 7200).await;
-    let (start, tasks) = (Instant::now(), Tasks::new());
+    let start = Instant::now();
     let part = |n: usize| {
         Part(Arc::new(Shared {
             state: Mutex::new(Protocol::new(format!("r{n}"), &config, &sharing, start)),
@@ -296,23 +296,55 @@ async fn run(callers: &[Asking]) -> Books {
             kick: Notify::new(),
         }))
     };
-    let parts: Arc<[Part]> = (0..REPLICAS).map(part).collect();
+    let parts: Arc<[Part]> = (0..replicas).map(part).collect();
     let store = Arc::new(Mutex::new(Store::start(sharing.keys(), None)));
-    for n in 0..REPLICAS {
+    for n in 0..replicas {
         tasks.spawn("steps", steps(Arc::clone(&parts), n, Arc::clone(&store), start));
     }
     tokio::time::sleep(SECOND * 5).await;
-    let weight = |asking: &Asking| (Name::new(&asking.name), NonZeroU32::new(asking.weight).unwrap());
     let queues = parts.iter().map(|part| {
         let config = queue::Config {
             max_requests: 1000,
             max_requests_per_caller: 1000,
             longest_wait: SECOND * 600,
-            weights: callers.iter().map(weight).collect(),
+            weights: weights.clone(),
         };
-        Queue::start(config, part.clone(), &tasks, queue::Metrics::default())
+        Queue::start(config, part.clone(), tasks, queue::Metrics::default())
     });
-    let queues: Vec<_> = queues.collect();
+    Fleet {
+        queues: queues.collect(),
+        start,
+    }
+}
+
+/// The queues of replicas, and when these began.
+pub(super) struct Fleet {
+    pub(super) queues: Vec<Queue<Part>>,
+    start: Instant,
+}
+
+/// Waits for a slot, and makes the call; what became of it is told after it was made.
+pub(super) async fn ask(queue: &Queue<Part>, asking: &Asking, tasks: &Tasks) -> Result<(), Refused> {
+    let attempt = attempt(asking);
+    let mut permit = queue.turn(&attempt).await?;
+    permit.is_used = true;
+    let queue = queue.clone();
+    tasks.spawn("call", async move {
+        tokio::time::sleep(TOOK).await;
+        let id = permit.slot.id.clone();
+        permit.part.change(|state| state.settle(id, Instant::now()));
+        queue.answered(&attempt);
+    });
+    Ok(())
+}
+
+/// Four replicas that know each other, and these callers until so many calls were made.
+async fn run(callers: &[Asking]) -> Books {
+    let tasks = Tasks::new();
+    let weight = |asking: &Asking| (Name::new(&asking.name), NonZeroU32::new(asking.weight).unwrap());
+    let limits = [(100, SECOND * 60), (1500, SECOND * 3600)];
+    let fleet = fleet(REPLICAS, &limits, &callers.iter().map(weight).collect(), &tasks).await;
+    let Fleet { queues, start } = fleet;
     spend_burst(&queues[0], start + BEGINNING).await;
     let books = Arc::new(Mutex::new(Books {
         calls: Vec::new(),
