@@ -34,14 +34,11 @@ pub(super) enum MemberOutcome {
     Response(MemberResponse),
     /// The answer to an equal request, which another flight asked for alone.
     Equal(MemberResponse),
-    /// The call for an equal request brought no answer, but this error or response.
+    /// The call brought no answer, but this error or response, and the member's time is over.
     Failed(Result<UpstreamResponse, Shared>),
-    /// The call waits for a slot again. The member waits for a slot itself, as long as its own
-    /// callers may, and whichever of them gets one first may take the others along.
-    Released,
-    /// The call did not answer the member, but another batch may. The member was found to have this
-    /// many rows, or 0 if none were counted.
-    Rejoin(usize),
+    /// The call did not answer the member, or waits for a slot again. The member has been put back
+    /// to where it waits for a slot itself, and may even be a member of another call already.
+    WaitsAgain,
 }
 
 /// A member's part of an answer.
@@ -263,20 +260,26 @@ impl Flight {
         }
         self.end_trace(true);
         let is_gone = |member: &BatchMember| gone.iter().any(|flight| Arc::ptr_eq(flight, &member.flight));
-        let (equals, keeps_batch) = {
+        let (mut released, keeps_batch) = {
             let mut state = self.state();
-            let equals = state.equals.extract_if(.., |equal| is_gone(equal)).collect();
+            let equals: Vec<_> = state.equals.extract_if(.., |equal| is_gone(equal)).collect();
             let batch_role = &state.batch_role;
             let keeps = matches!(batch_role, BatchRole::Carrier(batch) if !batch.members.iter().any(is_gone));
             (equals, leaves_now && keeps)
         };
         if !keeps_batch && let Some(batch) = self.take_batch() {
-            release(batch.members);
+            released.extend(batch.members);
         }
-        release(equals);
+        if leaves_now {
+            // They ask for themselves as soon as they see that their senders are dropped: the call,
+            // which leaves before, is not to take them along again.
+            released.retain(|member| !is_gone(member));
+        }
+        release(released);
     }
 
-    /// The flight was in a batch whose call waits for a slot again.
+    /// The flight waits for a slot itself, as long as its own callers may, and whichever of those
+    /// that shared the call gets one first may take the others along.
     pub(super) fn released(&self) {
         self.state().wait_solo();
     }
