@@ -242,7 +242,7 @@ impl Flight {
 
     /// Lets the flights that share the call wait for themselves. If it leaves now, only those whose
     /// time has been over for a while: they have no place in the queue that would tell their leaders
-    /// so. A batch stays together or is given up.
+    /// so.
     pub(super) fn release_companions(&self, now: Instant, start: Option<Instant>) {
         let mut gone = {
             let state = self.state();
@@ -260,22 +260,20 @@ impl Flight {
         }
         self.end_trace(true);
         let is_gone = |member: &BatchMember| gone.iter().any(|flight| Arc::ptr_eq(flight, &member.flight));
-        let (mut released, keeps_batch) = {
-            let mut state = self.state();
-            let equals: Vec<_> = state.equals.extract_if(.., |equal| is_gone(equal)).collect();
-            let batch_role = &state.batch_role;
-            let keeps = matches!(batch_role, BatchRole::Carrier(batch) if !batch.members.iter().any(is_gone));
-            (equals, leaves_now && keeps)
-        };
-        if !keeps_batch && let Some(batch) = self.take_batch() {
-            released.extend(batch.members);
+        let mut released: Vec<_> = self.state().equals.extract_if(.., |equal| is_gone(equal)).collect();
+        if let Some(mut batch) = self.take_batch() {
+            released.extend(batch.members.extract_if(.., |member| is_gone(member)));
+            if leaves_now && let Some(batch) = batch.of_the_rest(self) {
+                self.attach(batch);
+            }
         }
         if leaves_now {
             // They ask for themselves as soon as they see that their senders are dropped: the call,
             // which leaves before, is not to take them along again.
-            released.retain(|member| !is_gone(member));
+            drop(released);
+        } else {
+            release(released);
         }
-        release(released);
     }
 
     /// The flight waits for a slot itself, as long as its own callers may, and whichever of those

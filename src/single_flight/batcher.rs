@@ -122,6 +122,21 @@ pub(super) fn fail(members: Vec<BatchMember>, outcome: &Result<UpstreamResponse,
     }
 }
 
+impl Batch {
+    /// The same without the ids of members that have left it; `None` when it is none any more.
+    pub(super) fn of_the_rest(self, carrier: &Flight) -> Option<Self> {
+        let own = lacking(carrier, self.stored.as_deref());
+        let of_members = self.members.iter().filter_map(BatchMember::lacking);
+        let asked = of_members.chain(own).chain(&self.prefetched).flat_map(Request::ids);
+        let rest = Request::all(self.request.endpoint(), asked).ok()?;
+        let is_batch = !self.members.is_empty() || self.prefetched.is_some() || self.stored.is_some();
+        is_batch.then(|| Self {
+            request: Arc::new(rest),
+            ..self
+        })
+    }
+}
+
 /// A flight that another flight's call is also made for.
 #[derive(Debug)]
 pub(super) struct BatchMember {
