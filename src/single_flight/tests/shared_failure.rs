@@ -30,17 +30,17 @@ type Asked = (&'static [&'static str], u8, u64);
 /// What becomes of the first call. The others are answered.
 type Outcomes = fn(&Request) -> Result<UpstreamResponse, BoxError>;
 
-/// The ids of each call and when it left, what each request was told, and when.
-type Ended = (
-    Vec<(Vec<String>, Duration)>,
-    Vec<(Result<ServedResponse, BoxError>, Duration)>,
-);
+/// The ids of each call, and when it left.
+type Left = Vec<(Vec<String>, Duration)>;
+
+/// The calls, and what each request was told, and when.
+type Ended = (Left, Vec<(Result<ServedResponse, BoxError>, Duration)>);
 
 async fn call_upstream(
     attempt: Attempt,
     free: Instant,
     outcome: Outcomes,
-    left: Arc<Mutex<Vec<(Vec<String>, Duration)>>>,
+    left: Arc<Mutex<Left>>,
 ) -> Result<UpstreamResponse, BoxError> {
     if Instant::now() < free {
         Arc::clone(&attempt.request).queues(attempt.position, free);
@@ -62,7 +62,7 @@ async fn call_upstream(
 
 /// Asks for all at once.
 async fn ask(when: Merging, profile: UpstreamProfile, asked: &[Asked], outcome: Outcomes) -> Ended {
-    let (start, calls, tasks) = (Instant::now(), Arc::<Mutex<Vec<_>>>::default(), Tasks::new());
+    let (start, calls, tasks) = (Instant::now(), Arc::<Mutex<Left>>::default(), Tasks::new());
     let left = Arc::clone(&calls);
     let below = service_fn(move |attempt| call_upstream(attempt, start + FREE, outcome, Arc::clone(&left)));
     let single_flight = SingleFlight::new(
@@ -109,9 +109,7 @@ fn with_status(status: StatusCode) -> UpstreamResponse {
     UpstreamResponse { status, ..answer("") }
 }
 
-fn unavailable(_: &Request) -> Result<UpstreamResponse, BoxError> {
-    Ok(with_status(StatusCode::SERVICE_UNAVAILABLE))
-}
+const UNAVAILABLE: Outcomes = |_| Ok(with_status(StatusCode::SERVICE_UNAVAILABLE));
 
 fn throttled(_: &Request) -> Result<UpstreamResponse, BoxError> {
     Err(Failure {
@@ -143,7 +141,7 @@ fn mixes(seconds: u64) -> [(Merging, Vec<Asked>); 3] {
 
 #[tokio::test(start_paused = true)]
 async fn whose_time_is_over_when_a_shared_call_fails_is_told_so_and_makes_no_call() {
-    for outcome in [silent, lost, unavailable, throttled] as [Outcomes; 4] {
+    for outcome in [silent, lost, UNAVAILABLE, throttled] as [Outcomes; 4] {
         for (when, asked) in mixes(20) {
             let (calls, told) = ask(when, UpstreamProfile::new(1000), &asked, outcome).await;
             assert_eq!(calls.len(), 1, "{asked:?}: {calls:?}");
@@ -164,7 +162,7 @@ async fn whose_time_is_over_when_a_shared_call_fails_is_told_so_and_makes_no_cal
 
 #[tokio::test(start_paused = true)]
 async fn who_still_has_time_when_a_shared_call_fails_makes_one_call_for_each_request() {
-    for outcome in [silent, lost, unavailable] as [Outcomes; 3] {
+    for outcome in [silent, lost, UNAVAILABLE] as [Outcomes; 3] {
         for (when, mut asked) in mixes(600) {
             // All but the first have time, and one other has not.
             asked[0].2 = 20;
