@@ -34,14 +34,11 @@ pub(super) enum MemberOutcome {
     Response(MemberResponse),
     /// The answer to an equal request, which another flight asked for alone.
     Equal(MemberResponse),
-    /// The call for an equal request brought no answer, but this error or response.
+    /// The call brought no answer, but this error or response, and the member's time is over.
     Failed(Result<UpstreamResponse, Shared>),
-    /// The call waits for a slot again. The member waits for a slot itself, as long as its own
-    /// callers may, and whichever of them gets one first may take the others along.
-    Released,
-    /// The call did not answer the member, but another batch may. The member was found to have this
-    /// many rows, or 0 if none were counted.
-    Rejoin(usize),
+    /// The call did not answer the member, or waits for a slot again. The member has been put back
+    /// to where it waits for a slot itself, and may even be a member of another call already.
+    WaitsAgain,
 }
 
 /// A member's part of an answer.
@@ -245,7 +242,7 @@ impl Flight {
 
     /// Lets the flights that share the call wait for themselves. If it leaves now, only those whose
     /// time has been over for a while: they have no place in the queue that would tell their leaders
-    /// so. A batch stays together or is given up.
+    /// so.
     pub(super) fn release_companions(&self, now: Instant, start: Option<Instant>) {
         let mut gone = {
             let state = self.state();
@@ -263,20 +260,24 @@ impl Flight {
         }
         self.end_trace(true);
         let is_gone = |member: &BatchMember| gone.iter().any(|flight| Arc::ptr_eq(flight, &member.flight));
-        let (equals, keeps_batch) = {
-            let mut state = self.state();
-            let equals = state.equals.extract_if(.., |equal| is_gone(equal)).collect();
-            let batch_role = &state.batch_role;
-            let keeps = matches!(batch_role, BatchRole::Carrier(batch) if !batch.members.iter().any(is_gone));
-            (equals, leaves_now && keeps)
-        };
-        if !keeps_batch && let Some(batch) = self.take_batch() {
-            release(batch.members);
+        let mut released: Vec<_> = self.state().equals.extract_if(.., |equal| is_gone(equal)).collect();
+        if let Some(mut batch) = self.take_batch() {
+            released.extend(batch.members.extract_if(.., |member| is_gone(member)));
+            if leaves_now && let Some(batch) = batch.of_the_rest(self) {
+                self.attach(batch);
+            }
         }
-        release(equals);
+        if leaves_now {
+            // They ask for themselves as soon as they see that their senders are dropped: the call,
+            // which leaves before, is not to take them along again.
+            drop(released);
+        } else {
+            release(released);
+        }
     }
 
-    /// The flight was in a batch whose call waits for a slot again.
+    /// The flight waits for a slot itself, as long as its own callers may, and whichever of those
+    /// that shared the call gets one first may take the others along.
     pub(super) fn released(&self) {
         self.state().wait_solo();
     }

@@ -11,7 +11,7 @@ use crate::memory::{AnswerMemory, Reservation};
 use crate::net::MEMORY_WAIT;
 use crate::scan::{Request, Rows, StoredRows, UpstreamResponse};
 use crate::single_flight::batch_role::{MemberOutcome, MemberResponse};
-use crate::single_flight::batcher::{BatchMember, Batcher};
+use crate::single_flight::batcher::{BatchMember, Batcher, wait_again};
 
 /// How long a part of the answer to a batch waits for memory. Meanwhile it holds up the memory of
 /// the whole answer, for which another call may wait in front of it, and that call must not give up.
@@ -123,16 +123,14 @@ impl BatchShare {
     /// Answers a member from these rows and those that had come before; returns the number of its
     /// waiters. If they cannot be joined, it asks for all of its ids in another batch.
     pub(super) fn join(&self, member: BatchMember) -> usize {
-        let BatchMember { flight, stored, sender } = member;
-        let response = stored.and_then(|stored| self.joined(&*stored));
-        let (outcome, answered) = if let Some(response) = response {
-            (MemberOutcome::Response(response), flight.waiter_count())
-        } else {
-            flight.ask_for_all();
-            (MemberOutcome::Rejoin(0), 0)
+        let Some(response) = member.stored.as_deref().and_then(|stored| self.joined(stored)) else {
+            member.flight.ask_for_all();
+            wait_again(vec![member], |flight| flight.rejoin(0));
+            return 0;
         };
+        let answered = member.flight.waiter_count();
         // A member whose task ended with the runtime needs no outcome.
-        let _ = sender.send(outcome);
+        let _ = member.sender.send(MemberOutcome::Response(response));
         answered
     }
 
@@ -146,18 +144,21 @@ impl BatchShare {
         mut longest: Option<usize>,
     ) -> usize {
         let mut answered = 0;
-        for (count, BatchMember { flight, sender, .. }) in members {
-            let told = if batcher.fits(&flight, count) {
-                answered += flight.waiter_count();
-                MemberOutcome::Share(Box::new(self.clone()))
-            } else if longest.take_if(|longest| *longest == count).is_some() {
-                // Its sender is dropped, so it asks alone.
+        let mut unanswered = Vec::new();
+        for (count, member) in members {
+            if batcher.fits(&member.flight, count) {
+                answered += member.flight.waiter_count();
+                let _ = member.sender.send(MemberOutcome::Share(Box::new(self.clone())));
                 continue;
+            }
+            if longest.take_if(|longest| *longest == count).is_some() {
+                member.flight.leave_batch();
             } else {
-                MemberOutcome::Rejoin(count)
-            };
-            let _ = sender.send(told);
+                member.flight.rejoin(count);
+            }
+            unanswered.push(member);
         }
+        wait_again(unanswered, |_| {});
         answered
     }
 }

@@ -10,14 +10,16 @@ use tokio::time::Instant;
 use crate::BoxError;
 use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::memory::Exhausted;
+use crate::net;
 use crate::scan::{Endpoint, Merging, Request, ResponseKind, Rows, SplitError, UpstreamResponse};
 use crate::single_flight::Shared;
-use crate::single_flight::batch_role::{MemberOutcome, MemberResponse};
+use crate::single_flight::batch_role::MemberResponse;
 use crate::single_flight::batch_share::BatchShare;
-use crate::single_flight::batcher::{Batch, Batcher, State, lacking};
+use crate::single_flight::batcher::{Batch, Batcher, State, fail, lacking, wait_again};
 use crate::single_flight::driver::FlightDriver;
-use crate::single_flight::flight::Stage;
+use crate::single_flight::flight::{Flight, Stage};
 use crate::single_flight::waiter::{BatchKind, Leader};
+use crate::telemetry::log;
 
 /// After this many failed splits in a row batching is paused: the upstream does not answer in the
 /// way that batching relies on.
@@ -140,6 +142,17 @@ pub(super) fn is_throttled(request: &Request, result: &Result<UpstreamResponse, 
     matches!(kind, Ok(ResponseKind::Throttled))
 }
 
+/// Whether the answer was longer than the gateway reads: that of each member may be short enough.
+fn is_too_long(result: &Result<UpstreamResponse, BoxError>) -> bool {
+    let mut causes = result
+        .as_ref()
+        .err()
+        .into_iter()
+        .flat_map(|error| log::causes(error.as_ref()));
+    let error = causes.find_map(|cause| cause.downcast_ref::<net::Error>());
+    error.is_some_and(|error| matches!(error.kind(), net::Kind::BodyTooLarge { .. }))
+}
+
 impl FlightDriver {
     /// Splits the answer to a batch among its members. If the answer may have been cut off, all of
     /// them join another, smaller batch; if it cannot be split for any other reason, all ask alone.
@@ -167,21 +180,24 @@ impl FlightDriver {
             {
                 self.rejoin(batch)
             }
+            (Err(SplitError::Failed), result, _) if !is_too_long(&result) => {
+                let outcome = result.map_err(Shared::new);
+                let next = self.shared_call_failed(&outcome, BatchKind::None, Flight::leave_batch);
+                fail(batch.members, &outcome, Flight::leave_batch);
+                next
+            }
             _ => {
-                // The members see that their senders are dropped, and ask alone.
-                drop(batch);
-                self.request_alone()
+                let next = self.request_alone();
+                wait_again(batch.members, Flight::leave_batch);
+                next
             }
         }
     }
 
     /// Lets the members join other batches, and the carrier too.
     pub(super) fn rejoin(&self, batch: Batch) -> Option<Leader> {
-        for member in batch.members {
-            // A member whose task ended with the runtime needs no outcome.
-            let _ = member.sender.send(MemberOutcome::Rejoin(0));
-        }
         self.flight.rejoin(0);
+        wait_again(batch.members, |member| member.rejoin(0));
         self.flight.leader()
     }
 
@@ -291,8 +307,10 @@ impl FlightDriver {
             answer: None,
             source: Exhausted { of: "answers" }.into(),
         };
-        self.flight
-            .fail(&Err(Shared::new(no_memory.into())), leader, Instant::now())
+        let error = Shared::new(no_memory.into());
+        let next = self.flight.fail(&Err(error.clone()), leader, Instant::now());
+        self.fail_equals(&Err(error));
+        next
     }
 
     fn request_alone(&self) -> Option<Leader> {

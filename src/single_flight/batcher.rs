@@ -5,7 +5,7 @@
 //! asks for all their ids at once, and the answer is split again. If the answer may have been cut
 //! off, all of them join another, smaller batch; whenever it is not certain for any other reason
 //! that each member gets exactly what it would have got alone, all ask alone, once, at their old
-//! places.
+//! places. Of a call that brought no answer, those whose time is over are told so instead.
 //!
 //! Rows that other calls bring while a flight waits are not asked for again: the flight's part of a
 //! call, as its carrier or as a member, is the ids that are left, and its answer is joined from
@@ -28,7 +28,7 @@ use crate::single_flight::batch_size::BatchSizer;
 use crate::single_flight::flight::{Departure, Flight};
 use crate::single_flight::pending::PendingFlights;
 use crate::single_flight::rejected::Rejected;
-use crate::single_flight::{Metrics, PredictedWait};
+use crate::single_flight::{Metrics, PredictedWait, Shared};
 
 /// The settings of batching.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,11 +94,46 @@ pub(super) struct Batch {
     pub(super) prefetched: Option<Request>,
 }
 
-/// Lets flights that shared a call wait for themselves.
+/// Lets flights that shared a call wait for slots themselves.
 pub(super) fn release(members: Vec<BatchMember>) {
+    wait_again(members, Flight::released);
+}
+
+/// Lets flights that shared a call wait again as `how` says. All do before the first of them asks
+/// for a slot: one that is granted at once takes the others along that it can.
+pub(super) fn wait_again(members: Vec<BatchMember>, how: impl Fn(&Flight)) {
+    for member in &members {
+        how(&member.flight);
+    }
     for member in members {
         // A member whose task ended with the runtime needs no outcome.
-        let _ = member.sender.send(MemberOutcome::Released);
+        let _ = member.sender.send(MemberOutcome::WaitsAgain);
+    }
+}
+
+/// Ends a call that failed for the flights that shared it: those whose time is over are told
+/// `outcome`, and the others wait again as `how` says.
+pub(super) fn fail(members: Vec<BatchMember>, outcome: &Result<UpstreamResponse, Shared>, how: impl Fn(&Flight)) {
+    let now = Instant::now();
+    let (in_time, late): (Vec<_>, Vec<_>) = members.into_iter().partition(|member| member.flight.has_time(now));
+    wait_again(in_time, how);
+    for member in late {
+        let _ = member.sender.send(MemberOutcome::Failed(outcome.clone()));
+    }
+}
+
+impl Batch {
+    /// The same without the ids of members that have left it; `None` when it is none any more.
+    pub(super) fn of_the_rest(self, carrier: &Flight) -> Option<Self> {
+        let own = lacking(carrier, self.stored.as_deref());
+        let of_members = self.members.iter().filter_map(BatchMember::lacking);
+        let asked = of_members.chain(own).chain(&self.prefetched).flat_map(Request::ids);
+        let rest = Request::all(self.request.endpoint(), asked).ok()?;
+        let is_batch = !self.members.is_empty() || self.prefetched.is_some() || self.stored.is_some();
+        is_batch.then(|| Self {
+            request: Arc::new(rest),
+            ..self
+        })
     }
 }
 

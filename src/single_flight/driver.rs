@@ -14,7 +14,7 @@ use crate::scan::{ResponseKind, Rows, UpstreamResponse};
 use crate::single_flight::Shared;
 use crate::single_flight::batch_role::{MemberOutcome, MemberResponse};
 use crate::single_flight::batch_split::is_throttled;
-use crate::single_flight::batcher::{Batch, release};
+use crate::single_flight::batcher::{Batch, fail, release};
 use crate::single_flight::flight::{Flight, Stage};
 use crate::single_flight::flight_table::FlightTable;
 use crate::single_flight::waiter::{BatchKind, FlightResponse, Leader};
@@ -76,34 +76,42 @@ impl FlightDriver {
                 return self.finish(joined, BatchKind::Member, leader);
             }
             Some(MemberOutcome::Equal(equal)) => return self.finish(Some(equal), BatchKind::Equal, leader),
-            Some(MemberOutcome::Failed(outcome)) => return self.equal_failed(outcome),
-            Some(MemberOutcome::Released) => self.flight.released(),
-            Some(MemberOutcome::Rejoin(rows)) => self.flight.rejoin(rows),
+            Some(MemberOutcome::Failed(outcome)) => {
+                return self.shared_call_failed(&outcome, BatchKind::Equal, Flight::released);
+            }
+            Some(MemberOutcome::WaitsAgain) => {}
             None => self.flight.leave_batch(),
         }
         self.flight.leader()
     }
 
-    /// What becomes of a flight whose request another flight asked for in vain. If its leader still
-    /// has time, it waits for a slot itself. Otherwise it fares as who had joined the other flight:
-    /// it would ask for a slot too late, and all that were taken along would do so at once.
-    fn equal_failed(&self, outcome: Result<UpstreamResponse, Shared>) -> Option<Leader> {
+    /// What becomes of a flight whose call, its own or another's, failed for all that share it. If
+    /// its leader still has time, it waits again as `how` says. Otherwise it fares as who had joined
+    /// the call: it would ask for a slot too late, and all that shared the call would do so at once.
+    pub(super) fn shared_call_failed(
+        &self,
+        outcome: &Result<UpstreamResponse, Shared>,
+        batch_kind: BatchKind,
+        how: impl Fn(&Flight),
+    ) -> Option<Leader> {
         let now = Instant::now();
-        let leader = self.flight.leader()?;
-        if self.flight.has_time(now) {
-            self.flight.released();
-            return Some(leader);
-        }
-        let result = outcome.map(|answer| {
-            Arc::new(FlightResponse {
-                answer,
-                kept: None,
-                batch_kind: BatchKind::Equal,
-            })
-        });
-        // Waiters with more time than their leader had go on.
-        let next = self.flight.fail(&result, &leader, now);
-        self.flight.released();
+        let leader = self.flight.leader();
+        let next = match leader {
+            Some(leader) if !self.flight.has_time(now) => {
+                let result = outcome.clone().map(|answer| {
+                    Arc::new(FlightResponse {
+                        answer,
+                        kept: None,
+                        batch_kind,
+                    })
+                });
+                // Waiters with more time than their leader had go on.
+                self.flight.fail(&result, &leader, now)
+            }
+            leader => leader,
+        };
+        how(&self.flight);
+        self.fail_equals(outcome);
         next
     }
 
@@ -124,8 +132,12 @@ impl FlightDriver {
                 self.flight.leader()
             }
             Some(batch) if is_throttled(&batch.request, &result) => {
-                release(batch.members);
-                self.handle_result(result, is_out_of_time, leader)
+                let answer = result.as_ref().ok().cloned();
+                let next = self.handle_result(result, is_out_of_time, leader);
+                if let Some(answer) = answer {
+                    fail(batch.members, &Ok(answer), Flight::released);
+                }
+                next
             }
             Some(batch) => self.split(batch, result, leader).await,
             None => self.handle_result(result, is_out_of_time, leader),
@@ -271,12 +283,9 @@ impl FlightDriver {
         }
     }
 
-    /// Tells the flights for the same request that the call brought no answer.
-    fn fail_equals(&self, outcome: &Result<UpstreamResponse, Shared>) {
-        for equal in self.flight.take_equals() {
-            // A flight whose task ended with the runtime needs no outcome.
-            let _ = equal.sender.send(MemberOutcome::Failed(outcome.clone()));
-        }
+    /// Ends a call that brought no answer for the flights for the same request.
+    pub(super) fn fail_equals(&self, outcome: &Result<UpstreamResponse, Shared>) {
+        fail(self.flight.take_equals(), outcome, Flight::released);
     }
 }
 

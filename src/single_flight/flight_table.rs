@@ -106,7 +106,7 @@ impl FlightTable {
             && !flight.has_stored_rows()
         {
             let equal = flights.get(flight.request.key()).into_iter().flatten();
-            let taken_along = equal.filter(|other| other.has_time(departed)).filter_map(|other| {
+            let taken_along = equal.filter_map(|other| {
                 Some(BatchMember {
                     flight: Arc::clone(other),
                     stored: None,

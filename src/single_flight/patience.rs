@@ -97,8 +97,8 @@ impl Flight {
         }
     }
 
-    /// Whether its leader may still wait for a slot. One that may not, because a call that was to
-    /// answer it took its time and brought nothing, waits for no further one.
+    /// Whether its leader may still wait for a slot. One that may not is told what became of the call
+    /// that was to answer it, if that took its time and brought nothing.
     pub(super) fn has_time(&self, now: Instant) -> bool {
         self.state().waiters.leader_caller.deadline + UNPUNCTUAL >= now
     }

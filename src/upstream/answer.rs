@@ -35,9 +35,15 @@ pub enum Reason {
     /// for), or above 599. The upstream's fault.
     #[error("the upstream answered with the status {status}, which means nothing here")]
     Status { status: StatusCode },
-    /// A compressed body, although none was asked for. The upstream's fault.
-    #[error("the upstream encoded the answer although it was asked not to")]
-    Encoded,
+    /// A compressed body, although none was asked for. The fault of the upstream, or of what is on
+    /// the way to it.
+    #[error(
+        "the answer is encoded ({coding}) although it was asked not to be, by the upstream or by a proxy on the way"
+    )]
+    Encoded {
+        /// The content codings, as far as they can be shown.
+        coding: String,
+    },
     /// The region's address or the token cannot be put into a request. Our fault.
     #[error("the request cannot be built")]
     Unbuildable,
@@ -87,7 +93,7 @@ impl Error {
         match &self.reason {
             Reason::Exchange(error) => error.proxy_status(),
             Reason::Redirect { .. } | Reason::Status { .. } => "http_protocol_error",
-            Reason::Encoded => "http_response_content_coding",
+            Reason::Encoded { .. } => "http_response_content_coding",
             Reason::Unbuildable | Reason::NoMemory(_) => "proxy_internal_error",
         }
     }
@@ -96,7 +102,7 @@ impl Error {
         match &self.reason {
             Reason::Exchange(error) if error.is_unprocessed() => Delivery::NotSent,
             Reason::Exchange(error) if !error.is_answered() => Delivery::Unknown,
-            Reason::Exchange(_) | Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded => {
+            Reason::Exchange(_) | Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded { .. } => {
                 Delivery::Answered
             }
             Reason::Unbuildable | Reason::NoMemory(_) => Delivery::NotSent,
@@ -115,8 +121,10 @@ impl Error {
                 _ => RetryHint::Never,
             },
             // The region is avoided from now on, so the next attempt goes to another one.
-            Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded => RetryHint::Once,
-            Reason::Unbuildable | Reason::NoMemory(_) => RetryHint::Never,
+            Reason::Redirect { .. } | Reason::Status { .. } => RetryHint::Once,
+            // What encodes unasked does so for each region: their fronts are alike, and a proxy on
+            // the way is the same.
+            Reason::Encoded { .. } | Reason::Unbuildable | Reason::NoMemory(_) => RetryHint::Never,
         }
     }
 }
@@ -157,7 +165,8 @@ pub(super) fn checked(response: Response<Bytes>) -> Result<UpstreamResponse, Rea
     }
     if !head.headers.get_all(CONTENT_ENCODING).iter().all(is_identity) {
         if !speaks_for_itself(head.status) {
-            return Err(Reason::Encoded);
+            let coding = shown_codings(&head.headers);
+            return Err(Reason::Encoded { coding });
         }
         body = Bytes::new();
     }
@@ -214,6 +223,15 @@ fn is_of_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
             .get_all(CONNECTION)
             .iter()
             .any(|options| options.to_str().is_ok_and(is_named))
+}
+
+/// The values of `Content-Encoding`, for people: not longer than any that are in use.
+fn shown_codings(headers: &HeaderMap) -> String {
+    let values = headers.get_all(CONTENT_ENCODING).iter();
+    let bytes = values.flat_map(|value| value.as_bytes().iter().chain(b" "));
+    let shown = bytes.filter(|byte| byte.is_ascii_alphanumeric() || b"-_., ".contains(byte));
+    let text: String = shown.take(40).map(|byte| char::from(*byte)).collect();
+    text.trim_end().to_owned()
 }
 
 /// Whether a `Content-Encoding` value means that the body is not encoded.

@@ -163,6 +163,25 @@ async fn a_member_whose_time_is_long_over_leaves_a_batch_whose_next_slot_is_free
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_others_stay_in_a_batch_that_a_member_leaves() {
+    let mut fixture = fixture();
+    let (owner, carrier, reply, [over, kept]) = carried(&mut fixture, [("b", 2), ("c", 300)]).await;
+    pass(8).await;
+    Arc::clone(&carrier.request).queues(carrier.position, Instant::now());
+    let united = carrier.request.bind().unwrap();
+    assert_eq!(united.ids().collect::<Vec<_>>(), ["a", "c"]);
+    let (_, refused) = fixture.waiting().await;
+    refused.send(Err(no_slot())).map_err(drop).unwrap();
+    assert!(over.await.unwrap().is_err());
+    assert!(fixture.calls.try_recv().is_err(), "the other waits for the retry");
+    reply.send(Ok(rows(&united))).unwrap();
+    for asked in [owner, kept] {
+        assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Merged);
+    }
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_429_past_the_leaders_time_says_nothing_about_merging() {
     let mut fixture = fixture();
     for round in 0..4 {

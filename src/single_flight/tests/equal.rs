@@ -286,8 +286,7 @@ async fn whatever_becomes_of_a_call_nobody_who_waited_for_it_fares_worse_than_al
                         World::Throttling => (CALL + PAUSE) * 2,
                         World::Good | World::Unavailable | World::Losing => CALL,
                     };
-                    assert!(told.after <= latest + answered || when == Merging::On, "{}", context());
-                    assert!(told.after <= latest + answered * 2, "{}", context());
+                    assert!(told.after <= latest + answered, "{}", context());
                 }
                 let (calls, asked) = (mix.calls.left.len(), mix.asked.len());
                 assert!(calls <= asked * 2, "seed {seed}: {calls} calls for {asked}");

@@ -10,6 +10,7 @@ mod equal;
 mod fixture;
 mod memory;
 mod reload;
+mod shared_failure;
 mod single;
 mod taken_along;
 mod urgency;

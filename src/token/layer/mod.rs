@@ -46,6 +46,7 @@ impl Middleware<Routed, Next<Authorized>> for TokenSource {
         let token = waited.map_err(|error| without_token(error, until, deadline))?;
         let bearer = token.secret().clone();
         let endpoint = routed.charged.request.endpoint();
+        let sent = Instant::now();
         let answer = next.call(Authorized { routed, bearer }).await?;
         if answer.status.is_success() {
             self.accepted(&token);
@@ -53,7 +54,7 @@ impl Middleware<Routed, Next<Authorized>> for TokenSource {
         // A 401 of something on the way, such as a proxy, says nothing about the token.
         if answer.status == StatusCode::UNAUTHORIZED
             && ResponseKind::of(endpoint, &answer).is_answer()
-            && self.rejected(&token, is_invalid_token(&answer))
+            && self.rejected(&token, is_invalid_token(&answer), sent)
         {
             return Err(Failure {
                 delivery: Delivery::Answered,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderValue, StatusCode};
 use tokio::time::Instant;
@@ -214,19 +215,20 @@ async fn a_forced_refresh_that_fails_is_returned_before_a_second_call() {
     assert_eq!((set.sign_in.count(), defender.calls.load(Ordering::Relaxed)), (2, 2));
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_token_that_is_rejected_again_and_again_costs_few_calls_while_sign_in_is_down() {
-    let set = setting(|n| {
-        if n == 1 {
-            Reply::token("revoked")
-        } else {
-            Reply::outage()
-        }
-    });
+/// A token that Defender calls invalid, and a sign-in that is down.
+fn revoked() -> (Setting, Defender) {
+    let set = setting(|n| if n == 1 { Reply::token("t1") } else { Reply::outage() });
     let defender = Defender {
         challenges: true,
-        ..Defender::accepting(&["new"])
+        ..Defender::default()
     };
+    (set, defender)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_rejected_again_and_again_costs_few_calls_while_sign_in_is_down() {
+    let (set, defender) = revoked();
+    defender.valid.lock().unwrap().push("new");
     let calls = || defender.calls.load(Ordering::Relaxed);
     for minute in 1..10 {
         let end = Instant::now() + Duration::from_mins(1);
@@ -255,11 +257,7 @@ async fn a_token_that_is_rejected_again_and_again_costs_few_calls_while_sign_in_
 
 #[tokio::test(start_paused = true)]
 async fn a_token_that_defender_accepts_again_is_used_on_while_sign_in_is_down() {
-    let set = setting(|n| if n == 1 { Reply::token("t1") } else { Reply::outage() });
-    let defender = Defender {
-        challenges: true,
-        ..Defender::default()
-    };
+    let (set, defender) = revoked();
     let ask = async || {
         tokio::time::sleep(Duration::from_millis(100)).await;
         call(&set.token_source, &defender, Duration::from_secs(2)).await
@@ -275,7 +273,39 @@ async fn a_token_that_defender_accepts_again_is_used_on_while_sign_in_is_down() 
     // One rejection says as little as before.
     defender.valid.lock().unwrap().clear();
     let token = set.token_source.current().unwrap();
-    set.token_source.rejected(&token, true);
+    set.token_source.rejected(&token, true, Instant::now());
+    assert!(set.token_source.snapshot().expires_in.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_call_of_many_tries_a_rejected_token_when_its_minute_is_over() {
+    let (set, defender) = revoked();
+    let ask = || call(&set.token_source, &defender, Duration::from_secs(2));
+    for _ in 0..2 {
+        assert!(ask().await.is_err());
+    }
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_secs(61)).await;
+        let before = defender.calls.load(Ordering::Relaxed);
+        let answers = join_all((0..20).map(|_| ask())).await;
+        assert!(answers.iter().all(Result::is_err));
+        assert_eq!(defender.calls.load(Ordering::Relaxed), before + 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejections_of_one_moment_are_one() {
+    let (set, defender) = revoked();
+    let ask = || call(&set.token_source, &defender, Duration::from_secs(2));
+    // The first forces a renewal, which fails; then the token is used again.
+    assert!(ask().await.is_err());
+    defender.valid.lock().unwrap().push("t1");
+    assert!(ask().await.unwrap().status.is_success());
+    defender.valid.lock().unwrap().clear();
+    for answer in join_all((0..20).map(|_| ask())).await {
+        assert_eq!(answer.unwrap().status, StatusCode::UNAUTHORIZED);
+    }
+    assert!(set.token_source.current().is_some(), "it may be the fault of one host");
     assert!(set.token_source.snapshot().expires_in.is_some());
 }
 

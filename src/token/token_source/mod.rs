@@ -111,13 +111,17 @@ impl TokenSource {
         })
     }
 
-    /// Reports that Defender answered a call with `bearer` with 401, and whether it said that the
-    /// token is invalid. One renewal is forced for all reports about the same token.
+    /// Reports that Defender answered a call with `bearer` with 401, which was `sent` then, and
+    /// whether it said that the token is invalid. One renewal is forced for all reports about the
+    /// same token.
     ///
     /// Returns whether the call is worth another attempt: there is a newer token, or one is being
     /// requested.
-    pub fn rejected(&self, bearer: &Bearer, is_invalid: bool) -> bool {
-        let again = self.shared.state().reject(bearer, is_invalid, Instant::now());
+    pub fn rejected(&self, bearer: &Bearer, is_invalid: bool, sent: Instant) -> bool {
+        let again = self
+            .shared
+            .state()
+            .reject(bearer, is_invalid.then_some(sent), Instant::now());
         if again {
             self.shared.wanted.notify_one();
         }
@@ -164,19 +168,23 @@ impl TokenSource {
             // Before the state is read, so that no change is missed.
             changes.mark_unchanged();
             let now = Instant::now();
-            let (failure, usable) = {
-                let state = self.shared.state();
-                (state.failing(now).cloned(), state.usable(now))
-            };
-            match (failure, usable) {
-                // The renewal that Defender's 401 forced has failed. The old token would be
-                // rejected again.
-                (Some(failure), Some(_)) if waited => return Err(failure.as_of(now)),
-                (_, Some(bearer)) => return Ok(bearer),
-                (Some(failure), None) if failure.until > now + PATIENCE && !failure.can_recover_by(patience) => {
-                    return Err(failure.as_of(now));
+            {
+                let mut state = self.shared.state();
+                let is_usable = state.usable(now).is_some();
+                match state.failing(now) {
+                    // The renewal that Defender's 401 forced has failed. The old token would be
+                    // rejected again.
+                    Some(failure) if waited && is_usable => return Err(failure.as_of(now)),
+                    Some(failure)
+                        if !is_usable && failure.until > now + PATIENCE && !failure.can_recover_by(patience) =>
+                    {
+                        return Err(failure.as_of(now));
+                    }
+                    _ => {}
                 }
-                _ => {}
+                if let Some(bearer) = state.take(now) {
+                    return Ok(bearer);
+                }
             }
             self.shared.wanted.notify_one();
             waited = true;

@@ -23,7 +23,7 @@ const REJECTION_COOLDOWN: Duration = Duration::from_mins(1);
 const SAME_TOKEN_COOLDOWN: Duration = Duration::from_mins(10);
 
 /// So many rejections in a row of a token as invalid are no chance: while sign-in fails it is left
-/// alone for [`REJECTION_COOLDOWN`] at a time, as each call with it is paid for.
+/// alone for [`REJECTION_COOLDOWN`] at a time, after which one call tries it, as each is paid for.
 const ENOUGH: u32 = 2;
 
 /// What is shared.
@@ -50,6 +50,8 @@ pub(super) struct State {
     is_withheld: bool,
     /// How often Defender has said that it is invalid, since it was last accepted.
     rejections: u32,
+    /// When the last of them was reported.
+    rejected_at: Option<Instant>,
     /// Until when it is not used because of [`ENOUGH`] of them, unless sign-in brings a token.
     withheld_until: Option<Instant>,
     /// Until when a 401 forces no renewal.
@@ -95,6 +97,16 @@ impl State {
         newest.filter(|bearer| bearer.is_usable(now)).cloned()
     }
 
+    /// The same, for a call that is sent with it. One that is withheld for a minute at a time goes to
+    /// one call at its end, which finds out for the others.
+    pub(super) fn take(&mut self, now: Instant) -> Option<Bearer> {
+        let bearer = self.usable(now)?;
+        if self.withheld_until.is_some() {
+            self.withheld_until = Some(now + REJECTION_COOLDOWN);
+        }
+        Some(bearer)
+    }
+
     fn is_withheld(&self, now: Instant) -> bool {
         self.is_withheld || self.withheld_until.is_some_and(|until| now < until)
     }
@@ -113,15 +125,16 @@ impl State {
             .filter(|failure| !self.asking && now < failure.until)
     }
 
-    /// Records that Defender rejected the token, and whether it called it invalid. Only the first
-    /// of all reports about the same token forces a renewal. Returns whether another attempt is
-    /// worth its call.
-    pub(super) fn reject(&mut self, bearer: &Bearer, is_invalid: bool, now: Instant) -> bool {
+    /// Records that Defender rejected the token, and, if it called it invalid, when the call was
+    /// sent: calls that were under way together are one rejection. Only the first of all reports
+    /// about the same token forces a renewal. Returns whether another attempt is worth its call.
+    pub(super) fn reject(&mut self, bearer: &Bearer, invalid: Option<Instant>, now: Instant) -> bool {
         if !self.is_newest(bearer) || self.is_withheld(now) {
             return true;
         }
-        if is_invalid {
+        if invalid.is_some_and(|sent| self.rejected_at.is_none_or(|at| at <= sent)) {
             self.rejections = self.rejections.saturating_add(1);
+            self.rejected_at = Some(now);
         }
         if self.at_hand().is_none() {
             self.withheld_until = Some(now + REJECTION_COOLDOWN);

@@ -238,16 +238,16 @@ async fn a_page_is_counted_as_no_answer_of_defenders() {
 }
 
 #[tokio::test]
-async fn redirects_and_encodings_are_errors_that_another_region_may_mend() {
+async fn redirects_are_errors_that_another_region_may_mend_and_encodings_are_not() {
     let redirect = answering(|| Response::builder().status(307).header("location", "http://evil.test/"));
     let encoded = answering(|| Response::builder().header("content-encoding", "gzip"));
-    for (host, token) in [
-        (redirect, "http_protocol_error"),
-        (encoded, "http_response_content_coding"),
+    for (host, token, again) in [
+        (redirect, "http_protocol_error", RetryHint::Once),
+        (encoded, "http_response_content_coding", RetryHint::Never),
     ] {
         let (result, shown) = call(host.start().await, signed("http://eu.test", Endpoint::HISTORY, None)).await;
         let failure = result.unwrap_err();
-        assert_eq!((failure.delivery, failure.again), (Delivery::Answered, RetryHint::Once));
+        assert_eq!((failure.delivery, failure.again), (Delivery::Answered, again));
         let error = failure.source.downcast_ref::<Error>().unwrap();
         assert_eq!(
             (error.proxy_status(), error.host(), error.is_timeout()),
@@ -315,11 +315,16 @@ async fn a_status_that_means_nothing_here_is_no_answer() {
 
 #[tokio::test]
 async fn an_encoding_cannot_hide_behind_another() {
-    for values in [
-        &["identity, gzip"][..],
-        &["identity", "gzip"],
-        &["br"],
-        &["gzip, identity"],
+    for (values, shown) in [
+        (&["identity, gzip"][..], "(identity, gzip)"),
+        (&["identity", "gzip"], "(identity gzip)"),
+        (&["br"], "(br)"),
+        (&["gzip, identity"], "(gzip, identity)"),
+        (&["a\"<b\u{e4}>"], "(ab)"),
+        (
+            &["0123456789012345678901234567890123456789 and so on"],
+            "(0123456789012345678901234567890123456789)",
+        ),
     ] {
         let host = answering(|| {
             let answer = Response::builder();
@@ -330,7 +335,8 @@ async fn an_encoding_cannot_hide_behind_another() {
         let (result, _) = call(host.start().await, signed("http://eu.test", Endpoint::HISTORY, None)).await;
         let failure = result.expect_err(values[0]);
         let error = failure.source.downcast_ref::<Error>().unwrap();
-        assert!(matches!(error.reason(), Reason::Encoded), "{error:?}");
+        assert!(matches!(error.reason(), Reason::Encoded { .. }), "{error:?}");
+        assert!(error.reason().to_string().contains(shown), "{error:?}");
     }
 }
 

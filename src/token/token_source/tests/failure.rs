@@ -299,7 +299,7 @@ async fn a_401_forces_nothing_while_sign_in_is_known_to_fail() {
     sleep(secs(2890)).await;
     let bearer = token_source.current().unwrap();
     let asked = service.count();
-    assert!(!token_source.rejected(&bearer, false));
+    assert!(!token_source.rejected(&bearer, false, Instant::now()));
     sleep(secs(1)).await;
     assert_eq!(service.count(), asked);
     assert_eq!(token(&token_source).await.unwrap(), "t1", "the old token serves on");
@@ -311,15 +311,15 @@ async fn a_401_soon_after_another_waits_for_a_renewal_that_is_under_way_anyway()
     let tasks = Tasks::new();
     let token_source = token_source(&service, &tasks);
     let first = token_source.bearer(soon()).await.unwrap();
-    assert!(token_source.rejected(&first, false));
+    assert!(token_source.rejected(&first, false, Instant::now()));
     let second = token_source.bearer(soon()).await.unwrap();
     // Within the minute after a forced renewal a 401 forces nothing.
-    assert!(!token_source.rejected(&second, false));
+    assert!(!token_source.rejected(&second, false, Instant::now()));
     while service.count() < 3 {
         sleep(Duration::from_millis(100)).await;
     }
     // The scheduled renewal is under way.
-    assert!(token_source.rejected(&second, false));
+    assert!(token_source.rejected(&second, false, Instant::now()));
     assert_eq!(token(&token_source).await.unwrap(), "t3");
     assert_eq!(service.count(), 3);
 }

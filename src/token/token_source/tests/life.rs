@@ -120,7 +120,7 @@ async fn a_late_401_about_an_old_token_forces_nothing() {
     let old = token_source.bearer(soon()).await.unwrap();
     sleep(secs(3000)).await;
     assert_eq!(token(&token_source).await.unwrap(), "t2");
-    assert!(token_source.rejected(&old, false));
+    assert!(token_source.rejected(&old, false, Instant::now()));
     sleep(secs(10)).await;
     assert_eq!(service.count(), 2);
 }
@@ -130,16 +130,16 @@ async fn the_same_token_again_is_no_new_one_and_is_not_forced_every_minute() {
     let (service, tasks) = (Service::new(|_, _| Reply::token("cached")), Tasks::new());
     let token_source = token_source(&service, &tasks);
     let first = token_source.bearer(soon()).await.unwrap();
-    assert!(token_source.rejected(&first, false));
+    assert!(token_source.rejected(&first, false, Instant::now()));
     let again = token_source.bearer(soon()).await.unwrap();
     assert_eq!(again.generation(), first.generation());
     for _ in 0..9 {
-        assert!(!token_source.rejected(&again, false));
+        assert!(!token_source.rejected(&again, false, Instant::now()));
         sleep(secs(61)).await;
     }
     assert_eq!(service.count(), 2);
     sleep(secs(60)).await;
-    assert!(token_source.rejected(&again, false));
+    assert!(token_source.rejected(&again, false, Instant::now()));
     service.now(|_, _| Reply::token("fresh"));
     let fresh = token_source.bearer(soon()).await.unwrap();
     assert_eq!(fresh.generation(), first.generation() + 1);
@@ -221,7 +221,7 @@ async fn callers_on_several_threads_share_one_renewal_too() {
             .map(|bearer| {
                 let token_source = token_source.clone();
                 tasks.spawn("rejected", async move {
-                    assert!(token_source.rejected(&bearer, false));
+                    assert!(token_source.rejected(&bearer, false, Instant::now()));
                     token_source.bearer(soon()).await.unwrap().generation()
                 })
             })

@@ -126,7 +126,7 @@ async fn a_federated_token_that_rotates_is_no_reason_to_ask() {
         _ => Reply::refusal(70_021),
     });
     let bearer = token_source.bearer(soon()).await.unwrap();
-    assert!(token_source.rejected(&bearer, false));
+    assert!(token_source.rejected(&bearer, false, Instant::now()));
     sleep(secs(5)).await;
     assert_eq!(token_source.snapshot().last_error.unwrap().code, "AADSTS70021");
     std::fs::write(file.path(), "k8s-3").unwrap();
