@@ -37,7 +37,7 @@ const SHORTEST_CYCLE: Duration = Duration::from_millis(1);
 
 /// So many of a caller's refused requests claim slots, and one more for each that came back when it
 /// was told to. Each that did not come halves the number. Their places in the order are kept all
-/// the same; but over replicas the others are owed a turn for those alone that claim slots.
+/// the same.
 const TRUST: usize = 2;
 
 /// For so long it is remembered that a caller's did not come.

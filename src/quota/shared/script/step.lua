@@ -171,7 +171,7 @@ local function heard_of(me)
   if not step.flows then return end
   local wants = {}
   for n, flow in ipairs(step.flows) do
-    local want = { f = flow[1], w = flow[2], q = flow[3], r = flow[4], a = flow[5], d = {}, u = {} }
+    local want = { f = flow[1], w = flow[2], q = flow[3], r = flow[4], a = flow[5], d = {}, u = {}, x = flow[8] or 0 }
     for i, left in ipairs(flow[6] or {}) do want.d[i] = now + left end
     for i, left in ipairs(flow[7] or {}) do want.u[i] = now + left end
     wants[n] = want
