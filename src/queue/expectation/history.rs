@@ -36,7 +36,7 @@ pub(super) const AT_ONCE: Duration = Duration::from_secs(1);
 const SHORTEST_CYCLE: Duration = Duration::from_millis(1);
 
 /// So many of a caller's refused requests claim slots, and one more for each that came back when it
-/// was told to. Each that did not come halves the number. Their places in the order are kept all
+/// was told to. Each that did not come, or came when its slot had passed, halves the number. Their places in the order are kept all
 /// the same.
 const TRUST: usize = 2;
 
@@ -214,10 +214,15 @@ impl History {
     }
 
     /// Takes out the one of those expected back that a request is.
-    pub(super) fn take_out(&mut self, arrival: Arrival) -> Option<Return> {
+    pub(super) fn take_out(&mut self, arrival: Arrival, now: Instant) -> Option<Return> {
         match arrival {
             Arrival::Return => {
-                self.trust = (self.trust + 1).min(MOST_RETURNS);
+                let is_late = self.returns.front().is_some_and(|first| first.is_late_from() <= now);
+                self.trust = if is_late {
+                    self.trust / 2
+                } else {
+                    (self.trust + 1).min(MOST_RETURNS)
+                };
                 self.returns.pop_front()
             }
             Arrival::Early => self.returns.pop_back(),
