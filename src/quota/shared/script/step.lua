@@ -176,10 +176,12 @@ local function heard_of(me)
     for i, left in ipairs(flow[7] or {}) do want.u[i] = now + left end
     wants[n] = want
   end
+  local is_anew = me.again
   me.again = nil
   -- Until everybody knows of it, it takes no turn.
   if is_known(me) then
-    come_back(me, wants)
+    -- What is told anew was there before.
+    if not is_anew then come_back(me, wants) end
     declare(step.me, me, wants)
   else
     me.again = true
