@@ -103,8 +103,10 @@ pub struct FlowDemand {
     /// By when they can use a slot, ascending; only the first few.
     pub deadlines: Vec<Instant>,
     /// The number of its requests that were refused, were told when to come back, and are not here
-    /// now.
+    /// now: of those that claim slots, and of one that does not where none does.
     pub returning: usize,
+    /// The number of all others of them: their places in the order are kept as well.
+    pub kept: usize,
     /// When those of them are due that claim slots, ascending; only the first few.
     pub dues: VecDeque<Instant>,
     /// Whether it sends a request whenever one is answered, so that forecasts count it as always

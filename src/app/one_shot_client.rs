@@ -177,6 +177,7 @@ impl OneShotClient {
             waiting: 1,
             deadlines: vec![until],
             returning: 0,
+            kept: 0,
             dues: [].into(),
             asks_again: false,
             position: None,

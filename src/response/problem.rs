@@ -28,7 +28,7 @@ pub struct Problem {
     pub detail: Cow<'static, str>,
     /// `Retry-After`, rounded up to whole seconds.
     pub retry_after: Option<Duration>,
-    /// `wait_needed`: the wait, in seconds, with which the request would have been admitted.
+    /// `wait_needed`: the wait, in seconds, that the request needs if it is sent again now.
     pub wait_needed: Option<u64>,
     /// `Proxy-Status`: why the gateway made the response itself, as RFC 9209 §2.3 names it.
     pub proxy_status: &'static str,

@@ -115,6 +115,7 @@ fn wanted(replica: usize, waiting: usize) -> Vec<FlowDemand> {
         waiting,
         deadlines: Vec::new(),
         returning: 0,
+        kept: 0,
         dues: [].into(),
         asks_again: false,
         position: None,

@@ -36,8 +36,8 @@ pub(super) const AT_ONCE: Duration = Duration::from_secs(1);
 const SHORTEST_CYCLE: Duration = Duration::from_millis(1);
 
 /// So many of a caller's refused requests claim slots, and one more for each that came back when it
-/// was told to. Each that did not come halves the number. Their places in the order are kept all
-/// the same; but over replicas the others are owed a turn for those alone that claim slots.
+/// was told to. Each that did not come, or came when its slot had passed, halves the number. Their
+/// places in the order are kept all the same.
 const TRUST: usize = 2;
 
 /// For so long it is remembered that a caller's did not come.
@@ -142,15 +142,16 @@ impl History {
             self.gaps.rotate_right(1);
             self.gaps[0] = gap.filter(|gap| *gap <= LONGEST_CYCLE);
         }
-        if self.returns.front().is_some_and(|first| first.may_be_back(now)) {
+        // Several may come at once.
+        let is_batch = self.refused.is_none_or(|(_, first)| now < first + AT_ONCE);
+        let may_be_back = |first: &Return| first.due <= now || (!is_batch && first.may_be_back(now));
+        if self.returns.front().is_some_and(may_be_back) {
             return Arrival::Return;
         }
         if self.ended > 0 {
             self.ended -= 1;
             return Arrival::Further;
         }
-        // Several may come at once.
-        let is_batch = self.refused.is_none_or(|(_, first)| now < first + AT_ONCE);
         if self.returns.is_empty() || is_batch {
             Arrival::Further
         } else {
@@ -214,10 +215,15 @@ impl History {
     }
 
     /// Takes out the one of those expected back that a request is.
-    pub(super) fn take_out(&mut self, arrival: Arrival) -> Option<Return> {
+    pub(super) fn take_out(&mut self, arrival: Arrival, now: Instant) -> Option<Return> {
         match arrival {
             Arrival::Return => {
-                self.trust = (self.trust + 1).min(MOST_RETURNS);
+                let is_late = self.returns.front().is_some_and(|first| first.is_late_from() <= now);
+                self.trust = if is_late {
+                    self.trust / 2
+                } else {
+                    (self.trust + 1).min(MOST_RETURNS)
+                };
                 self.returns.pop_front()
             }
             Arrival::Early => self.returns.pop_back(),

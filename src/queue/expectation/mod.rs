@@ -94,7 +94,7 @@ impl Expectations {
         now: Instant,
         order: &mut FairScheduler,
     ) {
-        self.take_out((caller, urgency), arrival, order);
+        self.take_out((caller, urgency), arrival, now, order);
         self.update(caller, urgency, now, order, |history| history.until = deadline + RECENT);
     }
 
@@ -107,7 +107,7 @@ impl Expectations {
         now: Instant,
         order: &mut FairScheduler,
     ) {
-        self.take_out((caller, urgency), arrival, order);
+        self.take_out((caller, urgency), arrival, now, order);
         let has_room = self.returns < MOST_RETURNS / (1 + self.others);
         self.update(caller, urgency, now, order, |history| {
             history.refuse(due, slot, has_room, now);
@@ -162,7 +162,7 @@ impl Expectations {
     /// One that was told to come back now has come to another queue.
     pub(super) fn back_elsewhere(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut FairScheduler) {
         if self.is_due(caller, urgency, Arrival::Return, now + EARLY) {
-            self.take_out((caller, urgency), Arrival::Return, order);
+            self.take_out((caller, urgency), Arrival::Return, now, order);
             self.update(caller, urgency, now, order, |_| ());
         }
     }
@@ -238,12 +238,18 @@ impl Expectations {
     }
 
     /// Takes out the one of those expected back that a request is.
-    fn take_out(&mut self, (caller, urgency): (&Name, Urgency), arrival: Arrival, order: &mut FairScheduler) {
+    fn take_out(
+        &mut self,
+        (caller, urgency): (&Name, Urgency),
+        arrival: Arrival,
+        now: Instant,
+        order: &mut FairScheduler,
+    ) {
         if arrival == Arrival::Return {
             order.returned();
         }
         let history = self.callers[usize::from(urgency.level())].get_mut(caller);
-        if let Some(one) = history.and_then(|history| history.take_out(arrival)) {
+        if let Some(one) = history.and_then(|history| history.take_out(arrival, now)) {
             self.returns -= 1;
             if one.is_claimed {
                 order.withdraw(caller, urgency, one.due);

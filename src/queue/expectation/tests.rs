@@ -252,3 +252,18 @@ fn a_return_claims_no_slot_once_the_one_has_passed_that_it_was_told_to_come_for(
         "its place is kept"
     );
 }
+
+#[test]
+fn requests_that_come_within_a_second_are_different_ones_though_one_may_be_back_soon() {
+    let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::default());
+    let (caller, urgency, now) = (Name::new("a"), Urgency::default(), Instant::now());
+    for (n, at) in [0, 300, 600, 900].map(Duration::from_millis).into_iter().enumerate() {
+        let at = now + at;
+        let arrival = expectations.arrive(&caller, urgency, at, &mut order);
+        assert_eq!(arrival, Arrival::Further, "{n}");
+        expectations.refuse((&caller, urgency), arrival, told(at + SECOND), at, &mut order);
+    }
+    assert_eq!(expectations.returns, 4);
+    let at = now + SECOND;
+    assert_eq!(expectations.arrive(&caller, urgency, at, &mut order), Arrival::Return);
+}

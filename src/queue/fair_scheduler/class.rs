@@ -297,16 +297,17 @@ impl Class {
         self.now = self.now.max(lowest);
     }
 
-    /// Charges a caller `more`, and `less`, for services that it had already.
+    /// Charges a caller `more`, and `less`, for services it had already: from where it stands now.
     pub(super) fn adjust(&mut self, caller: &Name, more: u64, less: u64) {
         let adjusted = |tag: u64| (tag + more).saturating_sub(less);
+        let kept = self.idle.get(caller).and_then(|idle| self.kept(idle));
         if let Some(flow) = self.flows.get_mut(caller) {
             self.next.remove(&(flow.tag, flow.turn, caller.clone()));
             flow.tag = adjusted(flow.tag);
             self.next.insert((flow.tag, flow.turn, caller.clone()));
         } else if let Some(idle) = self.idle.get_mut(caller) {
             idle.last = adjusted(idle.last.max(self.now));
-            idle.kept = idle.kept.map(|(tag, turn)| (adjusted(tag), turn));
+            idle.kept = kept.map(|(tag, turn)| (adjusted(tag), turn));
         } else {
             let last = self.idle_flows.remove(caller).unwrap_or(0).max(self.now);
             self.owe(caller, adjusted(last));

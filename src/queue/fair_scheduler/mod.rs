@@ -303,13 +303,16 @@ impl FairScheduler {
         let expected = flow.map(|flow| flow.expected).or(idle.map(|idle| idle.expected));
         let deadlines = flow.into_iter().flat_map(|flow| &flow.tickets);
         let dues = class.dues_of(caller);
+        let returning = expected.map_or(0, |expected| expected.returning);
+        let claiming = dues.map_or(0, VecDeque::len).max(returning.min(1));
         FlowDemand {
             urgency,
             caller: caller.clone(),
             weight: self.weights.of(caller),
             waiting: flow.map_or(0, |flow| flow.tickets.len()),
             deadlines: deadlines.map(|(deadline, _)| *deadline).take(DEADLINES_TOLD).collect(),
-            returning: dues.map_or(0, VecDeque::len),
+            returning: claiming,
+            kept: returning.saturating_sub(claiming),
             dues: dues
                 .map(|dues| dues.iter().copied().take(DUES_TOLD).collect())
                 .unwrap_or_default(),

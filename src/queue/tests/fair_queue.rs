@@ -59,6 +59,7 @@ async fn who_goes_before_somebody_here_has_room_however_many_wait_elsewhere() {
             waiting: elsewhere,
             deadlines: Vec::new(),
             returning: 0,
+            kept: 0,
             dues: [].into(),
             asks_again: false,
             position: None,

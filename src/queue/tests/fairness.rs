@@ -182,6 +182,32 @@ fn whoever_was_refused_often_is_owed_as_many_turns() {
     assert!(turns <= 3, "{turns}");
 }
 
+/// The tag that was kept for it lies far behind the clock.
+#[test]
+fn whose_place_is_kept_for_long_pays_its_part_of_shared_calls() {
+    let (poller, urgency) = (Name::new("poller"), Urgency::new(3).unwrap());
+    let mut order = FairScheduler::new(Weights::default());
+    for id in 0..2000 {
+        add(&mut order, id, &format!("steady {}", id % 4), 3);
+    }
+    let refused = Expected {
+        returning: 1,
+        ..Expected::default()
+    };
+    order.expect(&poller, urgency, refused);
+    serve(&mut order, 1000);
+    for _ in 0..10 {
+        let payer = serve(&mut order, 1).remove(0).caller;
+        order.split_cost(urgency, &payer, &[payer.clone(), poller.clone()]);
+    }
+    add(&mut order, 3000, "poller", 3);
+    let served = serve(&mut order, 8);
+    assert!(
+        served.iter().all(|ticket| ticket.caller != poller),
+        "it has had five turns"
+    );
+}
+
 #[test]
 fn backlogged_callers_differ_by_one_at_most_over_any_interval() {
     let mut order = FairScheduler::new(Weights::default());

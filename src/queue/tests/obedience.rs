@@ -193,6 +193,22 @@ async fn who_stays_away_delays_nobody_who_obeys() {
     assert!(refused.len() <= 1, "{} of 16: {refused:#?}", refused.len());
 }
 
+/// One of them always comes five seconds later than it was told to, when its slot has passed.
+#[test]
+fn who_is_always_late_keeps_nobody_from_a_slot_for_long() {
+    for every in [3500, 5500, 7000, 9000].map(Duration::from_millis) {
+        for n in 5..15 {
+            let on_time = (every * 10 / 13, 5 * SECOND, SECOND / 50);
+            let mut asks = [on_time; 40];
+            asks[n] = (every * 10 / 13, 2 * SECOND, 5 * SECOND);
+            let all = obey(every, 9, &asks);
+            let others = all.iter().enumerate().filter(|(other, _)| *other != n);
+            let most = others.max_by_key(|(_, one)| one.told.len()).unwrap();
+            assert!(most.1.told.len() <= 2, "{every:?}, {n}: {most:?}");
+        }
+    }
+}
+
 /// Slots a tenth of a second to twenty seconds apart, with callers that ask for half of them to
 /// twice as many.
 fn worlds() -> impl Strategy<Value = (Duration, u32, Vec<Ask>)> {

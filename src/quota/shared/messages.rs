@@ -25,9 +25,9 @@ pub(super) const SCRIPT: &str = concat!(
 pub(super) type Charge = (String, u8, f64);
 
 /// What waits of a flow, is expected back, and asks again, as the script knows it: the flow's name,
-/// its weight, the three counts, by when the first of those that wait can use a slot, and when the
-/// first are due that are expected back.
-pub(super) type Want = (String, u32, usize, usize, usize, Vec<i64>, Vec<i64>);
+/// its weight, the three counts, by when the first of those that wait can use a slot, when the first
+/// are due that are expected back, and for how many more a place is kept.
+pub(super) type Want = (String, u32, usize, usize, usize, Vec<i64>, Vec<i64>, usize);
 
 /// It was taken back.
 pub(super) const GONE: u8 = 0;

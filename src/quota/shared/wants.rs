@@ -80,6 +80,7 @@ impl DeclaredFlow {
             && old.weight == new.weight
             && old.waiting == new.waiting
             && about(old.returning, new.returning)
+            && old.kept == new.kept
             && old.dues == new.dues
             && old.asks_again == new.asks_again
             && (old.waiting == 0 || old.deadlines.first() == new.deadlines.first())
@@ -96,6 +97,7 @@ impl DeclaredFlow {
             usize::from(demand.asks_again),
             deadlines.map(|at| -messages::age(*at, now)).collect(),
             demand.dues.iter().map(|at| -messages::age(*at, now)).collect(),
+            demand.kept,
         )
     }
 }
@@ -212,6 +214,7 @@ impl Wants {
                 waiting: 0,
                 deadlines: Vec::new(),
                 returning: 0,
+                kept: 0,
                 dues: VecDeque::new(),
                 asks_again: false,
                 position: Some(position(at)),
@@ -295,6 +298,7 @@ mod tests {
             waiting,
             deadlines: Vec::new(),
             returning: 0,
+            kept: 0,
             dues: VecDeque::new(),
             asks_again: false,
             position: None,

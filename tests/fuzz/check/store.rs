@@ -38,6 +38,7 @@ pub(crate) fn ledger(data: &[u8]) {
                 waiting: WANTED,
                 deadlines: Vec::new(),
                 returning: 0,
+                kept: 0,
                 dues: [].into(),
                 asks_again: false,
                 position: None,

@@ -23,7 +23,8 @@ local function record(name)
   return records[name] or nil
 end
 
--- All that is known of a flow: what waits (q), is expected back (r), and asks again (a), its weight, and its tag.
+-- All that is known of a flow: what waits (q), is expected back (r) and claims no slot for it (x, of later versions), and asks again (a), its
+-- weight, and its tag.
 local function info(flow)
   if infos[flow] == nil then
     local packed = redis.call('HGET', INFOS, flow)
@@ -57,6 +58,8 @@ end
 
 local function is_active(known) return known.q > 0 or known.r > 0 or known.a > 0 end
 
+local function kept(known) return known.r + (known.x or 0) end
+
 -- The tag that is kept for so many requests: behind the clock by what is owed to them and no more, however far it has come since.
 local function owed(flow, known, returning)
   return math.max(known.key, state.clocks[class_of(flow)] - STRIDE / known.w * math.max(returning - 1, 0))
@@ -85,12 +88,13 @@ local function end_waiting(flow, known)
 end
 
 -- What replicas want of a flow changes by so much.
-local function adjust(flow, weight, q, r, a)
+local function adjust(flow, weight, q, r, a, x)
   local known, sum = info(flow), state.sums[class_of(flow)]
-  local waited, returning = known.q > 0, known.r
+  local waited, returning = known.q > 0, kept(known)
   if is_active(known) then sum.n, sum.w = sum.n - 1, sum.w - known.w end
   if weight then known.w = weight end
   known.q, known.r, known.a = math.max(known.q + q, 0), math.max(known.r + r, 0), math.max(known.a + a, 0)
+  known.x = math.max((known.x or 0) + (x or 0), 0)
   sum.q, sum.r, sum.a = math.max(sum.q + q, 0), math.max(sum.r + r, 0), math.max(sum.a + a, 0)
   if is_active(known) then sum.n, sum.w = sum.n + 1, sum.w + known.w end
   if not waited and known.q > 0 then begin_waiting(flow, known, returning) end
@@ -114,11 +118,11 @@ end
 -- Who is expected back at another member and comes to this one is not expected there any more, and that member is told so.
 local function come_back(me, wants)
   local before, coming = {}, nil
-  for _, want in ipairs(me.wants) do before[want.f] = want.q + want.r end
+  for _, want in ipairs(me.wants) do before[want.f] = want.q + kept(want) end
   for _, want in ipairs(wants) do
-    if want.q + want.r > (before[want.f] or 0) then
+    if want.q + kept(want) > (before[want.f] or 0) then
       coming = coming or {}
-      coming[want.f] = want.q + want.r - (before[want.f] or 0)
+      coming[want.f] = want.q + kept(want) - (before[want.f] or 0)
     end
   end
   if not coming then return end
@@ -147,12 +151,12 @@ local function declare(name, member, wants)
   if #due > 0 then redis.call('ZADD', RETURNS, unpack(due)) end
   for flow, old in pairs(before) do
     if old.q > 0 then redis.call('ZREM', WAITS, entry(name, old)) end
-    if not after[flow] then adjust(flow, nil, -old.q, -old.r, -old.a) end
+    if not after[flow] then adjust(flow, nil, -old.q, -old.r, -old.a, -(old.x or 0)) end
   end
   for flow, new in pairs(after) do
     local old = before[flow] or { q = 0, r = 0, a = 0 }
     if new.q > 0 then redis.call('ZADD', WAITS, 0, entry(name, new)) end
-    adjust(flow, new.w, new.q - old.q, new.r - old.r, new.a - old.a)
+    adjust(flow, new.w, new.q - old.q, new.r - old.r, new.a - old.a, new.x - (old.x or 0))
   end
   member.wants, member.changed = wants, true
 end
@@ -199,7 +203,7 @@ local function take_turn(flow, name)
   known.key = known.key + STRIDE / known.w
   -- What was kept for requests that were refused is not credit for further ones.
   if known.back then
-    known.key, known.back = owed(flow, known, known.r), known.r > 0
+    known.key, known.back = owed(flow, known, kept(known)), kept(known) > 0
   end
   local member = record(name)
   if member then uncount(name, member, flow) end
@@ -259,7 +263,7 @@ end
 -- Where the next service of a flow ends, after the clock of its class.
 local function position(flow, known)
   local clock = state.clocks[class_of(flow)]
-  local tag = known.q > 0 and known.key or known.r > 0 and known.key and owed(flow, known, known.r)
+  local tag = known.q > 0 and known.key or known.r > 0 and known.key and owed(flow, known, kept(known))
   return math.floor((tag or math.max(known.ended or 0, clock) + STRIDE / known.w) - clock)
 end
 

@@ -171,15 +171,17 @@ local function heard_of(me)
   if not step.flows then return end
   local wants = {}
   for n, flow in ipairs(step.flows) do
-    local want = { f = flow[1], w = flow[2], q = flow[3], r = flow[4], a = flow[5], d = {}, u = {} }
+    local want = { f = flow[1], w = flow[2], q = flow[3], r = flow[4], a = flow[5], d = {}, u = {}, x = flow[8] or 0 }
     for i, left in ipairs(flow[6] or {}) do want.d[i] = now + left end
     for i, left in ipairs(flow[7] or {}) do want.u[i] = now + left end
     wants[n] = want
   end
+  local is_anew = me.again
   me.again = nil
   -- Until everybody knows of it, it takes no turn.
   if is_known(me) then
-    come_back(me, wants)
+    -- What is told anew was there before.
+    if not is_anew then come_back(me, wants) end
     declare(step.me, me, wants)
   else
     me.again = true

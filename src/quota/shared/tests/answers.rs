@@ -129,6 +129,36 @@ fn refusals_whose_end_nobody_tells_are_forgotten() {
     }
 }
 
+/// A replica that did not come for its slot in time tells anew what waits there. That its caller is
+/// expected back at the other one is as true as before.
+#[test]
+fn who_is_told_of_anew_has_not_come_back() {
+    let mut pair = Pair::new(None);
+    let flow = |waiting: usize, due: Option<Instant>| FlowDemand {
+        waiting,
+        returning: usize::from(due.is_some()),
+        dues: due.into_iter().collect(),
+        ..self::waiting("a", 1).remove(0)
+    };
+    let unused = pair.slots(0, &waiting("first", 50)).pop().unwrap();
+    let due = pair.now + SECOND * 3 / 2;
+    pair.slots(0, &vec![flow(0, Some(due))]);
+    assert!(pair.slots(1, &vec![flow(1, None)]).is_empty(), "all is used up");
+    pair.replicas[0].refund(unused, pair.now);
+    pair.step(0, true);
+    pair.now += SECOND;
+    pair.step(0, true);
+    pair.step(1, true);
+    assert_eq!(pair.slots(1, &vec![flow(1, None)]).len(), 1);
+    pair.step(0, true);
+    let back = &pair.replicas[0].order.back;
+    assert!(back.is_empty(), "{back:?}");
+    // But a further one is taken for the one that was told to come.
+    pair.slots(1, &vec![flow(2, None)]);
+    pair.step(0, true);
+    assert_eq!(pair.replicas[0].order.back.len(), 1);
+}
+
 fn replica(now: Instant) -> Protocol {
     let minute = Duration::from_mins(1);
     let limit = Limit::try_new(NonZeroU32::new(100).unwrap(), minute).unwrap();

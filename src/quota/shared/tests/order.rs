@@ -282,6 +282,40 @@ fn what_is_kept_for_a_request_that_was_refused_is_no_credit_for_others() {
     }
 }
 
+/// A caller was refused ten times, and one is served whenever one of these comes back, though two
+/// of them at most claim slots, and none does while one is late.
+#[test]
+fn whoever_was_refused_often_is_owed_as_many_turns() {
+    for claims in [2, 1] {
+        let mut pair = Pair::new(None);
+        let back = |waiting: usize, left: usize| FlowDemand {
+            waiting,
+            returning: left.min(claims),
+            kept: left.saturating_sub(claims),
+            ..self::waiting("back", 1).remove(0)
+        };
+        let first = [waiting("other", 25), vec![back(0, 10)]].concat();
+        assert_eq!(pair.slots(0, &first).len(), 25);
+        let rest = FlowDemand {
+            urgency: Urgency::new(0).unwrap(),
+            ..waiting("rest", 24).remove(0)
+        };
+        let mut rest = pair.slots(0, &vec![rest, back(0, 10)]);
+        assert_eq!(rest.len(), 24);
+        for left in (0..10).rev() {
+            let one = pair.slots(0, &[waiting("other", 12), vec![back(1, left)]].concat());
+            assert_eq!(one.len(), 1, "there is room for one");
+            let caller = &one[0].flow.as_ref().unwrap().1;
+            assert_eq!(caller.as_str(), "back", "{left} are left");
+            assert!(
+                pair.slots(0, &[waiting("other", 12), vec![back(0, left)]].concat())
+                    .is_empty()
+            );
+            pair.give_back(0, rest.remove(0));
+        }
+    }
+}
+
 /// One is served first of two that are equal otherwise, callers of one class or of two classes, and
 /// still is when it has made no call. Its replica tells that again when it does not hear the answer.
 #[test]

@@ -326,6 +326,7 @@ impl Replicas {
                 waiting: caller.waiting,
                 deadlines: vec![self.now + caller.patience; caller.waiting.min(16)],
                 returning: 0,
+                kept: 0,
                 dues: VecDeque::new(),
                 asks_again: true,
                 position: None,

@@ -48,6 +48,7 @@ pub(super) fn waiting(caller: &str, requests: usize) -> Vec<FlowDemand> {
         waiting: requests,
         deadlines: Vec::new(),
         returning: 0,
+        kept: 0,
         dues: [].into(),
         asks_again: false,
         position: None,
