@@ -174,14 +174,20 @@ impl SharedCache {
 
 impl SharedCache {
     /// The answer of another replica to the request of this lease, once there is one that suits.
-    async fn found_elsewhere(&self, lease: &Lease, request: &Request, wanted: &CacheDirectives) -> Found {
+    async fn found_elsewhere(
+        &self,
+        lease: &Lease,
+        request: &Request,
+        wanted: &CacheDirectives,
+        came: Instant,
+    ) -> Found {
         let inner = &self.0;
         loop {
             lease.answered_elsewhere().await;
             let backend = &inner.backend;
             let look = backend.get_or_lease(request.endpoint(), lease.name(), None, LookupMode::Answers);
             if let LookupReply::Found(found) = look.await
-                && found.suits(wanted, Instant::now())
+                && found.suits(wanted, came, Instant::now())
             {
                 (inner.insert_local)(request, &found);
                 return found;
@@ -226,10 +232,10 @@ impl Middleware<Call, Next<Call, ServedResponse, BoxError>, ServedResponse, BoxE
         let Some(shared_cache) = self.as_ref().filter(|_| may_share) else {
             return next.call(call).await;
         };
-        let directives = call.caller.cache_directives;
+        let (came, directives) = (Instant::now(), call.caller.cache_directives);
         let metrics = &shared_cache.0.metrics;
         match shared_cache.lookup(&call).await {
-            LookupOutcome::Found(found, via) if found.suits(&directives, Instant::now()) => {
+            LookupOutcome::Found(found, via) if found.suits(&directives, came, Instant::now()) => {
                 metrics.record_lookup(match via {
                     Via::Look => LookupResult::Hit,
                     Via::Wait => LookupResult::Followed,
@@ -242,7 +248,7 @@ impl Middleware<Call, Next<Call, ServedResponse, BoxError>, ServedResponse, BoxE
                 let result = tokio::select! {
                     biased;
                     result = next.call(call) => result,
-                    found = shared_cache.found_elsewhere(&lease, &request, &directives) => {
+                    found = shared_cache.found_elsewhere(&lease, &request, &directives, came) => {
                         // Where it is still this replica's, those who follow it look again.
                         lease.end(LeaseEvent::Completed);
                         return Ok(served(&found, Via::Wait, Instant::now()));
@@ -305,14 +311,16 @@ impl fmt::Debug for Inner {
 }
 
 impl Found {
-    /// Whether a caller accepts an answer. It is fresh, but the caller may have stricter limits
-    /// (RFC 9111 §5.2.1).
-    fn suits(&self, wanted: &CacheDirectives, now: Instant) -> bool {
+    /// Whether a caller accepts an answer that is wanted since it `came`. It is fresh, but the
+    /// caller may have stricter limits (RFC 9111 §5.2.1); none is stricter than a call of its own,
+    /// whose answer would be as old.
+    fn suits(&self, wanted: &CacheDirectives, came: Instant, now: Instant) -> bool {
         let age = self.age(now);
         let Some(left) = self.ttl.checked_sub(age).filter(|left| !left.is_zero()) else {
             return false;
         };
-        wanted.max_age.is_none_or(|limit| age <= limit) && wanted.min_fresh.is_none_or(|least| left >= least)
+        let is_young = wanted.max_age.is_none_or(|limit| age <= limit) || self.stored >= came;
+        is_young && wanted.min_fresh.is_none_or(|least| left >= least)
     }
 
     fn age(&self, now: Instant) -> Duration {

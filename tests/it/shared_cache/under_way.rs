@@ -6,7 +6,7 @@ use defender_gateway::testing::caller::CacheDirectives;
 use defender_gateway::testing::scan::Outcome;
 
 use super::replica::{LONG_LEASE, Options, Replica, Upstream, good};
-use super::share::{looks, replicas, settle};
+use super::share::{MINUTE, looks, replicas, settle};
 use crate::support::redis::Redis;
 use crate::support::until;
 
@@ -144,5 +144,25 @@ async fn when_the_callers_of_a_call_leave_that_waits_the_lease_is_given_back() {
     let follow = follower.ask(&["a"]);
     lead.abort();
     good(follow).await;
+    assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_was_asked_for_later_is_young_enough() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let [leader, follower] = replicas(&redis, &upstream, &Options::default()).await;
+    let young = CacheDirectives {
+        max_age: Some(Duration::ZERO),
+        ..CacheDirectives::default()
+    };
+    upstream.close_gate();
+    let lead = leader.ask_with(&["a"], young, MINUTE);
+    upstream.arrived(1).await;
+    let follow = follower.ask_with(&["a"], young, MINUTE);
+    settle(&redis, 2).await;
+    upstream.open_gate();
+    for asked in [lead, follow] {
+        good(asked).await;
+    }
     assert_eq!(upstream.calls(), 1);
 }
