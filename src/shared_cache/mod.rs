@@ -35,7 +35,8 @@
 //!
 //! Requests with a caller's own token, answers that a caller or the upstream forbade to store, and
 //! secrets. What is written is an answer's status, header fields and body, under a digest of the
-//! request. Requests with `no-cache` do no lookup and wait for no other replica.
+//! request. Requests with `no-cache` take the lease where it is free, use no stored answer and wait
+//! for no other replica.
 //!
 //! # Versions
 //!
@@ -173,6 +174,30 @@ impl SharedCache {
 }
 
 impl SharedCache {
+    /// The lease for a request that wants no stored answer, if this replica has it or can have it:
+    /// its answer serves those who ask the same elsewhere. It waits for none of them.
+    async fn lead(&self, call: &Call) -> Option<Arc<Lease>> {
+        let inner = &self.0;
+        if call.caller.cache_directives.no_store {
+            return None;
+        }
+        let name = inner.config.name(call.request.key());
+        if let Some(lease) = inner.registry.lease(&name) {
+            return Some(lease);
+        }
+        let (lease, endpoint) = (Lease::new(inner, &name, call.caller.urgency), call.request.endpoint());
+        let look = inner
+            .backend
+            .get_or_lease(endpoint, &name, Some(lease.token()), LookupMode::LeasesOnly);
+        match look.await {
+            LookupReply::Led => return Some(lease.granted()),
+            // The lease may have been granted; dropping it gives it back.
+            LookupReply::NoReply | LookupReply::Nothing => {}
+            _ => lease.not_granted(),
+        }
+        None
+    }
+
     /// The answer of another replica to the request of this lease, once there is one that suits.
     async fn found_elsewhere(
         &self,
@@ -227,13 +252,19 @@ async fn listen(inner: Arc<Inner>) {
 /// are none.
 impl Middleware<Call, Next<Call, ServedResponse, BoxError>, ServedResponse, BoxError> for Option<SharedCache> {
     async fn call(&self, call: Call, next: &Next<Call, ServedResponse, BoxError>) -> Result<ServedResponse, BoxError> {
-        // Otherwise the caller wants a fresher answer, or one that no other caller may see.
-        let may_share = !call.caller.cache_directives.no_cache && call.request.token_id().is_none();
+        // Otherwise it is an answer that no other caller may see.
+        let may_share = call.request.token_id().is_none();
         let Some(shared_cache) = self.as_ref().filter(|_| may_share) else {
             return next.call(call).await;
         };
         let (came, directives) = (Instant::now(), call.caller.cache_directives);
         let metrics = &shared_cache.0.metrics;
+        if directives.no_cache {
+            return match shared_cache.lead(&call).await {
+                Some(lease) => ended(&lease, call.request.endpoint(), next.call(call).await),
+                None => next.call(call).await,
+            };
+        }
         match shared_cache.lookup(&call).await {
             LookupOutcome::Found(found, via) if found.suits(&directives, came, Instant::now()) => {
                 metrics.record_lookup(match via {

@@ -290,6 +290,15 @@ impl Replica {
         self.ask_as(caller, history_request(ids))
     }
 
+    /// Asks for these ids, which must not be answered from anywhere.
+    pub(crate) fn insist(&self, ids: &[&str]) -> JoinHandle<Result<ServedResponse, BoxError>> {
+        let insists = CacheDirectives {
+            no_cache: true,
+            ..CacheDirectives::default()
+        };
+        self.ask_with(ids, insists, ASKS_FOR)
+    }
+
     pub(crate) fn ask_for(
         &self,
         request: Request,

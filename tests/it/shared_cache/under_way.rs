@@ -166,3 +166,22 @@ async fn an_answer_that_was_asked_for_later_is_young_enough() {
     }
     assert_eq!(upstream.calls(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_insists_joins_nobody_and_leads_others() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let [leader, follower, other] = replicas(&redis, &upstream, &Options::default()).await;
+    upstream.close_gate();
+    let lead = leader.insist(&["a"]);
+    let token = left(&redis).await;
+    let follow = follower.ask(&["a"]);
+    settle(&redis, 2).await;
+    assert_eq!((upstream.calls(), lease(&redis).await), (1, Some(token)));
+    let insisted = [leader.insist(&["a"]), other.insist(&["a"])];
+    upstream.arrived(3).await;
+    upstream.open_gate();
+    for asked in insisted.into_iter().chain([lead, follow]) {
+        good(asked).await;
+    }
+    assert_eq!(upstream.calls(), 3);
+}
