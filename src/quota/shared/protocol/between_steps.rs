@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Protocol, SHORTEST, Slot};
-use crate::attempt::{FlowOrder, SharedOrder};
+use crate::attempt::FlowOrder;
 use crate::clock::{self, earlier};
 use crate::quota::shared::messages::{self, Report};
 use crate::quota::{self, Forecast, QuotaState, Snapshot};
@@ -72,7 +72,7 @@ impl Protocol {
     /// Whose slot it was has not had its turn.
     fn give_back(&mut self, Slot { id, flow }: Slot, now: Instant) {
         self.copy.refund(&id);
-        let flow = flow.map(|(urgency, caller)| SharedOrder::flow(urgency, &caller));
+        let flow = flow.map(|(urgency, caller)| self.wants.name_of(urgency, &caller));
         self.pending_reports.add(id, Report::Refunded(flow));
         self.collect(now);
     }
