@@ -266,10 +266,11 @@ impl Protocol {
         self.woken |= reply.bring;
         if let Some(left) = reply.merging {
             // Nothing of what it says is whole yet.
-            self.due = Some(now + messages::span(left));
+            let was_known = self.due.replace(now + messages::span(left)).is_some();
             self.merging = true;
             self.wants.forget_declared();
             return Change {
+                forecast: !was_known,
                 foreign: reply.foreign,
                 ..Change::default()
             };
