@@ -95,7 +95,7 @@ impl Registry {
         {
             return;
         }
-        pending().await
+        pending::<()>().await;
     }
 
     /// From now on, equal requests join the lease.
