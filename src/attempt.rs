@@ -148,7 +148,12 @@ impl SharedOrder {
 
     /// A flow of the order: its class, and a digest, because nobody need know elsewhere who asks.
     pub fn flow(urgency: Urgency, caller: &Name) -> String {
-        let digest = digest(&SHA256, caller.as_str().as_bytes());
+        Self::flow_at("", urgency, caller)
+    }
+
+    /// The same for a caller who is another one at each `place`.
+    pub fn flow_at(place: &str, urgency: Urgency, caller: &Name) -> String {
+        let digest = digest(&SHA256, format!("{place}{caller}").as_bytes());
         let first = digest.as_ref().first_chunk().copied().map_or(0, u64::from_be_bytes);
         format!("{}{first:016x}", urgency.level())
     }

@@ -113,7 +113,7 @@ impl Components {
         );
         let cache = Arc::new(cache);
         let flight_metrics = single_flight::Metrics::register(root);
-        let shared_cache = context.shared_cache(config, &cache);
+        let shared_cache = context.shared_cache(config, plan.attempt, &cache);
         let single_flight = context.single_flight(
             config,
             plan.attempt,
@@ -233,7 +233,7 @@ impl Components {
         } else {
             before.cache.emptied(cache_config, Some(profile))
         });
-        self.shared_cache = self.context.shared_cache(&self.config, &self.cache);
+        self.shared_cache = self.context.shared_cache(&self.config, attempt, &self.cache);
         let keep = keep(&self.cache, self.shared_cache.as_ref());
         let flights = settings::single_flight(&self.config, attempt);
         let profile = Arc::clone(&self.upstream_profile);

@@ -120,10 +120,12 @@ impl SharedContext {
     pub(super) fn shared_cache(
         &self,
         config: &Resolved,
+        attempt: Duration,
         cache: &Arc<cache::Cache>,
     ) -> Option<Supervised<shared_cache::SharedCache>> {
         let (store, metrics) = (self.store.clone()?, self.metrics.shared_cache.clone()?);
         let mut shared_cache = settings::shared_cache(config, store)?;
+        shared_cache.attempt = attempt;
         shared_cache.memory = Some(self.memory.answers.clone());
         shared_cache.closing = Some(self.closing.subscribe());
         let memory = Arc::clone(cache);

@@ -1,6 +1,7 @@
 //! The caller of a request and its directives. Plain values: no I/O, no clock.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ impl Name {
     /// fill memory.
     pub const MAX_BYTES: usize = 64;
 
+    const LOCAL: &str = "local";
+
     /// A name from what the caller sent. Characters that steer a terminal or turn text around are
     /// dropped, and then spaces around the rest: names appear in logs and on the status page.
     pub fn new(text: &str) -> Self {
@@ -58,6 +61,17 @@ impl Name {
     /// around the names of callers are dropped.
     pub fn of_gateway() -> Self {
         Self(" gateway".into())
+    }
+
+    /// The name of a caller over a Unix socket that gives none.
+    pub fn of_unix_socket() -> Self {
+        Self(Self::LOCAL.into())
+    }
+
+    /// Whether it says only that the caller is on the gateway's own machine, of which each has one.
+    pub fn is_local(&self) -> bool {
+        let address = self.0.parse::<IpAddr>();
+        &*self.0 == Self::LOCAL || address.is_ok_and(|address| address.is_loopback())
     }
 
     /// The name as text.

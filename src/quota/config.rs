@@ -159,6 +159,15 @@ impl Config {
         })
     }
 
+    /// How many calls the bucket holds at first, when nothing is remembered.
+    pub(super) fn first_level(&self) -> u32 {
+        match self.unknown_past {
+            UnknownPast::Empty => self.burst.get(),
+            UnknownPast::Paced => self.burst.get() / 10,
+            UnknownPast::Full => 0,
+        }
+    }
+
     /// Sets what a cold start assumes.
     pub fn unknown_past(mut self, past: UnknownPast) -> Self {
         self.unknown_past = past;

@@ -55,21 +55,15 @@ impl QuotaState {
         let mut ledger = Ledger::new(config.limits.clone(), config.attempt + Self::LANDING);
         let (most, horizon) = config.memory();
         ledger.remember(most, horizon);
-        let level = match config.unknown_past {
-            UnknownPast::Empty => config.burst.get(),
-            UnknownPast::Paced => config.burst.get() / 10,
-            UnknownPast::Full => {
-                let most = config.limits.iter().map(Limit::calls).max().unwrap_or(0);
-                // An earlier process's last call may still be on its way for as long as an attempt
-                // takes.
-                (0..most).for_each(|_| ledger.record(now + config.attempt));
-                ledger.forget_until(now + config.attempt);
-                0
-            }
-        };
+        if config.unknown_past == UnknownPast::Full {
+            let most = config.limits.iter().map(Limit::calls).max().unwrap_or(0);
+            // An earlier process's last call may still be on its way for as long as an attempt takes.
+            (0..most).for_each(|_| ledger.record(now + config.attempt));
+            ledger.forget_until(now + config.attempt);
+        }
         Self {
             unpaced_from: unpaced_from(config, now),
-            ..Self::of(ledger, Pacer::new(config.burst, level, now))
+            ..Self::of(ledger, Pacer::new(config.burst, config.first_level(), now))
         }
     }
 

@@ -112,6 +112,12 @@ pub trait CacheSink: Send + Sync + fmt::Debug {
     /// it was not stored.
     fn keep(&self, request: &Request, answer: &UpstreamResponse, asked: Instant) -> Option<Duration>;
 
+    /// Who has to hear of a call for `request`, which keeps it until it ends.
+    fn observer(&self, request: &Request) -> Option<Box<dyn CallObserver>> {
+        let _ = request;
+        None
+    }
+
     /// Ids worth prefetching by a call that leaves at `now` for `asked` and has room for `most`
     /// more: those that were often asked for recently, and whose rows will be stale at `until`,
     /// when the next call may be answered. The most useful come first.
@@ -131,6 +137,12 @@ pub trait CacheSink: Send + Sync + fmt::Debug {
     fn keep_rows(&self, request: &Request, prefetched: Option<&Request>, answer: &UpstreamResponse, asked: Instant) {
         let _ = (request, prefetched, answer, asked);
     }
+}
+
+/// Hears where a call is, and by its end that it has ended.
+pub trait CallObserver: Send + Sync + fmt::Debug {
+    /// The call has left, or waits for a slot again.
+    fn has_left(&self, has_left: bool);
 }
 
 /// The rows of some ids of a request, which came with other calls while the request waited.

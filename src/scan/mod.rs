@@ -23,7 +23,7 @@ mod upstream_profile;
 mod upstream_response;
 
 pub use crate::operation::{Endpoint, EntityId, Operation, Target, route};
-pub use call::{CacheSink, Call, ForwardReason, Outcome, ServedResponse, Status, StoredRows};
+pub use call::{CacheSink, Call, CallObserver, ForwardReason, Outcome, ServedResponse, Status, StoredRows};
 pub use caller_token::{CallerToken, Payer, TokenId, TokenOwner};
 pub use id_class::SharedIds;
 pub use ids::canonical;

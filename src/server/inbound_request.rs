@@ -176,7 +176,7 @@ impl Peer {
 
     /// A peer over a Unix socket, on the same machine.
     pub fn unix() -> Self {
-        Self::new(None, Name::new("local"))
+        Self::new(None, Name::of_unix_socket())
     }
 
     fn new(tcp: Option<Addresses>, name: Name) -> Self {

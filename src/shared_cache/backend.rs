@@ -39,9 +39,13 @@ pub(super) enum LookupReply {
     Undecodable,
     /// There is no answer, and this replica has the lease.
     Led,
-    /// There is no answer yet, and another replica has the lease, which ends after this time unless
-    /// it is renewed.
-    Held(Duration),
+    /// There is no answer yet, and another replica has the lease, which ends after the time `left`
+    /// unless it is renewed.
+    Held {
+        left: Duration,
+        /// Whether its call is under way.
+        has_left: bool,
+    },
     /// There is no answer, and no lease was requested.
     Nothing,
     /// The store did not reply. The lease may have been granted.
@@ -152,9 +156,12 @@ impl Backend {
         match word {
             b"found" => self.open(endpoint, (name, extra), now, (asked, heard)),
             b"led" => LookupReply::Led,
-            b"held" => {
+            b"held" | b"left" => {
                 let left = number(extra).map(Duration::from_millis);
-                LookupReply::Held(left.unwrap_or(self.config.lease).min(self.config.lease))
+                LookupReply::Held {
+                    left: left.unwrap_or(self.config.lease).min(self.config.lease),
+                    has_left: word == b"left",
+                }
             }
             b"none" => LookupReply::Nothing,
             _ => self.unreadable(name, &"it is no answer"),
@@ -239,13 +246,15 @@ impl Backend {
         reply.is_some() && refused.is_none()
     }
 
-    /// Renews a lease. `false` when it is certain that the lease was lost.
-    pub(super) async fn renew(&self, name: &Name, token: &str) -> bool {
+    /// Renews a lease, whose holder goes by `token` from now on, and publishes what is new of it.
+    /// `false` when it is certain that the lease was lost.
+    pub(super) async fn renew(&self, name: &Name, token: &str, news: Option<LeaseEvent>) -> bool {
         if !self.config.store.admits() {
             return true;
         }
-        let lease = self.config.lease.as_millis().to_string();
-        let arguments = [token.as_bytes(), lease.as_bytes()];
+        let (lease, channel) = (self.config.lease.as_millis().to_string(), self.config.channel());
+        let message = news.map_or_else(String::new, |event| event.message(name));
+        let arguments = [token, &lease, &channel, &message].map(str::as_bytes);
         let reply = self.run(&self.renew, name, &arguments, COMMAND_TIMEOUT).await;
         reply.is_none_or(|word| word != b"lost")
     }

@@ -20,7 +20,9 @@ if ARGV[4] ~= '' then
   end
   done = refused == ''
 end
-if ARGV[1] ~= '' and redis.pcall('GET', KEYS[2]) == ARGV[1] then
+-- A token begins with its holder's name; where the holder's call is, its end says.
+local function holder(token) return type(token) == 'string' and string.match(token, '^%x+') end
+if ARGV[1] ~= '' and holder(redis.pcall('GET', KEYS[2])) == holder(ARGV[1]) then
   redis.call('DEL', KEYS[2])
   done = true
 end

@@ -29,6 +29,9 @@ pub struct Config {
     pub finished_ttl: Duration,
     /// How long a lease lasts without renewal, and so how long a dead leader delays its followers.
     pub lease: Duration,
+    /// How long a call takes at most, and so how long a request whose time is over waits for another
+    /// replica's.
+    pub attempt: Duration,
     /// The memory for answers from the store, of which one without memory is not read; `None` when
     /// they are not counted.
     pub memory: Option<AnswerMemory>,
@@ -41,6 +44,9 @@ impl Config {
     /// The default of [`Config::lease`]: short against the 30 s that callers wait, long against a
     /// pause of a process.
     pub const LEASE: Duration = Duration::from_secs(3);
+
+    /// The default of [`Config::attempt`].
+    pub const ATTEMPT: Duration = Duration::from_mins(1);
 
     /// Answers are kept apart by `prefix`, tenant and application, as the quota is. Background work
     /// waits for the store as long as `store` says; `look` and `ttl` are described at the fields.
@@ -60,6 +66,7 @@ impl Config {
             ttl,
             finished_ttl: ttl,
             lease: Self::LEASE,
+            attempt: Self::ATTEMPT,
             memory: None,
             closing: None,
         }

@@ -22,9 +22,11 @@ if ARGV[1] == '' then return now .. 'none ' end
 if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return now .. 'led ' end
 -- A token ends with its holder's urgency, where 0 goes first; earlier versions do not say it. A more
 -- urgent call takes the lease, because its turn may come earlier. The other one still waits for its
--- own, and the first answer serves both.
+-- own, and the first answer serves both. A call that has left has the end ':left:0': nobody takes
+-- its lease, whatever version it is of.
 local function urgency(token) return type(token) == 'string' and tonumber(string.match(token, ':(%d)$')) end
-local ours, theirs = urgency(ARGV[1]), urgency(redis.pcall('GET', KEYS[2]))
+local held = redis.pcall('GET', KEYS[2])
+local ours, theirs = urgency(ARGV[1]), urgency(held)
 if ours and theirs and ours < theirs then
   redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
   return now .. 'led '
@@ -35,4 +37,5 @@ if left < 0 or left > tonumber(ARGV[2]) then
   redis.call('PEXPIRE', KEYS[2], ARGV[2])
   left = ARGV[2]
 end
-return now .. 'held ' .. left
+local has_left = type(held) == 'string' and string.match(held, ':left:0$')
+return now .. (has_left and 'left ' or 'held ') .. left

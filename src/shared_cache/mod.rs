@@ -5,8 +5,10 @@
 //! a *lease* on the request and asks; the others wait for its answer. When that leader fails or
 //! dies, another replica takes the lease.
 //!
-//! A more urgent request does not wait for the call of a less urgent one, whose turn may come later
-//! than its own: it takes the lease, and the first answer serves both.
+//! A more urgent request does not wait for the call of a less urgent one that waits for a slot, whose
+//! turn may come later than its own: it takes the lease, and the first answer serves both. Once the
+//! call has left, as the leader says then, nobody takes the lease, and who waits for the answer
+//! waits to the end, as who has joined a call of its own replica.
 //!
 //! The shared cache never delays a request for long: a request that memory can answer does not come
 //! here, a lookup takes at most [`Config::look`], and after a failure the store's circuit breaker
@@ -33,7 +35,8 @@
 //!
 //! Requests with a caller's own token, answers that a caller or the upstream forbade to store, and
 //! secrets. What is written is an answer's status, header fields and body, under a digest of the
-//! request. Requests with `no-cache` do no lookup and wait for no other replica.
+//! request. Requests with `no-cache` take the lease where it is free, use no stored answer and wait
+//! for no other replica.
 //!
 //! # Versions
 //!
@@ -46,8 +49,10 @@
 mod backend;
 mod codec;
 mod config;
+mod follow;
 mod lease;
 mod metrics;
+mod registry;
 mod write_queue;
 
 use std::fmt;
@@ -55,12 +60,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::BoxError;
 use crate::caller::CacheDirectives;
 use crate::middleware::{Middleware, Next};
-use crate::scan::{self, Call, Request, ResponseKind, ServedResponse, Status};
+use crate::scan::{self, Call, Endpoint, Request, ResponseKind, ServedResponse, Status};
 use crate::store::Event;
 use crate::task::Tasks;
 
@@ -70,8 +75,10 @@ pub use metrics::{Metrics, Snapshot};
 pub use write_queue::Publisher;
 
 use backend::{Backend, Found, LookupMode, LookupReply};
-use lease::{Lease, LeaseEvent, Registry, RegistryEntry};
+use follow::{LookupOutcome, Via, lookup};
+use lease::{Lease, LeaseEvent};
 use metrics::LookupResult;
+use registry::Registry;
 use write_queue::{WriteQueue, run_writer};
 
 /// Inserts another replica's answer into this replica's memory.
@@ -148,6 +155,11 @@ impl SharedCache {
         // there is no slot.
         let reply = Instant::now() + inner.config.look;
         let until = call.caller.deadline.max(reply);
+        // Another replica's call that is under way is joined as one of this replica's would be.
+        let late = async {
+            sleep_until(until).await;
+            timeout(inner.config.attempt, inner.registry.waits_for_no_call(&name)).await
+        };
         let closed = async {
             inner.config.closed().await;
             sleep_until(reply).await;
@@ -155,22 +167,52 @@ impl SharedCache {
         tokio::select! {
             biased;
             outcome = lookup => outcome,
-            () = sleep_until(until) => LookupOutcome::Alone,
+            _ = late => LookupOutcome::Alone,
             () = closed => LookupOutcome::Alone,
         }
     }
 }
 
 impl SharedCache {
+    /// The lease for a request that wants no stored answer, if this replica has it or can have it:
+    /// its answer serves those who ask the same elsewhere. It waits for none of them.
+    async fn lead(&self, call: &Call) -> Option<Arc<Lease>> {
+        let inner = &self.0;
+        if call.caller.cache_directives.no_store {
+            return None;
+        }
+        let name = inner.config.name(call.request.key());
+        if let Some(lease) = inner.registry.lease(&name) {
+            return Some(lease);
+        }
+        let (lease, endpoint) = (Lease::new(inner, &name, call.caller.urgency), call.request.endpoint());
+        let look = inner
+            .backend
+            .get_or_lease(endpoint, &name, Some(lease.token()), LookupMode::LeasesOnly);
+        match look.await {
+            LookupReply::Led => return Some(lease.granted()),
+            // The lease may have been granted; dropping it gives it back.
+            LookupReply::NoReply | LookupReply::Nothing => {}
+            _ => lease.not_granted(),
+        }
+        None
+    }
+
     /// The answer of another replica to the request of this lease, once there is one that suits.
-    async fn found_elsewhere(&self, lease: &Lease, request: &Request, wanted: &CacheDirectives) -> Found {
+    async fn found_elsewhere(
+        &self,
+        lease: &Lease,
+        request: &Request,
+        wanted: &CacheDirectives,
+        came: Instant,
+    ) -> Found {
         let inner = &self.0;
         loop {
             lease.answered_elsewhere().await;
             let backend = &inner.backend;
             let look = backend.get_or_lease(request.endpoint(), lease.name(), None, LookupMode::Answers);
             if let LookupReply::Found(found) = look.await
-                && found.suits(wanted, Instant::now())
+                && found.suits(wanted, came, Instant::now())
             {
                 (inner.insert_local)(request, &found);
                 return found;
@@ -210,14 +252,21 @@ async fn listen(inner: Arc<Inner>) {
 /// are none.
 impl Middleware<Call, Next<Call, ServedResponse, BoxError>, ServedResponse, BoxError> for Option<SharedCache> {
     async fn call(&self, call: Call, next: &Next<Call, ServedResponse, BoxError>) -> Result<ServedResponse, BoxError> {
-        // Otherwise the caller wants a fresher answer, or one that no other caller may see.
-        let may_share = !call.caller.cache_directives.no_cache && call.request.token_id().is_none();
+        // Otherwise it is an answer that no other caller may see.
+        let may_share = call.request.token_id().is_none();
         let Some(shared_cache) = self.as_ref().filter(|_| may_share) else {
             return next.call(call).await;
         };
+        let (came, directives) = (Instant::now(), call.caller.cache_directives);
         let metrics = &shared_cache.0.metrics;
+        if directives.no_cache {
+            return match shared_cache.lead(&call).await {
+                Some(lease) => ended(&lease, call.request.endpoint(), next.call(call).await),
+                None => next.call(call).await,
+            };
+        }
         match shared_cache.lookup(&call).await {
-            LookupOutcome::Found(found, via) if found.suits(&call.caller.cache_directives, Instant::now()) => {
+            LookupOutcome::Found(found, via) if found.suits(&directives, came, Instant::now()) => {
                 metrics.record_lookup(match via {
                     Via::Look => LookupResult::Hit,
                     Via::Wait => LookupResult::Followed,
@@ -226,27 +275,17 @@ impl Middleware<Call, Next<Call, ServedResponse, BoxError>, ServedResponse, BoxE
             }
             LookupOutcome::Led(lease) => {
                 metrics.record_lookup(LookupResult::Led);
-                let endpoint = call.request.endpoint();
-                let (request, caller) = (Arc::clone(&call.request), Arc::clone(&call.caller));
+                let request = Arc::clone(&call.request);
                 let result = tokio::select! {
                     biased;
                     result = next.call(call) => result,
-                    found = shared_cache.found_elsewhere(&lease, &request, &caller.cache_directives) => {
+                    found = shared_cache.found_elsewhere(&lease, &request, &directives, came) => {
                         // Where it is still this replica's, those who follow it look again.
                         lease.end(LeaseEvent::Completed);
                         return Ok(served(&found, Via::Wait, Instant::now()));
                     }
                 };
-                // If the answer was stored, writing it ends the lease. An error, or an answer without
-                // rows, may concern this caller only, while the call goes on for the other waiters:
-                // the lease ends when the last of them is gone.
-                if let Ok(served) = &result
-                    && served.answer.status == StatusCode::OK
-                    && (served.status.stored || ResponseKind::of(endpoint, &served.answer).is_answer())
-                {
-                    lease.end(LeaseEvent::Alone);
-                }
-                result
+                ended(&lease, request.endpoint(), result)
             }
             LookupOutcome::Found(..) | LookupOutcome::Alone => {
                 metrics.record_lookup(LookupResult::Alone);
@@ -254,6 +293,23 @@ impl Middleware<Call, Next<Call, ServedResponse, BoxError>, ServedResponse, BoxE
             }
         }
     }
+}
+
+/// The result of a call that this replica made for all. If its answer was stored, writing it ends
+/// the lease. An error, or an answer without rows, may concern this caller only, while the call goes
+/// on for the other waiters: the lease ends with the call.
+fn ended(
+    lease: &Lease,
+    endpoint: Endpoint,
+    result: Result<ServedResponse, BoxError>,
+) -> Result<ServedResponse, BoxError> {
+    if let Ok(served) = &result
+        && served.answer.status == StatusCode::OK
+        && (served.status.stored || ResponseKind::of(endpoint, &served.answer).is_answer())
+    {
+        lease.end(LeaseEvent::Alone);
+    }
+    result
 }
 
 fn served(found: &Found, via: Via, now: Instant) -> ServedResponse {
@@ -285,104 +341,17 @@ impl fmt::Debug for Inner {
     }
 }
 
-/// The outcome of a lookup, for all equal requests in this process.
-#[derive(Clone, Debug)]
-enum LookupOutcome {
-    /// An answer.
-    Found(Arc<Found>, Via),
-    /// This replica has the lease and asks for all replicas.
-    Led(Arc<Lease>),
-    /// This replica asks for itself only.
-    Alone,
-}
-
-/// How an answer was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Via {
-    /// It was stored already.
-    Look,
-    /// By waiting for a call of another replica.
-    Wait,
-}
-
-/// After this many failed calls of other replicas, each replica asks for itself: one more call
-/// would hardly help, and waiting for one after the other takes long.
-const FAILURES: u32 = 2;
-
-/// Added to a lease's remaining time, so that it has expired at the store as well.
-const MARGIN: Duration = Duration::from_millis(5);
-
-/// Looks up an answer, and waits while another replica has the lease, until there is an outcome.
-/// The caller bounds the wait.
-async fn lookup(inner: Arc<Inner>, request: Arc<Request>, name: Name, mut entry: RegistryEntry) -> LookupOutcome {
-    let outcome = follow(&inner, &request, &name, &mut entry).await;
-    // Removed from the registry only now, when the lease is already in it.
-    drop(entry);
-    outcome
-}
-
-async fn follow(inner: &Arc<Inner>, request: &Request, name: &Name, entry: &mut RegistryEntry) -> LookupOutcome {
-    let mut via = Via::Look;
-    let mut mode = LookupMode::Answers;
-    let mut failures = 0;
-    loop {
-        let lease = Lease::new(inner, name, entry.urgency());
-        match inner
-            .backend
-            .get_or_lease(request.endpoint(), name, Some(lease.token()), mode)
-            .await
-        {
-            LookupReply::Led => return LookupOutcome::Led(lease.granted()),
-            LookupReply::Found(found) => {
-                lease.not_granted();
-                if found.ttl > found.stored.elapsed() {
-                    (inner.insert_local)(request, &found);
-                    return LookupOutcome::Found(Arc::new(found), via);
-                }
-                // The answer expired on its way, or is too old by this replica's settings.
-                mode = LookupMode::LeasesOnly;
-            }
-            LookupReply::Undecodable => {
-                lease.not_granted();
-                // A lookup in this mode returns no value, so the reply makes no sense.
-                if mode == LookupMode::LeasesOnly {
-                    return LookupOutcome::Alone;
-                }
-                mode = LookupMode::LeasesOnly;
-            }
-            LookupReply::Held(left) => {
-                lease.not_granted();
-                via = Via::Wait;
-                mode = LookupMode::Answers;
-                let event = tokio::select! {
-                    event = entry.event() => event,
-                    // The leader is gone, or has renewed its lease, or its event was lost.
-                    () = sleep(left + MARGIN) => LeaseEvent::Look,
-                };
-                failures += u32::from(event == LeaseEvent::Failed);
-                if event == LeaseEvent::Alone || failures >= FAILURES {
-                    return LookupOutcome::Alone;
-                }
-            }
-            LookupReply::Unavailable => {
-                lease.not_granted();
-                return LookupOutcome::Alone;
-            }
-            // The lease may have been granted; dropping it gives it back.
-            LookupReply::NoReply | LookupReply::Nothing => return LookupOutcome::Alone,
-        }
-    }
-}
-
 impl Found {
-    /// Whether a caller accepts an answer. It is fresh, but the caller may have stricter limits
-    /// (RFC 9111 §5.2.1).
-    fn suits(&self, wanted: &CacheDirectives, now: Instant) -> bool {
+    /// Whether a caller accepts an answer that is wanted since it `came`. It is fresh, but the
+    /// caller may have stricter limits (RFC 9111 §5.2.1); none is stricter than a call of its own,
+    /// whose answer would be as old.
+    fn suits(&self, wanted: &CacheDirectives, came: Instant, now: Instant) -> bool {
         let age = self.age(now);
         let Some(left) = self.ttl.checked_sub(age).filter(|left| !left.is_zero()) else {
             return false;
         };
-        wanted.max_age.is_none_or(|limit| age <= limit) && wanted.min_fresh.is_none_or(|least| left >= least)
+        let is_young = wanted.max_age.is_none_or(|limit| age <= limit) || self.stored >= came;
+        is_young && wanted.min_fresh.is_none_or(|least| left >= least)
     }
 
     fn age(&self, now: Instant) -> Duration {

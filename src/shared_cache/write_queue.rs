@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use super::codec::{StoreTime, StoredResponse};
 use super::config::Name;
-use super::lease::LeaseEvent;
+use super::lease::{Lease, LeaseEvent};
 use super::metrics::{Metrics, Write};
 use super::{Inner, SharedCache};
-use crate::scan::{CacheSink, Request, StoredRows, UpstreamResponse};
+use crate::scan::{CacheSink, CallObserver, Request, StoredRows, UpstreamResponse};
 
 /// Stores answers in memory and writes those that were stored to the store as well.
 #[derive(Debug)]
@@ -37,6 +37,11 @@ impl CacheSink for Publisher {
         Some(left)
     }
 
+    fn observer(&self, request: &Request) -> Option<Box<dyn CallObserver>> {
+        let lease = self.shared_cache.lease(request)?;
+        Some(Box::new(lease))
+    }
+
     fn worth_prefetching(&self, asked: &Request, most: usize, now: Instant, until: Instant) -> Vec<Box<str>> {
         self.memory.worth_prefetching(asked, most, now, until)
     }
@@ -51,6 +56,14 @@ impl CacheSink for Publisher {
 }
 
 impl SharedCache {
+    /// The lease on a request, if it is this replica's.
+    fn lease(&self, request: &Request) -> Option<Arc<Lease>> {
+        // The token's holder may see rows that other callers may not.
+        let is_shared = request.token_id().is_none();
+        let lease = || self.0.registry.lease(&self.0.config.name(request.key()));
+        is_shared.then(lease).flatten()
+    }
+
     /// Writes an answer that has just arrived and is fresh for another `left`.
     fn publish(&self, request: &Request, answer: &UpstreamResponse, asked: Instant, left: Duration) {
         // The token's holder may see rows that other callers may not.

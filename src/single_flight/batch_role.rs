@@ -73,7 +73,7 @@ impl State {
         self.lacks_place = false;
         if self.stage != Stage::Over {
             // Departed → Waiting.
-            self.stage = Stage::Waiting;
+            self.set_stage(Stage::Waiting);
         }
     }
 }
@@ -87,7 +87,7 @@ impl Flight {
                 return Departure::Cancelled;
             }
             // Waiting → Departed, and Departed → Departed for a further attempt.
-            state.stage = Stage::Departed(now);
+            state.set_stage(Stage::Departed(now));
             let departure = if state.can_batch() {
                 Departure::First
             } else {
@@ -98,7 +98,7 @@ impl Flight {
         for companion in companions {
             let mut state = companion.state();
             if state.stage != Stage::Over {
-                state.stage = Stage::Departed(now);
+                state.set_stage(Stage::Departed(now));
             }
         }
         departure
@@ -149,7 +149,7 @@ impl Flight {
         }
         let (sender, share) = oneshot::channel();
         // Waiting → Departed, as a member.
-        state.stage = Stage::Departed(departed);
+        state.set_stage(Stage::Departed(departed));
         state.batch_role = BatchRole::Member(Some(share));
         self.cancelled.notify_one();
         Some(sender)

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::attempt::{Delivery, Failure, Refusal, RetryHint};
 use crate::caller::{Caller, Name};
-use crate::scan::{CacheSink, Request};
+use crate::scan::{CacheSink, CallObserver, Request};
 use crate::single_flight::Shared;
 use crate::single_flight::batch_role::BatchRole;
 use crate::single_flight::batcher::{BatchMember, Batcher};
@@ -30,6 +30,8 @@ pub(super) struct Flight {
 
 pub(super) struct State {
     pub(super) stage: Stage,
+    /// Who else hears where the call is, until it ends.
+    observer: Option<Box<dyn CallObserver>>,
     pub(super) batch_role: BatchRole,
     /// It asks for its own request only, after a batch whose answer could not be split.
     pub(super) never_batches: bool,
@@ -97,6 +99,19 @@ pub(super) enum Departure {
 }
 
 impl State {
+    pub(super) fn set_stage(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.tell_observer();
+    }
+
+    fn tell_observer(&mut self) {
+        match (self.stage, &self.observer) {
+            (Stage::Over, _) => self.observer = None,
+            (stage, Some(observer)) => observer.has_left(matches!(stage, Stage::Departed(_))),
+            (_, None) => {}
+        }
+    }
+
     /// When the last waiter asked, if rows that have come since may be taken. They may be too old
     /// for those who wait for the answer in other flights.
     pub(super) fn rows_since(&self) -> Option<Instant> {
@@ -136,6 +151,7 @@ impl Flight {
             cache_sink,
             state: Mutex::new(State {
                 stage: Stage::Waiting,
+                observer: None,
                 batch_role: BatchRole::Solo,
                 never_batches: false,
                 equals: Vec::new(),
@@ -157,6 +173,13 @@ impl Flight {
         (flight, id, receiver)
     }
 
+    /// Somebody else has to hear where the call is.
+    pub(super) fn is_observed(&self, observer: Box<dyn CallObserver>) {
+        let mut state = self.state();
+        state.observer = Some(observer);
+        state.tell_observer();
+    }
+
     /// Removes a waiter. `true` when it was the last one and the call, which has not left yet, is
     /// given up.
     pub(super) fn leave(&self, id: u64) -> bool {
@@ -165,7 +188,7 @@ impl Flight {
             return false;
         }
         // Waiting → Over: its place in the queue is free for others.
-        state.stage = Stage::Over;
+        state.set_stage(Stage::Over);
         self.cancelled.notify_one();
         true
     }
@@ -198,7 +221,7 @@ impl Flight {
         let leader = state.waiters.leader_or_elect();
         if leader.is_none() {
             // Waiting → Over: no request may join a flight that will not be made.
-            state.stage = Stage::Over;
+            state.set_stage(Stage::Over);
         }
         leader
     }
@@ -217,7 +240,7 @@ impl Flight {
         let waiters = {
             let mut state = self.state();
             // Departed → Over.
-            state.stage = Stage::Over;
+            state.set_stage(Stage::Over);
             state.waiters.take(|_, _| true)
         };
         tell(waiters, &Ok(response));
@@ -260,13 +283,13 @@ impl Flight {
             .take(|id, waiter| is_concerned(id, waiter) && is_others(id, waiter));
         let told = state.waiters.take(is_concerned);
         let leader = state.waiters.elect_leader();
-        state.stage = match leader {
+        state.set_stage(match leader {
             // Departed → Waiting: the next call leaves later, so requests with `no-cache` may join
             // again.
             Some(_) => Stage::Waiting,
             // Any → Over: all waiters have the failure or had left.
             None => Stage::Over,
-        };
+        });
         // The next leader asks the queue anew.
         state.lacks_place = false;
         let refusal = state.refusal.take();
@@ -310,7 +333,7 @@ impl Flight {
         let waiters = {
             let mut state = self.state();
             // Any → Over.
-            state.stage = Stage::Over;
+            state.set_stage(Stage::Over);
             state.waiters.take(|_, _| true)
         };
         drop(waiters);

@@ -224,6 +224,9 @@ impl Middleware<Call, Below, ServedResponse, BoxError> for SingleFlight {
         let mut left = Vec::new();
         loop {
             let (guard, receiver, is_new) = self.flight_table.join(&call, &left, &self.cache_sink);
+            if let Some(observer) = self.cache_sink.observer(&call.request) {
+                guard.flight.is_observed(observer);
+            }
             let task = is_new.then(|| self.start(Arc::clone(&guard.flight), next.clone()));
             let result = if task.is_none() && self.predicted_wait.has_earlier_turn(&guard.flight, &call.caller) {
                 Err(LeftBehind.into())

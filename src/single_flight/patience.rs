@@ -128,7 +128,7 @@ impl Flight {
         let had_left = matches!(state.stage, Stage::Departed(_));
         // Departed → Waiting, unless it is waiting already: requests with `no-cache` may join
         // again, and nobody waits for an answer who would not wait for this slot.
-        state.stage = Stage::Waiting;
+        state.set_stage(Stage::Waiting);
         state.forget_part();
         self.leave_behind(state, |deadline| {
             let started_in_time = had_left && deadline <= now;
@@ -148,7 +148,7 @@ impl Flight {
         let left = state.waiters.take(is_left);
         if state.waiters.is_empty() {
             // Waiting → Over: its place in the queue is free for others.
-            state.stage = Stage::Over;
+            state.set_stage(Stage::Over);
             self.cancelled.notify_one();
         }
         drop(state);

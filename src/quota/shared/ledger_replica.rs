@@ -59,7 +59,9 @@ enum ChargeState {
 
 impl LedgerReplica {
     pub(super) fn new(me: String, config: quota::Config, kept: Duration, now: Instant) -> Self {
-        let pace = Pacer::new(config.burst, 0, now);
+        // Until the store is heard of: what the bucket holds when a new epoch opens that nobody has a
+        // copy for (`assume` in script/ledger.lua).
+        let pace = Pacer::new(config.burst, config.first_level(), now);
         Self {
             me,
             config,

@@ -31,8 +31,10 @@ const FURTHEST: f64 = (1_u64 << 46) as f64;
 pub(super) type Flow = (Urgency, Name);
 
 /// What waits here, and what of it was declared to the store.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Wants {
+    /// This replica's own name.
+    me: String,
     /// As the queue said last.
     wanted: Vec<FlowDemand>,
     /// As the store knows it.
@@ -49,13 +51,6 @@ struct DeclaredFlow {
 }
 
 impl DeclaredFlow {
-    fn of(demand: &FlowDemand) -> Self {
-        Self {
-            name: SharedOrder::flow(demand.urgency, &demand.caller),
-            demand: demand.clone(),
-        }
-    }
-
     fn is(&self, (urgency, caller): &Flow) -> bool {
         self.demand.urgency == *urgency && self.demand.caller == *caller
     }
@@ -103,6 +98,22 @@ impl DeclaredFlow {
 }
 
 impl Wants {
+    pub(super) fn new(me: String) -> Self {
+        Self {
+            me,
+            wanted: Vec::new(),
+            declared: Vec::new(),
+            must_tell: false,
+        }
+    }
+
+    /// A flow's name in the store. Who is known by no more than being on this machine is not the
+    /// one who is on another.
+    pub(super) fn name_of(&self, urgency: Urgency, caller: &Name) -> String {
+        let place = if caller.is_local() { &*self.me } else { "" };
+        SharedOrder::flow_at(place, urgency, caller)
+    }
+
     /// Takes in what the queue wants now; says whether that is something else.
     pub(super) fn demand(&mut self, flows: &dyn FlowOrder) -> bool {
         let wanted = flows.flows(MOST_TOLD);
@@ -123,7 +134,11 @@ impl Wants {
 
     /// What to tell: `None` when the store knows it. The slots `in_hand` serve some of what waits.
     pub(super) fn tell<'a>(&mut self, in_hand: impl Iterator<Item = &'a Flow>, now: Instant) -> Option<Vec<Want>> {
-        let mut wants: Vec<_> = self.wanted.iter().map(DeclaredFlow::of).collect();
+        let declare = |demand: &FlowDemand| DeclaredFlow {
+            name: self.name_of(demand.urgency, &demand.caller),
+            demand: demand.clone(),
+        };
+        let mut wants: Vec<_> = self.wanted.iter().map(declare).collect();
         for flow in in_hand {
             if let Some(served) = wants.iter_mut().find(|want| want.is(flow)) {
                 served.serve_one();
@@ -312,7 +327,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_store_is_told_only_what_it_does_not_know() {
         let now = Instant::now();
-        let mut wants = Wants::default();
+        let mut wants = Wants::new("me".into());
         demand(&mut wants, &[flow("a", 2), flow("b", 1)]);
         let declared = wants.tell(std::iter::empty(), now).unwrap();
         assert_eq!((declared.len(), declared[0].2, wants.declared()), (2, 2, 3));
@@ -333,7 +348,7 @@ mod tests {
 
     #[test]
     fn whoever_is_known_to_two_replicas_is_one_caller_and_nobody_else_is_named() {
-        let mut wants = Wants::default();
+        let mut wants = Wants::new("me".into());
         demand(&mut wants, &[flow("alice", 1)]);
         let declared = wants.tell(std::iter::empty(), Instant::now()).unwrap();
         let reply = |name: &str| -> SyncReply {
@@ -348,5 +363,28 @@ mod tests {
         let other = wants.others(&reply("30123456789abcdef"), &[], now);
         assert_ne!(other[0].caller.as_str(), "alice");
         assert!(wants.others(&reply("9"), &[], now).is_empty() && wants.others(&reply(""), &[], now).is_empty());
+    }
+
+    #[test]
+    fn who_is_known_by_this_machine_only_is_another_caller_at_each_replica() {
+        let names =
+            |caller: &Name| ["one", "other"].map(|me| Wants::new(me.into()).name_of(Urgency::default(), caller));
+        for local in ["127.0.0.1", "127.8.0.1", "::1"]
+            .map(Name::new)
+            .into_iter()
+            .chain([Name::of_unix_socket()])
+        {
+            let [one, other] = names(&local);
+            assert_ne!(one, other, "{local}");
+        }
+        for elsewhere in ["alice", "10.0.0.1", "fe80::1", "localhost"].map(Name::new) {
+            let [one, other] = names(&elsewhere);
+            assert_eq!(one, other, "{elsewhere}");
+            assert_eq!(
+                one,
+                SharedOrder::flow(Urgency::default(), &elsewhere),
+                "as for earlier versions"
+            );
+        }
     }
 }

@@ -331,6 +331,16 @@ fn system_assigned_identities_are_told_apart_in_a_store() {
 }
 
 #[test]
+fn callers_own_tokens_with_a_quota_at_each_replica_are_noted_with_a_store() {
+    let of = |passthrough: bool| format!("[credentials]\nkind = \"managed_identity\"\npassthrough = {passthrough}\n");
+    let store = "[store]\nurl = \"rediss://redis.test:6380\"\nprefix = \"one\"\n";
+    let notes = |text: &str| parse(text, &[]).unwrap().notes.join("\n");
+    assert!(notes(&format!("{}{store}", of(true))).contains("each replica gives each token the whole of quota.limits"));
+    assert_eq!(notes(&of(true)), "");
+    assert_eq!(notes(&format!("{}{store}", of(false))), "");
+}
+
+#[test]
 fn a_secret_in_place_of_its_files_path_is_not_shown() {
     let pem = format!("{:?}", include_str!("../../data/sim/app-key.pem"));
     for key in [

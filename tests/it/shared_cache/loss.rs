@@ -130,24 +130,6 @@ async fn when_a_leader_dies_one_follower_asks_for_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_a_leaders_callers_leave_the_lease_is_given_back() {
-    let (redis, upstream) = (Redis::start().await, Upstream::new());
-    let options = Options {
-        lease: LONG_LEASE,
-        ..Options::default()
-    };
-    let [leader, follower] = std::array::from_fn(|_| Replica::start_with(&redis.url(), &upstream, &options));
-    upstream.close_gate();
-    let lead = leader.ask(&["a"]);
-    upstream.arrived(1).await;
-    let follow = follower.ask(&["a"]);
-    lead.abort();
-    upstream.arrived(2).await;
-    upstream.open_gate();
-    good(follow).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_a_whole_gateway_is_killed_that_asked_for_all_another_asks() {
     let redis = Redis::start().await;
     let setup = || {

@@ -6,3 +6,4 @@ mod loss;
 pub(crate) mod proxy;
 mod replica;
 mod share;
+mod under_way;

@@ -2,6 +2,7 @@
 //! records its calls.
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,11 +25,16 @@ use defender_gateway::testing::{BoxError, cache, shared_cache, single_flight, st
 
 use crate::support::until;
 
-/// The upstream: calls arrive, wait at a gate, and are answered with two rows for each id.
+/// The upstream behind its quota: calls wait for a slot, arrive, wait at a gate, and are answered with
+/// two rows for each id.
 #[derive(Clone)]
 pub(crate) struct Upstream(Arc<Inner>);
 
 struct Inner {
+    /// So many calls have asked for a slot.
+    queued: AtomicUsize,
+    /// So many of the first of these get none.
+    queue: watch::Sender<usize>,
     calls: Mutex<Vec<Vec<String>>>,
     /// So many of the first calls wait.
     gate: watch::Sender<usize>,
@@ -49,10 +55,23 @@ pub(crate) enum Bad {
 impl Upstream {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Inner {
+            queued: AtomicUsize::new(0),
+            queue: watch::Sender::new(0),
             calls: Mutex::default(),
             gate: watch::Sender::new(0),
             bad: Mutex::default(),
         }))
+    }
+
+    /// The first so many calls get no slot, and all others do.
+    pub(crate) fn keep_waiting(&self, calls: usize) {
+        self.0.queue.send_replace(calls);
+    }
+
+    /// Waits until so many calls have asked for a slot.
+    pub(crate) async fn queued(&self, calls: usize) {
+        let queued = async || (self.0.queued.load(Ordering::Relaxed) >= calls).then_some(());
+        until("calls in the queue", queued).await;
     }
 
     pub(crate) fn close_gate(&self) {
@@ -83,6 +102,9 @@ impl Upstream {
     }
 
     async fn call(self, attempt: Attempt) -> Result<UpstreamResponse, BoxError> {
+        let before = self.0.queued.fetch_add(1, Ordering::Relaxed);
+        let mut queue = self.0.queue.subscribe();
+        queue.wait_for(|waiting| *waiting <= before).await?;
         let request = attempt.request.bind().unwrap();
         let ids: Vec<String> = request.ids().map(Into::into).collect();
         let before = {
@@ -266,6 +288,15 @@ impl Replica {
         let mut caller = caller_of(&history_request(ids), CacheDirectives::default(), ASKS_FOR);
         caller.urgency = Urgency::new(urgency).unwrap();
         self.ask_as(caller, history_request(ids))
+    }
+
+    /// Asks for these ids, which must not be answered from anywhere.
+    pub(crate) fn insist(&self, ids: &[&str]) -> JoinHandle<Result<ServedResponse, BoxError>> {
+        let insists = CacheDirectives {
+            no_cache: true,
+            ..CacheDirectives::default()
+        };
+        self.ask_with(ids, insists, ASKS_FOR)
     }
 
     pub(crate) fn ask_for(

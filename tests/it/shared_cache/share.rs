@@ -10,10 +10,10 @@ use defender_gateway::testing::scan::{CallerToken, Outcome};
 use super::replica::{Bad, LONG_LEASE, Options, Replica, Upstream, good, history_request};
 use crate::support::redis::Redis;
 
-const MINUTE: Duration = Duration::from_mins(1);
+pub(super) const MINUTE: Duration = Duration::from_mins(1);
 
 /// Several replicas that have subscribed, so that no event is missed.
-async fn replicas<const N: usize>(redis: &Redis, upstream: &Upstream, options: &Options) -> [Replica; N] {
+pub(super) async fn replicas<const N: usize>(redis: &Redis, upstream: &Upstream, options: &Options) -> [Replica; N] {
     let replicas = std::array::from_fn(|_| Replica::start_with(&redis.url(), upstream, options));
     let all_listen = async || {
         let channels: Vec<String> = redis.ask(&["PUBSUB", "CHANNELS"]).await.unwrap();
@@ -74,73 +74,6 @@ async fn who_asks_what_another_replica_is_asking_waits_for_its_answer() {
         assert_eq!((served.outcome, served.status.collapsed), (Outcome::Collapsed, true));
     }
     assert_eq!(upstream.calls(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_urgent_request_does_not_wait_for_another_replicas_patient_one() {
-    let (redis, upstream) = (Redis::start().await, Upstream::new());
-    let [patient, one, other] = replicas(&redis, &upstream, &Options::default()).await;
-    upstream.close_gate();
-    let mut asked = vec![patient.ask_at(&["a"], 7)];
-    upstream.arrived(1).await;
-    // Who is as patient waits, here and where an urgent one comes after it.
-    asked.extend([&one, &other].map(|replica| replica.ask_at(&["a"], 7)));
-    settle(&redis, 3).await;
-    asked.push(one.ask_at(&["a"], 0));
-    upstream.arrived(2).await;
-    let looks = looks(&redis).await;
-    asked.extend([0, 4].map(|urgency| other.ask_at(&["a"], urgency)));
-    settle(&redis, looks + 1).await;
-    assert_eq!(upstream.calls(), 2, "who is no more urgent follows");
-    upstream.open_gate();
-    for asked in asked {
-        good(asked).await;
-    }
-    assert_eq!(upstream.calls(), 2);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_answer_to_an_urgent_request_serves_another_replicas_patient_one() {
-    let (redis, upstream) = (Redis::start().await, Upstream::new());
-    let [patient, urgent] = replicas(&redis, &upstream, &Options::default()).await;
-    upstream.close_gate();
-    let waits = patient.ask_at(&["a"], 7);
-    upstream.arrived(1).await;
-    upstream.open_gate_after(1);
-    let served = good(urgent.ask_at(&["a"], 0)).await;
-    assert_eq!(served.outcome, Outcome::Forwarded);
-    let waited = good(waits).await;
-    assert_eq!((waited.outcome, waited.status.collapsed), (Outcome::Collapsed, true));
-    assert_eq!(waited.answer.body, served.answer.body);
-    assert_eq!(upstream.calls(), 2);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_waits_for_another_replica_no_longer_than_for_a_slot_and_joins_nobody_if_it_insists() {
-    let (redis, upstream) = (Redis::start().await, Upstream::new());
-    let [leader, follower] = replicas(&redis, &upstream, &Options::default()).await;
-    upstream.close_gate();
-    let lead = leader.ask(&["a"]);
-    upstream.arrived(1).await;
-    let insists = CacheDirectives {
-        no_cache: true,
-        ..CacheDirectives::default()
-    };
-    let insisted = leader.ask_with(&["a"], insists, MINUTE);
-    upstream.arrived(2).await;
-    let options = Options {
-        look: Duration::from_millis(100),
-        ..Options::default()
-    };
-    let hasty = Replica::start_with(&redis.url(), &upstream, &options);
-    let hastened = hasty.ask_with(&["a"], CacheDirectives::default(), Duration::ZERO);
-    upstream.arrived(3).await;
-    let follow = follower.ask(&["a"]);
-    upstream.open_gate();
-    for asked in [lead, insisted, hastened, follow] {
-        good(asked).await;
-    }
-    assert_eq!(upstream.calls(), 3);
 }
 
 /// The queue, which is asked then, tells them that the gateway stops.
@@ -236,7 +169,7 @@ pub(super) async fn settle(redis: &Redis, looks: u64) {
 }
 
 /// How often the store was looked into: each look for a request tries for the lease.
-async fn looks(redis: &Redis) -> u64 {
+pub(super) async fn looks(redis: &Redis) -> u64 {
     let stats: String = redis.ask(&["INFO", "commandstats"]).await.unwrap();
     let mut lines = stats.lines();
     let count = lines.find_map(|line| line.strip_prefix("cmdstat_set:calls=")?.split(',').next());

@@ -40,6 +40,9 @@ const SHARED_NAMES: &str = "store.url: the identity is the system-assigned one, 
 const SHARED_TENANT: &str = "credentials.tenant_id: the names in the store hold the tenant as it is written here, a domain; \
     replicas that have its GUID instead would share neither quota nor answers with this one: write the GUID in all of them";
 
+const EACH_ITS_OWN: &str = "credentials.passthrough: callers' own tokens are not shared through the store: each replica gives \
+    each token the whole of quota.limits, so that a token used at two of them may exceed them";
+
 /// What does not depend on the kind: who the gateway is, and where that is known.
 struct Ids {
     authority: Read<Url>,
@@ -180,6 +183,9 @@ fn build(reader: &mut Reader<'_>, proof: Kind, ids: Ids, why: String) -> Read<Cr
     let is_domain = ids.tenant_id.as_ref().is_some_and(|tenant| tenant.contains('.'));
     if is_domain && reader.is_set(&store::key::url) {
         reader.note(SHARED_TENANT);
+    }
+    if matches!(ids.passthrough, Ok(true)) && reader.is_set(&store::key::url) {
+        reader.note(EACH_ITS_OWN);
     }
     let app = ids.app();
     let mut token_proxy = None;

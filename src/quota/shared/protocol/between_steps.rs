@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Protocol, SHORTEST, Slot};
-use crate::attempt::{FlowOrder, SharedOrder};
+use crate::attempt::FlowOrder;
 use crate::clock::{self, earlier};
 use crate::quota::shared::messages::{self, Report};
 use crate::quota::{self, Forecast, QuotaState, Snapshot};
@@ -28,6 +28,10 @@ const TELL_OF_EACH: Duration = Duration::from_millis(1);
 /// each further one: together they ask as much of the store as it can answer in time.
 const MOST_AT_ONCE: u32 = 16;
 const COME_OF_EACH: Duration = Duration::from_millis(1);
+
+/// Who is sent away comes back in a second at the earliest, and is told of no slot before, as those go
+/// to whoever is here. But all that the bucket holds when an epoch opens is there for a while.
+const AWAY: Duration = Duration::from_millis(1300);
 
 /// A first retry comes after this, each further one after twice the time, up to the heartbeat.
 const FIRST_RETRY: Duration = Duration::from_millis(25);
@@ -72,7 +76,7 @@ impl Protocol {
     /// Whose slot it was has not had its turn.
     fn give_back(&mut self, Slot { id, flow }: Slot, now: Instant) {
         self.copy.refund(&id);
-        let flow = flow.map(|(urgency, caller)| SharedOrder::flow(urgency, &caller));
+        let flow = flow.map(|(urgency, caller)| self.wants.name_of(urgency, &caller));
         self.pending_reports.add(id, Report::Refunded(flow));
         self.collect(now);
     }
@@ -98,8 +102,9 @@ impl Protocol {
         let apart = longest.map_or(Duration::ZERO, |limit| {
             limit.hold() / u32::try_from(limit.calls().max(1)).unwrap_or(u32::MAX)
         });
-        let mut forecast = Forecast::new(&quota_state, now);
-        let (mut last, mut computed) = (now, 0);
+        let from = self.opening().unwrap_or(now).max(now);
+        let mut forecast = Forecast::new(&quota_state, from);
+        let (mut last, mut computed) = (from, 0);
         let next_slot = || {
             last = if computed < LOOK_AHEAD {
                 forecast.next_slot()
@@ -112,6 +117,14 @@ impl Protocol {
         let in_hand = self.granted.len().min(count);
         slots.extend(std::iter::repeat_n(now, in_hand));
         slots.extend(std::iter::repeat_with(next_slot).take(count - in_hand));
+    }
+
+    /// From when on slots are foretold while the epoch is not open yet into which this replica comes
+    /// without a copy. Where there are copies, they are together long before the latest moment that
+    /// the store tells.
+    fn opening(&self) -> Option<Instant> {
+        let due = self.due.filter(|_| self.merging && self.copy.asked.is_none())?;
+        Some(due + AWAY)
     }
 
     /// The replicas that share the quota, this one included.

@@ -128,6 +128,7 @@ impl Protocol {
         Self {
             terms: Arc::new(SyncParams::new(me.clone(), config, sharing.timing, kept)),
             timing: sharing.timing,
+            wants: Wants::new(me.clone()),
             copy: LedgerReplica::new(me, config.clone(), kept, now),
             epoch: String::new(),
             epochs: 0,
@@ -141,7 +142,6 @@ impl Protocol {
             pending_reports: PendingReports::default(),
             asked: 0,
             want: 0,
-            wants: Wants::default(),
             tells: false,
             due: None,
             woken: true,
@@ -202,7 +202,7 @@ impl Protocol {
             copy.level += reports.refunded.len() as f64;
         }
         if leave {
-            self.wants = Wants::default();
+            self.wants = Wants::new(self.terms.me.clone());
         }
         let in_hand = self.granted.iter().filter_map(|(slot, _)| slot.flow.as_ref());
         let flows = self.wants.tell(in_hand, now);
@@ -266,10 +266,11 @@ impl Protocol {
         self.woken |= reply.bring;
         if let Some(left) = reply.merging {
             // Nothing of what it says is whole yet.
-            self.due = Some(now + messages::span(left));
+            let was_known = self.due.replace(now + messages::span(left)).is_some();
             self.merging = true;
             self.wants.forget_declared();
             return Change {
+                forecast: !was_known,
                 foreign: reply.foreign,
                 ..Change::default()
             };

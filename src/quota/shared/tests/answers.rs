@@ -224,6 +224,31 @@ async fn a_forecast_ends_whatever_the_store_says_of_others() {
     assert!(slots.iter().is_sorted());
 }
 
+/// The store fills the bucket when the epoch opens; until then it tells of no tokens.
+#[tokio::test(start_paused = true)]
+async fn while_an_epoch_is_opened_what_the_bucket_holds_then_is_foretold() {
+    let now = Instant::now();
+    let mut state = replica(now);
+    let mut foretold = |reply: &str, count: usize| {
+        state.step("n".into(), false, now).unwrap();
+        let reply: SyncReply = serde_json::from_str(reply).unwrap();
+        let _ = state.on_reply(&reply, now, now);
+        let mut slots = std::collections::VecDeque::new();
+        state.forecast(now, count, &mut slots);
+        slots
+    };
+    let burst = replica(now).quota_state(now).pace.burst();
+    let slots = foretold(r#"{"epoch":"e","stale":true}"#, burst + 1);
+    assert_eq!(slots.partition_point(|slot| *slot == now), burst, "it may be open");
+    // Late enough for who is sent away to be told of these slots.
+    let opening = now + Duration::from_millis(1500 + 1300);
+    let slots = foretold(r#"{"epoch":"e","merging":1500000}"#, burst + 1);
+    assert_eq!(slots.front(), Some(&opening));
+    assert_eq!(slots.partition_point(|slot| *slot == opening), burst);
+    let slots = foretold(r#"{"epoch":"e","level":0,"rate":0,"plan":0}"#, 1);
+    assert!(slots[0] > now, "what the store says counts");
+}
+
 /// More refusals than the script used to remember: told again, all of them would be new again.
 #[test]
 fn as_many_refusals_as_a_burst_holds_are_known_when_they_are_told_again() {
