@@ -108,13 +108,8 @@ struct PassthroughConfig {
 }
 
 impl Layer {
-    /// A layer with these settings.
-    pub fn new(config: Config) -> Self {
-        Self::by_quota([config])
-    }
-
     /// A layer with these settings: one for all operations, or one for each in their order.
-    pub fn by_quota(configs: impl IntoIterator<Item = Config>) -> Self {
+    pub fn new(configs: impl IntoIterator<Item = Config>) -> Self {
         Self {
             configs: configs.into_iter().map(Arc::new).collect(),
             passthrough: None,

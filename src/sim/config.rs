@@ -127,19 +127,6 @@ impl Config {
         config
     }
 
-    /// With these regions, none of them with latency.
-    pub fn with_regions(mut self, names: &[&str]) -> Self {
-        self.regions = names.iter().map(|name| Region::new(name, Duration::ZERO)).collect();
-        self
-    }
-
-    /// With these limits.
-    pub fn with_limits(mut self, shape: Shape, limits: &[Limit]) -> Self {
-        self.shape = shape;
-        self.limits = limits.to_vec();
-        self
-    }
-
     pub(super) fn region(&mut self, name: &str) -> Option<&mut Region> {
         self.regions.iter_mut().find(|region| region.name == name)
     }

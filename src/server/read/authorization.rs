@@ -6,10 +6,9 @@ use crate::response::RequestError;
 use crate::scan::CallerToken;
 
 /// What happens to the `Authorization` of a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Authorization {
     /// It is ignored, whatever it contains: calls use the gateway's token.
-    #[default]
     Dropped,
     /// Its bearer token is used upstream instead of the gateway's.
     CallerToken,

@@ -52,17 +52,21 @@ pub struct Config {
     pub authorization: Authorization,
 }
 
+impl Config {
+    /// [`Config::body_timeout`]: for a full body over a slow link of 35 kB/s.
+    pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+}
+
+#[cfg(test)]
 impl Default for Config {
     fn default() -> Self {
         Self {
             max_body: 1024 * 1024,
-            // A full body over a slow link of 35 kB/s.
-            body_timeout: Duration::from_secs(30),
-            // 64 of the largest bodies, or a hundred thousand ordinary ones.
+            body_timeout: Self::BODY_TIMEOUT,
             body_budget: 64 * 1024 * 1024,
             max_wait: Duration::from_secs(20),
             max_wait_limit: Duration::from_mins(10),
-            authorization: Authorization::default(),
+            authorization: Authorization::Dropped,
         }
     }
 }

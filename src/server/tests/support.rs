@@ -131,7 +131,7 @@ fn stack(
     let read = read::Layer::new(read).layer(backend);
     let route = route::Layer.layer(read);
     let guard = guard::Layer::new(guard::Hosts::default()).layer(route);
-    let respond = response::Layer::new(response::Config {
+    let respond = response::Layer::new([response::Config {
         upstream_hosts: Vec::new(),
         rate_limit: Arc::new(|_, _| {}),
         panics: metrics.panics(),
@@ -139,7 +139,7 @@ fn stack(
         token_owner: TokenOwner::Gateway,
         vary: None,
         large_answers: None,
-    });
+    }]);
     access_log::Layer::new(metrics.clone(), access_log::Config::default()).layer(respond.layer(guard))
 }
 

@@ -113,8 +113,8 @@ codes! {
     50_001, 400, "invalid_resource", "The resource is disabled or does not exist.";
     650_057, 400, "invalid_resource", "The resource is not among the permissions that the app registration asks for.";
     50_196, 400, "invalid_grant", "The server ended the operation: it met a request loop.";
-    TENANT_THROTTLED = 90_055, 429, "temporarily_unavailable", "The tenant is throttled: too many requests.";
-    TRANSIENT = 90_033, 503, "temporarily_unavailable", "A transient error has occurred.";
+    90_055, 429, "temporarily_unavailable", "The tenant is throttled: too many requests.";
+    90_033, 503, "temporarily_unavailable", "A transient error has occurred.";
     90_006, 503, "temporarily_unavailable", "The external server could not be reached, for now.";
     90_024, 503, "temporarily_unavailable", "The request budget is exceeded, for now.";
     90_012, 503, "temporarily_unavailable", "The request has timed out.";

@@ -63,11 +63,6 @@ impl QuotaVerifier {
         }
     }
 
-    /// Records that a call arrived, `at` after an epoch of the user's choice.
-    pub fn observe(&mut self, at: Duration) {
-        self.arrivals.push(at);
-    }
-
     /// The number of arrivals.
     pub fn seen(&self) -> usize {
         self.arrivals.len()
@@ -86,6 +81,7 @@ impl QuotaVerifier {
     }
 }
 
+/// Adds arrivals, each as the time after an epoch of the user's choice.
 impl Extend<Duration> for QuotaVerifier {
     fn extend<I: IntoIterator<Item = Duration>>(&mut self, arrivals: I) {
         self.arrivals.extend(arrivals);

@@ -126,7 +126,7 @@ fn a_verifier_counts_half_open_windows() {
     let mut judge = QuotaVerifier::new(&limits("1/1s"));
     judge.extend([ms(1_000), ms(0)]);
     assert!(judge.is_satisfied());
-    judge.observe(ms(1_999));
+    judge.extend([ms(1_999)]);
     let finding = judge.findings()[0];
     assert_eq!((finding.most, finding.from), (2, ms(1_000)));
     assert_eq!(finding.to_string(), "OVER 1/1s: 2 in the window from 1s");

@@ -331,7 +331,10 @@ async fn dropping_it_ends_it() {
 #[tokio::test]
 async fn as_a_program_it_prints_its_addresses_and_a_summary() {
     let mut lines = Vec::new();
-    let config = Config::instant().with_regions(&["eu"]);
+    let config = Config {
+        regions: vec![Region::new("eu", Duration::ZERO)],
+        ..Config::instant()
+    };
     crate::sim::run(config, |line| lines.push(line.to_owned()), std::future::ready(()))
         .await
         .unwrap();

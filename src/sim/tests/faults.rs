@@ -157,8 +157,11 @@ async fn a_slow_head_trickles_and_a_slow_body_dribbles() {
 
 #[tokio::test]
 async fn faults_do_not_spare_the_quota() {
-    let limits = ["2/1h".parse().unwrap()];
-    let config = Config::instant().with_limits(crate::sim::Shape::SlidingLog, &limits);
+    let config = Config {
+        shape: crate::sim::Shape::SlidingLog,
+        limits: vec!["2/1h".parse().unwrap()],
+        ..Config::instant()
+    };
     let (sim, client) = (Simulator::start(config).unwrap(), Client::http1());
     let token = client.token(&sim).await;
     sim.set_faults_everywhere(&once(Fault::Cut));

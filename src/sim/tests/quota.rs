@@ -15,7 +15,9 @@ fn tight(throttle: Throttle) -> Config {
     let limits: Vec<Limit> = vec!["3/1h".parse().unwrap()];
     Config {
         throttle,
-        ..Config::instant().with_limits(Shape::Anchored, &limits)
+        shape: Shape::Anchored,
+        limits,
+        ..Config::instant()
     }
 }
 

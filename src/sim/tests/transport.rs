@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::client::Client;
-use crate::sim::{Config, Limit, Shape, Simulator};
+use crate::sim::{Config, Shape, Simulator};
 
 #[tokio::test]
 async fn both_versions_of_http_are_spoken() {
@@ -24,8 +24,12 @@ async fn both_versions_of_http_are_spoken() {
 #[tokio::test]
 async fn of_many_calls_at_once_exactly_the_limit_is_admitted_under_every_shape() {
     for shape in Shape::ALL {
-        let limits: Vec<Limit> = vec!["20/1h".parse().unwrap()];
-        let sim = Simulator::start(Config::instant().with_limits(shape, &limits)).unwrap();
+        let sim = Simulator::start(Config {
+            shape,
+            limits: vec!["20/1h".parse().unwrap()],
+            ..Config::instant()
+        })
+        .unwrap();
         let client = Client::http2();
         let token = client.token(&sim).await;
         let regions = ["us", "eu", "uk", "au"];

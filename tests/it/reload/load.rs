@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use defender_gateway::testing::secret::Secret;
-use defender_gateway::testing::sim::{self, CLIENT_SECRET, Shape};
+use defender_gateway::testing::sim::{CLIENT_SECRET, Shape};
 use defender_gateway::testing::task::Tasks;
 
 use super::mount::Mount;
@@ -178,8 +178,8 @@ async fn no_request_fails(load: Load) {
     let limits = "[\"1000000/1m\"]";
     let setup = Setup::new()
         .simulator(|simulator| {
-            let limits = ["1000000/1m".parse::<sim::Limit>().unwrap()];
-            *simulator = simulator.clone().with_limits(Shape::SlidingLog, &limits);
+            simulator.shape = Shape::SlidingLog;
+            simulator.limits = vec!["1000000/1m".parse().unwrap()];
         })
         .write("quota.limits", limits)
         .write("quota.burst", "1000000")

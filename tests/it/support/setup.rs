@@ -57,8 +57,8 @@ impl Setup {
 
     /// These limits at the simulator alone.
     pub(crate) fn upstream_limits(mut self, shape: Shape, limits: &[&str]) -> Self {
-        let limits: Vec<_> = limits.iter().map(|limit| limit.parse().unwrap()).collect();
-        self.simulator = self.simulator.with_limits(shape, &limits);
+        self.simulator.shape = shape;
+        self.simulator.limits = limits.iter().map(|limit| limit.parse().unwrap()).collect();
         self
     }
 
