@@ -22,7 +22,6 @@ use crate::{
 };
 
 /// The layers, ready to be stacked. Each part is built by `app`; nothing is configured here.
-#[derive(Debug)]
 pub struct Parts {
     /// Puts requests into traces.
     pub trace: server::trace::Layer,

@@ -27,7 +27,7 @@ use crate::{
 const SIGN_IN_PATIENCE: Duration = Duration::from_secs(15);
 
 /// All parts of a gateway. Clones share them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Components {
     pub(super) config: Resolved,
     pub(super) context: SharedContext,

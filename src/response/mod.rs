@@ -92,7 +92,7 @@ pub trait RequestInfo {
 /// Answers every request: no error, panic or missing answer leaves this layer.
 ///
 /// It reports how every request [`Ended`], except `OPTIONS`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Layer {
     /// One for all operations, or one for each: they differ in the quota whose windows are shown.
     configs: Arc<[Arc<Config>]>,
@@ -101,7 +101,7 @@ pub struct Layer {
 }
 
 /// Requests with this field are charged to the quota of their own token.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct PassthroughConfig {
     field: HeaderName,
     config: Arc<Config>,
@@ -172,7 +172,7 @@ impl<S> tower::Layer<S> for Layer {
 }
 
 /// The service of [`Layer`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ResponseService<S> {
     inner: S,
     layer: Layer,
@@ -212,7 +212,6 @@ where
 
 pin_project! {
     /// A result that is about to be written as a response.
-    #[derive(Debug)]
     pub struct Responding<F> {
         // `None` after a panic: it must not be polled again.
         #[pin]

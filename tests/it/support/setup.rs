@@ -17,7 +17,6 @@ use super::{Caller, until, within};
 
 /// What the test needs, over a simulator without latency, the documented limits, and a gateway with
 /// its defaults.
-#[derive(Debug)]
 pub(crate) struct Setup {
     simulator: sim::Config,
     variables: Vec<(String, String)>,
@@ -233,7 +232,6 @@ impl Replica {
 }
 
 /// A simulator and a gateway in this process. End it with [`Running::finish`].
-#[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) simulator: Simulator,
     pub(crate) caller: Caller,
