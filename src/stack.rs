@@ -17,6 +17,7 @@ use tower::{Service, ServiceBuilder};
 use crate::caller::{Name, Urgency};
 use crate::middleware::{Next, layer};
 use crate::response::Body;
+use crate::telemetry::trace;
 use crate::{
     app, attempt, cache, queue, quota, region, response, server, shared_cache, single_flight, token, upstream,
 };
@@ -24,13 +25,13 @@ use crate::{
 /// The layers, ready to be stacked. Each part is built by `app`; nothing is configured here.
 pub struct Parts {
     /// Puts requests into traces.
-    pub trace: server::trace::Layer,
+    pub trace: trace::Tracer,
     /// Counts and logs.
     pub access_log: server::access_log::Layer,
     /// Writes answers.
     pub respond: response::Layer,
     /// Rejects requests that are not addressed to this gateway.
-    pub guard: server::guard::Layer,
+    pub guard: server::guard::Guard,
     /// Parses bodies and header fields.
     pub read: server::read::Layer,
     /// The limit of requests that each caller may make.
@@ -101,15 +102,15 @@ pub fn build(
     ServiceBuilder::new()
         // Outside of everything that takes time; above `access_log`, whose log lines contain the
         // trace.
-        .layer(parts.trace)
+        .layer(server::trace::layer(parts.trace))
         // Outside of `response`, to count the responses that callers really get.
         .layer(parts.access_log)
         // The one place that turns errors and panics into responses.
         .layer(parts.respond)
         // Before anything is parsed: requests that are not meant for us cost nothing.
-        .layer(parts.guard)
+        .filter(parts.guard)
         // Before the body: a wrong path or method costs no memory.
-        .layer(server::route::Layer)
+        .layer(server::route::layer())
         // The last layer that sees HTTP.
         .layer(parts.read)
         .service(history)

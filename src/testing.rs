@@ -71,7 +71,7 @@ pub mod secret {
 pub mod server {
     pub use crate::server::{Address, InboundRequest, Peer, access_log, route};
     pub mod guard {
-        pub use crate::server::guard::{Hosts, Layer};
+        pub use crate::server::guard::{Guard, Hosts};
     }
     pub mod read {
         pub use crate::server::read::{Authorization, Config, Layer};

@@ -83,8 +83,8 @@ pub(crate) fn path(
             },
         ))
         .layer(respond())
-        .layer(server::guard::Layer::new(server::guard::Hosts::default()))
-        .layer(server::route::Layer)
+        .filter(server::guard::Guard::new(server::guard::Hosts::default()))
+        .layer(server::route::layer())
         .layer(server::read::Layer::new(server::read::Config {
             max_body: 1 << 20,
             body_timeout: server::read::Config::BODY_TIMEOUT,

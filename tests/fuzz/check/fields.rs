@@ -66,8 +66,8 @@ async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) ->
     let stack = ServiceBuilder::new()
         .map_response(|answered: response::Answered| answered.response)
         .layer(super::upstream::respond())
-        .layer(guard::Layer::new(guard::Hosts::default()))
-        .layer(route::Layer)
+        .filter(guard::Guard::new(guard::Hosts::default()))
+        .layer(route::layer())
         .layer(read)
         .service(answer);
     let arrival = InboundRequest::new(request, peer);
