@@ -8,7 +8,6 @@
 mod authorization;
 mod body;
 mod connection_context;
-mod last_request;
 mod preferences;
 
 use std::sync::Arc;
