@@ -46,7 +46,7 @@ pub use answer::{Answered, Body, Config};
 pub use etag::Tag;
 pub use outcome::{Ended, ErrorCode, Outcome};
 pub use problem::Problem;
-pub use rate_limit::{RateLimit, Window, Windows};
+pub use rate_limit::{Window, Windows, rate_limit_of};
 pub use table::{Panicked, RequestError};
 
 /// The result of the layers below when there was no error.

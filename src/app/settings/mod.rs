@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 
+use super::Error;
 use super::context::Memory;
 use super::token_limiters::TokenLimiters;
-use super::{Error, rate_limit};
 use crate::caller::Name;
 use crate::config::{self, Resolved, Scope};
 use crate::memory::Shares;
@@ -129,7 +129,7 @@ pub(super) fn respond(
     let quotas = token_limiters.quotas().enumerate();
     let layer = response::Layer::new(quotas.map(|(index, quota)| response::Config {
         upstream_hosts: hosts.clone(),
-        rate_limit: rate_limit::of(quota.clone(), operation(index)),
+        rate_limit: response::rate_limit_of(quota.clone(), operation(index)),
         panics: count.panics(),
         exhausted: count.exhausted(),
         token_owner: TokenOwner::Gateway,
