@@ -148,10 +148,6 @@ impl queue::PermitSource for quota::Quota {
         permit.granted_to()
     }
 
-    fn other_replicas(&self) -> usize {
-        quota::Quota::other_replicas(self)
-    }
-
     fn unavailable_for(&self) -> Option<Duration> {
         quota::Quota::unavailable_for(self)
     }

@@ -32,8 +32,7 @@ fn token_limiters(tasks: &Tasks) -> TokenLimiters {
         queue: queue::Config {
             max_requests: 100,
             max_requests_per_caller: 100,
-            longest_wait: Duration::from_mins(10),
-            weights: [].into_iter().collect(),
+            ..queue::Config::default()
         },
     };
     let metrics = queue::Metrics::register(&mut Registry::default());
@@ -217,8 +216,7 @@ async fn mixed_hour(quotas: usize) -> Vec<Vec<Duration>> {
         queue: queue::Config {
             max_requests: 1000,
             max_requests_per_caller: 100,
-            longest_wait: Duration::from_mins(10),
-            weights: [].into_iter().collect(),
+            ..queue::Config::default()
         },
     };
     let quotas = (0..quotas).map(|_| quota::Quota::ephemeral(&config.quota, Wall::system(), quota::Metrics::default()));
