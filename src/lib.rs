@@ -1,33 +1,9 @@
 //! A gateway in front of Defender for Endpoint's authenticated scans: their definitions, scanners
 //! and history.
 //!
-//! ```text
-//! caller ─► server ─► trace ─► access log ─► response ─► guard ─► route ─► read ─┐
-//!                                     (error → answer)     bytes → scan::Request │
-//!      ┌─────────────────────────────────────────────────────────────────────────┘
-//!      └─► fair use ─► cache ─► request memory ─► shared cache ─► single flight ─┐
-//!                                                                                ▼
-//! Defender ◄─ upstream ◄─ token ◄─ region ◄─ quota ◄─ queue (one per token) ◄─ retry
-//! ```
-//!
-//! `stack.rs` is that drawing in code; `app` makes the parts and joins them.
-//!
-//! # Floors
-//!
-//! A module imports only modules from the same or a lower floor; parts (floor 2) never import each
-//! other. `tests/floors.rs` fails when one does.
-//!
-//! | floor | modules |
-//! |---|---|
-//! | 6 | `app` `stack` `cli` `config` |
-//! | 5 | `admin`, served by `server`'s listeners |
-//! | 4 | `server` |
-//! | 3 | `response` |
-//! | 2 | `cache` `shared_cache` `single_flight` `queue` `quota` `token` `region` `upstream` |
-//! | 1 | `scan` `caller` `attempt` `middleware` |
-//! | 0 | `operation` `clock` `secret` `plain_text` `task` `resources` `memory` `net` `store` `telemetry` |
-//! | aside | `sim`: the simulated upstream, imported by `cli` and tests only |
-//! | aside | `testing`: what integration tests and benches use of the rest, which is private |
+//! `src/README.md` is the map: the layers that a request passes, the floors that imports go down,
+//! what the words mean, and where to find things. `stack.rs` is the way of a request in code; `app`
+//! makes the parts and joins them. `tests/floors.rs` fails when an import points up.
 
 mod admin;
 mod app;

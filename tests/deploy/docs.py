@@ -247,8 +247,8 @@ def main(binary):
             check_toml(place, text, binary)
         elif language == "sh":
             check_shell(place, text, binary)
-        # The integration tests run these (operations::readme), but for PowerShell, which they have not.
-        elif language not in ("text", "python", "javascript", "powershell"):
+        # The integration tests run these (operations::readme), but for C# and PowerShell, which they have not.
+        elif language not in ("text", "python", "javascript", "csharp", "powershell"):
             wrong.append(f"{place}: a block in {language or 'no language'}, which nothing checks")
     links()
     inline(binary)

@@ -303,7 +303,32 @@ fn own(status: StatusCode, codes: &[ErrorCode]) -> Value {
 }
 
 fn headers(fields: impl IntoIterator<Item = Field>) -> Value {
-    let described = fields.into_iter().map(|(name, description, example)| {
+    let named = fields.into_iter().map(|(name, ..)| {
+        let described = json!({"$ref": format!("#/components/headers/{name}")});
+        (name.to_owned(), described)
+    });
+    Value::Object(named.collect())
+}
+
+/// What the responses refer to: `#/components/headers`.
+pub(crate) fn fields() -> Value {
+    let own = [
+        ACCEPT_ENCODING,
+        ACCEPT_QUERY,
+        AGE,
+        ALLOW,
+        CACHE_CONTROL,
+        CACHE_STATUS,
+        CHALLENGE,
+        ETAG,
+        POLICY,
+        PREFERENCE,
+        PROXY_STATUS,
+        RATE_LIMIT,
+        REQUEST_ID,
+        VARY,
+    ];
+    let described = own.into_iter().chain(DEFENDERS).map(|(name, description, example)| {
         let is_number = example.bytes().all(|byte| byte.is_ascii_digit());
         let (code, example) = match example.parse::<u64>() {
             Ok(number) if is_number => ("integer", json!(number)),

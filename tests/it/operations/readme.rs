@@ -72,6 +72,7 @@ async fn run(running: &Running, text: &str, program: &[&str]) -> Output {
         .expect("its interpreter is installed")
 }
 
+const SHELL: &[&str] = &["sh", "-eu", "-c"];
 const FOR_AUTHORS: &str = "## From the list to a scanner";
 const PROGRAMS: [(&str, &[&str]); 2] = [
     ("python", &["python3", "-c"]),
@@ -120,16 +121,23 @@ async fn the_examples_say_what_was_wrong() {
 }
 
 #[tokio::test]
+async fn the_readmes_line_shows_an_answer_and_where_it_came_from() {
+    let running = Setup::new().start().await;
+    let readme = page("README.md");
+    let done = run(&running, block(&readme, "## Call it", "sh"), SHELL).await;
+    let output = String::from_utf8_lossy(&done.stdout).into_owned();
+    for part in ["200 OK", "cache-status: defender-gateway; fwd=miss", "\"value\":["] {
+        assert!(output.contains(part), "{part}: {output}");
+    }
+    running.finish().await;
+}
+
+#[tokio::test]
 async fn the_examples_lead_from_nothing_to_a_scanner_without_a_token() {
     let running = Setup::new().start().await;
-    let (readme, api) = (page("README.md"), page("deploy/api.md"));
-    let shell = ("sh", &["sh", "-eu", "-c"][..]);
-    for (language, program) in [shell].into_iter().chain(PROGRAMS) {
-        let text = if language == "sh" {
-            block(&readme, "## Call it", language)
-        } else {
-            block(&api, FOR_AUTHORS, language)
-        };
+    let api = page("deploy/api.md");
+    for (language, program) in [("sh", SHELL)].into_iter().chain(PROGRAMS) {
+        let text = block(&api, FOR_AUTHORS, language);
         assert!(!text.to_lowercase().contains("authorization"), "{language}");
         let done = run(&running, text, program).await;
         let output = String::from_utf8_lossy(&done.stdout).into_owned();
