@@ -279,7 +279,7 @@ fn within_the_hour(calls: &Vec<Duration>) -> usize {
 }
 
 fn is_within(arrivals: impl IntoIterator<Item = Duration>) -> bool {
-    let mut judge = crate::sim::QuotaVerifier::new(&["100/1m".parse().unwrap(), "1500/1h".parse().unwrap()]);
+    let mut judge = sim::QuotaVerifier::new(&["100/1m".parse().unwrap(), "1500/1h".parse().unwrap()]);
     judge.extend(arrivals);
     judge.is_satisfied()
 }

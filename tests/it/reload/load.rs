@@ -19,7 +19,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use defender_gateway::testing::secret::Secret;
 use defender_gateway::testing::sim::{CLIENT_SECRET, Shape};
 use defender_gateway::testing::task::Tasks;
 
@@ -233,7 +232,7 @@ async fn no_request_fails(load: Load) {
 
     // A rotated secret: the old one is no good any more.
     let tokens = setup.simulator.token_requests().len();
-    setup.simulator.set_secret(Secret::new("the~new.secret".into()));
+    setup.simulator.set_secret("the~new.secret".into());
     secret.swap("the~new.secret");
     until("a token for the new secret", async || {
         (setup.simulator.token_requests().len() > tokens).then_some(())

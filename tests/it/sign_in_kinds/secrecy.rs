@@ -11,7 +11,6 @@ use tokio::process::Command;
 use super::front::Authority;
 use super::gateway::{Caller, one_region, roomy};
 use super::{CERTIFICATE_FILE, KEY, KEY_FILE};
-use defender_gateway::testing::secret::Secret;
 use defender_gateway::testing::sim::{
     CLIENT_SECRET, Certificate, IDENTITY_HEADER, Often, Plan, SignInFault, Simulator,
 };
@@ -26,7 +25,7 @@ fn simulator() -> Simulator {
     let sim = Simulator::start(roomy(one_region())).unwrap();
     let der = CertificateDer::from_pem_slice(super::CERTIFICATE.as_bytes()).unwrap();
     sim.register_certificate(Certificate::from_der(&der).unwrap());
-    sim.register_federated_token(Secret::new(FEDERATED.into()));
+    sim.register_federated_token(FEDERATED.into());
     sim
 }
 
