@@ -27,7 +27,6 @@ mod scan;
 mod secret;
 mod server;
 mod shared_cache;
-mod sim;
 mod single_flight;
 mod stack;
 mod store;

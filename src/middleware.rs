@@ -4,7 +4,6 @@
 //! layer costs nothing that anybody could notice, and no layer has to repeat the types and bounds
 //! of a service.
 
-use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -66,12 +65,6 @@ impl<R, T, E> Next<R, T, E> {
 impl<R, T, E> Clone for Next<R, T, E> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
-    }
-}
-
-impl<R, T, E> fmt::Debug for Next<R, T, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Next").finish_non_exhaustive()
     }
 }
 

@@ -17,21 +17,21 @@ use tower::{Service, ServiceBuilder};
 use crate::caller::{Name, Urgency};
 use crate::middleware::{Next, layer};
 use crate::response::Body;
+use crate::telemetry::trace;
 use crate::{
     app, attempt, cache, queue, quota, region, response, server, shared_cache, single_flight, token, upstream,
 };
 
 /// The layers, ready to be stacked. Each part is built by `app`; nothing is configured here.
-#[derive(Debug)]
 pub struct Parts {
     /// Puts requests into traces.
-    pub trace: server::trace::Layer,
+    pub trace: trace::Tracer,
     /// Counts and logs.
     pub access_log: server::access_log::Layer,
     /// Writes answers.
     pub respond: response::Layer,
     /// Rejects requests that are not addressed to this gateway.
-    pub guard: server::guard::Layer,
+    pub guard: server::guard::Guard,
     /// Parses bodies and header fields.
     pub read: server::read::Layer,
     /// The limit of requests that each caller may make.
@@ -102,15 +102,15 @@ pub fn build(
     ServiceBuilder::new()
         // Outside of everything that takes time; above `access_log`, whose log lines contain the
         // trace.
-        .layer(parts.trace)
+        .layer(server::trace::layer(parts.trace))
         // Outside of `response`, to count the responses that callers really get.
         .layer(parts.access_log)
         // The one place that turns errors and panics into responses.
         .layer(parts.respond)
         // Before anything is parsed: requests that are not meant for us cost nothing.
-        .layer(parts.guard)
+        .filter(parts.guard)
         // Before the body: a wrong path or method costs no memory.
-        .layer(server::route::Layer)
+        .layer(server::route::layer())
         // The last layer that sees HTTP.
         .layer(parts.read)
         .service(history)
@@ -146,10 +146,6 @@ impl queue::PermitSource for quota::Quota {
 
     fn granted_to(&self, permit: &quota::Permit) -> Option<(Urgency, Name)> {
         permit.granted_to()
-    }
-
-    fn other_replicas(&self) -> usize {
-        quota::Quota::other_replicas(self)
     }
 
     fn unavailable_for(&self) -> Option<Duration> {

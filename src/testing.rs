@@ -2,6 +2,7 @@
 //! this crate only, so that the compiler tells what nobody uses.
 
 pub use crate::BoxError;
+pub use ::sim;
 pub mod app {
     pub use crate::app::{Applied, ConfigSource, Ended, Gateway, HostEnvironment, ReloadError, Reloader};
 }
@@ -71,7 +72,7 @@ pub mod secret {
 pub mod server {
     pub use crate::server::{Address, InboundRequest, Peer, access_log, route};
     pub mod guard {
-        pub use crate::server::guard::{Hosts, Layer};
+        pub use crate::server::guard::{Guard, Hosts};
     }
     pub mod read {
         pub use crate::server::read::{Authorization, Config, Layer};
@@ -81,18 +82,6 @@ pub mod shared_cache {
     pub use crate::shared_cache::{
         Config, DecodeError, InsertLocal, Metrics, Name, Publisher, SharedCache, Snapshot, StoreTime, StoredResponse,
     };
-}
-pub mod sim {
-    pub use crate::sim::{
-        AadstsCode, Action, CLIENT_ID, CLIENT_SECRET, CallRecord, Certificate, Config, Credential, EntityForm, Fault,
-        IDENTITY_HEADER, Limit, Limiter, Often, Plan, QuotaVerifier, ROLE, Region, SCOPE, Scope, Shape, SignInFault,
-        Simulator, TENANT_ID, TokenRecord, span,
-    };
-    pub mod history {
-        pub use crate::sim::history::{
-            Casing, Duplicates, Envelope, Layout, Matching, NextLink, Order, UNKNOWN_ID, Unknown,
-        };
-    }
 }
 pub mod single_flight {
     pub use crate::single_flight::{BatchConfig, Config, Metrics, PredictedWait, SingleFlight};

@@ -49,9 +49,11 @@ const FLOORS: &[(&[&str], bool)] = &[
     ),
 ];
 
-/// The simulator stands aside: only the command line may start it, and it shares nothing with the
-/// gateway but the lowest floor.
-const ASIDE: &str = "sim";
+/// Whether the text uses the simulator's package, which the command line only may start, and tests.
+fn uses_simulator(text: &str) -> bool {
+    let is_whole = |at: usize| !text[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    text.match_indices("sim::").any(|(at, _)| is_whole(at))
+}
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
@@ -148,14 +150,14 @@ fn imports_point_down() {
             continue;
         }
         let text = production(&fs::read_to_string(&path).unwrap());
+        if uses_simulator(&text) && module != "cli" {
+            wrong.push(format!("{}: {module} uses the simulator", inside.display()));
+        }
         for (number, import) in imports(&text) {
             looked_at += 1;
-            let lowest = FLOORS.len() - 1;
             let allowed = match (floors.get(module), floors.get(import)) {
                 _ if module == import => true,
                 (Some(here), Some(there)) => there > here || (there == here && FLOORS[*here].1),
-                (None, Some(there)) if module == ASIDE => *there == lowest,
-                (Some(_), None) if import == ASIDE => matches!(module, "cli" | "testing"),
                 // A type of the crate's root, such as `BoxError`.
                 (_, None) => import.starts_with(|c: char| c.is_uppercase()),
                 (None, Some(_)) => false,

@@ -9,7 +9,6 @@
 mod page;
 mod service;
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -45,14 +44,6 @@ pub struct View {
     pub named: Arc<Named>,
     /// For `POST /quitquitquit`: begins the drain. `None` switches it off.
     pub quit: Option<Arc<dyn Fn() + Send + Sync>>,
-}
-
-impl fmt::Debug for View {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("View")
-            .field("health", &self.health)
-            .finish_non_exhaustive()
-    }
 }
 
 named_enum! {

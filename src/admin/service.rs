@@ -39,7 +39,7 @@ pub fn listener(address: Address) -> Config {
 }
 
 /// The admin listener's service. Clones show the same.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Admin {
     view: Arc<View>,
     page: Arc<Page>,

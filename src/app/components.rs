@@ -27,7 +27,7 @@ use crate::{
 const SIGN_IN_PATIENCE: Duration = Duration::from_secs(15);
 
 /// All parts of a gateway. Clones share them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Components {
     pub(super) config: Resolved,
     pub(super) context: SharedContext,
@@ -44,7 +44,7 @@ pub(super) struct Components {
     single_flight: single_flight::SingleFlight,
     pub(super) calls: upstream::Metrics,
     read: server::read::Layer,
-    pub(super) guard: server::guard::Layer,
+    pub(super) guard: server::guard::Guard,
     plan: Plan,
     /// How many app registrations there were before this one.
     registration: u64,
@@ -125,7 +125,7 @@ impl Components {
         let made = Self {
             fair_use: context.fair_use(config),
             read: server::read::Layer::new(settings::read(config, &context.memory.shares)),
-            guard: server::guard::Layer::new(plan.hosts.clone()),
+            guard: server::guard::Guard::new(plan.hosts.clone()),
             plan,
             registration: 0,
             config: config.clone(),
@@ -160,7 +160,7 @@ impl Components {
         let changes = Changes(self.config.settings.changed(&config.settings));
         let mut next = Self {
             config: config.clone(),
-            guard: server::guard::Layer::new(plan.hosts.clone()),
+            guard: server::guard::Guard::new(plan.hosts.clone()),
             plan: plan.clone(),
             registration: self.registration + u64::from(!self.has_identity_of(config)),
             ..self.clone()
@@ -272,7 +272,7 @@ impl Components {
         let (token_limiters, count) = (&context.token_limiters, context.metrics.count.clone());
         let cache_limiters = token_limiters.clone();
         stack::Parts {
-            trace: server::trace::Layer::new(context.tracer.clone()),
+            trace: context.tracer.clone(),
             respond: settings::respond(config, token_limiters, &count, &context.memory),
             access_log: server::access_log::Layer::new(count, settings::access_log(config)),
             guard: self.guard.clone(),

@@ -24,7 +24,7 @@ use crate::telemetry::trace::{self, Tracer};
 use crate::{BoxError, cache, net, queue, quota, region, server, shared_cache, single_flight, store, token};
 
 /// What outlives every configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct SharedContext {
     pub(super) tasks: Tasks,
     pub(super) wall: Wall,
@@ -180,7 +180,7 @@ pub(super) fn keep(
 
 /// How names are looked up, and the times of connections and probes. Tests of faults shorten the
 /// times and make names fail.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HostEnvironment {
     /// Finds addresses.
     pub resolver: net::Resolver,

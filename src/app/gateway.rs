@@ -25,7 +25,6 @@ use crate::telemetry::trace::Exporter;
 use crate::{BoxError, admin, server, stack};
 
 /// A gateway whose listeners are bound and whose upkeep runs; [`Gateway::serve`] lets callers in.
-#[derive(Debug)]
 pub struct Gateway {
     data: server::Bound,
     admin: AdminThread,

@@ -11,7 +11,6 @@ mod hot_swap;
 mod merge_memory;
 mod one_shot_client;
 mod problems;
-mod rate_limit;
 mod reload;
 mod settings;
 mod status;

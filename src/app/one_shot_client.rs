@@ -24,7 +24,6 @@ const LARGEST: usize = 64 << 20;
 
 /// Sign-in, regions and quota, as the gateway has them. Calls are sent as they are written, not in
 /// canonical form.
-#[derive(Debug)]
 pub struct OneShotClient {
     net: net::Client,
     regions: region::HostSelector,

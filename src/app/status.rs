@@ -20,7 +20,7 @@ use crate::telemetry::metrics::{Mode, ModeGauge};
 use crate::{admin, queue, quota, region, single_flight, token};
 
 /// What is shown. Clones look at the same gateway.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Status {
     pub(super) sources: Arc<Sources>,
     pub(super) problems: Problems,
@@ -314,7 +314,6 @@ pub(super) fn seconds(duration: Duration) -> f64 {
 }
 
 /// Where what is shown comes from.
-#[derive(Debug)]
 pub(super) struct Sources {
     pub(super) started: Instant,
     pub(super) context: SharedContext,

@@ -8,8 +8,8 @@ use clap::{Parser, Subcommand};
 
 use super::AdminAddress;
 use crate::config::parse_duration;
-use crate::sim::Limit;
-use crate::sim::history::Casing;
+use sim::Limit;
+use sim::history::Casing;
 
 /// A gateway in front of Microsoft Defender for Endpoint's scan history: it signs in, keeps to the
 /// quota, shares and caches answers.

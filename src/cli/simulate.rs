@@ -4,7 +4,6 @@ use std::path::Path;
 
 use super::process::{block_on, watch_signals};
 use super::{Error, Simulate, print};
-use crate::sim;
 
 /// Starts the simulator and prints a configuration that points a gateway at it; ends at Ctrl-C.
 ///

@@ -1,6 +1,5 @@
 //! The client with pooled connections.
 
-use std::fmt;
 use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
@@ -260,12 +259,4 @@ where
         }
     }
     Ok(collector.finish())
-}
-
-impl fmt::Debug for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
-            .field("connector", &self.pool.connector)
-            .finish_non_exhaustive()
-    }
 }

@@ -28,7 +28,6 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 
 /// A connection after its handshake. It lives as long as this or a clone of it.
-#[derive(Debug)]
 pub(super) struct Connection {
     sender: Sender,
     created: Instant,

@@ -1,6 +1,5 @@
 //! Sets up connections, for the pool and for the probes that measure round-trip times.
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -73,7 +72,6 @@ pub(super) struct Stream {
 }
 
 /// The address that a connection leads to, which is the host's or the proxy's.
-#[derive(Debug)]
 pub(super) struct Peer {
     resolver: Resolver,
     host: String,
@@ -363,13 +361,5 @@ impl Target {
 
     pub(super) fn authority(&self) -> &Arc<str> {
         &self.authority
-    }
-}
-
-impl fmt::Debug for Connector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector")
-            .field("proxy", &self.shared.proxy)
-            .finish_non_exhaustive()
     }
 }

@@ -4,7 +4,6 @@
 //! apply the TTLs.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -242,12 +241,6 @@ fn alternating(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         order.extend(other.next());
     }
     order
-}
-
-impl fmt::Debug for Resolver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resolver").finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

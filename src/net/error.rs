@@ -77,12 +77,8 @@ impl ConnectError {
         }
     }
 
-    /// `host:port` of the destination, also when the proxy failed.
-    pub fn authority(&self) -> &str {
-        &self.authority
-    }
-
     /// The step that failed.
+    #[cfg(test)]
     pub fn step(&self) -> Step {
         self.step
     }

@@ -39,7 +39,7 @@ const HTTP1_FOR: Duration = Duration::from_hours(1);
 const MAX_HOSTS: usize = 64;
 
 /// The connections of one client. Clones share them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Pool {
     hosts: Arc<Mutex<Vec<Arc<Host>>>>,
     pub(super) connector: Connector,
@@ -47,7 +47,6 @@ pub(super) struct Pool {
 }
 
 /// One scheme, host and port.
-#[derive(Debug)]
 pub(super) struct Host {
     scheme: Scheme,
     authority: Authority,
@@ -57,7 +56,7 @@ pub(super) struct Host {
     kept: Mutex<Kept>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Kept {
     /// The host speaks HTTP/1.1, so requests must not wait for each other at the lock.
     open: bool,

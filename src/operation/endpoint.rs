@@ -54,6 +54,7 @@ impl Endpoint {
     pub const HISTORY: Self = Self::latest(Operation::HistoryByDefinition);
 
     /// The same under the path with a version.
+    #[cfg(test)]
     pub const HISTORY_V1: Self = Self {
         version: Version::V1,
         ..Self::HISTORY

@@ -92,11 +92,6 @@ pub trait PermitSource: fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// How many others, who are not in this queue, may want slots too.
-    fn other_replicas(&self) -> usize {
-        0
-    }
-
     /// When nobody can tell whether there are slots: how long callers should stay away.
     fn unavailable_for(&self) -> Option<Duration> {
         None
@@ -138,4 +133,16 @@ pub struct Config {
     pub longest_wait: Duration,
     /// Shares of named callers.
     pub weights: Weights,
+}
+
+/// Those of a gateway whose configuration says nothing about the queue.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_requests: 10_000,
+            max_requests_per_caller: 1000,
+            longest_wait: Duration::from_mins(10),
+            weights: Weights::default(),
+        }
+    }
 }

@@ -1,6 +1,5 @@
 //! Writes the response for an answer or an error.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,14 +41,6 @@ pub struct Config {
     /// The memory budget for large bodies that were made for one caller only; `None` when they are
     /// not counted.
     pub large_answers: Option<Arc<MemoryBudget>>,
-}
-
-impl fmt::Debug for Config {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Config")
-            .field("upstream_hosts", &self.upstream_hosts)
-            .finish_non_exhaustive()
-    }
 }
 
 /// A response, and how its request ended.

@@ -46,7 +46,7 @@ pub use answer::{Answered, Body, Config};
 pub use etag::Tag;
 pub use outcome::{Ended, ErrorCode, Outcome};
 pub use problem::Problem;
-pub use rate_limit::{RateLimit, Window, Windows};
+pub use rate_limit::{Window, Windows, rate_limit_of};
 pub use table::{Panicked, RequestError};
 
 /// The result of the layers below when there was no error.
@@ -92,7 +92,7 @@ pub trait RequestInfo {
 /// Answers every request: no error, panic or missing answer leaves this layer.
 ///
 /// It reports how every request [`Ended`], except `OPTIONS`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Layer {
     /// One for all operations, or one for each: they differ in the quota whose windows are shown.
     configs: Arc<[Arc<Config>]>,
@@ -101,20 +101,15 @@ pub struct Layer {
 }
 
 /// Requests with this field are charged to the quota of their own token.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct PassthroughConfig {
     field: HeaderName,
     config: Arc<Config>,
 }
 
 impl Layer {
-    /// A layer with these settings.
-    pub fn new(config: Config) -> Self {
-        Self::by_quota([config])
-    }
-
     /// A layer with these settings: one for all operations, or one for each in their order.
-    pub fn by_quota(configs: impl IntoIterator<Item = Config>) -> Self {
+    pub fn new(configs: impl IntoIterator<Item = Config>) -> Self {
         Self {
             configs: configs.into_iter().map(Arc::new).collect(),
             passthrough: None,
@@ -177,7 +172,7 @@ impl<S> tower::Layer<S> for Layer {
 }
 
 /// The service of [`Layer`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ResponseService<S> {
     inner: S,
     layer: Layer,
@@ -217,7 +212,6 @@ where
 
 pin_project! {
     /// A result that is about to be written as a response.
-    #[derive(Debug)]
     pub struct Responding<F> {
         // `None` after a panic: it must not be polled again.
         #[pin]

@@ -10,7 +10,6 @@
 //! Without memory a request is refused. The refusal takes a stream as well until its caller has
 //! read it, so there is a limit for those too, beyond which the connection is cut off.
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -101,14 +100,6 @@ impl HeadMemory {
         state.set_head_memory(more.bytes());
         self.taken = Some(more);
         Poll::Ready(())
-    }
-}
-
-impl fmt::Debug for HeadMemory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HeadMemory")
-            .field("taken", &self.taken)
-            .finish_non_exhaustive()
     }
 }
 

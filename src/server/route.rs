@@ -6,25 +6,19 @@ use std::task::{Context, Poll};
 use futures_util::future::Either;
 use http::Method;
 use tower::Service;
+use tower::layer::layer_fn;
 
 use crate::BoxError;
 use crate::response::{Reply, RequestError};
 use crate::scan::{Operation, Target};
 use crate::server::InboundRequest;
 
-/// Passes requests with an operation's path and method, answers `OPTIONS`, and rejects the rest.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Layer;
-
-impl<S> tower::Layer<S> for Layer {
-    type Service = Route<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Route(inner)
-    }
+/// The layer of [`Route`].
+pub fn layer<S>() -> impl tower::Layer<S, Service = Route<S>> {
+    layer_fn(Route)
 }
 
-/// The service of [`Layer`].
+/// Passes requests with an operation's path and method, answers `OPTIONS`, and rejects the rest.
 #[derive(Clone, Debug)]
 pub struct Route<S>(S);
 

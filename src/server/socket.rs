@@ -48,7 +48,6 @@ pub(super) enum Stream {
 }
 
 /// A stream and its connection's state.
-#[derive(Debug)]
 pub(super) struct Socket {
     stream: Stream,
     state: Arc<ConnectionState>,

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use futures_util::future::{BoxFuture, Either, FutureExt as _};
 use http::{HeaderMap, Method, Response, Version as Protocol};
 use tower::Service;
+use tower::layer::layer_fn;
 
 use crate::response::{Ended, Outcome};
 use crate::scan::Target;
@@ -14,32 +15,16 @@ use crate::server::access_log::unanswered;
 use crate::server::{InboundRequest, Peer, RequestMeta};
 use crate::telemetry::trace::{self, Span, SpanKind, Trace, Tracer};
 
-/// Reads `traceparent`, and gives every request a span while tracing is on. While it is off, a
-/// caller's trace is only passed on.
-#[derive(Clone, Debug)]
-pub struct Layer {
-    tracer: Tracer,
+/// Reads `traceparent`, and gives every request a span of `tracer` while tracing is on. While it is
+/// off, a caller's trace is only passed on.
+pub fn layer<S>(tracer: Tracer) -> impl tower::Layer<S, Service = Traced<S>> {
+    layer_fn(move |inner| Traced {
+        inner,
+        tracer: tracer.clone(),
+    })
 }
 
-impl Layer {
-    /// A layer whose spans are created by `tracer`.
-    pub fn new(tracer: Tracer) -> Self {
-        Self { tracer }
-    }
-}
-
-impl<S> tower::Layer<S> for Layer {
-    type Service = Traced<S>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        Traced {
-            inner,
-            tracer: self.tracer.clone(),
-        }
-    }
-}
-
-/// The service of [`Layer`].
+/// The service of [`layer`].
 #[derive(Clone, Debug)]
 pub struct Traced<S> {
     inner: S,

@@ -1,7 +1,6 @@
 //! What others say on channels.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,12 +43,6 @@ pub(super) struct Subscribers {
     channels: Mutex<HashMap<String, Vec<Heard>>>,
     /// Why it is not possible to listen now, if it is not.
     failure: Mutex<Option<String>>,
-}
-
-impl fmt::Debug for Subscribers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.channels()).finish()
-    }
 }
 
 impl Subscribers {

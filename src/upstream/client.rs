@@ -1,6 +1,5 @@
 //! The client that makes calls.
 
-use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -271,13 +270,5 @@ fn conclude(span: &mut Span, code: Option<u16>, status: Status) {
         Status::Answer(status) if status.is_success() => {}
         Status::Answer(status) => span.fail(status.as_str().to_owned()),
         Status::Error(token) => span.fail(token),
-    }
-}
-
-impl fmt::Debug for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
-            .field("limits", &self.0.limits)
-            .finish_non_exhaustive()
     }
 }

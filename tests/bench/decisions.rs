@@ -187,8 +187,7 @@ fn queue(waiting: u32, callers: u32) -> [f64; 2] {
     let config = queue::Config {
         max_requests: 100_000,
         max_requests_per_caller: 100_000,
-        longest_wait: Duration::from_mins(10),
-        weights: Weights::default(),
+        ..queue::Config::default()
     };
     let first = Instant::now() + Duration::from_hours(1);
     let queue = Queue::start(config, Metronome { first }, &tasks, queue::Metrics::default());

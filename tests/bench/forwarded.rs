@@ -57,9 +57,7 @@ pub(crate) fn paid(answer: UpstreamResponse) -> impl Service<Call, Response = Se
     let queue = queue::Queue::new(
         queue::Config {
             max_requests: 1000,
-            max_requests_per_caller: 1000,
-            longest_wait: Duration::from_mins(10),
-            weights: queue::Weights::default(),
+            ..queue::Config::default()
         },
         quota,
         queue::Metrics::default(),

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -77,12 +77,22 @@ pub(crate) fn path(
     ServiceBuilder::new()
         .layer(server::access_log::Layer::new(
             count.clone(),
-            server::access_log::Config::default(),
+            server::access_log::Config {
+                caller_header: Some(HeaderName::from_static("x-caller")),
+                access_log: false,
+            },
         ))
         .layer(respond())
-        .layer(server::guard::Layer::new(server::guard::Hosts::default()))
-        .layer(server::route::Layer)
-        .layer(server::read::Layer::new(server::read::Config::default()))
+        .filter(server::guard::Guard::new(server::guard::Hosts::default()))
+        .layer(server::route::layer())
+        .layer(server::read::Layer::new(server::read::Config {
+            max_body: 1 << 20,
+            body_timeout: server::read::Config::BODY_TIMEOUT,
+            body_budget: 64 << 20,
+            max_wait: Duration::from_secs(20),
+            max_wait_limit: Duration::from_mins(10),
+            authorization: server::read::Authorization::Dropped,
+        }))
         .layer(cache::Layer::new(Arc::clone(cache), Tasks::new(), Arc::new(|_| false)))
         .service(Next::new(below))
 }
@@ -98,7 +108,7 @@ pub(crate) fn respond() -> response::Layer {
         spread: None,
     };
     let windows = Windows::new(vec![window("1m", 100, 60), window("1h", 1500, 3600)], None);
-    response::Layer::new(response::Config {
+    response::Layer::new([response::Config {
         upstream_hosts: vec!["api.security.microsoft.com".into()],
         rate_limit: Arc::new(move |_, show| show(&windows)),
         panics: Counter::default(),
@@ -106,7 +116,7 @@ pub(crate) fn respond() -> response::Layer {
         token_owner: scan::TokenOwner::Gateway,
         vary: None,
         large_answers: None,
-    })
+    }])
 }
 
 /// A request as it comes from a socket.

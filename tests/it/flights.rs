@@ -62,10 +62,7 @@ async fn a_caller_who_hangs_up_takes_nobody_along() {
 
 #[tokio::test]
 async fn waiting_ends_with_the_callers_own_patience() {
-    let running = Setup::new()
-        .limits(defender_gateway::testing::sim::Shape::SlidingLog, &["1/1h"])
-        .start()
-        .await;
+    let running = Setup::new().limits(sim::Shape::SlidingLog, &["1/1h"]).start().await;
     assert_eq!(running.caller.ask(&[id(1)]).await.status, StatusCode::OK);
     let before = tokio::time::Instant::now();
     let refused = running.caller.ask_with(&[id(2)], &[("prefer", "wait=0")]).await;

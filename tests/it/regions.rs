@@ -25,7 +25,7 @@ fn three() -> Setup {
         .region("far", 150)
         .region("near", 10)
         .region("middle", 60)
-        .limits(defender_gateway::testing::sim::Shape::SlidingLog, &["10000/1h"])
+        .limits(sim::Shape::SlidingLog, &["10000/1h"])
 }
 
 /// Asks one new request after the other, while `act` acts; every one must be answered well.

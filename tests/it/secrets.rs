@@ -2,7 +2,6 @@
 
 use http::StatusCode;
 
-use defender_gateway::testing::secret::Secret;
 use defender_gateway::testing::sim::{self, Fault, Often, Plan, SignInFault};
 
 use crate::support::{Caller, Controls, Setup, id};
@@ -14,12 +13,12 @@ pub(crate) fn forbidden(simulator: &sim::Simulator) -> Vec<String> {
     let mut texts = vec![sim::CLIENT_SECRET.to_owned(), encoded];
     for token in tokens(simulator) {
         // The first part is the same for all tokens of the world.
-        texts.extend(token.expose().split('.').skip(1).map(ToOwned::to_owned));
+        texts.extend(token.as_str().split('.').skip(1).map(ToOwned::to_owned));
     }
     texts
 }
 
-fn tokens(simulator: &sim::Simulator) -> Vec<Secret> {
+fn tokens(simulator: &sim::Simulator) -> Vec<String> {
     simulator
         .token_requests()
         .into_iter()

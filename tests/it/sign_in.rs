@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use defender_gateway::testing::secret::Secret;
 use defender_gateway::testing::sim::{self, Fault, Often, Plan, Shape, SignInFault};
 
 use crate::support::{Answer, Controls, Setup, id};
@@ -225,7 +224,7 @@ async fn a_changed_secret_file_is_read_again() {
         .start()
         .await;
     assert_eq!(running.caller.ask(&[id(1)]).await.error_code(), "SignInRefused");
-    running.simulator.set_secret(Secret::new("the~new~secret".into()));
+    running.simulator.set_secret("the~new~secret".into());
     std::fs::write(&file, "the~new~secret").unwrap();
     let signed_in = |status: &serde_json::Value| status["token"]["expires_in_s"].is_number();
     running.until_status("a token by the new secret", signed_in).await;

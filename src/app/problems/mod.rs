@@ -73,10 +73,9 @@ pub(super) struct Standing {
 }
 
 /// The list. Clones share it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Problems(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     sources: Arc<Sources>,
     earlier: Earlier,

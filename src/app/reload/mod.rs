@@ -15,7 +15,6 @@
 mod reload_status;
 mod watch;
 
-use std::fmt;
 use std::sync::{Arc, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -48,12 +47,6 @@ struct Shared {
 }
 
 type Exchange = Box<dyn Fn(&Components) + Send>;
-
-impl fmt::Debug for Reloader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reloader").finish_non_exhaustive()
-    }
-}
 
 /// What a new configuration has changed.
 #[derive(Clone, Debug, Default)]

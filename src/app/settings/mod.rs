@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 
+use super::Error;
 use super::context::Memory;
 use super::token_limiters::TokenLimiters;
-use super::{Error, rate_limit};
 use crate::caller::Name;
 use crate::config::{self, Resolved, Scope};
 use crate::memory::Shares;
@@ -65,9 +65,9 @@ pub(super) fn queue(config: &Resolved) -> queue::Config {
 
 pub(super) fn read(config: &Resolved, shares: &Shares) -> server::read::Config {
     let max_body = usize::try_from(config.server.max_body).unwrap_or(usize::MAX);
-    let defaults = server::read::Config::default();
     server::read::Config {
         max_body: max_body.min(shares.max_body()),
+        body_timeout: server::read::Config::BODY_TIMEOUT,
         body_budget: shares.bodies,
         max_wait: config.queue.max_wait,
         max_wait_limit: config.queue.max_wait_limit,
@@ -76,7 +76,6 @@ pub(super) fn read(config: &Resolved, shares: &Shares) -> server::read::Config {
         } else {
             server::read::Authorization::Dropped
         },
-        ..defaults
     }
 }
 
@@ -128,9 +127,9 @@ pub(super) fn respond(
         one.map(|operation| operation.declaration().name)
     };
     let quotas = token_limiters.quotas().enumerate();
-    let layer = response::Layer::by_quota(quotas.map(|(index, quota)| response::Config {
+    let layer = response::Layer::new(quotas.map(|(index, quota)| response::Config {
         upstream_hosts: hosts.clone(),
-        rate_limit: rate_limit::of(quota.clone(), operation(index)),
+        rate_limit: response::rate_limit_of(quota.clone(), operation(index)),
         panics: count.panics(),
         exhausted: count.exhausted(),
         token_owner: TokenOwner::Gateway,

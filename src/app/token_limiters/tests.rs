@@ -32,8 +32,7 @@ fn token_limiters(tasks: &Tasks) -> TokenLimiters {
         queue: queue::Config {
             max_requests: 100,
             max_requests_per_caller: 100,
-            longest_wait: Duration::from_mins(10),
-            weights: [].into_iter().collect(),
+            ..queue::Config::default()
         },
     };
     let metrics = queue::Metrics::register(&mut Registry::default());
@@ -217,8 +216,7 @@ async fn mixed_hour(quotas: usize) -> Vec<Vec<Duration>> {
         queue: queue::Config {
             max_requests: 1000,
             max_requests_per_caller: 100,
-            longest_wait: Duration::from_mins(10),
-            weights: [].into_iter().collect(),
+            ..queue::Config::default()
         },
     };
     let quotas = (0..quotas).map(|_| quota::Quota::ephemeral(&config.quota, Wall::system(), quota::Metrics::default()));
@@ -281,7 +279,7 @@ fn within_the_hour(calls: &Vec<Duration>) -> usize {
 }
 
 fn is_within(arrivals: impl IntoIterator<Item = Duration>) -> bool {
-    let mut judge = crate::sim::QuotaVerifier::new(&["100/1m".parse().unwrap(), "1500/1h".parse().unwrap()]);
+    let mut judge = sim::QuotaVerifier::new(&["100/1m".parse().unwrap(), "1500/1h".parse().unwrap()]);
     judge.extend(arrivals);
     judge.is_satisfied()
 }

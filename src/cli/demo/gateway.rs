@@ -18,8 +18,8 @@ use crate::app::{Ended, Gateway};
 use crate::cli::Error;
 use crate::config::{self, Disk, Environment, variable};
 use crate::net;
-use crate::sim::{self, Simulator};
 use crate::task::Tasks;
+use sim::Simulator;
 
 /// The path of the list of scan definitions.
 pub(super) const LIST: &str = "/api/DeviceAuthenticatedScanDefinitions";

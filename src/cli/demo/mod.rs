@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::process::{block_on, watch_signals};
 use super::{Demo, Error, print};
-use crate::sim::Simulator;
 use gateway::{Fixture, Told};
 use replicas::Replicas;
+use sim::Simulator;
 
 /// Shows the gateway at work on loopback, then serves until Ctrl-C, or ends with `--once`.
 ///

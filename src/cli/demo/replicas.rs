@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::gateway::{DemoGateway, PATH, Told, free_or_any, listeners, simulator};
 use super::{answered, claim, counted, definition, ms, parted, step};
 use crate::cli::{Error, print};
-use crate::sim::Simulator;
+use sim::Simulator;
 
 /// Several gateways, the store between them, and the simulated upstream.
 pub(super) struct Replicas {

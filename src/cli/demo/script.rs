@@ -5,7 +5,7 @@ use futures_util::future::{join_all, try_join_all};
 use super::gateway::{Fixture, LIST, PATH};
 use super::{answered, causes, claim, counted, definition, ms, parted, step};
 use crate::cli::{Error, print};
-use crate::sim::Action;
+use sim::Action;
 
 /// Plays all steps and sums up. Returns what to do next.
 ///

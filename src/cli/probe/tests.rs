@@ -6,8 +6,8 @@ use super::findings::Report;
 use super::{Ids, run};
 use crate::cli::Error;
 use crate::config::{self, Disk, Environment, variable};
-use crate::sim::history::{Casing, Matching, NextLink, Unknown};
-use crate::sim::{self, Fault, Often, Plan, Simulator};
+use sim::history::{Casing, Matching, NextLink, Unknown};
+use sim::{Fault, Often, Plan, Simulator};
 
 struct Probed {
     report: Report,

@@ -49,7 +49,7 @@ async fn who_goes_before_somebody_here_has_room_however_many_wait_elsewhere() {
             max_requests: 3,
             max_requests_per_caller: 3,
             longest_wait: Duration::from_hours(1),
-            weights: Weights::default(),
+            ..Config::default()
         });
         clockwork.share_with(vec![FlowDemand {
             urgency: Urgency::new(0).unwrap(),
@@ -138,7 +138,7 @@ async fn the_queue_is_bounded_in_all_and_per_caller() {
         max_requests: 3,
         max_requests_per_caller: 2,
         longest_wait: Duration::from_hours(10),
-        weights: Weights::default(),
+        ..Config::default()
     };
     let queue = Queue::start(config, Clockwork::new(SECOND), &tasks, Metrics::default());
     queue.turn(&attempt("a", 3, SECOND)).await.unwrap().used();
@@ -250,7 +250,7 @@ async fn the_last_of_a_full_queue_is_the_least_urgent() {
         max_requests: 4,
         max_requests_per_caller: 4,
         longest_wait: Duration::from_hours(10),
-        weights: Weights::default(),
+        ..Config::default()
     };
     let queue = Queue::start(config, Clockwork::new(SECOND), &tasks, Metrics::default());
     queue.turn(&attempt("a", 3, SECOND)).await.unwrap().used();
@@ -273,7 +273,7 @@ async fn who_waits_is_told_when_its_time_is_up_whatever_became_of_its_slot() {
         max_requests: 10,
         max_requests_per_caller: 10,
         longest_wait: Duration::from_hours(10),
-        weights: Weights::default(),
+        ..Config::default()
     };
     let queue = Queue::new(config, Clockwork::new(SECOND), Metrics::default(), 0);
     queue.turn(&attempt("a", 3, SECOND)).await.unwrap().used();

@@ -179,10 +179,8 @@ pub(super) fn queue(every: Duration, tasks: &Tasks) -> (Queue<Clockwork>, Clockw
 
 pub(super) fn queue_before(clockwork: Clockwork, tasks: &Tasks) -> (Queue<Clockwork>, Clockwork) {
     let config = Config {
-        max_requests: 10_000,
-        max_requests_per_caller: 1000,
         longest_wait: Duration::from_hours(10),
-        weights: Weights::default(),
+        ..Config::default()
     };
     (
         Queue::start(config, clockwork.clone(), tasks, Metrics::default()),

@@ -127,10 +127,8 @@ fn live_beside(callers: &[Asking], burst: Option<Burst>) -> (Vec<Book>, u32) {
         let name = |n: usize| format!("caller {n}");
         let weight = |(n, asking): (usize, &Asking)| (Name::new(&name(n)), NonZeroU32::new(asking.weight).unwrap());
         let config = Config {
-            max_requests: 10_000,
-            max_requests_per_caller: 1000,
-            longest_wait: Duration::from_mins(10),
             weights: callers.iter().enumerate().map(weight).collect(),
+            ..Config::default()
         };
         let queue = Queue::start(config, Clockwork::new(EVERY), &tasks, Metrics::default());
         let books: Vec<_> = callers.iter().map(|_| Arc::<Mutex<Book>>::default()).collect();

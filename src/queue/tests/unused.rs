@@ -192,7 +192,7 @@ async fn a_refusal_counts_once_it_is_told_and_not_when_it_is_withdrawn() {
         max_requests: 10,
         max_requests_per_caller: 10,
         longest_wait: Duration::from_hours(10),
-        weights: Weights::default(),
+        ..Config::default()
     };
     let queue = Queue::start(config, Clockwork::new(10 * SECOND), &tasks, metrics);
     queue.turn(&attempt("a", 3, SECOND)).await.unwrap().used();

@@ -111,7 +111,7 @@ async fn ending(
         .body(())
         .unwrap();
     let request = ResponsePreferences(request);
-    let answer = Layer::new(config()).layer(inner).oneshot(request).await.unwrap();
+    let answer = Layer::new([config()]).layer(inner).oneshot(request).await.unwrap();
     let (head, body) = answer.response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     (Response::from_parts(head, ()), body, answer.ended)
@@ -297,7 +297,7 @@ async fn a_large_answer_made_for_one_caller_takes_memory_until_it_is_taken() {
             )))
         };
         let request = ResponsePreferences(Request::post("/api/x").header("host", "localhost").body(()).unwrap());
-        let answered = Layer::new(config.clone())
+        let answered = Layer::new([config.clone()])
             .layer(service_fn(reply))
             .oneshot(request)
             .await;
@@ -333,7 +333,7 @@ async fn link_for(fields: &[(&str, &str)], trusted: &[&str]) -> String {
     for (name, value) in fields {
         request = request.header(*name, *value);
     }
-    let layer = Layer::new(config()).trusting(trusted.iter().map(|network| network.parse().unwrap()));
+    let layer = Layer::new([config()]).trusting(trusted.iter().map(|network| network.parse().unwrap()));
     let asked = ResponsePreferences(request.body(()).unwrap());
     let answer = layer.layer(inner).oneshot(asked).await.unwrap();
     let body = answer.response.into_body().collect().await.unwrap().to_bytes();

@@ -30,7 +30,7 @@ async fn ask(layer: &Layer, served: ServedResponse, tag: &str, token: Option<&st
 /// A cache on the way must not give an answer to a caller with another token.
 #[tokio::test]
 async fn where_callers_bring_tokens_answers_depend_on_them() {
-    let layer = Layer::new(config()).without_rate_limit_for(header::AUTHORIZATION);
+    let layer = Layer::new([config()]).without_rate_limit_for(header::AUTHORIZATION);
     for token in [None, Some("Bearer x")] {
         for (tag, status) in [("", 200), ("*", 304)] {
             let (answered, fields) = ask(&layer, hit("{}"), tag, token).await;
@@ -40,7 +40,7 @@ async fn where_callers_bring_tokens_answers_depend_on_them() {
             );
         }
     }
-    let (answered, fields) = ask(&Layer::new(config()), hit("{}"), "", None).await;
+    let (answered, fields) = ask(&Layer::new([config()]), hit("{}"), "", None).await;
     assert_eq!((answered.as_u16(), fields.get("vary")), (200, None));
 }
 
@@ -55,7 +55,7 @@ async fn a_challenge_is_shown_to_the_owner_of_the_rejected_token_only() {
         outcome: scan::Outcome::Forwarded,
         ..hit("")
     };
-    let layer = Layer::new(config()).without_rate_limit_for(header::AUTHORIZATION);
+    let layer = Layer::new([config()]).without_rate_limit_for(header::AUTHORIZATION);
     for (token, shown) in [(None, None), (Some("Bearer t"), Some("Bearer"))] {
         let (status, fields) = ask(&layer, rejected.clone(), "", token).await;
         let challenge = fields.get("www-authenticate").map(|value| value.to_str().unwrap());

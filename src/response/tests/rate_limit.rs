@@ -111,7 +111,7 @@ async fn only_the_upstreams_quota_is_blamed_on_its_windows() {
 
 #[tokio::test]
 async fn an_answer_charged_to_another_quota_shows_no_windows() {
-    let layer = Layer::new(config()).without_rate_limit_for(header::AUTHORIZATION);
+    let layer = Layer::new([config()]).without_rate_limit_for(header::AUTHORIZATION);
     for (carries, limited) in [(true, false), (false, true)] {
         for fails in [false, true] {
             let inner = service_fn(move |_: ResponsePreferences| {

@@ -42,6 +42,7 @@ pub struct Config {
     pub access_log: bool,
 }
 
+#[cfg(test)]
 impl Default for Config {
     fn default() -> Self {
         Self {

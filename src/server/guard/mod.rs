@@ -6,13 +6,10 @@
 
 mod host;
 
-use std::future::{Ready, ready};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use futures_util::future::Either;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, header};
-use tower::Service;
+use tower::filter::Predicate;
 
 use super::{Config, InboundRequest, RequestMeta};
 use crate::BoxError;
@@ -24,57 +21,26 @@ pub use host::{Host, Hosts};
 /// (403), and with too many header fields (431), which HTTP/2 would let through; and those that the
 /// connection has already refused.
 #[derive(Clone, Debug)]
-pub struct Layer {
-    hosts: Arc<Hosts>,
-}
+pub struct Guard(Arc<Hosts>);
 
-impl Layer {
+impl Guard {
     /// A guard that accepts requests for `hosts`.
     pub fn new(hosts: Hosts) -> Self {
-        Self { hosts: Arc::new(hosts) }
+        Self(Arc::new(hosts))
     }
 
     /// The accepted hosts.
-    pub fn hosts(&self) -> Arc<Hosts> {
-        Arc::clone(&self.hosts)
+    pub fn hosts(&self) -> &Hosts {
+        &self.0
     }
 }
 
-impl<S> tower::Layer<S> for Layer {
-    type Service = Guard<S>;
+impl<B> Predicate<InboundRequest<B>> for Guard {
+    type Request = InboundRequest<B>;
 
-    fn layer(&self, inner: S) -> Self::Service {
-        Guard {
-            inner,
-            hosts: Arc::clone(&self.hosts),
-        }
-    }
-}
-
-/// The service of [`Layer`].
-#[derive(Clone, Debug)]
-pub struct Guard<S> {
-    inner: S,
-    hosts: Arc<Hosts>,
-}
-
-impl<S, B> Service<InboundRequest<B>> for Guard<S>
-where
-    S: Service<InboundRequest<B>, Error = BoxError>,
-{
-    type Response = S::Response;
-    type Error = BoxError;
-    type Future = Either<S::Future, Ready<Result<S::Response, BoxError>>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: InboundRequest<B>) -> Self::Future {
-        match check(request.meta(), &self.hosts) {
-            Ok(()) => Either::Left(self.inner.call(request)),
-            Err(refusal) => Either::Right(ready(Err(refusal.into()))),
-        }
+    fn check(&mut self, request: InboundRequest<B>) -> Result<InboundRequest<B>, BoxError> {
+        check(request.meta(), &self.0)?;
+        Ok(request)
     }
 }
 

@@ -5,10 +5,8 @@
 //! its deadline; incomplete bodies share one budget of memory; a field that cannot be parsed counts
 //! as absent.
 
-mod authorization;
 mod body;
 mod connection_context;
-mod last_request;
 mod preferences;
 
 use std::sync::Arc;
@@ -27,12 +25,10 @@ use crate::caller::Caller;
 use crate::memory::{ALLOCATED_PER_BYTE, MemoryBudget};
 use crate::operation::Input;
 use crate::response::{Reply, RequestError, ResponsePreferences, Tag};
-use crate::scan::{Call, ServedResponse};
+use crate::scan::{Call, CallerToken, ServedResponse};
 use body::{check_codings, check_length, check_type};
 use connection_context::{ConnectionContext, RequestHead};
 use preferences::RequestPreferences;
-
-pub use authorization::Authorization;
 
 /// The limits of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,19 +48,59 @@ pub struct Config {
     pub authorization: Authorization,
 }
 
+impl Config {
+    /// [`Config::body_timeout`]: for a full body over a slow link of 35 kB/s.
+    pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+}
+
+#[cfg(test)]
 impl Default for Config {
     fn default() -> Self {
         Self {
             max_body: 1024 * 1024,
-            // A full body over a slow link of 35 kB/s.
-            body_timeout: Duration::from_secs(30),
-            // 64 of the largest bodies, or a hundred thousand ordinary ones.
+            body_timeout: Self::BODY_TIMEOUT,
             body_budget: 64 * 1024 * 1024,
             max_wait: Duration::from_secs(20),
             max_wait_limit: Duration::from_mins(10),
-            authorization: Authorization::default(),
+            authorization: Authorization::Dropped,
         }
     }
+}
+
+/// What happens to the `Authorization` of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authorization {
+    /// It is ignored, whatever it contains: calls use the gateway's token.
+    Dropped,
+    /// Its bearer token is used upstream instead of the gateway's.
+    CallerToken,
+}
+
+impl Authorization {
+    /// The caller's token; `None` to use the gateway's.
+    fn read(self, fields: &HeaderMap) -> Result<Option<CallerToken>, RequestError> {
+        match self {
+            Self::Dropped => Ok(None),
+            Self::CallerToken => caller_token(fields),
+        }
+    }
+}
+
+/// Everything but one valid bearer token is rejected: using the gateway's token instead would give
+/// the caller rights that it did not ask for.
+fn caller_token(fields: &HeaderMap) -> Result<Option<CallerToken>, RequestError> {
+    let mut values = fields.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let single = values.next().is_none().then_some(value);
+    let (scheme, token) = single
+        .and_then(|value| value.to_str().ok()?.split_once(' '))
+        .ok_or(RequestError::Authorization)?;
+    // RFC 9110 §11.1: the scheme's case does not matter, and one or more spaces follow.
+    let bearer = scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(' '));
+    let caller_token = bearer.and_then(CallerToken::new);
+    caller_token.map(Some).ok_or(RequestError::Authorization)
 }
 
 /// Enough for the requests of some ten thousand callers that poll.
@@ -263,5 +299,57 @@ mod tests {
         let limit = Config::default().max_wait_limit;
         assert_eq!((caller.wait, caller.deadline), (Some(limit), arrived + limit));
         assert_eq!(caller.urgency.level(), 1);
+    }
+
+    fn read_token(authorization: Authorization, values: &[&str]) -> Result<Option<String>, RequestError> {
+        let mut fields = HeaderMap::new();
+        for value in values {
+            fields.append(header::AUTHORIZATION, value.parse().unwrap());
+        }
+        let read = authorization.read(&fields)?;
+        Ok(read.map(|caller_token| caller_token.secret().expose().to_owned()))
+    }
+
+    #[test]
+    fn unless_it_is_asked_for_nothing_is_read() {
+        for value in ["Bearer abc", "Basic abc", ""] {
+            assert_eq!(read_token(Authorization::Dropped, &[value]), Ok(None));
+        }
+    }
+
+    #[test]
+    fn a_bearer_token_is_taken_as_it_is() {
+        for value in ["Bearer abc.DEF-1==", "bearer abc.DEF-1==", "BEARER  abc.DEF-1== "] {
+            assert_eq!(
+                read_token(Authorization::CallerToken, &[value]),
+                Ok(Some("abc.DEF-1==".into())),
+                "{value}"
+            );
+        }
+        assert_eq!(read_token(Authorization::CallerToken, &[]), Ok(None));
+    }
+
+    #[test]
+    fn anything_else_is_refused_and_never_replaced_by_the_gateways_token() {
+        let long = format!("Bearer {}", "a".repeat(CallerToken::MAX_BYTES + 1));
+        for value in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Basic YTpi",
+            "abc",
+            "Bearer a b",
+            "Bearer a,b",
+            "Bearer\tabc",
+            &long,
+        ] {
+            assert_eq!(
+                read_token(Authorization::CallerToken, &[value]),
+                Err(RequestError::Authorization),
+                "{value:.20}"
+            );
+        }
+        let twice = read_token(Authorization::CallerToken, &["Bearer a", "Bearer a"]);
+        assert_eq!(twice, Err(RequestError::Authorization));
     }
 }

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tower::filter::Filter;
 use tower::{Layer as _, service_fn};
 
 use crate::BoxError;
@@ -129,9 +130,9 @@ fn stack(
 + 'static {
     let backend = service_fn(move |call: Call| answer(Arc::clone(&backend), call));
     let read = read::Layer::new(read).layer(backend);
-    let route = route::Layer.layer(read);
-    let guard = guard::Layer::new(guard::Hosts::default()).layer(route);
-    let respond = response::Layer::new(response::Config {
+    let route = route::layer().layer(read);
+    let guard = Filter::new(route, guard::Guard::new(guard::Hosts::default()));
+    let respond = response::Layer::new([response::Config {
         upstream_hosts: Vec::new(),
         rate_limit: Arc::new(|_, _| {}),
         panics: metrics.panics(),
@@ -139,7 +140,7 @@ fn stack(
         token_owner: TokenOwner::Gateway,
         vary: None,
         large_answers: None,
-    });
+    }]);
     access_log::Layer::new(metrics.clone(), access_log::Config::default()).layer(respond.layer(guard))
 }
 

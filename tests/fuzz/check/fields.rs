@@ -40,8 +40,12 @@ fn judge(call: &Call, arrived: Instant, fields: &HeaderMap, config: &read::Confi
 /// What a caller gets; every request is judged on its way.
 async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) -> http::Response<response::Body> {
     let config = read::Config {
+        max_body: 1 << 20,
+        body_timeout: read::Config::BODY_TIMEOUT,
+        body_budget: 64 << 20,
+        max_wait: Duration::from_secs(20),
+        max_wait_limit: Duration::from_mins(10),
         authorization: read::Authorization::CallerToken,
-        ..read::Config::default()
     };
     let arrived = Instant::now();
     let read = read::Layer::new(config.clone());
@@ -62,8 +66,8 @@ async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) ->
     let stack = ServiceBuilder::new()
         .map_response(|answered: response::Answered| answered.response)
         .layer(super::upstream::respond())
-        .layer(guard::Layer::new(guard::Hosts::default()))
-        .layer(route::Layer)
+        .filter(guard::Guard::new(guard::Hosts::default()))
+        .layer(route::layer())
         .layer(read)
         .service(answer);
     let arrival = InboundRequest::new(request, peer);

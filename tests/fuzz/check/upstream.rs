@@ -35,7 +35,7 @@ pub(crate) fn throttled(data: &[u8]) {
 
 /// A layer that answers for an upstream of one name.
 pub(super) fn respond() -> response::Layer {
-    response::Layer::new(response::Config {
+    response::Layer::new([response::Config {
         upstream_hosts: vec![HOST.into()],
         rate_limit: Arc::new(|_, _| {}),
         panics: Counter::default(),
@@ -43,7 +43,7 @@ pub(super) fn respond() -> response::Layer {
         token_owner: TokenOwner::Gateway,
         vary: None,
         large_answers: None,
-    })
+    }])
 }
 
 const HOST: &str = "api.security.microsoft.com";

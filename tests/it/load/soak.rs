@@ -14,7 +14,6 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::RwLock;
 use tokio::time::{Instant, sleep};
 
-use defender_gateway::testing::secret::Secret;
 use defender_gateway::testing::sim::{CLIENT_SECRET, Fault, Often, Plan, Shape, SignInFault};
 use defender_gateway::testing::task::Tasks;
 
@@ -151,7 +150,7 @@ impl Stage {
             6 => {
                 self.spawned.simulator.set_sign_in_faults(Plan::none());
                 let secret = format!("rotated~{:016x}", self.random.random::<u64>());
-                self.spawned.simulator.set_secret(Secret::new(secret.clone()));
+                self.spawned.simulator.set_secret(secret.clone());
                 std::fs::write(self.secret_file.with_extension("new"), &secret).unwrap();
                 std::fs::rename(self.secret_file.with_extension("new"), &self.secret_file).unwrap();
                 self.secrets.push(secret);

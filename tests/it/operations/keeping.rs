@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use defender_gateway::testing::scan::{Endpoint, Operation};
+use defender_gateway::testing::scan::{Endpoint, Operation, route};
 use defender_gateway::testing::sim::{CallRecord, EntityForm, Shape};
 use futures_util::future::join_all;
 use http::Method;
@@ -15,9 +15,10 @@ fn path(operation: Operation) -> String {
     Endpoint::latest(operation).template()
 }
 
+/// The calls for an operation. The simulator has names of its own for them.
 fn calls(running: &Running, operation: Operation) -> Vec<CallRecord> {
-    let calls = running.simulator.calls().into_iter();
-    calls.filter(|call| call.operation == Some(operation)).collect()
+    let is_for = |call: &CallRecord| route(&call.path).is_some_and(|target| target.endpoint.operation == operation);
+    running.simulator.calls().into_iter().filter(is_for).collect()
 }
 
 async fn sessions(caller: &Caller, ids: &[&str]) -> Answer {

@@ -7,6 +7,7 @@ use std::process::Output;
 
 use defender_gateway::testing::operation::{Input, Kept, Lifetime};
 use defender_gateway::testing::scan::Operation;
+use defender_gateway::testing::sim;
 use serde_json::Value;
 use tokio::process::Command;
 
@@ -92,7 +93,10 @@ async fn the_examples_read_every_page() {
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         assert!(done.status.success(), "{language}: {said}");
         let calls = running.simulator.calls();
-        for (operation, least) in [(Operation::Definitions, 3), (Operation::HistoryByDefinition, 3)] {
+        for (operation, least) in [
+            (sim::Operation::Definitions, 3),
+            (sim::Operation::HistoryByDefinition, 3),
+        ] {
             let pages = calls.iter().filter(|call| call.operation == Some(operation)).count();
             assert!(pages >= least, "{language}: {pages} pages of {operation:?}");
         }
@@ -162,13 +166,13 @@ async fn the_examples_lead_from_nothing_to_a_scanner_without_a_token() {
         .filter_map(|call| call.operation)
         .collect();
     for operation in [
-        Operation::Definitions,
-        Operation::HistoryByDefinition,
-        Operation::HistoryBySession,
-        Operation::Agents,
+        sim::Operation::Definitions,
+        sim::Operation::HistoryByDefinition,
+        sim::Operation::HistoryBySession,
+        sim::Operation::Agents,
     ] {
         assert!(
-            seen.contains(&operation) || operation == Operation::Agents && seen.contains(&Operation::Agent),
+            seen.contains(&operation) || operation == sim::Operation::Agents && seen.contains(&sim::Operation::Agent),
             "{operation:?}"
         );
     }

@@ -85,7 +85,7 @@ impl Default for Settings {
 }
 
 /// One running gateway: retry, queue, quota.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Gateway {
     pub(super) queue: Queue<Quota>,
     pub(super) quota: Quota,

@@ -19,8 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use defender_gateway::testing::secret::Secret;
-use defender_gateway::testing::sim::{self, CLIENT_SECRET, Shape};
+use defender_gateway::testing::sim::{CLIENT_SECRET, Shape};
 use defender_gateway::testing::task::Tasks;
 
 use super::mount::Mount;
@@ -178,8 +177,8 @@ async fn no_request_fails(load: Load) {
     let limits = "[\"1000000/1m\"]";
     let setup = Setup::new()
         .simulator(|simulator| {
-            let limits = ["1000000/1m".parse::<sim::Limit>().unwrap()];
-            *simulator = simulator.clone().with_limits(Shape::SlidingLog, &limits);
+            simulator.shape = Shape::SlidingLog;
+            simulator.limits = vec!["1000000/1m".parse().unwrap()];
         })
         .write("quota.limits", limits)
         .write("quota.burst", "1000000")
@@ -233,7 +232,7 @@ async fn no_request_fails(load: Load) {
 
     // A rotated secret: the old one is no good any more.
     let tokens = setup.simulator.token_requests().len();
-    setup.simulator.set_secret(Secret::new("the~new.secret".into()));
+    setup.simulator.set_secret("the~new.secret".into());
     secret.swap("the~new.secret");
     until("a token for the new secret", async || {
         (setup.simulator.token_requests().len() > tokens).then_some(())

@@ -117,12 +117,7 @@ impl StackFixture {
         let registry = &mut registry;
         let quota = quota(limits, registry);
         let queue = queue::Queue::start(
-            queue::Config {
-                max_requests: 10_000,
-                max_requests_per_caller: 1000,
-                longest_wait: Duration::from_mins(10),
-                weights: [].into_iter().collect(),
-            },
+            queue::Config::default(),
             quota.clone(),
             &tasks,
             queue::Metrics::register(registry),

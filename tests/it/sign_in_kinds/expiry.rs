@@ -8,15 +8,15 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::gateway::{Answer, Running, roomy, simulator};
-use defender_gateway::testing::sim::{CLIENT_SECRET, Config, Often, Plan, SignInFault, Simulator};
+use super::gateway::{Answer, Running, one_region, roomy, simulator};
+use defender_gateway::testing::sim::{CLIENT_SECRET, Often, Plan, SignInFault, Simulator};
 use defender_gateway::testing::task::Tasks;
 
 const SECRET: [(&str, &str); 1] = [("AZURE_CLIENT_SECRET", CLIENT_SECRET)];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_may_be_revoked_at_any_moment_of_a_request() {
-    let mut config = roomy(Config::instant().with_regions(&["eu"]));
+    let mut config = roomy(one_region());
     config.regions[0].latency = Duration::from_millis(80);
     let sim = Simulator::start(config).unwrap();
     let gateway = Arc::new(Running::start(&sim, &SECRET).await);

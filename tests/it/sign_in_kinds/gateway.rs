@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use defender_gateway::testing::app::{Ended, Gateway};
 use defender_gateway::testing::config::{self, Disk, Environment};
-use defender_gateway::testing::sim::{Config, Limit, Simulator};
+use defender_gateway::testing::sim::{Config, Limit, Region, Simulator};
 use defender_gateway::testing::task::Tasks;
 
 /// Only a test that fails waits this long.
@@ -26,7 +26,14 @@ const BODY: &str = r#"{"ScanDefinitionIds":["aaaaaaaa-0000-4000-8000-00000000000
 
 /// One region, no latency, and a quota that is never felt.
 pub(super) fn simulator() -> Simulator {
-    Simulator::start(roomy(Config::instant().with_regions(&["eu"]))).unwrap()
+    Simulator::start(roomy(one_region())).unwrap()
+}
+
+pub(super) fn one_region() -> Config {
+    Config {
+        regions: vec![Region::new("eu", Duration::ZERO)],
+        ..Config::instant()
+    }
 }
 
 pub(super) fn roomy(mut config: Config) -> Config {

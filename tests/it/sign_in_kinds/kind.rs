@@ -6,7 +6,6 @@ use rustls_pki_types::pem::PemObject as _;
 
 use super::gateway::{Running, simulator};
 use super::{CERTIFICATE, CERTIFICATE_FILE, KEY, KEY_FILE};
-use defender_gateway::testing::secret::Secret;
 use defender_gateway::testing::sim::{CLIENT_SECRET, Certificate, Credential, IDENTITY_HEADER, Simulator};
 
 /// Starts a gateway with `variables`, makes a call, and looks at how the gateway proved who it is.
@@ -91,7 +90,7 @@ async fn a_federated_token_that_is_rotated_between_requests() {
     let file = folder.path().join("azure-identity-token");
     let rotate = |token: &str| {
         std::fs::write(&file, token).unwrap();
-        sim.register_federated_token(Secret::new(token.into()));
+        sim.register_federated_token(token.into());
     };
     rotate("first.federated.token");
     // Sign-in takes the present token only, so every renewal shows that the file was read anew.
@@ -104,9 +103,7 @@ async fn a_federated_token_that_is_rotated_between_requests() {
         assert_eq!(gateway.ask().await.status, 200);
     }
     let requests = sim.wait_for_token_requests(4).await.unwrap();
-    let good = |record: &defender_gateway::testing::sim::TokenRecord| {
-        (record.credential, record.status) == (Credential::Federated, Some(200))
-    };
+    let good = |record: &sim::TokenRecord| (record.credential, record.status) == (Credential::Federated, Some(200));
     assert!(requests.iter().all(good), "{requests:?}");
     gateway.stop().await;
 }

@@ -13,7 +13,6 @@ use tokio::time::{Instant, sleep};
 
 use super::gateway::{Running, simulator};
 use super::{CERTIFICATE, KEY};
-use defender_gateway::testing::secret::Secret;
 use defender_gateway::testing::sim::{CLIENT_SECRET, Certificate, Simulator};
 use defender_gateway::testing::task::Tasks;
 
@@ -102,7 +101,7 @@ async fn a_new_secret_is_used() {
     )];
     let gateway = Running::start(&sim, &variables).await;
     let change = || {
-        sim.set_secret(Secret::new("the~new.secret".into()));
+        sim.set_secret("the~new.secret".into());
         mount.swap("..two", "secret", "the~new.secret\n");
     };
     let gateway = under_load(&sim, gateway, change).await;

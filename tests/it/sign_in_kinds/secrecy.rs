@@ -9,11 +9,10 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::Command;
 
 use super::front::Authority;
-use super::gateway::{Caller, roomy};
+use super::gateway::{Caller, one_region, roomy};
 use super::{CERTIFICATE_FILE, KEY, KEY_FILE};
-use defender_gateway::testing::secret::Secret;
 use defender_gateway::testing::sim::{
-    CLIENT_SECRET, Certificate, Config, IDENTITY_HEADER, Often, Plan, SignInFault, Simulator,
+    CLIENT_SECRET, Certificate, IDENTITY_HEADER, Often, Plan, SignInFault, Simulator,
 };
 use defender_gateway::testing::task::Tasks;
 use rustls_pki_types::CertificateDer;
@@ -23,10 +22,10 @@ const FEDERATED: &str = "federated-token-of-the-cluster";
 const OF_THE_CALLER: &str = "bearer-of-the-caller";
 
 fn simulator() -> Simulator {
-    let sim = Simulator::start(roomy(Config::instant().with_regions(&["eu"]))).unwrap();
+    let sim = Simulator::start(roomy(one_region())).unwrap();
     let der = CertificateDer::from_pem_slice(super::CERTIFICATE.as_bytes()).unwrap();
     sim.register_certificate(Certificate::from_der(&der).unwrap());
-    sim.register_federated_token(Secret::new(FEDERATED.into()));
+    sim.register_federated_token(FEDERATED.into());
     sim
 }
 

@@ -4,14 +4,13 @@
 use super::front::Authority;
 use super::gateway::{Running, simulator};
 use crate::support::Controls;
-use defender_gateway::testing::secret::Secret;
 use defender_gateway::testing::sim::{Credential, Simulator};
 
 const NAME: &str = "token-proxy.test";
 const TOKEN: &str = "of.the.cluster";
 
 fn token_file(sim: &Simulator) -> tempfile::NamedTempFile {
-    sim.register_federated_token(Secret::new(TOKEN.into()));
+    sim.register_federated_token(TOKEN.into());
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), TOKEN).unwrap();
     file

@@ -10,7 +10,7 @@
 //! give up after a bound.
 
 mod caller;
-#[path = "../../../src/sim/tests/controls.rs"]
+#[path = "../../simulator/src/tests/controls.rs"]
 mod controls;
 mod process_usage;
 mod program;
@@ -19,7 +19,6 @@ mod setup;
 mod wait;
 
 // For `controls`.
-use defender_gateway::testing::secret::Secret;
 use defender_gateway::testing::sim;
 
 pub(crate) use caller::{Answer, Caller, PATH, ask_at_socket, body, id, ids};

@@ -17,7 +17,6 @@ use super::{Caller, until, within};
 
 /// What the test needs, over a simulator without latency, the documented limits, and a gateway with
 /// its defaults.
-#[derive(Debug)]
 pub(crate) struct Setup {
     simulator: sim::Config,
     variables: Vec<(String, String)>,
@@ -57,8 +56,8 @@ impl Setup {
 
     /// These limits at the simulator alone.
     pub(crate) fn upstream_limits(mut self, shape: Shape, limits: &[&str]) -> Self {
-        let limits: Vec<_> = limits.iter().map(|limit| limit.parse().unwrap()).collect();
-        self.simulator = self.simulator.with_limits(shape, &limits);
+        self.simulator.shape = shape;
+        self.simulator.limits = limits.iter().map(|limit| limit.parse().unwrap()).collect();
         self
     }
 
@@ -233,7 +232,6 @@ impl Replica {
 }
 
 /// A simulator and a gateway in this process. End it with [`Running::finish`].
-#[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) simulator: Simulator,
     pub(crate) caller: Caller,

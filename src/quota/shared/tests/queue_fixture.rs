@@ -305,9 +305,8 @@ pub(super) async fn fleet(replicas: usize, limits: &[(u32, Duration)], weights: 
     let queues = parts.iter().map(|part| {
         let config = queue::Config {
             max_requests: 1000,
-            max_requests_per_caller: 1000,
-            longest_wait: SECOND * 600,
             weights: weights.clone(),
+            ..queue::Config::default()
         };
         Queue::start(config, part.clone(), tasks, queue::Metrics::default())
     });
