@@ -207,7 +207,7 @@ named_enum! {
         CertificateExpiring = "certificate-expiring",
         /// The shared store may remove the ledger when its memory is full.
         StoreEvicting = "store-evicting",
-        /// The quota's state file cannot be written.
+        /// The quota's state file cannot be written, or is used by another gateway as well.
         StateFile = "state-file",
         /// Messages of the shared store do not come.
         StoreUnheard = "store-unheard",
