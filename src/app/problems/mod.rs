@@ -328,7 +328,11 @@ mod tests {
         for second in 0..200 {
             let found = (second % 21 == 0).then(|| Problem::new(Code::Paused, "for another 1 s", ""));
             let is_over = found.is_none();
-            update(&mut standing, found.into_iter().collect(), start + Duration::from_secs(second));
+            update(
+                &mut standing,
+                found.into_iter().collect(),
+                start + Duration::from_secs(second),
+            );
             let known = &standing[&Code::Paused];
             assert_eq!((known.since, known.problem.message == PAUSE_OVER), (start, is_over));
         }
