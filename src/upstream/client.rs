@@ -204,7 +204,7 @@ impl Service<Authorized> for Client {
             let owner = TokenOwner::of(&charged.request);
             let without_secrets = |answer: UpstreamResponse| match client.secrets {
                 Secrets::Replaced => answer.without_secrets(charged.request.endpoint()),
-                Secrets::Passed => answer,
+                Secrets::Passed => answer.with_secrets(charged.request.endpoint()),
             };
             let result = answer.and_then(checked);
             let result = result.map(without_secrets).map_err(|reason| {
