@@ -146,6 +146,11 @@ impl Quota {
         }
     }
 
+    /// Whether another process goes on using the state file, and spends the quota once more.
+    pub fn is_file_shared(&self) -> bool {
+        matches!(&self.0, Kind::Local(local) if local.is_file_shared())
+    }
+
     /// Appends the starts of the next `count` slots to `slots`, those of all replicas; see
     /// [`Forecast`].
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {

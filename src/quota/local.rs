@@ -27,7 +27,12 @@ pub(super) struct Local {
     holder: Option<TokenId>,
     /// Why the state file lacks calls, which was told.
     unwritten: Mutex<Option<String>>,
+    opened: Instant,
 }
+
+/// For so long another process that has the state file counts as the one before this one, which
+/// finishes its work.
+const HANDOVER: Duration = Duration::from_mins(5);
 
 /// The state, and the file that remembers it, if there is one.
 #[derive(Debug)]
@@ -121,6 +126,7 @@ impl Local {
             metrics,
             holder: None,
             unwritten: Mutex::default(),
+            opened: Instant::now(),
         }
     }
 
@@ -187,6 +193,13 @@ impl Local {
         drop(state);
         self.report(mended);
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether another process goes on using the state file, so that neither sees the other's calls.
+    pub(super) fn is_file_shared(&self) -> bool {
+        let state = self.state.look();
+        let is_beside_another = state.file.as_ref().is_some_and(StateFile::is_beside_another);
+        is_beside_another && self.opened.elapsed() > HANDOVER
     }
 
     /// Says once that the state file lacks something, and once that it lacks nothing any more.

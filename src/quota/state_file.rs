@@ -249,12 +249,24 @@ impl StateFile {
         self.append(reading, |clock| write_pause(clock.to_unix(at), pause))
     }
 
-    /// Writes the file anew if it lacks anything.
+    /// Writes the file anew if it lacks anything, or if the process that had the right to is gone.
     ///
     /// # Errors
-    /// When it still does.
+    /// When it still lacks something.
     pub(super) fn mend(&mut self, reading: &Reading) -> io::Result<()> {
-        self.complete(self.clock.now(reading)).map(drop)
+        let now = self.clock.now(reading);
+        if self.is_beside_another() {
+            self.lock = lock(&self.path)?;
+            if self.lock.is_some() {
+                return self.compact(now);
+            }
+        }
+        self.complete(now).map(drop)
+    }
+
+    /// Whether another process has the right to rewrite the file, as far as is known.
+    pub(super) fn is_beside_another(&self) -> bool {
+        self.lock.is_none()
     }
 
     /// Likewise; returns whether it was written anew.

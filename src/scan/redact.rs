@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use http::HeaderValue;
+use http::header::CACHE_CONTROL;
 use serde::de::IgnoredAny;
 
 use crate::scan::members::{each_element, each_member, range_in, text_of};
@@ -33,6 +35,20 @@ impl UpstreamResponse {
             },
             None => self,
         }
+    }
+
+    /// The same with the credentials in it, and if there may be some, with the order to all caches on
+    /// the way not to store it.
+    pub fn with_secrets(self, endpoint: Endpoint) -> Self {
+        if !self.may_hold_secrets(endpoint) {
+            return self;
+        }
+        let others = self.headers.iter().filter(|(name, _)| **name != CACHE_CONTROL);
+        let others = others.map(|(name, value)| (name.clone(), value.clone()));
+        let headers = others
+            .chain([(CACHE_CONTROL, HeaderValue::from_static("no-store"))])
+            .collect();
+        Self { headers, ..self }
     }
 
     /// Whether an answer of `endpoint` may contain credentials, and must not be stored anywhere.

@@ -101,9 +101,12 @@ impl Inner {
         sent.or_else(without_lost_body).map_err(Reason::Exchange)
     }
 
-    /// Memory for a call with a small answer.
-    async fn reserve(&self) -> Result<Reservation, Reason> {
-        let reserved = timeout(net::MEMORY_WAIT, self.memory.small.reserve(CALL)).await;
+    /// Memory for a call with a small answer. Until then it has not left, so it waits no longer than
+    /// until `deadline`, or for a moment.
+    async fn reserve(&self, deadline: Instant) -> Result<Reservation, Reason> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let patience = left.max(MOMENT).min(net::MEMORY_WAIT);
+        let reserved = timeout(patience, self.memory.small.reserve(CALL)).await;
         reserved.map_err(|_| Reason::NoMemory(Exhausted { of: "calls" }))
     }
 }
@@ -153,6 +156,9 @@ fn address(base: &Url, request: &scan::Request) -> Option<Uri> {
     }
 }
 
+/// How long a call waits for memory whose caller would wait no more: it has its slot.
+const MOMENT: Duration = Duration::from_secs(1);
+
 /// The memory of a call: its connection, and a small answer while it grows.
 const CALL: usize = LARGE_ANSWER * ALLOCATED_PER_BYTE;
 
@@ -187,7 +193,7 @@ impl Service<Authorized> for Client {
             let operation = charged.request.endpoint().operation;
             let mut span = call.child(method_name(operation), SpanKind::Client);
             describe(&mut span, base, &region, &charged.request);
-            let answer = match client.reserve().await {
+            let answer = match client.reserve(charged.caller.deadline).await {
                 Ok(memory) => {
                     let answer = client.exchange(&signed, &span).await;
                     answer.map(|answer| kept(answer, memory))
@@ -197,7 +203,7 @@ impl Service<Authorized> for Client {
             let owner = TokenOwner::of(&charged.request);
             let without_secrets = |answer: UpstreamResponse| match client.secrets {
                 Secrets::Replaced => answer.without_secrets(charged.request.endpoint()),
-                Secrets::Passed => answer,
+                Secrets::Passed => answer.with_secrets(charged.request.endpoint()),
             };
             let result = answer.and_then(checked);
             let result = result.map(without_secrets).map_err(|reason| {

@@ -100,9 +100,18 @@ fn sign_in(sources: &Sources, snapshot: &token::Snapshot, now: Instant) -> Optio
     Some(Problem::new(code, message, advice))
 }
 
-/// Whether a restart would forget calls.
+/// Whether a restart would forget calls, or another gateway makes calls that are not seen here.
 fn state_file(sources: &Sources) -> Option<Problem> {
-    let reason = sources.quotas().find_map(quota::Quota::unwritten)?;
+    let Some(reason) = sources.quotas().find_map(quota::Quota::unwritten) else {
+        return sources.quotas().any(quota::Quota::is_file_shared).then(|| {
+            Problem::new(
+                Code::StateFile,
+                "another process has been using quota.state_file for minutes: neither sees the other's calls, so both together may \
+                 make more than Defender allows",
+                "give each gateway a file and an app registration of its own, or a shared store; or stop the other one",
+            )
+        });
+    };
     Some(Problem::new(
         Code::StateFile,
         format!(

@@ -26,6 +26,9 @@ use found::{Earlier, find};
 /// How often somebody looks, if nobody asks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// What is said of a pause while nobody knows yet whether another follows.
+const PAUSE_OVER: &str = "Defender answered 429 and ordered a pause, which has just ended";
+
 /// Something that is wrong at this moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
@@ -159,6 +162,9 @@ fn update(standing: &mut BTreeMap<Code, Standing>, found: Vec<Problem>, now: Ins
     }
     standing.retain(|code, known| {
         let stays = now.saturating_duration_since(known.seen) <= code.linger();
+        if known.seen < now && *code == Code::Paused {
+            known.problem.message = PAUSE_OVER.into();
+        }
         if !stays {
             let lasted_s = now.saturating_duration_since(known.since).as_secs();
             tracing::info!(problem = code.as_str(), lasted_s, "a problem has ended");
@@ -206,7 +212,7 @@ named_enum! {
         CertificateExpiring = "certificate-expiring",
         /// The shared store may remove the ledger when its memory is full.
         StoreEvicting = "store-evicting",
-        /// The quota's state file cannot be written.
+        /// The quota's state file cannot be written, or is used by another gateway as well.
         StateFile = "state-file",
         /// Messages of the shared store do not come.
         StoreUnheard = "store-unheard",
@@ -260,7 +266,8 @@ impl Code {
     /// is one problem, not a hundred.
     fn linger(self) -> Duration {
         match self {
-            Self::QuotaSpent
+            Self::Paused
+            | Self::QuotaSpent
             | Self::Paced
             | Self::MemoryFull
             | Self::ConnectionsFull
@@ -312,6 +319,22 @@ mod tests {
         assert_eq!(standing.len(), 1);
         update(&mut standing, Vec::new(), later + Duration::from_millis(1));
         assert!(standing.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pauses_that_follow_each_other_are_one_problem_and_between_them_none_is_foretold() {
+        let (mut standing, start) = (BTreeMap::new(), Instant::now());
+        for second in 0..200 {
+            let found = (second % 21 == 0).then(|| Problem::new(Code::Paused, "for another 1 s", ""));
+            let is_over = found.is_none();
+            update(
+                &mut standing,
+                found.into_iter().collect(),
+                start + Duration::from_secs(second),
+            );
+            let known = &standing[&Code::Paused];
+            assert_eq!((known.since, known.problem.message == PAUSE_OVER), (start, is_over));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,6 +7,9 @@ use super::{answered, causes, claim, counted, definition, ms, parted, step};
 use crate::cli::{Error, print};
 use sim::Action;
 
+/// The definitions whose history many callers ask for at the same moment.
+const SHARED: [u32; 2] = [10, 11];
+
 /// Plays all steps and sums up. Returns what to do next.
 ///
 /// # Errors
@@ -26,15 +29,17 @@ pub(super) async fn play(fixture: &Fixture) -> Result<String, Error> {
 }
 
 fn invitation(fixture: &Fixture) -> String {
+    let [data, admin] = [&fixture.gateway.data, &fixture.gateway.admin];
+    let history = format!("{data}{PATH} -H 'content-type: application/json'");
+    let [[one, two], [new, other]] = [SHARED, [1, 2]].map(|ids| ids.map(definition));
     format!(
-        "\nTry it (this minute's quota is spent: the second waits for its turn):\n  curl -s {}{LIST}\n\
-         \x20 curl -s {}{PATH} -H 'prefer: wait=90' -H 'content-type: application/json' -d '{{\"ScanDefinitionIds\":[\"{}\"]}}'\n\
-         Watch it: {}/ in a browser, or cargo run -- status --watch --admin {}\nCtrl-C ends.\n",
-        fixture.gateway.data,
-        fixture.gateway.data,
-        definition(1),
-        fixture.gateway.admin,
-        fixture.gateway.admin.trim_start_matches("http://"),
+        "\nTry it. What is in memory is answered at once:\n  curl -s {data}{LIST}\n\
+         \x20 curl -s {history} -d '{{\"ScanDefinitionIds\":[\"{one}\",\"{two}\"]}}'\n\
+         This minute's quota is spent, so anything else is refused at once and told when to come back, or waits for its turn:\n\
+         \x20 curl -i {history} -H 'prefer: wait=2' -d '{{\"ScanDefinitionIds\":[\"{new}\"]}}'\n\
+         \x20 curl -i {history} -H 'prefer: wait=90' -d '{{\"ScanDefinitionIds\":[\"{other}\"]}}'\n\
+         Watch it: {admin}/ in a browser, or cargo run -- status --watch --admin {}\nCtrl-C ends.\n",
+        admin.trim_start_matches("http://"),
     )
 }
 
@@ -111,7 +116,7 @@ async fn again(fixture: &Fixture, ids: &[String]) -> Result<(), Error> {
 
 async fn together(fixture: &Fixture) -> Result<(), Error> {
     let before = fixture.simulator.calls().len();
-    let ids = [10, 11].map(definition);
+    let ids = SHARED.map(definition);
     let told = try_join_all((0..200).map(|_| fixture.gateway.ask(&ids, &[]))).await?;
     let good = told.iter().filter(|told| told.status() == 200).count();
     let calls = fixture.simulator.calls().len() - before;

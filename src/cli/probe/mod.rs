@@ -97,12 +97,9 @@ async fn run(config: &Resolved, ids: &Ids, calls: u32, report: &mut Report) -> R
 async fn sign_in(one_shot_client: &OneShotClient, report: &mut Report) -> Result<token::Bearer, Error> {
     let bearer = one_shot_client.token_source().bearer(Instant::now() + SIGN_IN).await;
     let snapshot = one_shot_client.token_source().snapshot();
-    let bearer = bearer.map_err(|error| {
-        let advice = snapshot.last_error.as_ref().map_or("", |last| last.advice);
-        match error {
-            token::Error::Refused { .. } => Error::user(format!("{error}: {advice}")),
-            token::Error::Unavailable { .. } => Error::failed("no token", error),
-        }
+    let bearer = bearer.map_err(|error| match error {
+        token::Error::Refused { .. } => Error::user(error.to_string()),
+        token::Error::Unavailable { .. } => Error::failed("no token", error),
     })?;
     let life = snapshot.expires_in.unwrap_or_default().as_secs() / 60;
     let roles = match snapshot.roles {

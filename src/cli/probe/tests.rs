@@ -139,7 +139,10 @@ async fn without_ids_one_call_shows_that_the_token_is_accepted() {
 #[tokio::test]
 async fn the_operators_mistakes_end_with_status_1() {
     let refused = probe(|_| {}, "wrong", "", (1, 0)).await;
-    assert!(matches!(refused.ended, Err(Error::User(_))), "{:?}", refused.ended);
+    let Err(Error::User(text)) = refused.ended else {
+        panic!("{:?}", refused.ended);
+    };
+    assert_eq!(text.matches("the client secret is wrong").count(), 1, "{text}");
     assert_eq!(refused.calls, 0);
     let roles = |config: &mut sim::Config| config.sign_in.roles = vec!["Alert.Read.All".into()];
     let forbidden = probe(roles, sim::CLIENT_SECRET, "", (1, 0)).await;

@@ -214,7 +214,8 @@ mod definitions {
 
         /// Whether callers get `scanAuthenticationParams` of definitions, which may hold the
         /// credentials of scanners, as the upstream gives it. `false`: it is replaced by null.
-        /// `true`: an answer in which it is not null is kept nowhere.
+        /// `true`: an answer in which it is not null is kept nowhere, and has
+        /// `Cache-Control: no-store`.
         pass_authentication_params: Secrets = Key::flag(false).live()
             => |reader, key| Ok(if reader.flag(key)? { Secrets::Passed } else { Secrets::Replaced });
     }

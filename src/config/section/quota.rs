@@ -43,7 +43,8 @@ section! {
     /// restart forgets up to an hour of calls, and `on_unknown_past` says what to assume. With
     /// `scope = "operation"` each operation has a file of its own, this name with a point and the
     /// operation's behind it. One file belongs to one gateway: two that run with the same file do
-    /// not see each other's calls, and each spends the whole quota.
+    /// not see each other's calls, and each spends the whole quota. The second reports the problem
+    /// `state-file` after five minutes.
     state_file: Option<PathBuf> = Key::text("a path in an existing directory, or \"\" for none", "") => state_file;
 
     /// What to assume at a start with nothing remembered: `empty` an unused quota, `paced` start

@@ -6,7 +6,7 @@
 
 use http::{HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use url::Url;
 
 use crate::config::config_error::{Origin, nearest};
@@ -85,19 +85,17 @@ fn directives(text: &str) -> Result<String, String> {
     }
     text.parse::<Targets>()
         .map_err(|error| format!("cannot be read as directives ({error})"))?;
-    // A lone word is the name of a module, logged at every level: hardly what "infoo" was meant to
-    // say.
-    for word in words() {
-        let lone = word.bytes().all(|b| b.is_ascii_alphabetic());
-        let level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+    // A lone word would be the name of a module that is logged at every level, and nothing beside
+    // it.
+    let mut lone = words().filter(|word| !word.contains('='));
+    if let Some(word) = lone.find(|word| word.parse::<LevelFilter>().is_err()) {
         let meant = OTHER_WORDS.iter().find(|(other, _)| other.eq_ignore_ascii_case(word));
         let meant = meant.map(|(_, level)| *level).or_else(|| nearest(word, LEVELS));
-        if lone
-            && !level
-            && let Some(meant) = meant
-        {
-            return Err(format!("holds {word:?}, which is no level; did you mean {meant}?"));
-        }
+        let remedy = match meant {
+            Some(meant) => format!("did you mean {meant}?"),
+            None => format!("a module is written with one, such as {word}=debug"),
+        };
+        return Err(format!("holds {word:?}, which is no level; {remedy}"));
     }
     Ok(text)
 }

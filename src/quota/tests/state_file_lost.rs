@@ -1,10 +1,15 @@
-//! The state file on a disk that is full, or gone from it.
+//! The state file on a disk that is full, gone from it, or in the hands of another process.
 
 use std::fs::{self, File};
+use std::time::Duration;
 
 use jiff::SignedDuration;
 
+use super::documented;
 use super::state_file::{FILLING, at, open, open_short};
+use crate::clock::Wall;
+use crate::quota::local::Local;
+use crate::quota::snapshot::Metrics;
 
 #[test]
 fn what_a_full_disk_did_not_take_is_written_when_there_is_room() {
@@ -63,4 +68,27 @@ fn a_file_that_was_removed_is_written_anew() {
     assert_eq!(open(&path, &at(6)).1.len(), 2, "the calls of the one that looked");
     state_file.mend(&at(7)).unwrap();
     assert_eq!(open(&path, &at(8)).1.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_process_that_keeps_the_file_is_told_of_until_it_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = documented();
+    config.state_file = Some(dir.path().join("state"));
+    let [first, second] = [(); 2].map(|()| Local::open(&config, Wall::system(), Metrics::default()).unwrap());
+    let is_told = |local: &Local| {
+        assert_eq!(local.unwritten(), None);
+        local.is_file_shared()
+    };
+    // One that finishes its work may take so long.
+    tokio::time::advance(Duration::from_mins(5)).await;
+    assert!(!is_told(&second));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(is_told(&second));
+    assert!(!is_told(&first), "it has the file");
+    drop(first);
+    assert!(!is_told(&second), "it took the file over");
+    let third = Local::open(&config, Wall::system(), Metrics::default()).unwrap();
+    tokio::time::advance(Duration::from_mins(6)).await;
+    assert!(is_told(&third));
 }

@@ -8,6 +8,7 @@ use http::{HeaderMap, Method, Response};
 use http_body_util::Full;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::Instant;
 use tower::ServiceExt as _;
 use url::Url;
 
@@ -99,6 +100,13 @@ async fn a_call_waits_for_memory_and_is_not_made_without_any() {
     drop(answer);
     let _held = memory.small.try_reserve(memory.small.bytes()).unwrap();
     tokio::time::pause();
+    for (patience, waited) in [(0, 1), (4, 4), (300, 15)] {
+        let mut impatient = signed("http://eu.test", Endpoint::HISTORY, None);
+        impatient.routed.charged.caller = caller(Duration::from_secs(patience));
+        let begun = Instant::now();
+        client.clone().oneshot(impatient).await.unwrap_err();
+        assert_eq!(begun.elapsed().as_secs(), waited, "with a wait of {patience} s");
+    }
     let failure = ask().await.unwrap_err();
     assert_eq!((failure.delivery, failure.again), (Delivery::NotSent, RetryHint::Never));
     let error = failure.source.downcast_ref::<Error>().unwrap();

@@ -198,7 +198,7 @@ fn log_directives_parse_and_mean_something() {
         "info,defender_gateway::testing::quota=debug",
         "warn,hyper=off",
         " warn, hyper=off ,",
-        "mycrate",
+        "mycrate=debug",
     ] {
         resolved(&format!("[telemetry]\nlog = \"{good}\""), &[]);
     }
@@ -206,6 +206,8 @@ fn log_directives_parse_and_mean_something() {
         ("info,x=loud", "cannot be read as directives"),
         ("infoo", "did you mean info?"),
         ("warn,degub", "did you mean debug?"),
+        ("bogus", "a module is written with one, such as bogus=debug"),
+        ("info,tokio_util", "such as tokio_util=debug"),
         ("info,defender_gateway[call]=debug", "cannot be read as directives"),
         ("", "is empty"),
         (" , ", "is empty"),

@@ -63,6 +63,7 @@ async fn who_wants_them_gets_them_from_the_upstream_each_time() {
         let answer = running.caller.fetch(&list).await;
         assert!(answer.body.windows(SECRET.len()).any(|part| part == SECRET.as_bytes()));
         assert!(!answer.field("cache-status").contains("stored"), "{answer:?}");
+        assert_eq!(answer.field("cache-control"), "no-store");
         assert_eq!(running.simulator.calls().len(), calls);
     }
     // Scanners hold none: they are kept as ever.

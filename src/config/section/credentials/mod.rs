@@ -43,7 +43,7 @@ keys! {
 
     /// The application (client) id; for `managed_identity` the user-assigned identity, or empty for
     /// the system-assigned one.
-    client_id = Key::text("an application's GUID, or \"\"", "")
+    client_id = Key::text("an application's id, which is a GUID in Entra ID, or \"\"", "")
         .borrows(&[variable::CLIENT_ID])
         .hidden()
         .live_alone();
@@ -79,7 +79,7 @@ keys! {
     /// What to ask a token for; empty: what `defender.cloud` needs,
     /// `https://api.securitycenter.microsoft.com/.default` for the public cloud. Another audience
     /// is answered 403.
-    scope = Key::text("the resource's https:// address followed by /.default, or \"\" for the cloud's", "")
+    scope = Key::text("the resource's address (https:// or another scheme) followed by /.default, or \"\" for the cloud's", "")
         .hidden()
         .live();
 

@@ -46,6 +46,9 @@ impl Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = if self.is_within() { "within" } else { "OVER" };
+        if self.most == 0 {
+            return write!(f, "{verdict} {}: no call", self.limit);
+        }
         write!(
             f,
             "{verdict} {}: {} in the window from {:?}",

@@ -137,6 +137,7 @@ fn a_verifier_without_arrivals_is_satisfied() {
     let judge = QuotaVerifier::new(&Limit::documented());
     assert!(judge.is_satisfied());
     assert_eq!(judge.findings()[1].most, 0);
+    assert_eq!(judge.findings()[0].to_string(), "within 100/1m: no call");
 }
 
 /// A slow, simple limiter: it keeps every charge and counts all of them at every arrival.
