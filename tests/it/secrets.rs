@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use defender_gateway::testing::sim::{self, Fault, Often, Plan, SignInFault};
+use defender_gateway::testing::sim::{self, ExposeSecret as _, Fault, Often, Plan, SignInFault};
 
 use crate::support::{Caller, Controls, Setup, id};
 
@@ -22,7 +22,7 @@ fn tokens(simulator: &sim::Simulator) -> Vec<String> {
     simulator
         .token_requests()
         .into_iter()
-        .filter_map(|request| request.token)
+        .filter_map(|request| Some(request.token?.expose_secret().to_owned()))
         .collect()
 }
 

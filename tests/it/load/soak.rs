@@ -150,7 +150,7 @@ impl Stage {
             6 => {
                 self.spawned.simulator.set_sign_in_faults(Plan::none());
                 let secret = format!("rotated~{:016x}", self.random.random::<u64>());
-                self.spawned.simulator.set_secret(secret.clone());
+                self.spawned.simulator.set_secret(secret.clone().into());
                 std::fs::write(self.secret_file.with_extension("new"), &secret).unwrap();
                 std::fs::rename(self.secret_file.with_extension("new"), &self.secret_file).unwrap();
                 self.secrets.push(secret);

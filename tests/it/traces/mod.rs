@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use collector::{Collector, Manner, attributes, hex, is_attempt, is_call, is_request};
 use defender_gateway::testing::scan::{Endpoint, Operation};
-use defender_gateway::testing::sim::{self, Fault, Often, Plan, Shape};
+use defender_gateway::testing::sim::{self, ExposeSecret as _, Fault, Often, Plan, Shape};
 
 use crate::support::{Controls, Running, Setup, id, until, within};
 
@@ -74,7 +74,7 @@ async fn a_request_its_call_and_its_attempt_are_spans_of_the_callers_trace() {
         .simulator
         .token_requests()
         .into_iter()
-        .filter_map(|request| request.token)
+        .filter_map(|request| Some(request.token?.expose_secret().to_owned()))
         .collect();
     // The stop sends what has not been sent yet.
     running.finish().await;

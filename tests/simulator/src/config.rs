@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use secrecy::SecretString;
 use serde::Deserialize;
 
 use super::control::Event;
@@ -56,11 +57,11 @@ pub struct Config {
     /// The only app registration. Default [`CLIENT_ID`].
     pub client_id: String,
     /// Its secret. Default [`CLIENT_SECRET`].
-    pub client_secret: String,
+    pub client_secret: SecretString,
     /// Its secret of before, which is rejected as expired and not as unknown. Default: none.
-    pub expired_secret: Option<String>,
+    pub expired_secret: Option<SecretString>,
     /// Another issuer's token that is registered with it. Default: none.
-    pub federated_token: Option<String>,
+    pub federated_token: Option<SecretString>,
     /// The certificates registered with it, which client assertions have to match. Default: none.
     pub certificates: Vec<Certificate>,
     /// With it every host serves TLS as well as clear text, on the same port. Default: clear text

@@ -70,5 +70,6 @@ pub use history::EntityForm;
 pub use limit::{Limit, Limiter, QuotaVerifier, Scope, Shape};
 pub use operation::Operation;
 pub use record::{CallRecord, Credential, Log, TokenRecord};
+pub use secrecy::{ExposeSecret, SecretString};
 pub use simulator::{Simulator, run};
 pub use wire::Tls;

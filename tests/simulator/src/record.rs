@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::HeaderMap;
+use secrecy::SecretString;
 use serde::{Serialize, Serializer};
 
 use crate::operation::Operation;
@@ -90,7 +91,7 @@ pub struct TokenRecord {
     /// The id (`uti`) of the issued token.
     pub token_id: Option<String>,
     /// The token itself, for tests that look for it where it must not be.
-    pub token: Option<String>,
+    pub token: Option<SecretString>,
     /// The client's `User-Agent`.
     pub user_agent: Option<String>,
 }

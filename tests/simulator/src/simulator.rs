@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use secrecy::ExposeSecret as _;
 use url::Url;
 
 use crate::config::{CLIENT_SECRET, Config, Region};
@@ -234,7 +235,7 @@ fn base(url: &Url) -> &str {
 ///
 /// It could not be started.
 pub async fn run(config: Config, mut print: impl FnMut(&str), until: impl Future<Output = ()>) -> io::Result<()> {
-    let shows_secret = config.client_secret.as_str() == CLIENT_SECRET;
+    let shows_secret = config.client_secret.expose_secret() == CLIENT_SECRET;
     let serves_tls = config.tls.is_some();
     let simulator = Simulator::start(config)?;
     print(&format!("# sign-in on {}", simulator.authority()));

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use secrecy::ExposeSecret as _;
 use serde_json::Value;
 use x509_cert::der::Decode as _;
 
@@ -94,7 +95,7 @@ pub(super) fn check(
     if config
         .federated_token
         .as_ref()
-        .is_some_and(|token| token.as_str() == assertion)
+        .is_some_and(|token| token.expose_secret() == assertion)
     {
         return Ok(());
     }

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use http::request::Parts;
 use http::{Method, Request, StatusCode, header};
 use hyper::body::Incoming;
+use secrecy::SecretString;
 use serde_json::{Value, json};
 
 use crate::config::{Config, IDENTITY_HEADER};
@@ -109,7 +110,9 @@ impl Endpoint {
             self.sim_state.rest(over).await;
         }
         outcome.reply = outcome.reply.with(header::CACHE_CONTROL, "no-store, no-cache");
-        let issued = outcome.issued.map(|issued| (issued.claims.uti, issued.token));
+        let issued = outcome
+            .issued
+            .map(|issued| (issued.claims.uti, SecretString::from(issued.token)));
         let (token_id, token) = issued.unzip();
         self.sim_state.journal.signed_in(TokenRecord {
             at,

@@ -6,6 +6,8 @@ mod endpoint;
 mod refusal;
 mod token;
 
+use secrecy::ExposeSecret as _;
+
 use crate::config::Config;
 use crate::entra::assertion::UsedAssertions;
 use crate::entra::refusal::Refusal;
@@ -63,10 +65,13 @@ impl TokenService {
         match credential(form) {
             Credential::Secret => {
                 let secret = form.require("client_secret")?;
-                if secret == config.client_secret.as_str() {
+                if secret == config.client_secret.expose_secret() {
                     return Ok(());
                 }
-                let expired = config.expired_secret.as_ref().is_some_and(|old| old.as_str() == secret);
+                let expired = config
+                    .expired_secret
+                    .as_ref()
+                    .is_some_and(|old| old.expose_secret() == secret);
                 let code = if expired {
                     AadstsCode::EXPIRED_SECRET
                 } else {

@@ -344,7 +344,7 @@ async fn as_a_program_it_prints_its_addresses_and_a_summary() {
         "region eu on http://",
         "[[defender.regions]]",
         "# export AZURE_CLIENT_SECRET='",
-        "within 100/1m: 0",
+        "within 100/1m: no call",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use super::sim::{Action, CallRecord, Certificate, Fault, Plan, Region, SignInFault, Simulator, TokenRecord};
+use super::sim::{
+    Action, CallRecord, Certificate, Fault, Plan, Region, SecretString, SignInFault, Simulator, TokenRecord,
+};
 
 /// Only a test that fails waits this long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,7 +51,7 @@ pub(crate) trait Controls {
     }
 
     /// Replaces the app's secret; the old one is rejected as expired. Tokens stay valid.
-    fn set_secret(&self, secret: String) {
+    fn set_secret(&self, secret: SecretString) {
         self.simulator().change(|config| {
             let old = std::mem::replace(&mut config.client_secret, secret);
             config.expired_secret = Some(old);
@@ -62,7 +64,7 @@ pub(crate) trait Controls {
     }
 
     /// Registers another issuer's token for the app; a second one replaces the first.
-    fn register_federated_token(&self, token: String) {
+    fn register_federated_token(&self, token: SecretString) {
         self.simulator().change(|config| config.federated_token = Some(token));
     }
 
