@@ -298,3 +298,13 @@ fn who_comes_back_before_its_slot_is_not_late_however_long_after_it_was_told_to(
         assert_eq!(claimed, claims, "{late} s late for a slot after {slot_after} s");
     }
 }
+
+#[test]
+fn who_came_back_to_another_queue_was_on_time_whenever_the_news_comes() {
+    for news in [0, 500, 1500, 2500, 4500].map(Duration::from_millis) {
+        let claimed = claims_after_one_is_back(SECOND / 2, |expectations, caller, due, order| {
+            expectations.back_elsewhere(caller, Urgency::default(), due + news, order);
+        });
+        assert_eq!(claimed, 3, "after {news:?}");
+    }
+}
