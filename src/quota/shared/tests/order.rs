@@ -326,7 +326,7 @@ fn places_that_an_earlier_script_has_not_taken_back_are_owed_no_turns() {
         waiting,
         returning: 1,
         kept,
-        ..waiting("back", 1).remove(0)
+        ..self::waiting("back", 1).remove(0)
     };
     let asks_again = FlowDemand {
         asks_again: true,
