@@ -109,6 +109,11 @@ impl Return {
         self.slot.clamp(self.due, self.due + LATE)
     }
 
+    /// Whether it comes when its slot has passed, and not only later than it was told to.
+    fn has_missed_slot(self, now: Instant) -> bool {
+        self.slot.max(self.due) < now
+    }
+
     /// When it is not expected any more.
     pub(super) fn lapses(self) -> Instant {
         self.due + GRACE + self.due.saturating_duration_since(self.told) / 8
@@ -218,8 +223,8 @@ impl History {
     pub(super) fn take_out(&mut self, arrival: Arrival, now: Instant) -> Option<Return> {
         match arrival {
             Arrival::Return => {
-                let is_late = self.returns.front().is_some_and(|first| first.is_late_from() <= now);
-                self.trust = if is_late {
+                let has_missed = self.returns.front().is_some_and(|first| first.has_missed_slot(now));
+                self.trust = if has_missed {
                     self.trust / 2
                 } else {
                     (self.trust + 1).min(MOST_RETURNS)

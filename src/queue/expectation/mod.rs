@@ -135,9 +135,13 @@ impl Expectations {
 
     /// Whether a request comes when it was told to, and not before.
     pub(super) fn is_due(&self, caller: &Name, urgency: Urgency, arrival: Arrival, now: Instant) -> bool {
-        let history = self.callers[usize::from(urgency.level())].get(caller);
-        let first = history.and_then(|history| history.returns.front());
-        arrival == Arrival::Return && first.is_some_and(|first| first.due <= now)
+        arrival == Arrival::Return && self.next_due(caller, urgency).is_some_and(|due| due <= now)
+    }
+
+    /// When the first is due of those that are expected back.
+    fn next_due(&self, caller: &Name, urgency: Urgency) -> Option<Instant> {
+        let history = self.callers[usize::from(urgency.level())].get(caller)?;
+        history.returns.front().map(|first| first.due)
     }
 
     /// Which of its caller's that are expected back go before a request, once they are due.
@@ -161,8 +165,10 @@ impl Expectations {
 
     /// One that was told to come back now has come to another queue.
     pub(super) fn back_elsewhere(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut FairScheduler) {
-        if self.is_due(caller, urgency, Arrival::Return, now + EARLY) {
-            self.take_out((caller, urgency), Arrival::Return, now, order);
+        let due = self.next_due(caller, urgency).filter(|due| *due <= now + EARLY);
+        if let Some(due) = due {
+            // It came about then, or nobody would tell of it. The news may take longer.
+            self.take_out((caller, urgency), Arrival::Return, due, order);
             self.update(caller, urgency, now, order, |_| ());
         }
     }
@@ -237,19 +243,19 @@ impl Expectations {
         self.callers[usize::from(urgency.level())].insert(caller.clone(), history);
     }
 
-    /// Takes out the one of those expected back that a request is.
+    /// Takes out the one of those expected back that a request is, which came at that moment.
     fn take_out(
         &mut self,
         (caller, urgency): (&Name, Urgency),
         arrival: Arrival,
-        now: Instant,
+        came: Instant,
         order: &mut FairScheduler,
     ) {
         if arrival == Arrival::Return {
             order.returned();
         }
         let history = self.callers[usize::from(urgency.level())].get_mut(caller);
-        if let Some(one) = history.and_then(|history| history.take_out(arrival, now)) {
+        if let Some(one) = history.and_then(|history| history.take_out(arrival, came)) {
             self.returns -= 1;
             if one.is_claimed {
                 order.withdraw(caller, urgency, one.due);

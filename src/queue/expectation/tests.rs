@@ -267,3 +267,44 @@ fn requests_that_come_within_a_second_are_different_ones_though_one_may_be_back_
     let at = now + SECOND;
     assert_eq!(expectations.arrive(&caller, urgency, at, &mut order), Arrival::Return);
 }
+
+/// Five requests of one caller, and how many of the other four claim slots once the first is back.
+fn claims_after_one_is_back(
+    slot_after: Duration,
+    come_back: impl FnOnce(&mut Expectations, &Name, Instant, &mut FairScheduler),
+) -> usize {
+    let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::default());
+    let (caller, urgency, start) = (Name::new("a"), Urgency::default(), Instant::now());
+    for seconds in [10, 40, 50, 60, 70] {
+        let arrival = expectations.arrive(&caller, urgency, start, &mut order);
+        let due = start + seconds * SECOND;
+        expectations.refuse((&caller, urgency), arrival, (due, due + slot_after), start, &mut order);
+    }
+    come_back(&mut expectations, &caller, start + 10 * SECOND, &mut order);
+    assert_eq!(expectations.returns, 4);
+    order.returning()
+}
+
+#[test]
+fn who_comes_back_before_its_slot_is_not_late_however_long_after_it_was_told_to() {
+    for (slot_after, late, claims) in [(14, 0, 3), (14, 2, 3), (14, 6, 3), (4, 3, 3), (4, 5, 1), (1, 2, 1)] {
+        let claimed = claims_after_one_is_back(slot_after * SECOND, |expectations, caller, due, order| {
+            let now = due + late * SECOND;
+            let urgency = Urgency::default();
+            let arrival = expectations.arrive(caller, urgency, now, order);
+            assert_eq!(arrival, Arrival::Return);
+            expectations.let_in((caller, urgency), arrival, now, now, order);
+        });
+        assert_eq!(claimed, claims, "{late} s late for a slot after {slot_after} s");
+    }
+}
+
+#[test]
+fn who_came_back_to_another_queue_was_on_time_whenever_the_news_comes() {
+    for news in [0, 500, 1500, 2500, 4500].map(Duration::from_millis) {
+        let claimed = claims_after_one_is_back(SECOND / 2, |expectations, caller, due, order| {
+            expectations.back_elsewhere(caller, Urgency::default(), due + news, order);
+        });
+        assert_eq!(claimed, 3, "after {news:?}");
+    }
+}

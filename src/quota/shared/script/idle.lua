@@ -34,7 +34,7 @@ do
   -- step.
   local function unchanged_member()
     local me = own_record()
-    local is_same = me and step.call > me.call and not me.again and not me.due and #me.offers == 0
+    local is_same = me and step.call > me.call and not me.again and not me.due and not me.back and #me.offers == 0
     return is_same and tonumber(redis.call('ZSCORE', SEEN, step.me)) == step.gen and me or nil
   end
 

@@ -58,7 +58,8 @@ end
 
 local function is_active(known) return known.q > 0 or known.r > 0 or known.a > 0 end
 
-local function kept(known) return known.r + (known.x or 0) end
+-- No place is kept where nobody is expected back: scripts of earlier versions take back r and not x.
+local function kept(known) return known.r > 0 and known.r + (known.x or 0) or 0 end
 
 -- The tag that is kept for so many requests: behind the clock by what is owed to them and no more, however far it has come since.
 local function owed(flow, known, returning)
@@ -93,8 +94,8 @@ local function adjust(flow, weight, q, r, a, x)
   local waited, returning = known.q > 0, kept(known)
   if is_active(known) then sum.n, sum.w = sum.n - 1, sum.w - known.w end
   if weight then known.w = weight end
+  known.x = math.max(returning - known.r + (x or 0), 0)
   known.q, known.r, known.a = math.max(known.q + q, 0), math.max(known.r + r, 0), math.max(known.a + a, 0)
-  known.x = math.max((known.x or 0) + (x or 0), 0)
   sum.q, sum.r, sum.a = math.max(sum.q + q, 0), math.max(sum.r + r, 0), math.max(sum.a + a, 0)
   if is_active(known) then sum.n, sum.w = sum.n + 1, sum.w + known.w end
   if not waited and known.q > 0 then begin_waiting(flow, known, returning) end

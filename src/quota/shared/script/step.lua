@@ -166,6 +166,12 @@ local function leave()
 end
 
 local function heard_of(me)
+  -- Who it was told to have come back elsewhere, it is told again unless it has heard that. Earlier versions do not say whether they have.
+  if me.told and (step.heard or me.call) >= me.call then
+    for _ = 1, me.told do table.remove(me.back, 1) end
+    if #me.back == 0 then me.back = nil end
+  end
+  me.told = nil
   me.call, me.due, me.changed = step.call, nil, true
   redis.call('ZADD', LEASES, string.format('%.0f', now + step.lease), step.me)
   if not step.flows then return end
@@ -249,7 +255,7 @@ local function run_step()
     standings(me, reply)
   end
   reply.again = me.again
-  if me.back then reply.back, me.back, me.changed = me.back, nil, true end
+  if me.back then reply.back, me.told = me.back, #me.back end
   local calls, holes = foreseen()
   reply.foreign, reply.holes = calls > 0 and calls or nil, holes
   local gate = state.gate or {}

@@ -159,6 +159,26 @@ fn who_is_told_of_anew_has_not_come_back() {
     assert_eq!(pair.replicas[0].order.back.len(), 1);
 }
 
+/// One is expected here and comes to the other replica. The first answer that says so is lost.
+#[test]
+fn who_came_back_elsewhere_is_told_until_that_is_heard_and_no_longer() {
+    let mut pair = Pair::new(None);
+    let flow = |waiting: usize, due: Option<Instant>| FlowDemand {
+        waiting,
+        returning: usize::from(due.is_some()),
+        dues: due.into_iter().collect(),
+        ..self::waiting("a", 1).remove(0)
+    };
+    assert_eq!(pair.slots(0, &waiting("first", 50)).len(), 50, "all is used up");
+    let due = pair.now + SECOND / 2;
+    pair.slots(0, &vec![flow(0, Some(due))]);
+    assert!(pair.slots(1, &vec![flow(1, None)]).is_empty());
+    for (is_heard, told) in [(false, 0), (false, 0), (true, 1), (true, 1), (false, 1), (true, 1)] {
+        pair.step(0, is_heard);
+        assert_eq!(pair.replicas[0].order.back.len(), told);
+    }
+}
+
 fn replica(now: Instant) -> Protocol {
     let minute = Duration::from_mins(1);
     let limit = Limit::try_new(NonZeroU32::new(100).unwrap(), minute).unwrap();

@@ -316,6 +316,43 @@ fn whoever_was_refused_often_is_owed_as_many_turns() {
     }
 }
 
+/// A replica beside this one may run the script of an earlier version, which takes back what a
+/// member told but for the places that it keeps. The caller is wanted elsewhere meanwhile.
+#[test]
+fn places_that_an_earlier_script_has_not_taken_back_are_owed_no_turns() {
+    let earlier = ("-old.r, -old.a, -(old.x or 0))", "-old.r, -old.a)");
+    let mut pair = Pair::new(Some(earlier));
+    let back = |waiting: usize, kept: usize| FlowDemand {
+        waiting,
+        returning: 1,
+        kept,
+        ..self::waiting("back", 1).remove(0)
+    };
+    let asks_again = FlowDemand {
+        asks_again: true,
+        ..waiting("back", 1).remove(0)
+    };
+    pair.slots(
+        1,
+        &vec![FlowDemand {
+            waiting: 0,
+            ..asks_again
+        }],
+    );
+    assert_eq!(
+        pair.slots(0, &[waiting("other", 25), vec![back(0, 9)]].concat()).len(),
+        25
+    );
+    pair.slots(0, &Vec::new());
+    let slots = pair.slots(0, &[waiting("other", 12), vec![back(12, 0)]].concat());
+    let callers: Vec<_> = slots
+        .into_iter()
+        .map(|slot| slot.flow.unwrap().1.as_str() == "back")
+        .collect();
+    assert_eq!(callers.len(), 24);
+    assert!(callers.chunk_by(|a, b| a == b).all(|run| run.len() <= 2), "{callers:?}");
+}
+
 /// One is served first of two that are equal otherwise, callers of one class or of two classes, and
 /// still is when it has made no call. Its replica tells that again when it does not hear the answer.
 #[test]
