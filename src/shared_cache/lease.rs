@@ -65,8 +65,8 @@ pub(super) struct Lease {
     ended: AtomicBool,
     renewal: CancellationToken,
     answered: Notify,
-    /// Whether the call is under way.
-    has_left: watch::Sender<bool>,
+    /// So many of its calls are under way.
+    under_way: watch::Sender<usize>,
 }
 
 /// What the store has of a lease: a random name, so that no replica ends or renews another
@@ -99,7 +99,7 @@ impl Lease {
             ended: AtomicBool::new(false),
             renewal: CancellationToken::new(),
             answered: Notify::new(),
-            has_left: watch::Sender::new(false),
+            under_way: watch::Sender::new(0),
         }
     }
 
@@ -108,10 +108,10 @@ impl Lease {
         let lease = Arc::new(self);
         lease.inner.registry.add_lease(&lease);
         let (inner, name, token) = (Arc::clone(&lease.inner), lease.name.clone(), lease.token.clone());
-        let (ended, has_left) = (lease.renewal.clone(), lease.has_left.subscribe());
+        let (ended, under_way) = (lease.renewal.clone(), lease.under_way.subscribe());
         lease.inner.tasks.spawn_upkeep("lease", async move {
             // The task must not hold the lease itself, which would then never be dropped.
-            ended.run_until_cancelled(renew(&inner, &name, &token, has_left)).await;
+            ended.run_until_cancelled(renew(&inner, &name, &token, under_way)).await;
         });
         lease
     }
@@ -185,18 +185,47 @@ impl fmt::Debug for Lease {
     }
 }
 
-impl CallObserver for Arc<Lease> {
+/// One of the calls that keep a lease. As long as any of them is under way, the lease is that of a call
+/// that has left, also where a later one for the same request still waits.
+#[derive(Debug)]
+pub(super) struct LeasedCall {
+    lease: Arc<Lease>,
+    has_left: AtomicBool,
+}
+
+impl LeasedCall {
+    pub(super) fn new(lease: Arc<Lease>) -> Self {
+        Self {
+            lease,
+            has_left: AtomicBool::new(false),
+        }
+    }
+}
+
+impl CallObserver for LeasedCall {
     fn has_left(&self, has_left: bool) {
-        let change = |known: &mut bool| std::mem::replace(known, has_left) != has_left;
-        self.has_left.send_if_modified(change);
+        if self.has_left.swap(has_left, Ordering::Relaxed) == has_left {
+            return;
+        }
+        self.lease.under_way.send_if_modified(|calls| {
+            let before = *calls;
+            *calls = if has_left { before + 1 } else { before - 1 };
+            (before == 0) != (*calls == 0)
+        });
+    }
+}
+
+impl Drop for LeasedCall {
+    fn drop(&mut self) {
+        self.has_left(false);
     }
 }
 
 /// Renews a lease until it is lost, and says at once when the call leaves, or waits again.
-async fn renew(inner: &Inner, name: &Name, token: &Token, mut has_left: watch::Receiver<bool>) {
+async fn renew(inner: &Inner, name: &Name, token: &Token, mut under_way: watch::Receiver<usize>) {
     loop {
         let has_changed = tokio::select! {
-            changed = has_left.changed() => {
+            changed = under_way.changed() => {
                 if changed.is_err() {
                     return;
                 }
@@ -205,7 +234,7 @@ async fn renew(inner: &Inner, name: &Name, token: &Token, mut has_left: watch::R
             // One failed renewal and a late one still leave time for a third.
             () = tokio::time::sleep(inner.config.lease / 3) => false,
         };
-        let (token, event) = if *has_left.borrow_and_update() {
+        let (token, event) = if *under_way.borrow_and_update() > 0 {
             (&token.left, LeaseEvent::Left)
         } else {
             (&token.waiting, LeaseEvent::Look)

@@ -176,7 +176,8 @@ impl Flight {
     /// Somebody else has to hear where the call is.
     pub(super) fn is_observed(&self, observer: Box<dyn CallObserver>) {
         let mut state = self.state();
-        state.observer = Some(observer);
+        // Dropped last, so that a call that has left is not taken for one that waits in between.
+        let _replaced = state.observer.replace(observer);
         state.tell_observer();
     }
 

@@ -185,3 +185,32 @@ async fn who_insists_joins_nobody_and_leads_others() {
     }
     assert_eq!(upstream.calls(), 3);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_call_that_waits_does_not_hide_one_that_has_left() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let options = Options {
+        lease: Duration::from_secs(1),
+        ..Options::default()
+    };
+    let [leader, follower] = replicas(&redis, &upstream, &options).await;
+    upstream.close_gate();
+    let lead = leader.ask_at(&["a"], 7);
+    let token = left(&redis).await;
+    upstream.keep_waiting(2);
+    let insisted = leader.insist(&["a"]);
+    upstream.queued(2).await;
+    let urgent = follower.ask_at(&["a"], 0);
+    // Longer than a lease and its renewals.
+    tokio::time::sleep(options.lease * 3 / 2).await;
+    assert_eq!(lease(&redis).await.as_ref(), Some(&token));
+    insisted.abort();
+    assert!(insisted.await.is_err());
+    tokio::time::sleep(options.lease / 2).await;
+    assert_eq!((upstream.calls(), lease(&redis).await), (1, Some(token)));
+    upstream.open_gate();
+    for asked in [lead, urgent] {
+        good(asked).await;
+    }
+    assert_eq!(upstream.calls(), 1);
+}
