@@ -112,7 +112,8 @@ pub trait CacheSink: Send + Sync + fmt::Debug {
     /// it was not stored.
     fn keep(&self, request: &Request, answer: &UpstreamResponse, asked: Instant) -> Option<Duration>;
 
-    /// Who has to hear of a call for `request`, which keeps it until it ends.
+    /// Who has to hear of a call for `request` whose answer may be stored. The call keeps it until it
+    /// ends.
     fn observer(&self, request: &Request) -> Option<Box<dyn CallObserver>> {
         let _ = request;
         None

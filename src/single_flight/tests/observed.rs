@@ -1,6 +1,6 @@
 //! What observers hear of a call.
 
-use super::fixture::{Fixture, answer, caller};
+use super::fixture::{Fixture, answer, caller, no_cache, no_store};
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_has_left_is_not_said_to_wait_when_somebody_joins_it() {
@@ -16,5 +16,26 @@ async fn a_call_that_has_left_is_not_said_to_wait_when_somebody_joins_it() {
         asked.await.unwrap().unwrap();
     }
     assert_eq!(fixture.sink.heard(), ["gone"]);
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_has_to_hear_of_a_call_whose_answer_is_never_shared() {
+    let mut fixture = Fixture::new();
+    let first = fixture.ask(caller("x", 30));
+    let (_attempt, reply) = fixture.departed().await;
+    assert_eq!(fixture.sink.heard(), ["left"]);
+    let insists = fixture.ask(no_cache(no_store(caller("y", 30))));
+    let (_other, other_reply) = fixture.departed().await;
+    let joins = fixture.ask(no_store(caller("z", 30)));
+    fixture.settled().await;
+    reply.send(Ok(answer("rows"))).unwrap();
+    first.await.unwrap().unwrap();
+    assert_eq!(fixture.sink.heard(), ["gone"]);
+    other_reply.send(Ok(answer("rows"))).unwrap();
+    for asked in [insists, joins] {
+        asked.await.unwrap().unwrap();
+    }
+    assert!(fixture.sink.heard().is_empty());
     fixture.nothing_is_left().await;
 }
