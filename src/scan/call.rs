@@ -142,7 +142,7 @@ pub trait CacheSink: Send + Sync + fmt::Debug {
 
 /// Hears where a call is, and by its end that it has ended.
 pub trait CallObserver: Send + Sync + fmt::Debug {
-    /// The call has left, or waits for a slot again.
+    /// The call has left, or waits for a slot again that does not come soon.
     fn has_left(&self, has_left: bool);
 }
 
