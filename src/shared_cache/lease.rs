@@ -18,13 +18,14 @@ use crate::scan::CallObserver;
 pub(super) enum LeaseEvent {
     /// The answer is in the store.
     Completed,
-    /// There is no answer; another replica may try.
+    /// A call brought no answer; another replica may try.
     Failed,
     /// There is an answer, but it cannot be shared.
     Alone,
     /// The holder's call has left.
     Left,
-    /// The holder's call waits for a slot again, or the event is unknown: look up again.
+    /// The holder's call waits for a slot again, or was given up before it left, or the event is
+    /// unknown: look up again.
     Look,
 }
 
@@ -67,6 +68,8 @@ pub(super) struct Lease {
     answered: Notify,
     /// So many of its calls are under way.
     under_way: watch::Sender<usize>,
+    /// Whether any has ever left.
+    had_call: AtomicBool,
 }
 
 /// What the store has of a lease: a random name, so that no replica ends or renews another
@@ -100,6 +103,7 @@ impl Lease {
             renewal: CancellationToken::new(),
             answered: Notify::new(),
             under_way: watch::Sender::new(0),
+            had_call: AtomicBool::new(false),
         }
     }
 
@@ -173,7 +177,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.end(LeaseEvent::Failed);
+        // That its holder got no slot says nothing of the upstream.
+        let had_call = *self.had_call.get_mut();
+        self.end(if had_call { LeaseEvent::Failed } else { LeaseEvent::Look });
     }
 }
 
@@ -207,6 +213,7 @@ impl CallObserver for LeasedCall {
         if self.has_left.swap(has_left, Ordering::Relaxed) == has_left {
             return;
         }
+        self.lease.had_call.store(true, Ordering::Relaxed);
         self.lease.under_way.send_if_modified(|calls| {
             let before = *calls;
             *calls = if has_left { before + 1 } else { before - 1 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use defender_gateway::testing::caller::CacheDirectives;
 use defender_gateway::testing::scan::Outcome;
 
-use super::replica::{LONG_LEASE, Options, Replica, Upstream, good};
+use super::replica::{Bad, LONG_LEASE, Options, Replica, Upstream, good};
 use super::share::{MINUTE, looks, replicas, settle};
 use crate::support::redis::Redis;
 use crate::support::until;
@@ -213,4 +213,30 @@ async fn a_later_call_that_waits_does_not_hide_one_that_has_left() {
         good(asked).await;
     }
     assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_gets_no_slot_is_no_failed_call_for_the_others() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let options = Options {
+        lease: LONG_LEASE,
+        ..Options::default()
+    };
+    let [leader, one, two, three] = replicas(&redis, &upstream, &options).await;
+    upstream.close_gate();
+    let lead = leader.ask(&["a"]);
+    left(&redis).await;
+    let looks = looks(&redis).await;
+    let asked = [&one, &two, &three].map(|replica| replica.ask(&["a"]));
+    settle(&redis, looks + 3).await;
+    upstream.misbehave(&[Bad::Status(500), Bad::NoSlot]);
+    upstream.open_gate();
+    let failed = crate::support::within("an answer", lead).await.unwrap().unwrap();
+    assert_eq!(failed.answer.status, 500);
+    let mut refused = 0;
+    for asked in asked {
+        let served = crate::support::within("an answer", asked).await.unwrap();
+        refused += usize::from(served.is_err());
+    }
+    assert_eq!((refused, upstream.calls()), (1, 2));
 }
