@@ -214,10 +214,12 @@ impl CallObserver for LeasedCall {
             return;
         }
         self.lease.had_call.store(true, Ordering::Relaxed);
+        // Then its answer is on its way to the store, and nobody is to take it for a call that waits.
+        let has_ended = self.lease.ended.load(Ordering::Relaxed);
         self.lease.under_way.send_if_modified(|calls| {
             let before = *calls;
             *calls = if has_left { before + 1 } else { before - 1 };
-            (before == 0) != (*calls == 0)
+            !has_ended && (before == 0) != (*calls == 0)
         });
     }
 }
