@@ -112,7 +112,8 @@ pub trait CacheSink: Send + Sync + fmt::Debug {
     /// it was not stored.
     fn keep(&self, request: &Request, answer: &UpstreamResponse, asked: Instant) -> Option<Duration>;
 
-    /// Who has to hear of a call for `request`, which keeps it until it ends.
+    /// Who has to hear of a call for `request` whose answer may be stored. The call keeps it until it
+    /// ends.
     fn observer(&self, request: &Request) -> Option<Box<dyn CallObserver>> {
         let _ = request;
         None
@@ -141,7 +142,7 @@ pub trait CacheSink: Send + Sync + fmt::Debug {
 
 /// Hears where a call is, and by its end that it has ended.
 pub trait CallObserver: Send + Sync + fmt::Debug {
-    /// The call has left, or waits for a slot again.
+    /// The call has left, or waits for a slot again that does not come soon.
     fn has_left(&self, has_left: bool);
 }
 

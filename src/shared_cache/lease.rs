@@ -18,13 +18,14 @@ use crate::scan::CallObserver;
 pub(super) enum LeaseEvent {
     /// The answer is in the store.
     Completed,
-    /// There is no answer; another replica may try.
+    /// A call brought no answer; another replica may try.
     Failed,
     /// There is an answer, but it cannot be shared.
     Alone,
     /// The holder's call has left.
     Left,
-    /// The holder's call waits for a slot again, or the event is unknown: look up again.
+    /// The holder's call waits for a slot again, or was given up before it left, or the event is
+    /// unknown: look up again.
     Look,
 }
 
@@ -65,8 +66,10 @@ pub(super) struct Lease {
     ended: AtomicBool,
     renewal: CancellationToken,
     answered: Notify,
-    /// Whether the call is under way.
-    has_left: watch::Sender<bool>,
+    /// So many of its calls are under way.
+    under_way: watch::Sender<usize>,
+    /// Whether any has ever left.
+    had_call: AtomicBool,
 }
 
 /// What the store has of a lease: a random name, so that no replica ends or renews another
@@ -99,7 +102,8 @@ impl Lease {
             ended: AtomicBool::new(false),
             renewal: CancellationToken::new(),
             answered: Notify::new(),
-            has_left: watch::Sender::new(false),
+            under_way: watch::Sender::new(0),
+            had_call: AtomicBool::new(false),
         }
     }
 
@@ -108,10 +112,10 @@ impl Lease {
         let lease = Arc::new(self);
         lease.inner.registry.add_lease(&lease);
         let (inner, name, token) = (Arc::clone(&lease.inner), lease.name.clone(), lease.token.clone());
-        let (ended, has_left) = (lease.renewal.clone(), lease.has_left.subscribe());
+        let (ended, under_way) = (lease.renewal.clone(), lease.under_way.subscribe());
         lease.inner.tasks.spawn_upkeep("lease", async move {
             // The task must not hold the lease itself, which would then never be dropped.
-            ended.run_until_cancelled(renew(&inner, &name, &token, has_left)).await;
+            ended.run_until_cancelled(renew(&inner, &name, &token, under_way)).await;
         });
         lease
     }
@@ -173,7 +177,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.end(LeaseEvent::Failed);
+        // That its holder got no slot says nothing of the upstream.
+        let had_call = *self.had_call.get_mut();
+        self.end(if had_call { LeaseEvent::Failed } else { LeaseEvent::Look });
     }
 }
 
@@ -185,18 +191,50 @@ impl fmt::Debug for Lease {
     }
 }
 
-impl CallObserver for Arc<Lease> {
+/// One of the calls that keep a lease. As long as any of them is under way, the lease is that of a call
+/// that has left, also where a later one for the same request still waits.
+#[derive(Debug)]
+pub(super) struct LeasedCall {
+    lease: Arc<Lease>,
+    has_left: AtomicBool,
+}
+
+impl LeasedCall {
+    pub(super) fn new(lease: Arc<Lease>) -> Self {
+        Self {
+            lease,
+            has_left: AtomicBool::new(false),
+        }
+    }
+}
+
+impl CallObserver for LeasedCall {
     fn has_left(&self, has_left: bool) {
-        let change = |known: &mut bool| std::mem::replace(known, has_left) != has_left;
-        self.has_left.send_if_modified(change);
+        if self.has_left.swap(has_left, Ordering::Relaxed) == has_left {
+            return;
+        }
+        self.lease.had_call.store(true, Ordering::Relaxed);
+        // Then its answer is on its way to the store, and nobody is to take it for a call that waits.
+        let has_ended = self.lease.ended.load(Ordering::Relaxed);
+        self.lease.under_way.send_if_modified(|calls| {
+            let before = *calls;
+            *calls = if has_left { before + 1 } else { before - 1 };
+            !has_ended && (before == 0) != (*calls == 0)
+        });
+    }
+}
+
+impl Drop for LeasedCall {
+    fn drop(&mut self) {
+        self.has_left(false);
     }
 }
 
 /// Renews a lease until it is lost, and says at once when the call leaves, or waits again.
-async fn renew(inner: &Inner, name: &Name, token: &Token, mut has_left: watch::Receiver<bool>) {
+async fn renew(inner: &Inner, name: &Name, token: &Token, mut under_way: watch::Receiver<usize>) {
     loop {
         let has_changed = tokio::select! {
-            changed = has_left.changed() => {
+            changed = under_way.changed() => {
                 if changed.is_err() {
                     return;
                 }
@@ -205,7 +243,7 @@ async fn renew(inner: &Inner, name: &Name, token: &Token, mut has_left: watch::R
             // One failed renewal and a late one still leave time for a third.
             () = tokio::time::sleep(inner.config.lease / 3) => false,
         };
-        let (token, event) = if *has_left.borrow_and_update() {
+        let (token, event) = if *under_way.borrow_and_update() > 0 {
             (&token.left, LeaseEvent::Left)
         } else {
             (&token.waiting, LeaseEvent::Look)

@@ -8,7 +8,8 @@
 //! A more urgent request does not wait for the call of a less urgent one that waits for a slot, whose
 //! turn may come later than its own: it takes the lease, and the first answer serves both. Once the
 //! call has left, as the leader says then, nobody takes the lease, and who waits for the answer
-//! waits to the end, as who has joined a call of its own replica.
+//! waits to the end, also of an attempt that follows soon, as who has joined a call of its own
+//! replica.
 //!
 //! The shared cache never delays a request for long: a request that memory can answer does not come
 //! here, a lookup takes at most [`Config::look`], and after a failure the store's circuit breaker

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::codec::{StoreTime, StoredResponse};
 use super::config::Name;
-use super::lease::{Lease, LeaseEvent};
+use super::lease::{Lease, LeaseEvent, LeasedCall};
 use super::metrics::{Metrics, Write};
 use super::{Inner, SharedCache};
 use crate::scan::{CacheSink, CallObserver, Request, StoredRows, UpstreamResponse};
@@ -39,7 +39,7 @@ impl CacheSink for Publisher {
 
     fn observer(&self, request: &Request) -> Option<Box<dyn CallObserver>> {
         let lease = self.shared_cache.lease(request)?;
-        Some(Box::new(lease))
+        Some(Box::new(LeasedCall::new(lease)))
     }
 
     fn worth_prefetching(&self, asked: &Request, most: usize, now: Instant, until: Instant) -> Vec<Box<str>> {

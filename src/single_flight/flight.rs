@@ -30,6 +30,8 @@ pub(super) struct Flight {
 
 pub(super) struct State {
     pub(super) stage: Stage,
+    /// Whether the call has left, or leaves again soon, as far as others are told.
+    is_under_way: bool,
     /// Who else hears where the call is, until it ends.
     observer: Option<Box<dyn CallObserver>>,
     pub(super) batch_role: BatchRole,
@@ -101,14 +103,21 @@ pub(super) enum Departure {
 impl State {
     pub(super) fn set_stage(&mut self, stage: Stage) {
         self.stage = stage;
+        self.is_under_way = matches!(stage, Stage::Departed(_));
         self.tell_observer();
     }
 
+    /// Departed → Waiting, for a slot that comes so soon that who waits for the answer elsewhere does
+    /// not hear of it.
+    pub(super) fn waits_briefly(&mut self) {
+        self.stage = Stage::Waiting;
+    }
+
     fn tell_observer(&mut self) {
-        match (self.stage, &self.observer) {
-            (Stage::Over, _) => self.observer = None,
-            (stage, Some(observer)) => observer.has_left(matches!(stage, Stage::Departed(_))),
-            (_, None) => {}
+        if self.stage == Stage::Over {
+            self.observer = None;
+        } else if let Some(observer) = &self.observer {
+            observer.has_left(self.is_under_way);
         }
     }
 
@@ -151,6 +160,7 @@ impl Flight {
             cache_sink,
             state: Mutex::new(State {
                 stage: Stage::Waiting,
+                is_under_way: false,
                 observer: None,
                 batch_role: BatchRole::Solo,
                 never_batches: false,
@@ -176,7 +186,8 @@ impl Flight {
     /// Somebody else has to hear where the call is.
     pub(super) fn is_observed(&self, observer: Box<dyn CallObserver>) {
         let mut state = self.state();
-        state.observer = Some(observer);
+        // Dropped last, so that a call that has left is not taken for one that waits in between.
+        let _replaced = state.observer.replace(observer);
         state.tell_observer();
     }
 

@@ -224,7 +224,9 @@ impl Middleware<Call, Below, ServedResponse, BoxError> for SingleFlight {
         let mut left = Vec::new();
         loop {
             let (guard, receiver, is_new) = self.flight_table.join(&call, &left, &self.cache_sink);
-            if let Some(observer) = self.cache_sink.observer(&call.request) {
+            if !call.caller.cache_directives.no_store
+                && let Some(observer) = self.cache_sink.observer(&call.request)
+            {
                 guard.flight.is_observed(observer);
             }
             let task = is_new.then(|| self.start(Arc::clone(&guard.flight), next.clone()));

@@ -128,7 +128,12 @@ impl Flight {
         let had_left = matches!(state.stage, Stage::Departed(_));
         // Departed → Waiting, unless it is waiting already: requests with `no-cache` may join
         // again, and nobody waits for an answer who would not wait for this slot.
-        state.set_stage(Stage::Waiting);
+        if had_left && start.is_some_and(|start| start <= now + Attempt::GRACE) {
+            // Elsewhere it is not known whose time was over before this attempt.
+            state.waits_briefly();
+        } else {
+            state.set_stage(Stage::Waiting);
+        }
         state.forget_part();
         self.leave_behind(state, |deadline| {
             let started_in_time = had_left && deadline <= now;

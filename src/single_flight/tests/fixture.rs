@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::memory::AnswerMemory;
 use crate::middleware::{self, Next};
 use crate::scan::{
-    CacheSink, Call, Endpoint, Headers, Merging, Request, ServedResponse, StoredRows, UpstreamProfile, UpstreamResponse,
+    CacheSink, Call, CallObserver, Endpoint, Headers, Merging, Request, ServedResponse, StoredRows, UpstreamProfile,
+    UpstreamResponse,
 };
 use crate::single_flight::driver::Below;
 use crate::single_flight::{BatchConfig, Config, Metrics, PredictedWait, SingleFlight};
@@ -203,12 +205,31 @@ pub(super) fn predicted_wait(wait: Duration) -> PredictedWait {
 }
 
 /// Records the answers that it was given. The other answer, if there is one, has come by itself for
-/// every request.
+/// every request. The last are what its observers hear.
 #[derive(Debug, Default)]
 pub(super) struct RecordingSink(
     pub(super) Mutex<Vec<(Bytes, Instant)>>,
     pub(super) Mutex<Option<UpstreamResponse>>,
+    pub(super) Arc<Mutex<Vec<&'static str>>>,
 );
+
+/// Records what it hears of its call.
+#[derive(Debug)]
+struct RecordingObserver(Arc<Mutex<Vec<&'static str>>>, AtomicBool);
+
+impl CallObserver for RecordingObserver {
+    fn has_left(&self, has_left: bool) {
+        if self.1.swap(has_left, Ordering::Relaxed) != has_left {
+            self.0.lock().unwrap().push(if has_left { "left" } else { "waits" });
+        }
+    }
+}
+
+impl Drop for RecordingObserver {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().push("gone");
+    }
+}
 
 /// All rows of a request.
 #[derive(Debug)]
@@ -228,12 +249,21 @@ impl RecordingSink {
     pub(super) fn kept(&self) -> Vec<Bytes> {
         self.0.lock().unwrap().iter().map(|(body, _)| body.clone()).collect()
     }
+
+    /// What its observers have heard since the last time.
+    pub(super) fn heard(&self) -> Vec<&'static str> {
+        std::mem::take(&mut self.2.lock().unwrap())
+    }
 }
 
 impl CacheSink for RecordingSink {
     fn keep(&self, _: &Request, answer: &UpstreamResponse, asked: Instant) -> Option<Duration> {
         self.0.lock().unwrap().push((answer.body.clone(), asked));
         Some(Duration::from_secs(30))
+    }
+
+    fn observer(&self, _: &Request) -> Option<Box<dyn CallObserver>> {
+        Some(Box::new(RecordingObserver(Arc::clone(&self.2), AtomicBool::new(false))))
     }
 
     fn rows_since(&self, _: &Arc<Request>, _: Instant) -> Option<Box<dyn StoredRows>> {

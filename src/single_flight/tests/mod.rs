@@ -9,6 +9,7 @@ mod differential;
 mod equal;
 mod fixture;
 mod memory;
+mod observed;
 mod reload;
 mod shared_failure;
 mod single;

@@ -48,6 +48,8 @@ pub(crate) enum Bad {
     Status(u16),
     /// A 429, whose call would be repeated if its leader had time. The next calls wait at the gate.
     OutOfTime,
+    /// No slot in time: the call never leaves.
+    NoSlot,
     NoStore,
     Large,
 }
@@ -103,6 +105,10 @@ impl Upstream {
 
     async fn call(self, attempt: Attempt) -> Result<UpstreamResponse, BoxError> {
         let before = self.0.queued.fetch_add(1, Ordering::Relaxed);
+        if matches!(self.0.bad.lock().unwrap().first(), Some(Bad::NoSlot)) {
+            self.0.bad.lock().unwrap().remove(0);
+            return Err(failure(Delivery::NoSlot, None).into());
+        }
         let mut queue = self.0.queue.subscribe();
         queue.wait_for(|waiting| *waiting <= before).await?;
         let request = attempt.request.bind().unwrap();
@@ -126,14 +132,14 @@ impl Upstream {
             Some(Bad::Status(code)) => status = StatusCode::from_u16(code)?,
             Some(Bad::OutOfTime) => {
                 self.close_gate();
-                return Err(out_of_time().into());
+                return Err(failure(Delivery::Answered, Some(StatusCode::TOO_MANY_REQUESTS)).into());
             }
             Some(Bad::NoStore) => drop(headers.insert("cache-control", HeaderValue::from_static("no-store"))),
             Some(Bad::Large) => {
                 let noise = std::iter::repeat_with(|| char::from(rand::random_range(b'0'..b'z')));
                 padding = noise.filter(|c| *c != '\\').take(3 << 20).collect();
             }
-            None => {}
+            Some(Bad::NoSlot) | None => {}
         }
         let rows = ids.iter().flat_map(|id| [1, 2].map(|n| row(id, n)));
         let rows: Vec<_> = rows.collect();
@@ -145,12 +151,12 @@ impl Upstream {
     }
 }
 
-fn out_of_time() -> Failure {
+fn failure(delivery: Delivery, status: Option<StatusCode>) -> Failure {
     Failure {
-        delivery: Delivery::Answered,
+        delivery,
         again: RetryHint::WhenAllowed,
-        answer: Some(UpstreamResponse {
-            status: StatusCode::TOO_MANY_REQUESTS,
+        answer: status.map(|status| UpstreamResponse {
+            status,
             headers: HeaderMap::new().into(),
             body: "".into(),
         }),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use defender_gateway::testing::caller::CacheDirectives;
 use defender_gateway::testing::scan::Outcome;
 
-use super::replica::{LONG_LEASE, Options, Replica, Upstream, good};
+use super::replica::{Bad, LONG_LEASE, Options, Replica, Upstream, good};
 use super::share::{MINUTE, looks, replicas, settle};
 use crate::support::redis::Redis;
 use crate::support::until;
@@ -160,6 +160,8 @@ async fn an_answer_that_was_asked_for_later_is_young_enough() {
     upstream.arrived(1).await;
     let follow = follower.ask_with(&["a"], young, MINUTE);
     settle(&redis, 2).await;
+    // An answer's time errs by one exchange with the store, towards a greater age.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     upstream.open_gate();
     for asked in [lead, follow] {
         good(asked).await;
@@ -184,4 +186,59 @@ async fn who_insists_joins_nobody_and_leads_others() {
         good(asked).await;
     }
     assert_eq!(upstream.calls(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_call_that_waits_does_not_hide_one_that_has_left() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let options = Options {
+        lease: Duration::from_secs(1),
+        ..Options::default()
+    };
+    let [leader, follower] = replicas(&redis, &upstream, &options).await;
+    upstream.close_gate();
+    let lead = leader.ask_at(&["a"], 7);
+    let token = left(&redis).await;
+    upstream.keep_waiting(2);
+    let insisted = leader.insist(&["a"]);
+    upstream.queued(2).await;
+    let urgent = follower.ask_at(&["a"], 0);
+    // Longer than a lease and its renewals.
+    tokio::time::sleep(options.lease * 3 / 2).await;
+    assert_eq!(lease(&redis).await.as_ref(), Some(&token));
+    insisted.abort();
+    assert!(insisted.await.is_err());
+    tokio::time::sleep(options.lease / 2).await;
+    assert_eq!((upstream.calls(), lease(&redis).await), (1, Some(token)));
+    upstream.open_gate();
+    for asked in [lead, urgent] {
+        good(asked).await;
+    }
+    assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_gets_no_slot_is_no_failed_call_for_the_others() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let options = Options {
+        lease: LONG_LEASE,
+        ..Options::default()
+    };
+    let [leader, one, two, three] = replicas(&redis, &upstream, &options).await;
+    upstream.close_gate();
+    let lead = leader.ask(&["a"]);
+    left(&redis).await;
+    let looks = looks(&redis).await;
+    let asked = [&one, &two, &three].map(|replica| replica.ask(&["a"]));
+    settle(&redis, looks + 3).await;
+    upstream.misbehave(&[Bad::Status(500), Bad::NoSlot]);
+    upstream.open_gate();
+    let failed = crate::support::within("an answer", lead).await.unwrap().unwrap();
+    assert_eq!(failed.answer.status, 500);
+    let mut refused = 0;
+    for asked in asked {
+        let served = crate::support::within("an answer", asked).await.unwrap();
+        refused += usize::from(served.is_err());
+    }
+    assert_eq!((refused, upstream.calls()), (1, 2));
 }
