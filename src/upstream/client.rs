@@ -107,7 +107,10 @@ impl Inner {
         let left = deadline.saturating_duration_since(Instant::now());
         let patience = left.max(MOMENT).min(net::MEMORY_WAIT);
         let reserved = timeout(patience, self.memory.small.reserve(CALL)).await;
-        reserved.map_err(|_| Reason::NoMemory(Exhausted { of: "calls" }))
+        reserved.map_err(|_| Reason::NoMemory {
+            exhausted: Exhausted { of: "calls" },
+            is_out_of_time: patience < net::MEMORY_WAIT,
+        })
     }
 }
 

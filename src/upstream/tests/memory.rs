@@ -45,11 +45,17 @@ async fn a_call_waits_for_memory_and_is_not_made_without_any() {
     drop(answer);
     let _held = memory.small.try_reserve(memory.small.bytes()).unwrap();
     tokio::time::pause();
-    for (patience, waited) in [(0, 1), (4, 4), (300, 15)] {
+    // Where its caller's wait was too short for it, who shares the call may have more time.
+    for (patience, waited, again) in [
+        (0, 1, RetryHint::Once),
+        (4, 4, RetryHint::Once),
+        (300, 15, RetryHint::Never),
+    ] {
         let mut impatient = signed("http://eu.test", Endpoint::HISTORY, None);
         impatient.routed.charged.caller = caller(Duration::from_secs(patience));
         let begun = Instant::now();
-        client.clone().oneshot(impatient).await.unwrap_err();
+        let failure = client.clone().oneshot(impatient).await.unwrap_err();
+        assert_eq!((failure.delivery, failure.again), (Delivery::NotSent, again));
         assert_eq!(begun.elapsed().as_secs(), waited, "with a wait of {patience} s");
     }
     let failure = ask().await.unwrap_err();
