@@ -125,10 +125,11 @@ impl Error {
                 // large: it would be too large again.
                 _ => RetryHint::Never,
             },
-            // The region is avoided from now on, so the next attempt goes to another one.
-            Reason::Redirect { .. } | Reason::Status { .. } => RetryHint::Once,
-            // Not for its caller, whose deadline the retry layer checks.
-            Reason::NoMemory {
+            // The region is avoided from now on, so the next attempt goes to another one. Without memory
+            // there is none for its caller, whose deadline the retry layer checks.
+            Reason::Redirect { .. }
+            | Reason::Status { .. }
+            | Reason::NoMemory {
                 is_out_of_time: true, ..
             } => RetryHint::Once,
             // What encodes unasked does so for each region: their fronts are alike, and a proxy on
