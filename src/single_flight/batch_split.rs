@@ -60,8 +60,8 @@ impl Batcher {
                     // An answer that is longer than any before does not speak against batching, and
                     // earlier answers were not cut off by a page limit either.
                     SplitError::Longest => (state.split_errors, state.refusals) = (0, 0),
-                    // Each member may fail alone as well, which would say nothing about batching; nor
-                    // does a call that did not leave.
+                    // Each member may fail alone as well, which would say nothing about batching,
+                    // as little as a call that did not leave.
                     SplitError::Failed => state.failed |= unsent(result).is_none(),
                     SplitError::Refused => {
                         state.refusals += 1;

@@ -125,8 +125,8 @@ impl Error {
                 // large: it would be too large again.
                 _ => RetryHint::Never,
             },
-            // The region is avoided from now on, so the next attempt goes to another one. Without memory
-            // there is none for its caller, whose deadline the retry layer checks.
+            // The region is avoided from now on, so the next attempt goes to another one. Without
+            // memory in time there is none for the same caller: the retry layer checks its deadline.
             Reason::Redirect { .. }
             | Reason::Status { .. }
             | Reason::NoMemory {

@@ -31,8 +31,8 @@ metrics! {
         /// Attempts at calls to Defender, sent or not, by region, operation, and the answer's status
         /// or the error's name (RFC 9209).
         calls: Family<CallLabels, Counter> = "upstream_calls",
-        /// Time of calls that did not lack memory: from the start, connection included, to the end of
-        /// the answer or the failure.
+        /// Time of calls that did not lack memory: from the start, connection included, to the end
+        /// of the answer or the failure.
         duration: Family<RegionLabel, Histogram, fn() -> Histogram> = "upstream_duration" in Seconds
             => new_with_constructor(|| Histogram::new(BUCKETS)),
         /// Every address that calls will go to. Another one, which cannot occur, would be counted
