@@ -60,8 +60,9 @@ impl Batcher {
                     // An answer that is longer than any before does not speak against batching, and
                     // earlier answers were not cut off by a page limit either.
                     SplitError::Longest => (state.split_errors, state.refusals) = (0, 0),
-                    // Each member may fail alone as well, which would say nothing about batching.
-                    SplitError::Failed => state.failed = true,
+                    // Each member may fail alone as well, which would say nothing about batching,
+                    // as little as a call that did not leave.
+                    SplitError::Failed => state.failed |= unsent(result).is_none(),
                     SplitError::Refused => {
                         state.refusals += 1;
                         self.pause_if_repeated(&mut state, endpoint, *split_error);
@@ -142,6 +143,21 @@ pub(super) fn is_throttled(request: &Request, result: &Result<UpstreamResponse, 
     matches!(kind, Ok(ResponseKind::Throttled))
 }
 
+/// The failure of a call that did not leave.
+fn unsent(result: &Result<UpstreamResponse, BoxError>) -> Option<&Failure> {
+    let failure = result.as_ref().err()?.downcast_ref::<Failure>()?;
+    (failure.delivery == Delivery::NotSent).then_some(failure)
+}
+
+/// How those who still have time wait again after a call that failed. One that did not leave in its
+/// leader's time may well leave in theirs, for all of them; otherwise each asks alone.
+fn how_to_go_on(result: &Result<UpstreamResponse, BoxError>) -> fn(&Flight) {
+    match unsent(result) {
+        Some(failure) if failure.again != RetryHint::Never => Flight::released,
+        _ => Flight::leave_batch,
+    }
+}
+
 /// Whether the answer was longer than the gateway reads: that of each member may be short enough.
 fn is_too_long(result: &Result<UpstreamResponse, BoxError>) -> bool {
     let mut causes = result
@@ -181,9 +197,10 @@ impl FlightDriver {
                 self.rejoin(batch)
             }
             (Err(SplitError::Failed), result, _) if !is_too_long(&result) => {
+                let how = how_to_go_on(&result);
                 let outcome = result.map_err(Shared::new);
-                let next = self.shared_call_failed(&outcome, BatchKind::None, Flight::leave_batch);
-                fail(batch.members, &outcome, Flight::leave_batch);
+                let next = self.shared_call_failed(&outcome, BatchKind::None, how);
+                fail(batch.members, &outcome, how);
                 next
             }
             _ => {

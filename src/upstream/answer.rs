@@ -47,9 +47,14 @@ pub enum Reason {
     /// The region's address or the token cannot be put into a request. Our fault.
     #[error("the request cannot be built")]
     Unbuildable,
-    /// There is no memory for another call.
+    /// There was no memory for another call.
     #[error("the call did not leave")]
-    NoMemory(#[source] Exhausted),
+    NoMemory {
+        #[source]
+        exhausted: Exhausted,
+        /// Its caller's wait was too short for it; who shares the call may have more time.
+        is_out_of_time: bool,
+    },
 }
 
 impl Error {
@@ -74,7 +79,7 @@ impl Error {
     pub fn is_exhausted(&self) -> bool {
         match &self.reason {
             Reason::Exchange(error) => matches!(error.kind(), net::Kind::NoMemory(_)),
-            reason => matches!(reason, Reason::NoMemory(_)),
+            reason => matches!(reason, Reason::NoMemory { .. }),
         }
     }
 
@@ -94,7 +99,7 @@ impl Error {
             Reason::Exchange(error) => error.proxy_status(),
             Reason::Redirect { .. } | Reason::Status { .. } => "http_protocol_error",
             Reason::Encoded { .. } => "http_response_content_coding",
-            Reason::Unbuildable | Reason::NoMemory(_) => "proxy_internal_error",
+            Reason::Unbuildable | Reason::NoMemory { .. } => "proxy_internal_error",
         }
     }
 
@@ -105,7 +110,7 @@ impl Error {
             Reason::Exchange(_) | Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded { .. } => {
                 Delivery::Answered
             }
-            Reason::Unbuildable | Reason::NoMemory(_) => Delivery::NotSent,
+            Reason::Unbuildable | Reason::NoMemory { .. } => Delivery::NotSent,
         }
     }
 
@@ -120,11 +125,16 @@ impl Error {
                 // large: it would be too large again.
                 _ => RetryHint::Never,
             },
-            // The region is avoided from now on, so the next attempt goes to another one.
-            Reason::Redirect { .. } | Reason::Status { .. } => RetryHint::Once,
+            // The region is avoided from now on, so the next attempt goes to another one. Without
+            // memory in time there is none for the same caller: the retry layer checks its deadline.
+            Reason::Redirect { .. }
+            | Reason::Status { .. }
+            | Reason::NoMemory {
+                is_out_of_time: true, ..
+            } => RetryHint::Once,
             // What encodes unasked does so for each region: their fronts are alike, and a proxy on
             // the way is the same.
-            Reason::Encoded { .. } | Reason::Unbuildable | Reason::NoMemory(_) => RetryHint::Never,
+            Reason::Encoded { .. } | Reason::Unbuildable | Reason::NoMemory { .. } => RetryHint::Never,
         }
     }
 }

@@ -107,7 +107,10 @@ impl Inner {
         let left = deadline.saturating_duration_since(Instant::now());
         let patience = left.max(MOMENT).min(net::MEMORY_WAIT);
         let reserved = timeout(patience, self.memory.small.reserve(CALL)).await;
-        reserved.map_err(|_| Reason::NoMemory(Exhausted { of: "calls" }))
+        reserved.map_err(|_| Reason::NoMemory {
+            exhausted: Exhausted { of: "calls" },
+            is_out_of_time: patience < net::MEMORY_WAIT,
+        })
     }
 }
 
@@ -186,14 +189,15 @@ impl Service<Authorized> for Client {
     fn call(&mut self, signed: Authorized) -> Self::Future {
         let client = Arc::clone(&self.0);
         Box::pin(async move {
-            let begun = Instant::now();
             let Routed { charged, base, .. } = &signed.routed;
             let call = &charged.trace;
             let region = client.metrics.region(base);
             let operation = charged.request.endpoint().operation;
             let mut span = call.child(method_name(operation), SpanKind::Client);
             describe(&mut span, base, &region, &charged.request);
-            let answer = match client.reserve(charged.caller.deadline).await {
+            let reserved = client.reserve(charged.caller.deadline).await;
+            let begun = Instant::now();
+            let answer = match reserved {
                 Ok(memory) => {
                     let answer = client.exchange(&signed, &span).await;
                     answer.map(|answer| kept(answer, memory))
@@ -226,7 +230,10 @@ impl Service<Authorized> for Client {
                 let code = forbidden.and_then(UpstreamResponse::rejection_code);
                 client.metrics.recent().note(status, code);
             }
-            client.metrics.count(region, operation, status, owner, begun.elapsed());
+            // Without memory it says nothing about how long Defender takes.
+            let is_exhausted = result.as_ref().is_err_and(Error::is_exhausted);
+            let took = (!is_exhausted).then(|| begun.elapsed());
+            client.metrics.count(region, operation, status, owner, took);
             result.map_err(Failure::from)
         })
     }

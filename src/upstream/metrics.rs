@@ -31,7 +31,8 @@ metrics! {
         /// Attempts at calls to Defender, sent or not, by region, operation, and the answer's status
         /// or the error's name (RFC 9209).
         calls: Family<CallLabels, Counter> = "upstream_calls",
-        /// Time from a call's start, connection included, to the end of its answer or its failure.
+        /// Time of calls that did not lack memory: from the start, connection included, to the end
+        /// of the answer or the failure.
         duration: Family<RegionLabel, Histogram, fn() -> Histogram> = "upstream_duration" in Seconds
             => new_with_constructor(|| Histogram::new(BUCKETS)),
         /// Every address that calls will go to. Another one, which cannot occur, would be counted
@@ -143,14 +144,14 @@ impl Metrics {
         self.names.get(base).cloned().unwrap_or_else(|| "other".into())
     }
 
-    /// Counts a call to a region.
+    /// Counts a call to a region, and how long it took, if that is known.
     pub(super) fn count(
         &self,
         region: Arc<str>,
         operation: Operation,
         status: Status,
         owner: TokenOwner,
-        took: Duration,
+        took: Option<Duration>,
     ) {
         if owner == TokenOwner::Gateway {
             self.results.of(status.result()).inc();
@@ -161,8 +162,10 @@ impl Metrics {
             status,
         };
         self.calls.get_or_create(&labels).inc();
-        let duration = self.duration.get_or_create(&RegionLabel { region });
-        duration.observe(took.as_secs_f64());
+        if let Some(took) = took {
+            let duration = self.duration.get_or_create(&RegionLabel { region });
+            duration.observe(took.as_secs_f64());
+        }
     }
 }
 

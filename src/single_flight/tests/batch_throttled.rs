@@ -15,7 +15,7 @@ use crate::scan::{Outcome, UpstreamResponse};
 
 /// A call for `a` that has left and carries members, whose callers wait so many seconds: its own
 /// request, its attempt and reply, and theirs.
-async fn carried<const N: usize>(
+pub(super) async fn carried<const N: usize>(
     fixture: &mut Fixture,
     members: [(&str, u64); N],
 ) -> (Response, Attempt, Reply, [Response; N]) {

@@ -6,10 +6,13 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::batch_join;
+use super::batch_throttled::carried;
 use super::fixture::{Fixture, answer, caller, pass, request, rows};
 use crate::BoxError;
+use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::memory::{AnswerMemory, Exhausted, LARGE_ANSWER, MemoryBudget};
-use crate::scan::{Request, ServedResponse, UpstreamResponse};
+use crate::scan::{Outcome, Request, ServedResponse, UpstreamResponse};
 use crate::telemetry::log;
 
 /// As long as the answer to one id.
@@ -162,4 +165,73 @@ async fn small_parts_are_counted_too() {
         (2 * served.answer.body.len(), 2),
         "the call's own part too"
     );
+}
+
+/// There was no memory for the call, which did not leave.
+fn did_not_leave(again: RetryHint) -> BoxError {
+    Failure {
+        delivery: Delivery::NotSent,
+        again,
+        answer: None,
+        source: Exhausted { of: "calls" }.into(),
+    }
+    .into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_of_a_call_without_memory_in_its_leaders_time_share_the_next_one() {
+    let mut fixture = batch_join::fixture();
+    for round in 0..4 {
+        let (owner, _carrier, reply, asked) = carried(&mut fixture, [("b", 300), ("c", 300)]).await;
+        pass(32).await;
+        reply.send(Err(did_not_leave(RetryHint::Once))).map_err(drop).unwrap();
+        assert!(lacks_memory(&owner.await.unwrap()), "round {round}");
+        let (next, reply) = fixture.waiting().await;
+        let (_, also) = fixture.waiting().await;
+        let united = next.request.bind().unwrap();
+        assert_eq!(united.ids().len(), 2, "round {round}: one call for both");
+        fixture.settled().await;
+        assert!(also.is_closed());
+        reply.send(Ok(rows(&united))).unwrap();
+        for asked in asked {
+            assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Merged);
+        }
+        fixture.settled().await;
+    }
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joined_a_call_without_memory_in_its_leaders_time_makes_another() {
+    let mut fixture = Fixture::new();
+    let hasty = fixture.ask(caller("x", 0));
+    let (_, reply) = fixture.departed().await;
+    let patient = fixture.ask(caller("y", 60));
+    fixture.settled().await;
+    pass(1).await;
+    reply.send(Err(did_not_leave(RetryHint::Once))).map_err(drop).unwrap();
+    assert!(lacks_memory(&hasty.await.unwrap()));
+    let (next, reply) = fixture.departed().await;
+    reply.send(Ok(rows(&next.request.bind().unwrap()))).unwrap();
+    assert_eq!(patient.await.unwrap().unwrap().answer.body, rows(&request(&["a"])).body);
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_did_not_leave_say_nothing_about_merging() {
+    let mut fixture = Fixture::batching();
+    for round in 0..4 {
+        let asked = ["a", "b"].map(|id| fixture.ask_for(request(&[id]), caller(id, 300)));
+        let (first, reply) = fixture.waiting().await;
+        let _second = fixture.waiting().await;
+        assert_eq!(first.request.bind().unwrap().ids().len(), 2, "round {round}");
+        fixture.settled().await;
+        reply.send(Err(did_not_leave(RetryHint::Never))).map_err(drop).unwrap();
+        assert_eq!(fixture.answer_all(rows).await.len(), 2, "round {round}: each alone");
+        for asked in asked {
+            asked.await.unwrap().unwrap();
+        }
+    }
+    assert_eq!(fixture.metrics.resting(), None);
+    fixture.nothing_is_left().await;
 }

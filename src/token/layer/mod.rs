@@ -12,6 +12,7 @@ use crate::attempt::{Authorized, Delivery, Failure, RetryHint, Routed};
 use crate::middleware::{Middleware, Next};
 use crate::scan::{ResponseKind, UpstreamResponse};
 use crate::telemetry::trace;
+use crate::token::token_source::Trial;
 use crate::token::{Bearer, Error, TokenSource};
 
 #[cfg(test)]
@@ -43,27 +44,34 @@ impl Middleware<Routed, Next<Authorized>> for TokenSource {
         let deadline = routed.charged.caller.deadline;
         let until = (deadline + GRACE).min(Instant::now() + MAX_PERMIT_HOLD);
         let waited = token(self, (until, deadline), &routed.charged.trace).await;
-        let token = waited.map_err(|error| without_token(error, until, deadline))?;
+        // Dropped when the call has ended, however it did.
+        let (token, trial) = waited.map_err(|error| without_token(error, until, deadline))?;
         let bearer = token.secret().clone();
         let endpoint = routed.charged.request.endpoint();
         let sent = Instant::now();
         let answer = next.call(Authorized { routed, bearer }).await?;
-        if answer.status.is_success() {
+        // What something on the way answers, such as a proxy, says nothing about the token. A long
+        // answer is looked at only where that matters.
+        let is_plain = answer.status.is_success() && trial.is_none();
+        if !is_plain && !ResponseKind::of(endpoint, &answer).is_answer() {
+            return Ok(answer);
+        }
+        if answer.status != StatusCode::UNAUTHORIZED {
             self.accepted(&token);
+            return Ok(answer);
         }
-        // A 401 of something on the way, such as a proxy, says nothing about the token.
-        if answer.status == StatusCode::UNAUTHORIZED
-            && ResponseKind::of(endpoint, &answer).is_answer()
-            && self.rejected(&token, is_invalid_token(&answer), sent)
-        {
-            return Err(Failure {
-                delivery: Delivery::Answered,
-                again: RetryHint::Once,
-                answer: Some(answer),
-                source: "the upstream rejected the token".into(),
-            });
+        if let Some(trial) = trial {
+            trial.failed();
         }
-        Ok(answer)
+        if !self.rejected(&token, is_invalid_token(&answer), sent) {
+            return Ok(answer);
+        }
+        Err(Failure {
+            delivery: Delivery::Answered,
+            again: RetryHint::Once,
+            answer: Some(answer),
+            source: "the upstream rejected the token".into(),
+        })
     }
 }
 
@@ -92,7 +100,11 @@ fn without_token(error: Error, until: Instant, deadline: Instant) -> Failure {
 }
 
 /// The token, with a span if it has to be waited for.
-async fn token(token_source: &TokenSource, times: (Instant, Instant), call: &trace::Call) -> Result<Bearer, Error> {
+async fn token(
+    token_source: &TokenSource,
+    times: (Instant, Instant),
+    call: &trace::Call,
+) -> Result<(Bearer, Option<Trial>), Error> {
     let (until, patience) = times;
     let mut token = pin!(token_source.bearer_within(until, patience));
     if let Some(at_hand) = token.as_mut().now_or_never() {

@@ -3,6 +3,7 @@
 mod refresher;
 mod schedule;
 mod state;
+mod trial;
 
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use crate::token::token_source::state::Shared;
 use crate::token::{Bearer, Config, Error, Kind, Metrics, Reason};
 
 pub use state::{LastError, Snapshot, Warning};
+pub(super) use trial::Trial;
 
 /// A failure that ends within this time is waited for instead of returned, so that a lost
 /// connection costs no caller an error.
@@ -86,11 +88,12 @@ impl TokenSource {
     ///
     /// Dropping the future leaves the request under way to the other waiters.
     pub async fn bearer(&self, until: Instant) -> Result<Bearer, Error> {
-        self.bearer_within(until, until).await
+        let (bearer, _) = self.bearer_within(until, until).await?;
+        Ok(bearer)
     }
 
     /// The same for a call that comes back after `until` if there is no token by then, and that can
-    /// use a token until `patience`.
+    /// use a token until `patience`. It holds the trial, if there is one, until it has ended.
     ///
     /// # Errors
     ///
@@ -100,7 +103,11 @@ impl TokenSource {
     /// # Cancel safety
     ///
     /// As for [`TokenSource::bearer`].
-    pub async fn bearer_within(&self, until: Instant, patience: Instant) -> Result<Bearer, Error> {
+    pub(super) async fn bearer_within(
+        &self,
+        until: Instant,
+        patience: Instant,
+    ) -> Result<(Bearer, Option<Trial>), Error> {
         let renewed = timeout_at(until, self.renewed(patience)).await;
         renewed.unwrap_or_else(|_| {
             // The earlier failure says more than that the time is over.
@@ -161,7 +168,7 @@ impl TokenSource {
         self.shared.state().end_cooldown();
     }
 
-    async fn renewed(&self, patience: Instant) -> Result<Bearer, Error> {
+    async fn renewed(&self, patience: Instant) -> Result<(Bearer, Option<Trial>), Error> {
         let mut changes = self.changes.clone();
         let mut waited = false;
         loop {
@@ -182,8 +189,8 @@ impl TokenSource {
                     }
                     _ => {}
                 }
-                if let Some(bearer) = state.take(now) {
-                    return Ok(bearer);
+                if let Some((bearer, until)) = state.take(now) {
+                    return Ok((bearer, until.map(|until| Trial::new(&self.shared, until))));
                 }
             }
             self.shared.wanted.notify_one();

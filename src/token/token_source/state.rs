@@ -98,13 +98,20 @@ impl State {
     }
 
     /// The same, for a call that is sent with it. One that is withheld for a minute at a time goes to
-    /// one call at its end, which finds out for the others.
-    pub(super) fn take(&mut self, now: Instant) -> Option<Bearer> {
+    /// one call at its end, which finds out for the others: until when it is withheld from them.
+    pub(super) fn take(&mut self, now: Instant) -> Option<(Bearer, Option<Instant>)> {
         let bearer = self.usable(now)?;
-        if self.withheld_until.is_some() {
-            self.withheld_until = Some(now + REJECTION_COOLDOWN);
+        let trial = self.withheld_until.map(|_| now + REJECTION_COOLDOWN);
+        self.withheld_until = trial;
+        Some((bearer, trial))
+    }
+
+    /// Lets another call find out at `now`, if the token is still withheld because of the one that
+    /// took it `until` then.
+    pub(super) fn give_back(&mut self, until: Instant, now: Instant) {
+        if self.withheld_until == Some(until) {
+            self.withheld_until = Some(now);
         }
-        Some(bearer)
     }
 
     fn is_withheld(&self, now: Instant) -> bool {

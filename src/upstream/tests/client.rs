@@ -8,7 +8,6 @@ use http::{HeaderMap, Method, Response};
 use http_body_util::Full;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::Instant;
 use tower::ServiceExt as _;
 use url::Url;
 
@@ -20,7 +19,7 @@ use crate::scan::{Endpoint, Request, UpstreamResponse};
 use crate::secret::Secret;
 use crate::upstream::{Client, Config, Error, Metrics, Reason};
 
-fn signed(base: &str, endpoint: Endpoint, query: Option<&str>) -> Authorized {
+pub(super) fn signed(base: &str, endpoint: Endpoint, query: Option<&str>) -> Authorized {
     let body = br#"{"ScanDefinitionIds":["B\"","a","a"]}"#;
     Authorized {
         routed: Routed {
@@ -71,46 +70,6 @@ async fn call_within(
 
 fn answering(answer: impl Fn() -> http::response::Builder + Send + Sync + 'static) -> Http {
     Http::new(move |_| answer().body(Full::from("{}")).unwrap())
-}
-
-#[tokio::test]
-async fn a_call_waits_for_memory_and_is_not_made_without_any() {
-    let host = Http::new(|_| Response::new(Full::from("{}")));
-    let names = Names::new([("eu.test", host.start().await)]);
-    let mut registry = Registry::default();
-    let regions = [(Arc::new("http://eu.test".parse::<Url>().unwrap()), Arc::from("eu"))];
-    let metrics = Metrics::register(&mut registry).of_regions(regions);
-    let memory = Shares::of(64 << 20, None).answers();
-    let config = Config::new(Duration::from_secs(5));
-    let client = Client::new(client(&quick(), &names), config, memory.clone(), metrics);
-    let ask = || {
-        client
-            .clone()
-            .oneshot(signed("http://eu.test", Endpoint::HISTORY, None))
-    };
-    let held = memory.small.try_reserve(memory.small.bytes()).unwrap();
-    let (answer, ()) = tokio::join!(ask(), async {
-        tokio::task::yield_now().await;
-        assert!(memory.small.is_wanted());
-        drop(held);
-    });
-    // The answer keeps the memory it takes, and no more.
-    let answer = answer.unwrap();
-    assert_eq!(memory.small.left(), memory.small.bytes() - answer.body.len());
-    drop(answer);
-    let _held = memory.small.try_reserve(memory.small.bytes()).unwrap();
-    tokio::time::pause();
-    for (patience, waited) in [(0, 1), (4, 4), (300, 15)] {
-        let mut impatient = signed("http://eu.test", Endpoint::HISTORY, None);
-        impatient.routed.charged.caller = caller(Duration::from_secs(patience));
-        let begun = Instant::now();
-        client.clone().oneshot(impatient).await.unwrap_err();
-        assert_eq!(begun.elapsed().as_secs(), waited, "with a wait of {patience} s");
-    }
-    let failure = ask().await.unwrap_err();
-    assert_eq!((failure.delivery, failure.again), (Delivery::NotSent, RetryHint::Never));
-    let error = failure.source.downcast_ref::<Error>().unwrap();
-    assert!(error.is_exhausted() && !error.is_timeout(), "{error:?}");
 }
 
 #[tokio::test]

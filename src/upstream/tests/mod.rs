@@ -1,6 +1,7 @@
 //! Calls over real sockets, and the retry policy in paused time.
 
 mod client;
+mod memory;
 mod retry;
 
 use std::sync::Arc;
