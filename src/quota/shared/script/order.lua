@@ -23,8 +23,8 @@ local function record(name)
   return records[name] or nil
 end
 
--- All that is known of a flow: what waits (q), is expected back (r) and claims no slot for it (x, of later versions), and asks again (a), its
--- weight, and its tag.
+-- All that is known of a flow: what waits (q), is expected back (r) and claims no slot for it (x, of later versions),
+-- and asks again (a), its weight, and its tag.
 local function info(flow)
   if infos[flow] == nil then
     local packed = redis.call('HGET', INFOS, flow)
@@ -116,7 +116,8 @@ local function list_returns(list, name, want)
   end
 end
 
--- Who is expected back at another member and comes to this one is not expected there any more, and that member is told so.
+-- Who is expected back at another member and comes to this one is not expected there any more, and that member is
+-- told so.
 local function come_back(me, wants)
   local before, coming = {}, nil
   for _, want in ipairs(me.wants) do before[want.f] = want.q + kept(want) end
@@ -282,7 +283,8 @@ local function standings(member, reply)
   reply.positions = #positions > 0 and positions or nil
 end
 
--- Whether anybody waits, or is expected to ask: a member where nobody does is told of it as well, for those who come to it next.
+-- Whether anybody waits, or is expected to ask: a member where nobody does is told of it as well, for those who come
+-- to it next.
 local function is_wanted()
   for class = 1, 8 do
     if state.sums[class].n > 0 then return true end
@@ -302,8 +304,8 @@ local function returns()
   return #list > 0 and list or nil
 end
 
--- What the others want, for a forecast: the flows that are next in each class, and the rest of the class as one but for those of whom it is
--- told when they are due.
+-- What the others want, for a forecast: the flows that are next in each class, and the rest of the class as one but
+-- for those of whom it is told when they are due.
 local function others(member, due)
   local own, list, seen = {}, {}, {}
   for _, want in ipairs(member.wants) do own[want.f] = want end

@@ -166,7 +166,8 @@ local function leave()
 end
 
 local function heard_of(me)
-  -- Who it was told to have come back elsewhere, it is told again unless it has heard that. Earlier versions do not say whether they have.
+  -- Who it was told to have come back elsewhere, it is told again unless it has heard that. Earlier versions do not
+  -- say whether they have.
   if me.told and (step.heard or me.call) >= me.call then
     for _ = 1, me.told do table.remove(me.back, 1) end
     if #me.back == 0 then me.back = nil end
