@@ -129,17 +129,21 @@ fn refusals_whose_end_nobody_tells_are_forgotten() {
     }
 }
 
+/// What one caller wants: so many requests wait, and one is expected back at `due`.
+fn flow(waiting: usize, due: Option<Instant>) -> FlowDemand {
+    FlowDemand {
+        waiting,
+        returning: usize::from(due.is_some()),
+        dues: due.into_iter().collect(),
+        ..self::waiting("a", 1).remove(0)
+    }
+}
+
 /// A replica that did not come for its slot in time tells anew what waits there. That its caller is
 /// expected back at the other one is as true as before.
 #[test]
 fn who_is_told_of_anew_has_not_come_back() {
     let mut pair = Pair::new(None);
-    let flow = |waiting: usize, due: Option<Instant>| FlowDemand {
-        waiting,
-        returning: usize::from(due.is_some()),
-        dues: due.into_iter().collect(),
-        ..self::waiting("a", 1).remove(0)
-    };
     let unused = pair.slots(0, &waiting("first", 50)).pop().unwrap();
     let due = pair.now + SECOND * 3 / 2;
     pair.slots(0, &vec![flow(0, Some(due))]);
@@ -163,12 +167,6 @@ fn who_is_told_of_anew_has_not_come_back() {
 #[test]
 fn who_came_back_elsewhere_is_told_until_that_is_heard_and_no_longer() {
     let mut pair = Pair::new(None);
-    let flow = |waiting: usize, due: Option<Instant>| FlowDemand {
-        waiting,
-        returning: usize::from(due.is_some()),
-        dues: due.into_iter().collect(),
-        ..self::waiting("a", 1).remove(0)
-    };
     assert_eq!(pair.slots(0, &waiting("first", 50)).len(), 50, "all is used up");
     let due = pair.now + SECOND / 2;
     pair.slots(0, &vec![flow(0, Some(due))]);
